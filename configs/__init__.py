@@ -1,0 +1,1 @@
+"""One file a run; `base.py` holds every field."""

@@ -1,0 +1,197 @@
+"""Every field of a run, with the default that the other configs start from.
+
+This file is the only place where a default stands. The values are those of the
+paper where it gives one (input 512 is ours: the paper names none); the others are
+what the field trains SSD with. It is not run by itself: see configs/quickstart.py.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the full configuration; overlays change fields, they never add any."""
+    config = ml_collections.ConfigDict()
+
+    config.seed = 0
+    config.task = "detection"
+    config.num_steps = 60_000
+    config.batch_size = 32  # Global: over all devices and processes.
+    config.eval_batch_size = 32
+    # Images in one forward and backward pass of a device; gradients accumulate over
+    # the passes of a step. 0: the device's whole share of the batch at once.
+    config.micro_batch = 0
+    config.input_size = (512, 512)  # (height, width) in pixels.
+    config.dtype = "float32"  # Compute type of convolutions and matmuls; or bfloat16.
+    config.init_from = ""  # Work directory of a run whose parameters to start from.
+    config.ema_decay = 0.0  # 0: off. When on, the averaged parameters are evaluated.
+    config.log_every = 50
+    config.eval_every = 5_000
+    config.checkpoint_every = 1_000
+    config.keep_checkpoints = 3
+    config.mesh = {"data": -1}  # Devices along each axis; -1: all.
+
+    config.dataset = _dataset()
+    config.model = _model()
+    config.borrow = _borrow()
+    config.anchors = _anchors()
+    config.loss = _loss()
+    config.nms = _nms()
+    config.augment = _augment()
+    config.optimizer = _optimizer()
+    config.schedule = _schedule()
+    config.evaluation = _evaluation()
+    config.report = _report()
+    return config.lock()
+
+
+def _dataset():
+    dataset = ml_collections.ConfigDict()
+    # scale_pairs, coco_folder, voc, coco/2017, wider_face or kitti: data/sources.py.
+    dataset.name = "scale_pairs"
+    dataset.path = ""  # The folder of coco_folder; unused by the others.
+    dataset.data_dir = ""  # Where TFDS keeps prepared sets; "": TFDS's own default.
+    dataset.image_size = 256  # Side of scale_pairs' images, in pixels.
+    dataset.train_split = "train"
+    dataset.eval_splits = ("validation",)
+    # Images travel to the device padded to this (height, width); larger ones are
+    # area-averaged down, keeping their aspect ratio, until they fit.
+    dataset.canvas = (512, 512)
+    dataset.max_boxes = 100  # Ground-truth boxes an image (G of the batch).
+    # An image with more: error, keep_largest or keep_first (counted and logged).
+    dataset.overflow = "error"
+    # Zero-area, non-finite or out-of-image boxes: error, clip or drop (counted).
+    dataset.bad_boxes = "error"
+    dataset.num_threads = 2  # Decoding threads of this process.
+    dataset.num_workers = 0  # Decoding processes beside it; 0: threads only.
+    return dataset
+
+
+def _model():
+    model = ml_collections.ConfigDict()
+    model.trunk = "vgg16"  # The trunk of the paper's receptive fields: models/vgg.py.
+    model.width = 1.0  # Multiplies every trunk channel count.
+    model.stages = (2, 2, 3, 3, 3)  # 3x3 convolutions a stage; VGG-16's own.
+    # none (what pretrained weights need), group or batch (training from scratch).
+    model.norm = "none"
+    model.group_size = 16  # Channels a group when norm is group.
+    # Initial scale of L2 normalisation on conv4_3, conv5_3, ...; 0 leaves a level as
+    # it is (S3FD's precedent: 8 and 5).
+    model.l2_scales = (0.0, 0.0, 0.0, 0.0)
+    # RGB, in units of 0..255. The defaults are ImageNet's.
+    model.pixel_mean = (123.675, 116.28, 103.53)
+    model.pixel_std = (58.395, 57.12, 57.375)
+    # Added to the background logit at the start, so that the first steps are not
+    # spent on learning that most anchors are empty.
+    model.background_bias = 0.0
+    return model
+
+
+def _borrow():
+    borrow = ml_collections.ConfigDict()
+    borrow.enabled = True  # FMB, FRB and the fusion's relu(W[X, Z]) term.
+    borrow.context = True  # The fusion's deconvolution term.
+    # embedded_gaussian (raw dot product), scaled (1/sqrt(C)), cosine (learned
+    # temperature) or dot_product (divided by T, no softmax).
+    borrow.similarity = "cosine"
+    borrow.center = True  # Subtract the mean over positions from queries and keys.
+    borrow.temperature = 10.0  # Initial value; multiplies the cosine.
+    borrow.channels = 0  # Embedding channels; 0: those of the level (the paper).
+    borrow.levels = (0, 1, 2)  # Which levels borrow; the last has none below it.
+    borrow.source = "deeper"  # deeper, or deconvolved (the paper's discussion).
+    borrow.context_from = "X"  # The deconvolution's input: X (trunk) or Y (fused).
+    # The deconvolution starts at zero: the network then starts from X plus what it
+    # borrows. The fusion's W never does (its gradient behind relu would be zero).
+    borrow.zero_init_context = True
+    return borrow
+
+
+def _anchors():
+    anchors = ml_collections.ConfigDict()
+    anchors.strides = (8, 16, 32, 64)
+    anchors.sizes = (32.0, 64.0, 128.0, 256.0)  # First set, pixels of the input.
+    # Aspect ratio = width / height.
+    ratios = (1.0, 3.0**0.5, 3.0, 3.0**-0.5, 1.0 / 3.0)
+    anchors.aspect_ratios = (ratios, ratios, ratios, (1.0, 3.0**0.5, 3.0**-0.5))
+    # Second set, sqrt(S_n S_{n+1}) at these aspect ratios; () leaves the set out.
+    anchors.second_aspect_ratios = (1.0,)
+    # Its last size: side (the input's side) or geometric (sqrt(S_4 side), as SSD).
+    anchors.second_last = "side"
+    anchors.variances = (0.1, 0.2)  # Of centres and of log sizes.
+    anchors.clip = False  # Clip anchors to the image.
+    return anchors
+
+
+def _loss():
+    loss = ml_collections.ConfigDict()
+    loss.positive_iou = 0.5
+    loss.negatives_per_positive = 3.0
+    loss.min_negatives = 3  # Mined in an image without positives, too.
+    loss.localization = 1.0  # Weight of the smooth L1 term.
+    loss.matching = 1.0  # Weight of the matching loss; 0: the paper.
+    loss.matching_scale = 2.0  # A source has at least this many times the side.
+    return loss
+
+
+def _nms():
+    nms = ml_collections.ConfigDict()
+    nms.score = 0.01
+    nms.iou = 0.45
+    nms.max_per_class = 400
+    nms.max_total = 200
+    return nms
+
+
+def _augment():
+    augment = ml_collections.ConfigDict()
+    augment.enabled = True
+    augment.photometric = 0.5  # Probability of each distortion.
+    augment.brightness = 32.0  # Largest shift, of 255.
+    augment.contrast = (0.5, 1.5)
+    augment.saturation = (0.5, 1.5)
+    augment.hue = 18.0  # Largest rotation, degrees.
+    augment.expand = 0.5  # Probability.
+    augment.max_expand = 4.0  # Largest side of the expanded canvas, in images.
+    augment.crop = True
+    augment.crop_ious = (0.1, 0.3, 0.5, 0.7, 0.9)  # Beside these: any, and whole.
+    augment.crop_tries = 50
+    augment.min_crop = 0.3  # Smallest side of a crop, in images.
+    augment.flip = 0.5  # Probability.
+    return augment
+
+
+def _optimizer():
+    optimizer = ml_collections.ConfigDict()
+    optimizer.name = "sgd"  # sgd or adamw.
+    optimizer.learning_rate = 1e-3
+    optimizer.momentum = 0.9  # sgd
+    optimizer.b1 = 0.9  # adamw
+    optimizer.b2 = 0.999  # adamw
+    optimizer.weight_decay = 5e-4  # Kernels only: not on biases and scales.
+    optimizer.clip_norm = 0.0  # Global norm of the gradient; 0: off.
+    return optimizer
+
+
+def _schedule():
+    schedule = ml_collections.ConfigDict()
+    schedule.name = "step"  # step or cosine.
+    schedule.warmup_steps = 500
+    schedule.boundaries = (0.67, 0.83)  # step: shares of num_steps ...
+    schedule.factor = 0.1  # ... at which the rate is multiplied by this.
+    return schedule
+
+
+def _evaluation():
+    evaluation = ml_collections.ConfigDict()
+    evaluation.max_detections = 100  # maxDets; COCO's 100 is the default, not a limit.
+    evaluation.voc = False  # VOC 11-point and all-point AP beside COCO's.
+    evaluation.main_metric = "AP"
+    return evaluation
+
+
+def _report():
+    report = ml_collections.ConfigDict()
+    report.num_pictures = 8  # Annotated pictures an evaluation leaves.
+    report.min_score = 0.4  # Of a box that is drawn.
+    report.contact_sheet = 0  # Training scenes, ground truth drawn, on one sheet.
+    report.curves = True  # Plots of metrics.jsonl at the end of a run.
+    return report
