@@ -1,0 +1,320 @@
+"""Average precision as COCO and as Pascal VOC compute it, from COCO-format records.
+
+Ground truth is a COCO dictionary with `images` (`id`), `annotations` (`image_id`,
+`category_id`, `bbox`; optionally `area`, `iscrowd`, `difficult`) and `categories`
+(`id`, `name`). Detections are a COCO results list (`image_id`, `category_id`,
+`bbox`, `score`). `bbox` is [x, y, width, height] in pixels. The records are taken
+to be sound and are left unchanged: evaluation/coco_format.py checks those of a user.
+"""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import faster_coco_eval
+import numpy as np
+
+# Square pixels, both ends included.
+AREA_RANGES = {
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e10),
+}
+_ALL_AREAS = (0.0, 1e10)
+# Outside every range: COCO ignores such an object by its ordinary rule.
+_IGNORED_AREA = 1e11
+
+
+def coco_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    max_detections: int = 100,
+    area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
+) -> dict[str, float]:
+    """COCO's box metrics, by faster-coco-eval (the reference's numbers to rounding).
+
+    An object's size is its annotation's `area` (its box's where there is none).
+    Crowds are matched by COCO's rule: any number of detections inside one count
+    neither for nor against. A `difficult` object is ignored as well, but as COCO
+    ignores an object outside a size range, by ordinary IoU and for one detection:
+    it is one object, not a region. Training leaves the same objects out, and so
+    does VOC; converters that keep them as ordinary objects give lower figures.
+
+    Args:
+      ground_truth: COCO dictionary (module docstring).
+      detections: COCO results list.
+      max_detections: detections of an image and class that count, best first; any
+        positive number (COCO's own is 100).
+      area_ranges: name to (least, largest) area in square pixels, inclusive.
+
+    Returns:
+      AP (mean over IoU 0.50, 0.55 ... 0.95), AP50, AP75, AR_1, AR_10,
+      AR_{max_detections}; AP_{name}, AP50_{name}, AR_{name} for each area range;
+      AP/{class} and AP50/{class} for each class. nan where there is no object to
+      find. In [0, 1].
+
+    Raises:
+      ValueError: max_detections is not positive.
+    """
+    if max_detections < 1:
+        raise ValueError(f"max_detections is {max_detections}: it must be positive")
+    limits = sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
+    names = [category["name"] for category in ground_truth["categories"]]
+    precision, recall = _coco_arrays(ground_truth, detections, limits, area_ranges)
+    # precision [T IoUs, R recalls, K classes, A areas, M limits]; recall has no R.
+    metrics = {
+        "AP": _mean(precision[:, :, :, 0, -1]),
+        "AP50": _mean(precision[0, :, :, 0, -1]),
+        "AP75": _mean(precision[5, :, :, 0, -1]),
+    }
+    for index, limit in enumerate(limits):
+        metrics[f"AR_{limit}"] = _mean(recall[:, :, 0, index])
+    for index, name in enumerate(area_ranges, start=1):
+        metrics[f"AP_{name}"] = _mean(precision[:, :, :, index, -1])
+        metrics[f"AP50_{name}"] = _mean(precision[0, :, :, index, -1])
+        metrics[f"AR_{name}"] = _mean(recall[:, :, index, -1])
+    for index, name in enumerate(names):
+        metrics[f"AP/{name}"] = _mean(precision[:, :, index, 0, -1])
+        metrics[f"AP50/{name}"] = _mean(precision[0, :, index, 0, -1])
+    return metrics
+
+
+def voc_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    iou: float = 0.5,
+    inclusive_pixels: bool = True,
+) -> dict[str, float]:
+    """Pascal VOC's average precision, with the development kit's conventions.
+
+    Detections of a class are taken best first (ties in the order of the list), each
+    compared only with the object of its image that it overlaps most: a hit from
+    `iou` on, unless that object was already found, which makes it a false positive.
+    Hits on `difficult` objects and on crowds count neither for nor against.
+
+    Source: VOCdevkit/VOCcode/VOCevaldet.m (2007: 11-point; 2010 on: all points).
+
+    Args:
+      ground_truth: COCO dictionary (module docstring).
+      detections: COCO results list.
+      iou: the least overlap of a hit.
+      inclusive_pixels: a box from pixel 3 to pixel 5 is 3 wide, not 2: one is added
+        to every width and height, as the development kit does. Matters for small
+        objects only.
+
+    Returns:
+      AP_11point and AP_allpoint, means over the classes that have an object, and
+      AP_11point/{class}, AP_allpoint/{class}, nan for classes without. In [0, 1].
+    """
+    objects = _by_class_and_image(ground_truth["annotations"])
+    detected = _by_class_and_image(detections)
+    metrics: dict[str, float] = {"AP_11point": math.nan, "AP_allpoint": math.nan}
+    for category in ground_truth["categories"]:
+        recall, precision = _voc_curve(
+            objects.get(category["id"], {}),
+            detected.get(category["id"], {}),
+            iou,
+            float(inclusive_pixels),
+        )
+        metrics[f"AP_11point/{category['name']}"] = _eleven_points(recall, precision)
+        metrics[f"AP_allpoint/{category['name']}"] = _all_points(recall, precision)
+    for kind in ("AP_11point", "AP_allpoint"):
+        values = [v for k, v in metrics.items() if k.startswith(kind + "/")]
+        values = [value for value in values if not math.isnan(value)]
+        metrics[kind] = float(np.mean(values)) if values else math.nan
+    return metrics
+
+
+def per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> str:
+    """The per-class values of `coco_metrics` and `voc_metrics` as a text table.
+
+    Args:
+      metrics: what those functions return, or both merged.
+      class_names: the rows, in order; the last row is the mean over all classes.
+
+    Returns:
+      Lines without a trailing newline; a class without objects shows "-".
+    """
+    kinds = [
+        kind
+        for kind in ("AP", "AP50", "AP_11point", "AP_allpoint")
+        if any(f"{kind}/{name}" in metrics for name in class_names)
+    ]
+    rows = [["class", *kinds]]
+    for name in class_names:
+        values = (metrics.get(f"{kind}/{name}", math.nan) for kind in kinds)
+        rows.append([name, *map(_cell, values)])
+    rows.append(["all", *(_cell(metrics.get(kind, math.nan)) for kind in kinds)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [row[0].ljust(widths[0])]
+            + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
+        )
+        for row in rows
+    )
+
+
+def _cell(value):
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _mean(values):
+    """Mean without the -1 that the library writes where there is no object."""
+    values = values[values > -1]
+    return float(values.mean()) if values.size else math.nan
+
+
+def _coco_arrays(ground_truth, detections, limits, area_ranges):
+    """The library's precision [T, R, K, A, M] and recall [T, K, A, M] arrays.
+
+    A is all areas followed by `area_ranges`. Ids are renumbered from 1: the library
+    takes an annotation id of 0 for "not matched", and class order stays the list's.
+    """
+    classes = {c["id"]: i for i, c in enumerate(ground_truth["categories"], start=1)}
+    # In the order of their ids, by which the reference breaks ties of scores.
+    image_ids = sorted(image["id"] for image in ground_truth["images"])
+    images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
+    areas = (_ALL_AREAS, *area_ranges.values())
+    if not images or not classes:
+        # The library reads empty lists as "everything".
+        shape = (len(classes), len(areas), len(limits))
+        return np.full((10, 101, *shape), -1.0), np.full((10, *shape), -1.0)
+    categories = [{"id": i, "name": str(i)} for i in classes.values()]
+    pictures = [{"id": i} for i in images.values()]
+
+    def library_set(annotations):
+        return faster_coco_eval.COCO(
+            {
+                "images": pictures,
+                "categories": categories,
+                "annotations": annotations,
+            },
+            print_function=logging.debug,
+        )
+
+    def record(index, source):
+        x, y, width, height = map(float, source["bbox"])
+        return {
+            "id": index,
+            "image_id": images[source["image_id"]],
+            "category_id": classes[source["category_id"]],
+            "bbox": [x, y, width, height],
+            "area": width * height,
+            "iscrowd": 0,
+        }
+
+    objects = []
+    for index, annotation in enumerate(ground_truth["annotations"], start=1):
+        target = record(index, annotation)
+        target["iscrowd"] = int(annotation.get("iscrowd", 0))
+        target["area"] = float(annotation.get("area", target["area"]))
+        if annotation.get("difficult", 0) and not target["iscrowd"]:
+            target["area"] = _IGNORED_AREA
+        objects.append(target)
+    results = [
+        record(index, detection) | {"score": float(detection["score"])}
+        for index, detection in enumerate(detections, start=1)
+    ]
+    evaluator = faster_coco_eval.COCOeval_faster(
+        library_set(objects),
+        library_set(results),
+        "bbox",
+        print_function=logging.debug,
+    )
+    evaluator.params.maxDets = list(limits)
+    evaluator.params.areaRng = [list(area) for area in areas]
+    evaluator.params.areaRngLbl = ["all", *area_ranges]
+    evaluator.evaluate()
+    evaluator.accumulate()
+    return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _by_class_and_image(records):
+    """Nested dictionary: category id, image id, records in their order."""
+    grouped: dict[Any, dict[Any, list]] = {}
+    for record in records:
+        images = grouped.setdefault(record["category_id"], {})
+        images.setdefault(record["image_id"], []).append(record)
+    return grouped
+
+
+def _voc_curve(objects, detected, iou, one):
+    """Recall and precision after each detection of one class; recall nan if none.
+
+    `objects` and `detected` map image ids to records; `one` is added to sides.
+    """
+    scores, hits, misses = [], [], []
+    count = 0
+    for image_id in {**objects, **detected}:
+        truth = objects.get(image_id, [])
+        ignored = np.array(
+            [bool(t.get("difficult", 0) or t.get("iscrowd", 0)) for t in truth], bool
+        )
+        count += int(np.sum(~ignored))
+        found = detected.get(image_id, [])
+        # Within an image the order by score decides who hits first.
+        order = np.argsort([-d["score"] for d in found], kind="stable")
+        found = [found[i] for i in order]
+        hit, miss = _voc_hits(_pairwise_iou(found, truth, one), ignored, iou)
+        scores += [d["score"] for d in found]
+        hits += hit
+        misses += miss
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    true = np.cumsum(np.asarray(hits, np.float64)[order])
+    false = np.cumsum(np.asarray(misses, np.float64)[order])
+    recall = true / count if count else np.full(len(order) + 1, math.nan)
+    return recall, true / np.maximum(true + false, np.finfo(np.float64).tiny)
+
+
+def _voc_hits(overlaps, ignored, iou):
+    """For detections best first (rows): is it a hit, is it a false positive."""
+    hits, misses = [], []
+    taken = np.zeros(len(ignored), bool)
+    for row in overlaps:
+        best = int(np.argmax(row)) if len(row) else -1
+        if best < 0 or row[best] < iou:
+            hit, miss = False, True
+        elif ignored[best]:
+            hit, miss = False, False
+        else:
+            hit, miss = not taken[best], bool(taken[best])
+            taken[best] = True
+        hits.append(hit)
+        misses.append(miss)
+    return hits, misses
+
+
+def _pairwise_iou(found, truth, one):
+    """IoU [D, G] of records' boxes; `one` is added to every width and height."""
+    a = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 1, 4)
+    b = np.array([t["bbox"] for t in truth], np.float64).reshape(1, -1, 4)
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    intersection = np.prod(np.maximum(high - low + one, 0.0), axis=-1)
+    areas = np.prod(a[..., 2:] + one, axis=-1) + np.prod(b[..., 2:] + one, axis=-1)
+    union = areas - intersection
+    return np.divide(
+        intersection, union, out=np.zeros_like(intersection), where=union > 0
+    )
+
+
+def _eleven_points(recall, precision):
+    """Mean over recalls 0, 0.1 ... 1 of the best precision from that recall on."""
+    if np.isnan(recall).any():
+        return math.nan
+    # k * 0.1, not k / 10: 6 * 0.1 and 7 * 0.1 lie one rounding above 0.6 and 0.7, so
+    # that a recall of exactly 9 in 15 does not reach 0.6. Published figures have it so
+    # (np.arange(0, 1.1, 0.1) of py-faster-rcnn's voc_eval and its descendants).
+    levels = [k * 0.1 for k in range(11)]
+    return float(np.mean([max(precision[recall >= t], default=0.0) for t in levels]))
+
+
+def _all_points(recall, precision):
+    """Area under the precision curve made monotone from the right."""
+    if np.isnan(recall).any():
+        return math.nan
+    recall = np.concatenate([[0.0], recall])
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall) * best))
