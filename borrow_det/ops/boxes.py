@@ -4,12 +4,14 @@ Boxes are `[y_min, x_min, y_max, x_max]`, float32, normalised to [0, 1]; the cen
 form is `[y, x, h, w]`. Every function works on any leading dimensions.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array
 
 # exp(dh) beyond this ratio is a diverging regression, not a box (the bound that
 # torchvision's and Detectron's coders use).
-MAX_LOG_SCALE = float(jnp.log(1000.0 / 16.0))
+MAX_LOG_SCALE = math.log(1000.0 / 16.0)
 
 
 def to_centers(boxes: Array) -> Array:
@@ -63,4 +65,6 @@ def decode(offsets: Array, anchors: Array, variances: tuple[float, float]) -> Ar
     anchor = to_centers(anchors)
     center = anchor[..., :2] + offsets[..., :2] * variances[0] * anchor[..., 2:]
     scale = jnp.minimum(offsets[..., 2:] * variances[1], MAX_LOG_SCALE)
-    return to_corners(jnp.concatenate([center, jnp.exp(scale) * anchor[..., 2:]], axis=-1))
+    return to_corners(
+        jnp.concatenate([center, jnp.exp(scale) * anchor[..., 2:]], axis=-1)
+    )
