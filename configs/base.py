@@ -99,6 +99,7 @@ def _borrow():
     borrow.levels = (0, 1, 2)  # Which levels borrow; the last has none below it.
     borrow.source = "deeper"  # deeper, or deconvolved (the paper's discussion).
     borrow.context_from = "X"  # The deconvolution's input: X (trunk) or Y (fused).
+    borrow.context_kernel = 2  # Of the stride-2 deconvolution.
     # The deconvolution starts at zero: the network then starts from X plus what it
     # borrows. The fusion's W never does (its gradient behind relu would be zero).
     borrow.zero_init_context = True

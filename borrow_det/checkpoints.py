@@ -1,0 +1,108 @@
+"""Checkpoints of a run, through orbax: `W/checkpoints/STEP/{model,training}`.
+
+`model` is what inference needs (params, batch_stats, ema_params), `training` the rest
+of the state; a tool reads the first alone.
+"""
+
+import os
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from borrow_det.errors import InputError
+
+MODEL_FIELDS = ("params", "batch_stats", "ema_params")
+
+
+class Checkpoints:
+    """Saves and restores the training state of one work directory."""
+
+    def __init__(self, workdir: str | os.PathLike, *, every: int, keep: int):
+        policy = ocp.checkpoint_managers
+        self._manager = ocp.CheckpointManager(
+            _folder(workdir),
+            options=ocp.CheckpointManagerOptions(
+                save_decision_policy=policy.AnySavePolicy(
+                    [
+                        policy.PreemptionCheckpointingPolicy(),
+                        policy.FixedIntervalPolicy(every),
+                    ]
+                ),
+                preservation_policy=policy.LatestN(keep),
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def due(self, step: int) -> bool:
+        """Whether `save` would write at this step."""
+        return self._manager.should_save(step)
+
+    def save(self, step: int, state: dict, force: bool = False) -> None:
+        """Writes the state in the background; `force` writes where none is due."""
+        model = {name: state[name] for name in MODEL_FIELDS}
+        training = {n: v for n, v in state.items() if n not in MODEL_FIELDS}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(model),
+                training=ocp.args.StandardSave(training),
+            ),
+            force=force,
+        )
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest whole checkpoint's step."""
+        return self._manager.latest_step()
+
+    def restore(self, state: dict) -> dict:
+        """The newest checkpoint, laid out as `state` (arrays or abstract ones)."""
+        model = {name: state[name] for name in MODEL_FIELDS}
+        training = {n: v for n, v in state.items() if n not in MODEL_FIELDS}
+        restored = self._manager.restore(
+            self.latest_step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(model),
+                training=ocp.args.StandardRestore(training),
+            ),
+        )
+        return {**restored.model, **restored.training}
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> dict:
+    """{params, batch_stats} of a checkpoint, the newest by default, for inference.
+
+    The parameters are the averaged ones where the run keeps an average.
+
+    Raises:
+      InputError: there is no such checkpoint.
+    """
+    folder = _folder(workdir)
+    if not folder.is_dir():
+        raise InputError(f"{workdir} holds no checkpoints: train there first")
+    with ocp.CheckpointManager(folder) as manager:
+        steps = manager.all_steps()
+        step = max(steps, default=None) if step is None else step
+        if step not in steps:
+            raise InputError(f"{workdir} has checkpoints of steps {steps}, not {step}")
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        saved = manager.item_metadata(step)["model"]
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            saved.tree,
+        )
+        model = manager.restore(
+            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))
+        ).model
+    params = model["ema_params"] or model["params"]
+    return {"params": params, "batch_stats": model["batch_stats"]}
+
+
+def _folder(workdir):
+    return pathlib.Path(workdir).absolute() / "checkpoints"

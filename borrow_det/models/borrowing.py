@@ -1,0 +1,247 @@
+"""The paper's three blocks: matching (FMB), representing (FRB), fusion (FFB).
+
+Names follow the paper: X are the trunk's levels, Q and K the embedded descriptors, P
+the matching scores, V the encapsulated descriptors, Z the borrowed map, Y the fused
+one. A level is a map [B, H, W, C] whose R = H W positions are its descriptors; the
+deeper levels' descriptors are concatenated along one axis of T positions.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from borrow_det.models.vgg import unit_vectors
+
+SIMILARITIES = ("embedded_gaussian", "scaled", "cosine", "dot_product")
+SOURCES = ("deeper", "deconvolved")
+
+
+class Matching(NamedTuple):
+    """Scores of a level's descriptors against T deeper ones, float32 [B, R, T]."""
+
+    P: Array  # Weights of the sum that FRB takes; rows sum to 1 (not dot_product's).
+    log_p: Array  # log softmax of the similarities over T.
+
+
+def descriptors(level: Array) -> Array:
+    """[B, H, W, C] -> [B, H W, C]."""
+    return level.reshape(level.shape[0], -1, level.shape[-1])
+
+
+class Embed(nn.Module):
+    """1x1 convolutions, one a level, concatenated over positions."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, levels: Sequence[Array]) -> Array:
+        """Maps [B, H_m, W_m, C_m] -> [B, sum of H_m W_m, channels]."""
+        embedded = [
+            descriptors(nn.Conv(self.channels, (1, 1), dtype=self.dtype)(level))
+            for level in levels
+        ]
+        return jnp.concatenate(embedded, axis=1)
+
+
+class FeatureMatchingBlock(nn.Module):
+    """FMB (3.1): how well each shallow descriptor matches each deeper one.
+
+    Similarity of q and k, after centring over positions if `center` is set:
+      embedded_gaussian  q.k (the paper, after non-local networks)
+      scaled             q.k / sqrt(C)
+      cosine             temperature * cos(q, k), the temperature learned
+      dot_product        q.k, divided by T in place of the softmax
+    """
+
+    channels: int  # C of the embedding.
+    similarity: str = "embedded_gaussian"
+    center: bool = False
+    temperature: float = 10.0  # Initial, of cosine.
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, shallow: Array, deeper: Sequence[Array]) -> Matching:
+        """[B, H, W, C_n] and maps [B, H_m, W_m, C_m] -> scores [B, R, T]."""
+        Q = Embed(self.channels, self.dtype, name="theta")([shallow])
+        K = Embed(self.channels, self.dtype, name="phi")(deeper)
+        if self.center:
+            Q, K = (_center(x) for x in (Q, K))
+        S = self._similarity(Q, K)
+        log_p = jax.nn.log_softmax(S, axis=-1)
+        P = S / S.shape[-1] if self.similarity == "dot_product" else jnp.exp(log_p)
+        return Matching(P, log_p)
+
+    def _similarity(self, Q: Array, K: Array) -> Array:
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(
+                f"borrow.similarity is {self.similarity!r}; "
+                f"it must be one of {list(SIMILARITIES)}"
+            )
+        if self.similarity == "cosine":
+            log_temperature = self.param(
+                "log_temperature",
+                nn.initializers.constant(jnp.log(self.temperature)),
+                (),
+            )
+            Q = unit_vectors(Q).astype(self.dtype)
+            K = unit_vectors(K).astype(self.dtype)
+            return _dot(Q, K) * jnp.exp(log_temperature)
+        S = _dot(Q, K)
+        return S / self.channels**0.5 if self.similarity == "scaled" else S
+
+
+def _center(x: Array) -> Array:
+    """Subtracts the mean over positions, [B, R, C]; computed in float32."""
+    centered = x.astype(jnp.float32)
+    centered = centered - jnp.mean(centered, axis=1, keepdims=True)
+    return centered.astype(x.dtype)
+
+
+def _dot(Q: Array, K: Array) -> Array:
+    return jnp.einsum("brc,btc->brt", Q, K, preferred_element_type=jnp.float32)
+
+
+class FeatureRepresentingBlock(nn.Module):
+    """FRB (3.2): Z = P V, each descriptor as a weighted sum of what it matched."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, P: Array, deeper: Sequence[Array]) -> Array:
+        """Scores [B, R, T] and maps of T positions in all -> [B, R, channels]."""
+        V = Embed(self.channels, self.dtype, name="g")(deeper)
+        return jnp.einsum("brt,btc->brc", P.astype(V.dtype), V)
+
+
+class FeatureFusionBlock(nn.Module):
+    """FFB (3.3): Y = X + relu(W [X, Z]) + D, without the terms that are switched off.
+
+    W starts at random: behind the relu a zero start would have a zero gradient.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, X: Array, Z: Array | None, D: Array | None) -> Array:
+        """X, D [B, H, W, C]; Z [B, R, C'] -> Y [B, H, W, C]."""
+        Y = X
+        if Z is not None:
+            Z = Z.reshape(*X.shape[:-1], -1)
+            both = jnp.concatenate([X, Z.astype(X.dtype)], axis=-1)
+            W = nn.Conv(X.shape[-1], (1, 1), dtype=self.dtype, name="W")
+            Y = Y + nn.relu(W(both))
+        return Y if D is None else Y + D
+
+
+class Deconvolution(nn.Module):
+    """D: a deeper map at twice its resolution, cut to the shallow one's size."""
+
+    kernel: int = 2
+    zero_init: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, deeper: Array, like: Array) -> Array:
+        """[B, h, w, C_m] -> [B, H, W, C] of `like`, whose H <= 2h and W <= 2w."""
+        init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
+        x = nn.ConvTranspose(
+            like.shape[-1],
+            (self.kernel, self.kernel),
+            strides=(2, 2),
+            kernel_init=init,
+            dtype=self.dtype,
+            name="deconv",
+        )(deeper)
+        return x[:, : like.shape[1], : like.shape[2]]
+
+
+class BorrowingNeck(nn.Module):
+    """Fuses every level with what it borrows and with its context: {X} -> {Y}.
+
+    Works over any list of levels, shallow to deep; the last is returned as it is
+    (Y_N = X_N). The fields are those of `config.borrow`.
+    """
+
+    enabled: bool = True
+    context: bool = True
+    similarity: str = "cosine"
+    center: bool = True
+    temperature: float = 10.0
+    channels: int = 0
+    levels: Sequence[int] = (0, 1, 2)
+    source: str = "deeper"
+    context_from: str = "X"
+    context_kernel: int = 2
+    zero_init_context: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, X: Sequence[Array]
+    ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
+        """Maps X_1..X_N -> (Y_1..Y_N, the matching of each level that borrows)."""
+        if self.context_from not in ("X", "Y"):
+            raise ValueError(
+                f"borrow.context_from is {self.context_from!r}; it must be X or Y"
+            )
+        Y = list(X)
+        matchings = {}
+        # From the deepest on, so that the context can come from the fused map.
+        for n in reversed(range(len(X) - 1)):
+            deeper = (X if self.context_from == "X" else Y)[n + 1]
+            D = self._deconvolve(n, deeper, X[n]) if self._needs_map(n) else None
+            Z = None
+            if self.borrows(n):
+                sources = [D] if self.source == "deconvolved" else list(X[n + 1 :])
+                Z, matchings[n] = self._borrow(n, X[n], sources)
+            fuse = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")
+            Y[n] = fuse(X[n], Z, D if self.context else None)
+        return tuple(Y), matchings
+
+    def borrows(self, n: int) -> bool:
+        """Whether level n (0-based) borrows."""
+        return self.enabled and n in self.levels
+
+    def _needs_map(self, n: int) -> bool:
+        return self.context or (self.borrows(n) and self.source == "deconvolved")
+
+    def _deconvolve(self, n: int, deeper: Array, like: Array) -> Array:
+        # A map that is matched against must not start at zero.
+        matched = self.borrows(n) and self.source == "deconvolved"
+        zero = self.zero_init_context and not matched
+        block = Deconvolution(
+            self.context_kernel, zero, self.dtype, name=f"context{n + 1}"
+        )
+        return block(deeper, like)
+
+    def _borrow(
+        self, n: int, shallow: Array, sources: Sequence[Array]
+    ) -> tuple[Array, Matching]:
+        if self.source not in SOURCES:
+            raise ValueError(
+                f"borrow.source is {self.source!r}; it must be one of {list(SOURCES)}"
+            )
+        channels = self.channels or shallow.shape[-1]
+        matching = FeatureMatchingBlock(
+            channels,
+            self.similarity,
+            self.center,
+            self.temperature,
+            self.dtype,
+            name=f"fmb{n + 1}",
+        )(shallow, sources)
+        representing = FeatureRepresentingBlock(
+            channels, self.dtype, name=f"frb{n + 1}"
+        )
+        return representing(matching.P, sources), matching
+
+
+def source_levels(source: str, n: int, num_levels: int) -> tuple[int, ...]:
+    """The levels on whose grids level n's T source positions lie, in order."""
+    return (n,) if source == "deconvolved" else tuple(range(n + 1, num_levels))

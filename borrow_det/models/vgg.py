@@ -1,0 +1,134 @@
+"""The VGG-16 trunk whose receptive fields are those of the paper's Table 1."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+STAGE_CHANNELS = (64, 128, 256, 512, 512)
+FC_CHANNELS = 1024
+CONV6_CHANNELS = (256, 512)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, normalisation, relu."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    norm: str = "none"  # none, group or batch.
+    group_size: int = 16
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels]."""
+        x = nn.Conv(
+            self.channels,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=self.kernel // 2,
+            use_bias=self.norm == "none",
+            kernel_init=nn.initializers.he_normal(),
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        return nn.relu(self._normalize(x, train))
+
+    def _normalize(self, x: Array, train: bool) -> Array:
+        if self.norm == "none":
+            return x
+        if self.norm == "group":
+            groups = max(1, self.channels // self.group_size)
+            return nn.GroupNorm(groups, dtype=self.dtype, name="norm")(x)
+        if self.norm == "batch":
+            return nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                dtype=self.dtype,
+                name="norm",
+            )(x)
+        raise ValueError(
+            f"model.norm is {self.norm!r}; it must be none, group or batch"
+        )
+
+
+class VGG16(nn.Module):
+    """VGG-16 with fc6, fc7 as convolutions and conv6: the four detection levels.
+
+    pool5 is 2x2 with stride 2 and conv_fc6 3x3 undilated, which gives (with the 3x3
+    prediction head) the receptive fields 108, 228, 340, 468 of the paper; SSD's atrous
+    fc6 gives others. Poolings keep a partial last window, so that any input size is
+    covered.
+    """
+
+    width: float = 1.0  # Multiplies every channel count.
+    stages: Sequence[int] = (2, 2, 3, 3, 3)  # Convolutions of each stage.
+    norm: str = "none"
+    group_size: int = 16
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:
+        """Normalised image [B, H, W, 3] -> conv4_3, conv5_3, conv_fc7, conv6_2.
+
+        Maps of strides 8, 16, 32, 64 (sizes rounded up) with 512, 512, 1024, 512
+        channels times `width`.
+        """
+
+        def block(x, name, channels, kernel=3, stride=1):
+            return ConvBlock(
+                max(1, round(channels * self.width)),
+                kernel,
+                stride,
+                self.norm,
+                self.group_size,
+                self.dtype,
+                name=name,
+            )(x, train)
+
+        x = image.astype(self.dtype)
+        levels = []
+        for stage, (count, channels) in enumerate(
+            zip(self.stages, STAGE_CHANNELS, strict=True), start=1
+        ):
+            for i in range(1, count + 1):
+                x = block(x, f"conv{stage}_{i}", channels)
+            if stage >= 4:
+                levels.append(x)
+            x = max_pool(x)
+        x = block(x, "conv_fc6", FC_CHANNELS)
+        x = block(x, "conv_fc7", FC_CHANNELS, kernel=1)
+        levels.append(x)
+        x = block(x, "conv6_1", CONV6_CHANNELS[0], kernel=1)
+        x = block(x, "conv6_2", CONV6_CHANNELS[1], stride=2)
+        levels.append(x)
+        return tuple(levels)
+
+
+def max_pool(x: Array) -> Array:
+    """2x2 max pooling with stride 2 that keeps a partial last window."""
+    return nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+
+
+class L2Normalize(nn.Module):
+    """Unit length over channels times a learned scale a channel (ParseNet)."""
+
+    initial_scale: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., C], computed in float32; a zero vector stays zero."""
+        scale = self.param(
+            "scale", nn.initializers.constant(self.initial_scale), (x.shape[-1],)
+        )
+        return (unit_vectors(x) * scale).astype(x.dtype)
+
+
+def unit_vectors(x: Array, epsilon: float = 1e-12) -> Array:
+    """[..., C] over its length, float32; zero (and a finite gradient) at zero."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + epsilon)

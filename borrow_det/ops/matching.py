@@ -1,0 +1,158 @@
+"""Which anchor answers for which object, and what a descriptor should borrow from."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from borrow_det.ops import boxes as box_ops
+
+
+class Assignment(NamedTuple):
+    """What each of A anchors is responsible for."""
+
+    index: Array  # int32 [A]: the object (row of `boxes`); 0 where not positive.
+    positive: Array  # bool [A]
+    ignored: Array  # bool [A]: neither positive nor a possible negative.
+    iou: Array  # float32 [A]: overlap with the assigned object, 0 where none.
+
+
+def assign_anchors(
+    boxes: Array,
+    valid: Array,
+    ignore: Array,
+    anchors: Array,
+    positive_iou: float,
+) -> Assignment:
+    """Assigns anchors [A, 4] to one image's objects [G, 4].
+
+    An anchor takes the object that it overlaps most if their IoU is at least
+    `positive_iou`; then every object gets its best anchor by the greedy bipartite
+    rule, whatever the overlap (above zero). An anchor that lies for at least
+    `positive_iou` of its own area in an ignored box (a crowd, a difficult object) and
+    is not positive is no negative either: what it sees may be an object.
+
+    Args:
+      boxes: float32 [G, 4], normalised corners.
+      valid: bool [G], false on padding.
+      ignore: bool [G], crowds and difficult objects.
+      anchors: float32 [A, 4].
+      positive_iou: threshold in (0, 1].
+
+    The rule is that of the original SSD (Caffe's MultiBoxLoss, MatchBBox). Ties go to
+    the lower index.
+    """
+    target = valid & ~ignore
+    iou = jnp.where(target[:, None], box_ops.iou(boxes, anchors), -1.0)
+    index = jnp.argmax(iou, axis=0)
+    best = jnp.max(iou, axis=0)
+    owner = bipartite_match(iou)
+    index = jnp.where(owner >= 0, owner, index).astype(jnp.int32)
+    positive = (owner >= 0) | (best >= positive_iou)
+    chosen = jnp.take_along_axis(iou, index[None], axis=0)[0]
+
+    own_area = jnp.maximum(box_ops.area(anchors), 1e-12)
+    inside = box_ops.intersection(boxes, anchors) / own_area[None]
+    hidden = jnp.any((inside >= positive_iou) & (valid & ignore)[:, None], axis=0)
+    return Assignment(
+        index=jnp.where(positive, index, 0),
+        positive=positive,
+        ignored=hidden & ~positive,
+        iou=jnp.where(positive, chosen, 0.0),
+    )
+
+
+def bipartite_match(iou: Array) -> Array:
+    """Greedy one-to-one matching of rows (objects) to columns (anchors).
+
+    The largest IoU of all is matched first, then the largest among the rows and
+    columns that are left, until each row with an overlap above zero has a column of
+    its own. Ties go to the lower row, then the lower column.
+
+    Args:
+      iou: float32 [G, A]; rows that are no objects hold values <= 0.
+
+    Returns:
+      int32 [A]: the row of each column, -1 where it has none.
+
+    Taken one by one this needs G passes. A pair that is the best of both its row and
+    its column is taken by the one-by-one rule too, whatever happens elsewhere, so each
+    pass takes all such pairs at once; there is always one, and a few passes do.
+    """
+    rows, columns = iou.shape
+
+    def unfinished(state):
+        _, _, progress = state
+        return progress
+
+    def take_mutual_best(state):
+        owner, matched, _ = state
+        open_pairs = ~matched[:, None] & (owner < 0)[None]
+        left = jnp.where(open_pairs, iou, 0.0)
+        best_column = jnp.argmax(left, axis=1)
+        best_row = jnp.argmax(left, axis=0)
+        row_ids = jnp.arange(rows, dtype=best_row.dtype)
+        mutual = (best_row[best_column] == row_ids) & (jnp.max(left, axis=1) > 0)
+        # Rows without a pair write past the end, where the update is dropped.
+        column = jnp.where(mutual, best_column, columns)
+        owner = owner.at[column].set(row_ids.astype(jnp.int32), mode="drop")
+        return owner, matched | mutual, jnp.any(mutual)
+
+    # Derived from the input, so that under shard_map or vmap they vary as it does.
+    owner = jnp.full_like(iou[0], -1, dtype=jnp.int32)
+    matched = jnp.zeros_like(iou[:, 0], dtype=bool)
+    state = (owner, matched, jnp.any(iou > 0))
+    owner, _, _ = jax.lax.while_loop(unfinished, take_mutual_best, state)
+    return owner
+
+
+def borrow_sources(
+    boxes: Array, labels: Array, valid: Array, centers: Array, scale: float
+) -> Array:
+    """Where each object should borrow from: bool [G, T].
+
+    Position t counts for object g if its centre lies in a box of g's class whose side
+    (square root of its area) is at least `scale` times that of g.
+
+    Args:
+      boxes: float32 [G, 4].
+      labels: int32 [G].
+      valid: bool [G]; others neither borrow nor are borrowed from.
+      centers: float32 [T, 2], `[y, x]` of the deeper positions.
+      scale: smallest ratio of sides (DESIGN: 2).
+    """
+    side = jnp.sqrt(box_ops.area(boxes))
+    larger = side[None, :] >= scale * side[:, None]
+    same = labels[None, :] == labels[:, None]
+    # An object of no area would find itself large enough.
+    sized = (side > 0) & valid
+    lends = larger & same & sized[None, :] & sized[:, None]
+    low = centers[None] >= boxes[:, None, :2]
+    high = centers[None] <= boxes[:, None, 2:]
+    holds = jnp.all(low & high, axis=-1)
+    return (lends.astype(jnp.float32) @ holds.astype(jnp.float32)) > 0
+
+
+def descriptor_objects(
+    assignment: Assignment, start: int, positions: int, per_position: int
+) -> tuple[Array, Array]:
+    """The object of each descriptor of one level: (int32 [R], bool [R] has one).
+
+    A descriptor's anchors may be assigned to several objects; it then belongs to the
+    one that its anchors overlap most, ties to the first anchor.
+
+    Args:
+      assignment: of all A anchors.
+      start: index of the level's first anchor.
+      positions: R, the level's positions.
+      per_position: anchors at a position.
+    """
+
+    def level(values):
+        return values[start : start + positions * per_position].reshape(positions, -1)
+
+    score = jnp.where(level(assignment.positive), level(assignment.iou), -1.0)
+    best = jnp.argmax(score, axis=1, keepdims=True)
+    index = jnp.take_along_axis(level(assignment.index), best, axis=1)[:, 0]
+    return index, jnp.any(level(assignment.positive), axis=1)

@@ -1,0 +1,264 @@
+"""Detection as a task: initial variables, targets, loss, and detections."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from borrow_det import checkpoints, workdir as workdir_lib
+from borrow_det.data import augment
+from borrow_det.models import ssd
+from borrow_det.models.borrowing import source_levels
+from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops import boxes as box_ops
+from borrow_det.ops import losses, matching, nms
+
+
+class BorrowTargets(NamedTuple):
+    """What the descriptors of one level should borrow from."""
+
+    sources: Array  # bool [B, G, T]: of each object (matching.borrow_sources).
+    index: Array  # int32 [B, R]: each descriptor's object.
+    counts: Array  # bool [B, R]: it has an object, and that has a source.
+
+
+class Examples(NamedTuple):
+    """What the loss needs of each image; every leaf has the batch as leading axis."""
+
+    image: Array  # float32 [B, H, W, 3] in 0..255.
+    target: Array  # int32 [B, A], 1 + label, 0 for background.
+    offsets: Array  # float32 [B, A, 4]
+    positive: Array  # bool [B, A]
+    ignored: Array  # bool [B, A]
+    borrow: dict[int, BorrowTargets]
+
+
+class DetectionTask:
+    """The pure functions of a detection run; holds no state but its configuration."""
+
+    main_metric = "AP"
+
+    def __init__(self, config, num_classes: int):
+        self.config = config
+        self.model = ssd.build_detector(config, num_classes)
+        self.input_size = tuple(config.input_size)
+        self.anchors = anchor_ops.make_anchors(config.anchors, self.input_size)
+        self.level_shapes = anchor_ops.level_shapes(
+            self.input_size, config.anchors.strides
+        )
+
+    def init(self, key: Array) -> dict:
+        """Initial variables {params, batch_stats}; jit-able."""
+        image = jnp.zeros((1, *self.input_size, 3), jnp.float32)
+        variables = self.model.init(key, image, train=False)
+        return {
+            "params": variables["params"],
+            "batch_stats": variables.get("batch_stats", {}),
+        }
+
+    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
+        """Augments a training batch and finds its targets.
+
+        Returns the examples, and the totals over the whole batch by which the loss is
+        normalised: `positives` and `descriptors`, float32, at least 1.
+        """
+        if self.config.augment.enabled:
+            batch = augment.augment_batch(
+                key,
+                batch,
+                self.config.augment,
+                self.input_size,
+                fill=tuple(self.config.model.pixel_mean),
+            )
+            image = batch["image"]
+        else:
+            image = augment.resize_batch(
+                batch["image"], batch["image_size"], self.input_size
+            )
+        examples = self._targets(image, batch)
+        descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]
+        totals = {
+            "positives": jnp.sum(examples.positive),
+            "descriptors": jnp.sum(jnp.array(descriptors, jnp.int32)),
+        }
+        return examples, {
+            name: jnp.maximum(count, 1).astype(jnp.float32)
+            for name, count in totals.items()
+        }
+
+    def _targets(self, image, batch):
+        anchors = jnp.asarray(self.anchors)
+        config = self.config
+
+        def one_image(boxes, labels, valid, ignore):
+            assigned = matching.assign_anchors(
+                boxes, valid, ignore, anchors, config.loss.positive_iou
+            )
+            target = jnp.where(assigned.positive, 1 + labels[assigned.index], 0)
+            offsets = box_ops.encode(
+                boxes[assigned.index], anchors, tuple(config.anchors.variances)
+            )
+            borrow = {
+                n: self._borrow_targets(n, boxes, labels, valid & ~ignore, assigned)
+                for n in self._matched_levels()
+            }
+            return target, offsets, assigned.positive, assigned.ignored, borrow
+
+        parts = jax.vmap(one_image)(
+            batch["boxes"], batch["labels"], batch["box_mask"], batch["ignore"]
+        )
+        return Examples(image, *parts)
+
+    def _matched_levels(self):
+        """The levels whose matching is trained by its own loss."""
+        if not (self.config.borrow.enabled and self.config.loss.matching > 0):
+            return ()
+        return tuple(self.config.borrow.levels)
+
+    def _borrow_targets(self, n, boxes, labels, valid, assigned):
+        levels = source_levels(self.config.borrow.source, n, len(self.level_shapes))
+        centers = anchor_ops.position_centers(
+            [self.level_shapes[m] for m in levels],
+            [self.config.anchors.strides[m] for m in levels],
+            self.input_size,
+        )
+        sources = matching.borrow_sources(
+            boxes, labels, valid, jnp.asarray(centers), self.config.loss.matching_scale
+        )
+        positions = [height * width for height, width in self.level_shapes]
+        per_position = anchor_ops.anchors_per_position(self.config.anchors)
+        start = sum(
+            r * k for r, k in zip(positions[:n], per_position[:n], strict=True)
+        )
+        index, has_object = matching.descriptor_objects(
+            assigned, start, positions[n], per_position[n]
+        )
+        counts = has_object & jnp.any(sources, axis=1)[index]
+        return BorrowTargets(sources, index, counts)
+
+    def loss(
+        self, params: dict, batch_stats: dict, examples: Examples, totals: dict
+    ) -> tuple[Array, tuple[dict[str, Array], dict]]:
+        """Training loss of some of a batch's examples: (loss, (terms, batch_stats)).
+
+        Terms are sums over `examples` divided by `totals`, so the terms of all
+        micro-batches of a batch add up to those of the batch; `loss` is their
+        weighted sum.
+        """
+        predictions, updates = self.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            examples.image,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        config = self.config.loss
+
+        def classification(logits, target, positive, ignored):
+            return losses.classification_loss(
+                logits,
+                target,
+                positive,
+                ignored,
+                negatives_per_positive=config.negatives_per_positive,
+                min_negatives=config.min_negatives,
+            )
+
+        terms = {
+            "classification": _sum_over_batch(
+                classification,
+                predictions.logits,
+                examples.target,
+                examples.positive,
+                examples.ignored,
+            )
+            / totals["positives"],
+            "localization": _sum_over_batch(
+                losses.localization_loss,
+                predictions.offsets,
+                examples.offsets,
+                examples.positive,
+            )
+            / totals["positives"],
+        }
+        loss = terms["classification"] + config.localization * terms["localization"]
+        if examples.borrow:
+            terms["matching"] = (
+                sum(
+                    _sum_over_batch(_level_matching, predictions.matchings[n].log_p, *t)
+                    for n, t in examples.borrow.items()
+                )
+                / totals["descriptors"]
+            )
+            loss = loss + config.matching * terms["matching"]
+        return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
+
+    def detect(self, variables: dict, image: Array, image_size: Array):
+        """Finds objects: uint8 canvases [B, Hc, Wc, 3] -> `nms.Detections` of [B, K].
+
+        Boxes are normalised to each image and clipped to it.
+        """
+        resized = augment.resize_batch(image, image_size, self.input_size)
+        predictions = self.model.apply(variables, resized, train=False)
+        scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
+        boxes = box_ops.decode(
+            predictions.offsets,
+            jnp.asarray(self.anchors)[None],
+            tuple(self.config.anchors.variances),
+        )
+        config = self.config.nms
+
+        def one_image(boxes, scores):
+            return nms.class_wise_nms(
+                boxes,
+                scores,
+                score=config.score,
+                iou=config.iou,
+                max_per_class=config.max_per_class,
+                max_total=config.max_total,
+            )
+
+        return jax.vmap(one_image)(jnp.clip(boxes, 0, 1), scores)
+
+
+def _sum_over_batch(loss, *arrays):
+    return jnp.sum(jax.vmap(loss)(*arrays))
+
+
+def _level_matching(log_p, sources, index, counts):
+    return losses.matching_loss(log_p, sources[index], counts)
+
+
+class Detector:
+    """A trained run as one function from canvases to detections."""
+
+    def __init__(self, config, classes: workdir_lib.Classes, variables: dict):
+        self.class_names = classes.class_names
+        self.category_ids = classes.category_ids
+        self.canvas = tuple(config.dataset.canvas)
+        self.input_size = tuple(config.input_size)
+        self.config = config
+        self._variables = variables
+        self._detect = jax.jit(DetectionTask(config, len(classes.class_names)).detect)
+
+    @classmethod
+    def load(cls, workdir: str | os.PathLike, step: int | None = None) -> "Detector":
+        """Rebuilds the network of a work directory, with its averaged parameters if any.
+
+        Raises:
+          InputError: the folder is no work directory, or has no such checkpoint.
+        """
+        config = workdir_lib.load_config(workdir)
+        classes = workdir_lib.load_classes(workdir)
+        return cls(config, classes, checkpoints.restore_variables(workdir, step))
+
+    def __call__(self, image: np.ndarray, image_size: np.ndarray) -> dict:
+        """Detections of uint8 canvases [B, Hc, Wc, 3] whose images have `image_size`.
+
+        Returns NumPy arrays: boxes [B, K, 4] normalised to the image, scores [B, K],
+        labels [B, K] and mask [B, K], false where there is no detection.
+        """
+        found = self._detect(self._variables, image, image_size)
+        return jax.device_get(found._asdict())

@@ -1,0 +1,153 @@
+"""What stands in a work directory beside checkpoints and metrics, and who may use it."""
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import NamedTuple
+
+import jax
+import ml_collections
+
+from borrow_det.errors import InputError
+
+# Another value of one of these is another network: its checkpoints do not fit.
+ARCHITECTURE = ("task", "input_size", "model", "borrow", "anchors")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+
+
+class Classes(NamedTuple):
+    """The classes that a run was trained on, in the order of its labels."""
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]  # Of COCO-format files.
+
+
+def prepare(workdir: str | os.PathLike, config, classes: Classes) -> pathlib.Path:
+    """Creates a work directory, or checks that this run may go on in it.
+
+    Writes `config.json`, `dataset.json` and `environment.json`.
+
+    Raises:
+      InputError: the directory was made by another architecture or for other classes;
+        nothing has been written then.
+    """
+    workdir = pathlib.Path(workdir)
+    if (workdir / "config.json").exists():
+        _check_architecture(load_config(workdir), config, workdir)
+        if load_classes(workdir) != classes:
+            raise InputError(
+                f"{workdir} was trained on the classes "
+                f"{list(load_classes(workdir).class_names)}, the data set has "
+                f"{list(classes.class_names)}: choose another --workdir"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config.to_dict())
+    write_json(workdir / "dataset.json", classes._asdict())
+    write_json(workdir / "environment.json", environment(config.seed))
+    return workdir
+
+
+def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The resolved configuration of a run; sequences come back as tuples.
+
+    Raises:
+      InputError: the folder holds no readable config.json.
+    """
+    return ml_collections.ConfigDict(_as_tuples(_read_json(workdir, "config.json")))
+
+
+def load_classes(workdir: str | os.PathLike) -> Classes:
+    """The classes of a run.
+
+    Raises:
+      InputError: the folder holds no readable dataset.json.
+    """
+    return Classes(**_as_tuples(_read_json(workdir, "dataset.json")))
+
+
+def environment(seed: int) -> dict:
+    """Versions, devices, command, git state and seed, to repeat a run by."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "devices": [str(device) for device in jax.devices()],
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "command": sys.argv,
+        "git": _git_state(),
+        "seed": seed,
+    }
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read_json(workdir, name):
+    path = pathlib.Path(workdir) / name
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist: {workdir} is not a work directory"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+
+
+def _as_tuples(value):
+    if isinstance(value, dict):
+        return {key: _as_tuples(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return tuple(_as_tuples(inner) for inner in value)
+    return value
+
+
+def _check_architecture(old, new, workdir):
+    # Through JSON, as the old one went, so that equal values compare equal.
+    new = _as_tuples(json.loads(json.dumps(new.to_dict())))
+    old, new = (dict(_flatten(config)) for config in (old.to_dict(), new))
+    for field in sorted({*old, *new}):
+        if field.split(".")[0] not in ARCHITECTURE:
+            continue
+        if old.get(field) != new.get(field):
+            raise InputError(
+                f"{workdir} was made with {field}={old.get(field)}, this config says "
+                f"{new.get(field)}: choose another --workdir or the same architecture"
+            )
+
+
+def _flatten(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _git_state():
+    """Commit and whether it was changed, of the checkout that this code lies in."""
+    folder = pathlib.Path(__file__).parent
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None  # An installed copy: there is no checkout, or no git.
