@@ -304,7 +304,7 @@ def _eleven_points(recall, precision):
     """Mean over recalls 0, 0.1 ... 1 of the best precision from that recall on."""
     if np.isnan(recall).any():
         return math.nan
-    # k * 0.1, not k / 10: 6 * 0.1 and 7 * 0.1 lie one rounding above 0.6 and 0.7, so
+    # k * 0.1, not k / 10: 3, 6 and 7 times 0.1 lie one rounding above the tenth, so
     # that a recall of exactly 9 in 15 does not reach 0.6. Published figures have it so
     # (np.arange(0, 1.1, 0.1) of py-faster-rcnn's voc_eval and its descendants).
     levels = [k * 0.1 for k in range(11)]

@@ -1,0 +1,60 @@
+"""What the tools' command lines share: flags, one-line errors, exit status.
+
+Every tool has its own set of flags instead of absl's global one, so that several
+tools can be imported into one process.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: one line, no traceback, status 2."""
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns what wrong files and values raise (ValueError, OSError) into UserError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def parse(
+    flag_values: flags.FlagValues, argv: Sequence[str], description: str
+) -> list[str]:
+    """Parses a command line into `flag_values`.
+
+    Args:
+      flag_values: the tool's own flags.
+      argv: program name and arguments.
+      description: what --help prints above the flags.
+
+    Returns:
+      The arguments that are not flags.
+
+    Raises:
+      UserError: an unknown flag, a bad value, a required flag missing.
+      SystemExit: --help was asked for.
+    """
+    if "--help" in argv[1:] or "-h" in argv[1:]:
+        print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help()}")
+        raise SystemExit(0)
+    try:
+        return flag_values(argv)[1:]
+    except flags.Error as error:
+        raise UserError(f"{error} (--help lists the flags)") from error
+
+
+def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Runs a tool's main; a UserError becomes a line on stderr and status 2."""
+    try:
+        return main(argv)
+    except UserError as error:
+        line = " ".join(str(error).split())
+        print(f"error: {line}", file=sys.stderr)
+        return 2
