@@ -1,0 +1,218 @@
+"""NMS against the greedy loop as one would write it, and cases worked out by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from borrow_det.ops import nms
+
+THRESHOLDS = (0.3, 0.45, 0.5, 0.7)
+COUNT = 96  # Boxes in every picture, so that one program serves all tests.
+
+
+def numpy_iou(a, b):
+    """IoU of two boxes in float32, with the operations of SSD's formula."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    size_a, size_b = np.maximum(a[2:] - a[:2], 0), np.maximum(b[2:] - b[:2], 0)
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    height, width = np.maximum(high - low, 0)
+    union = size_a[0] * size_a[1] + size_b[0] * size_b[1] - height * width
+    return height * width / union if union > 0 else np.float32(0)
+
+
+def greedy_suppress(boxes, valid, iou):
+    kept = []
+    for i in range(len(boxes)):
+        if valid[i] and all(numpy_iou(boxes[i], boxes[j]) <= iou for j in kept):
+            kept.append(i)
+    return np.isin(np.arange(len(boxes)), kept)
+
+
+def greedy_nms(boxes, scores, *, score, iou, max_per_class, max_total):
+    """All detections of one image as rows (score, label, box)."""
+    found = []
+    for label in range(scores.shape[1]):
+        column = scores[:, label]
+        candidates = [i for i in range(len(boxes)) if column[i] > score]
+        candidates.sort(key=lambda i: (-column[i], i))
+        candidates = candidates[:max_per_class]
+        keep = greedy_suppress(boxes[candidates], [True] * len(candidates), iou)
+        found += [(column[i], label, boxes[i]) for i in np.array(candidates)[keep]]
+    found.sort(key=lambda row: -row[0])  # Stable: by class where scores are equal.
+    return found[:max_total]
+
+
+def random_boxes(rng, count, side=(0.05, 0.5)):
+    center = rng.uniform(0, 1, (count, 2))
+    size = rng.uniform(*side, (count, 2))
+    return np.concatenate([center - size / 2, center + size / 2], 1).astype(np.float32)
+
+
+def clustered(rng):
+    base = random_boxes(rng, COUNT // 8, (0.2, 0.4)).repeat(8, axis=0)
+    return base + rng.normal(0, 0.03, base.shape).astype(np.float32)
+
+
+def nested(rng):
+    """Boxes around the same few centres, each within the next."""
+    center = rng.uniform(0.3, 0.7, (4, 1, 2))
+    half = np.linspace(0.02, 0.3, COUNT // 4)[None, :, None]
+    boxes = np.concatenate([center - half, center + half], -1)
+    return rng.permutation(boxes.reshape(-1, 4)).astype(np.float32)
+
+
+def degenerate(rng):
+    """Points, lines, inverted boxes and identical copies among ordinary ones."""
+    boxes = random_boxes(rng, COUNT)
+    boxes[:10, 2:] = boxes[:10, :2]
+    boxes[10:20, 3] = boxes[10:20, 1]
+    boxes[20:30] = boxes[20:30][:, [2, 3, 0, 1]]
+    boxes[40:60] = boxes[30]
+    boxes[60:65] = boxes[0]
+    return boxes
+
+
+def exact(rng):
+    """Eighths, so that areas and quotients come out exactly at a threshold."""
+    low = rng.integers(0, 6, (COUNT, 2))
+    high = low + rng.integers(0, 5, (COUNT, 2))
+    return np.concatenate([low, high], 1) / np.float32(8)
+
+
+KINDS = {
+    "random": lambda rng: random_boxes(rng, COUNT),
+    "clustered": clustered,
+    "nested": nested,
+    "degenerate": degenerate,
+    "exact": exact,
+}
+
+
+def score_table(rng, ties):
+    if ties:
+        return rng.choice(np.float32([0, 0.01, 0.2, 0.5, 0.9]), (COUNT, 3))
+    return rng.uniform(0, 1, (COUNT, 3)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("max_per_class", "max_total"))
+def detect(boxes, scores, *, score=0.01, iou, max_per_class=60, max_total=90):
+    return nms.class_wise_nms(
+        boxes,
+        scores,
+        score=score,
+        iou=iou,
+        max_per_class=max_per_class,
+        max_total=max_total,
+    )
+
+
+keep_of = jax.jit(nms.suppress)
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "tied"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("iou", THRESHOLDS)
+def test_is_the_greedy_loop(iou, kind, ties):
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        boxes, scores = KINDS[kind](rng), score_table(rng, ties)
+        expected = greedy_nms(
+            boxes, scores, score=0.01, iou=iou, max_per_class=60, max_total=90
+        )
+        got = detect(boxes, scores, iou=iou)
+        count = len(expected)
+        np.testing.assert_array_equal(got.mask, np.arange(90) < count)
+        np.testing.assert_array_equal(got.scores[:count], [row[0] for row in expected])
+        np.testing.assert_array_equal(got.labels[:count], [row[1] for row in expected])
+        np.testing.assert_array_equal(got.boxes[:count], [row[2] for row in expected])
+
+
+# Boxes of height 1 on a line, x from..to; IoU of neighbours in the comment.
+CHAINS = [
+    # A over B over C: A takes B, so B cannot take C.      AB .5, BC .5, AC .2
+    (0.45, [(0, 6), (2, 8), (4, 10)], [1, 0, 1]),
+    # The same at a threshold that the neighbours just do not pass.
+    (0.5, [(0, 6), (2, 8), (4, 10)], [1, 1, 1]),
+    (0.15, [(0, 6), (2, 8), (4, 10)], [1, 0, 0]),
+    # Five links: every second one falls.
+    (0.45, [(0, 6), (2, 8), (4, 10), (6, 12), (8, 14)], [1, 0, 1, 0, 1]),
+    # The same from the middle: the best is kept, its neighbours fall, the ends stay.
+    (0.45, [(4, 10), (2, 8), (6, 12), (0, 6), (8, 14)], [1, 0, 0, 1, 1]),
+    # Identical boxes: only the first.
+    (0.7, [(0, 6), (0, 6), (0, 6)], [1, 0, 0]),
+    # Nested, quarter of the area: over 0.2, under 0.3.
+    (0.2, [(0, 8), (3, 5)], [1, 0]),
+    (0.3, [(0, 8), (3, 5)], [1, 1]),
+    # No area, no overlap, whatever lies on whatever.
+    (0.3, [(2, 2), (2, 2), (0, 4)], [1, 1, 1]),
+]
+
+
+@pytest.mark.parametrize(("iou", "spans", "keep"), CHAINS)
+def test_chains_by_hand(iou, spans, keep):
+    boxes = np.zeros((5, 4), np.float32)
+    boxes[: len(spans)] = [[0, low, 1, high] for low, high in spans]
+    got = keep_of(boxes, np.arange(5) < len(spans), iou)
+    np.testing.assert_array_equal(got[: len(spans)], np.array(keep, bool))
+    assert not np.any(got[len(spans) :])
+
+
+def test_invalid_boxes_suppress_nothing():
+    boxes = np.float32([[0, 0, 1, 1]] * 5)
+    got = keep_of(boxes, np.array([False, True, True, False, True]), 0.5)
+    np.testing.assert_array_equal(got, [False, True, False, False, False])
+
+
+@pytest.mark.parametrize("iou", THRESHOLDS)
+def test_suppress_takes_any_leading_dimensions(iou):
+    rng = np.random.default_rng(1)
+    boxes = np.stack([KINDS[kind](rng) for kind in KINDS for _ in range(2)])
+    boxes = boxes.reshape(5, 2, COUNT, 4)
+    valid = rng.uniform(size=(5, 2, COUNT)) < 0.8
+    got = keep_of(boxes, valid, iou)
+    for index in np.ndindex(5, 2):
+        expected = greedy_suppress(boxes[index], valid[index], iou)
+        np.testing.assert_array_equal(got[index], expected)
+
+
+def test_a_batch_is_its_images():
+    rng = np.random.default_rng(2)
+    boxes = np.stack([KINDS[kind](rng) for kind in KINDS])
+    scores = np.stack([score_table(rng, ties=i % 2) for i in range(len(KINDS))])
+    batch = jax.vmap(functools.partial(detect, iou=0.45))(boxes, scores)
+    for i in range(len(boxes)):
+        single = detect(boxes[i], scores[i], iou=0.45)
+        for name in nms.Detections._fields:
+            np.testing.assert_array_equal(
+                getattr(batch, name)[i], getattr(single, name)
+            )
+
+
+def test_equal_scores_go_by_index_then_class():
+    boxes = np.float32([[0, 0, 1, 1], [0, 2, 1, 3], [0, 4, 1, 5]])
+    scores = np.full((3, 2), 0.5, np.float32)
+    got = detect(boxes, scores, score=0.0, iou=0.5, max_per_class=2, max_total=3)
+    np.testing.assert_array_equal(got.labels, [0, 0, 1])
+    np.testing.assert_array_equal(got.boxes[:, 1], [0, 2, 0])
+
+
+def test_only_scores_above_the_threshold_count():
+    boxes = np.float32([[0, 0, 1, 1], [0, 2, 1, 3], [0, 4, 1, 5], [0, 6, 1, 7]])
+    scores = np.float32([[0.25], [0.2500001], [np.nan], [0.1]])
+    got = detect(boxes, scores, score=0.25, iou=0.5, max_per_class=4, max_total=4)
+    np.testing.assert_array_equal(got.mask, [True, False, False, False])
+    np.testing.assert_array_equal(got.boxes[0], boxes[1])
+
+
+def test_fewer_candidates_than_places_are_padded():
+    boxes = np.float32([[0, 0, 1, 1]])
+    got = detect(
+        boxes, np.float32([[0.9]]), score=0.0, iou=0.5, max_per_class=9, max_total=5
+    )
+    np.testing.assert_array_equal(got.mask, [True] + [False] * 4)
+    np.testing.assert_array_equal(got.boxes, np.pad(boxes, [(0, 4), (0, 0)]))
+    np.testing.assert_array_equal(got.scores, np.float32([0.9, 0, 0, 0, 0]))
+    assert got.labels.dtype == jnp.int32
