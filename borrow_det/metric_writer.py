@@ -15,6 +15,8 @@ import numpy as np
 import tensorboardX
 from tensorboardX import summary
 
+from borrow_det.errors import InputError
+
 _writers = itertools.count()
 
 
@@ -38,7 +40,7 @@ class MetricWriter:
             them. None keeps every whole line (a pass that only adds evaluations).
 
         Raises:
-          ValueError: a line of metrics.jsonl is not an object with a step.
+          InputError: a line of metrics.jsonl is not an object with a step.
         """
         workdir = pathlib.Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,7 @@ def _repair(path, resume_step):
         try:
             step = int(json.loads(line)["step"])
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number} is not a JSON object with a step: "
                 "remove that line or move the file away"
             ) from error

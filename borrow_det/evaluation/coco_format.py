@@ -6,41 +6,42 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from borrow_det.errors import InputError
+
 
 def load(path: str | os.PathLike) -> Any:
     """Reads a JSON file.
 
     Raises:
-      FileNotFoundError, OSError: it is not there or not readable.
-      ValueError: it is not JSON; the message names the file and the place.
+      InputError: it is not there, not readable or not JSON.
     """
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        raise InputError(f"{path}: not JSON: {error}") from error
 
 
 def check_ground_truth(data: Any, name: str) -> None:
-    """Raises ValueError unless `data` is a sound COCO dictionary.
+    """Raises InputError unless `data` is a sound COCO dictionary.
 
     Boxes may be empty but not negative; `area`, `iscrowd` and `difficult` may be
     absent. `name` (a file's) starts the message, which names the first bad record.
     """
     if not isinstance(data, Mapping):
-        raise ValueError(f"{name}: the ground truth must be an object, not a list")
+        raise InputError(f"{name}: the ground truth must be an object, not a list")
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
-            raise ValueError(f"{name}: the key '{key}' is missing or not a list")
+            raise InputError(f"{name}: the key '{key}' is missing or not a list")
     images = _ids(data["images"], f"{name}: images")
     categories = _ids(data["categories"], f"{name}: categories")
     titles = set()
     for index, category in enumerate(data["categories"]):
         title = category.get("name")
         if not isinstance(title, str) or title in titles:
-            raise ValueError(
+            raise InputError(
                 f"{name}: categories[{index}]: its name {title!r} is missing or "
                 "stands there twice"
             )
@@ -51,25 +52,25 @@ def check_ground_truth(data: Any, name: str) -> None:
         for key in ("area", "iscrowd", "difficult"):
             value = annotation.get(key, 0)
             if not (isinstance(value, bool) or _is_number(value)) or value < 0:
-                raise ValueError(f"{place}: {key} is {value!r}, not a number >= 0")
+                raise InputError(f"{place}: {key} is {value!r}, not a number >= 0")
 
 
 def check_detections(data: Any, ground_truth: Mapping[str, Any], name: str) -> None:
-    """Raises ValueError unless `data` is a COCO results list for `ground_truth`.
+    """Raises InputError unless `data` is a COCO results list for `ground_truth`.
 
     `ground_truth` has been checked. Scores may be any finite numbers.
     """
     if not isinstance(data, Sequence) or isinstance(data, str):
-        raise ValueError(f"{name}: the detections must be a list of objects")
+        raise InputError(f"{name}: the detections must be a list of objects")
     images = {image["id"] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
     for index, detection in enumerate(data):
         place = f"{name}: detections[{index}]"
         _check_record(detection, place, images, categories)
         if "score" not in detection:
-            raise ValueError(f"{place}: the key 'score' is missing")
+            raise InputError(f"{place}: the key 'score' is missing")
         if not _is_number(detection["score"]):
-            raise ValueError(
+            raise InputError(
                 f"{place}: score is {detection['score']!r}, not a finite number"
             )
 
@@ -79,39 +80,39 @@ def _ids(records, place):
     ids = set()
     for index, record in enumerate(records):
         if not isinstance(record, Mapping) or "id" not in record:
-            raise ValueError(f"{place}[{index}]: the key 'id' is missing")
+            raise InputError(f"{place}[{index}]: the key 'id' is missing")
         value = record["id"]
         if type(value) is not int and not isinstance(value, str):
-            raise ValueError(f"{place}[{index}]: id {value!r} is no integer or string")
+            raise InputError(f"{place}[{index}]: id {value!r} is no integer or string")
         if value in ids:
-            raise ValueError(f"{place}[{index}]: id {value!r} stands there twice")
+            raise InputError(f"{place}[{index}]: id {value!r} stands there twice")
         ids.add(value)
     if len({type(value) for value in ids}) > 1:
-        raise ValueError(f"{place}: some ids are integers, some strings")
+        raise InputError(f"{place}: some ids are integers, some strings")
     return ids
 
 
 def _check_record(record, place, images, categories):
     """What annotations and detections have in common."""
     if not isinstance(record, Mapping):
-        raise ValueError(f"{place}: not an object")
+        raise InputError(f"{place}: not an object")
     for key in ("image_id", "category_id", "bbox"):
         if key not in record:
-            raise ValueError(f"{place}: the key '{key}' is missing")
+            raise InputError(f"{place}: the key '{key}' is missing")
     for key, known in (("image_id", images), ("category_id", categories)):
         value = record[key]
         # Type first: lists cannot be looked up, and True would pass for 1.
         if type(value) not in (int, str) or value not in known:
-            raise ValueError(
+            raise InputError(
                 f"{place}: {key} {value!r} is not in the ground truth's list"
             )
     box = record["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise ValueError(
+        raise InputError(
             f"{place}: bbox {box!r} is not [x, y, width, height] in finite numbers"
         )
     if box[2] < 0 or box[3] < 0:
-        raise ValueError(f"{place}: bbox {box!r} has a negative size")
+        raise InputError(f"{place}: bbox {box!r} has a negative size")
 
 
 def _is_number(value):

@@ -4,24 +4,12 @@ Every tool has its own set of flags instead of absl's global one, so that severa
 tools can be imported into one process.
 """
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
-
-class UserError(Exception):
-    """A mistake of the person at the keyboard: one line, no traceback, status 2."""
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Turns what wrong files and values raise (ValueError, OSError) into UserError."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+from borrow_det.errors import InputError
 
 
 def parse(
@@ -38,7 +26,7 @@ def parse(
       The arguments that are not flags.
 
     Raises:
-      UserError: an unknown flag, a bad value, a required flag missing.
+      InputError: an unknown flag, a bad value, a required flag missing.
       SystemExit: --help was asked for.
     """
     if "--help" in argv[1:] or "-h" in argv[1:]:
@@ -47,14 +35,14 @@ def parse(
     try:
         return flag_values(argv)[1:]
     except flags.Error as error:
-        raise UserError(f"{error} (--help lists the flags)") from error
+        raise InputError(f"{error} (--help lists the flags)") from error
 
 
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Runs a tool's main; a UserError becomes a line on stderr and status 2."""
+    """Runs a tool's main; an InputError becomes a line on stderr and status 2."""
     try:
         return main(argv)
-    except UserError as error:
+    except InputError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)
         return 2

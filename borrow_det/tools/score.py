@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from borrow_det.errors import InputError
 from borrow_det.evaluation import average_precision, coco_format
 from borrow_det.tools import command
 
@@ -24,14 +25,13 @@ def main(argv: Sequence[str]) -> int:
     options = _flags()
     surplus = command.parse(options, argv, __doc__)
     if surplus:
-        raise command.UserError(f"unexpected argument {surplus[0]!r}")
+        raise InputError(f"unexpected argument {surplus[0]!r}")
     if options["iou"].present and not options.voc:
-        raise command.UserError("--iou is VOC's threshold: give --voc as well")
-    with command.user_errors():
-        ground_truth = coco_format.load(options.ground_truth)
-        coco_format.check_ground_truth(ground_truth, options.ground_truth)
-        detections = coco_format.load(options.detections)
-        coco_format.check_detections(detections, ground_truth, options.detections)
+        raise InputError("--iou is VOC's threshold: give --voc as well")
+    ground_truth = coco_format.load(options.ground_truth)
+    coco_format.check_ground_truth(ground_truth, options.ground_truth)
+    detections = coco_format.load(options.detections)
+    coco_format.check_detections(detections, ground_truth, options.detections)
     metrics = average_precision.coco_metrics(
         ground_truth, detections, options.max_detections
     )
