@@ -112,6 +112,19 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes uint8 RGB [H, W, 3] as the path's suffix says, and the folder if needed.
+
+    PNG is exact; JPEG is written at quality 92 without colour subsampling, which
+    would smear thin outlines.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    options = {"quality": 92, "subsampling": 0} if jpeg else {}
+    Image.fromarray(np.ascontiguousarray(image)).save(path, **options)
+
+
 def learning_curves(
     metrics_jsonl: str | os.PathLike, png: str | os.PathLike
 ) -> list[str]:
