@@ -62,26 +62,23 @@ def augment_batch(
       the input, `boxes` normalised to the new image and inside of it, and `box_mask`
       and `ignore` false for boxes that are no longer seen.
     """
-    batch = dict(batch)
-    if not augment.enabled:
-        batch["image"] = resize_batch(batch["image"], batch["image_size"], input_size)
-    else:
-        indices = jnp.arange(batch["image"].shape[0], dtype=jnp.int32)
-        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(
-            indices + jnp.asarray(first_index, jnp.int32)
-        )
+    if augment.enabled:
         names = ("image", "image_size", "boxes", "box_mask", "ignore")
+        examples = {name: batch[name] for name in names}
+        indices = jnp.arange(batch["image"].shape[0], dtype=jnp.int32)
+        indices += jnp.asarray(first_index, jnp.int32)
 
-        def augment_one(key, *values):
-            return _augment_example(key, *values, augment, input_size, fill)
+        def augment_one(index, example):
+            example_key = jax.random.fold_in(key, index)
+            return _augment_example(example_key, example, augment, input_size, fill)
 
-        changed = jax.vmap(augment_one)(keys, *(batch[name] for name in names))
-        image, batch["boxes"], batch["box_mask"], batch["ignore"] = changed
-        batch["image"] = image
-    batch["image_size"] = jnp.broadcast_to(
-        jnp.asarray(input_size, jnp.int32), batch["image_size"].shape
-    )
-    return batch
+        changed = jax.vmap(augment_one)(indices, examples)
+    else:
+        image = resize_batch(batch["image"], batch["image_size"], input_size)
+        changed = {"image": image}
+    size = jnp.asarray(input_size, jnp.int32)
+    size = jnp.broadcast_to(size, batch["image_size"].shape)
+    return {**batch, **changed, "image_size": size}
 
 
 def resize_batch(image: Array, image_size: Array, input_size: tuple[int, int]) -> Array:
@@ -103,14 +100,13 @@ def resize_batch(image: Array, image_size: Array, input_size: tuple[int, int]) -
     return jnp.moveaxis(jax.vmap(resize)(image, image_size), 1, -1)
 
 
-def _augment_example(
-    key, image, image_size, boxes, box_mask, ignore, augment, input_size, fill
-):
-    """One example of `augment_batch`: (image, boxes, box_mask, ignore)."""
+def _augment_example(key, example, augment, input_size, fill):
+    """One example of `augment_batch`: the values that change."""
     window_key, color_key = jax.random.split(key)
-    objects = box_mask & ~ignore
-    window = draw_window(window_key, image_size, boxes, objects, augment)
-    pixels, coverage = _resample(image, image_size, window, input_size)
+    image_size, mask = example["image_size"], example["box_mask"]
+    objects = mask & ~example["ignore"]
+    window = draw_window(window_key, image_size, example["boxes"], objects, augment)
+    pixels, coverage = _resample(example["image"], image_size, window, input_size)
     if augment.photometric > 0:
         # On what was sampled instead of on the image: there are fewer pixels, and
         # all this is done to each pixel by itself, so the order hardly matters. The
@@ -118,8 +114,13 @@ def _augment_example(
         pixels = distort(color_key, pixels, augment)
     background = jnp.asarray(fill, jnp.float32)[:, None, None]
     pixels = background + coverage[None] * (pixels - background)
-    boxes, kept = move_boxes(boxes, window, input_size)
-    return jnp.moveaxis(pixels, 0, -1), boxes, box_mask & kept, ignore & kept
+    boxes, kept = move_boxes(example["boxes"], window, input_size)
+    return {
+        "image": jnp.moveaxis(pixels, 0, -1),
+        "boxes": boxes,
+        "box_mask": mask & kept,
+        "ignore": example["ignore"] & kept,
+    }
 
 
 def draw_window(
@@ -145,15 +146,39 @@ def draw_window(
     start = -jnp.stack([y, x]) * (extent - 1)
     window = jnp.concatenate([start, start + extent])
     if augment.crop:
-        window = _draw_crop(crop_key, window, image_size, boxes, objects, augment)
+        offer_key, choice_key = jax.random.split(crop_key)
+        offers, offered = crop_offers(
+            offer_key, window, image_size, boxes, objects, augment
+        )
+        lots = jax.random.uniform(choice_key, offered.shape)
+        window = offers[jnp.argmax(jnp.where(offered, lots, -1))]
     flipped = window[jnp.array([0, 3, 2, 1])]
     return jnp.where(flip < augment.flip, flipped, window)
 
 
-def _draw_crop(key, window, image_size, boxes, objects, augment):
-    """The window of a crop inside `window` [4], or `window` itself."""
-    offer_key, candidate_key = jax.random.split(key)
-    draws = jax.random.uniform(candidate_key, (augment.crop_tries, 4))
+def crop_offers(
+    key: Array,
+    window: Array,
+    image_size: Array,
+    boxes: Array,
+    objects: Array,
+    augment: Any,
+) -> tuple[Array, Array]:
+    """What each sampler of SSD's crop offers; see the module's docstring.
+
+    Args:
+      key: random key.
+      window: [4], what is cropped: the image, or more where it is expanded.
+      image_size: int32 [2], height and width in pixels.
+      boxes: [G, 4], normalised to the image.
+      objects: bool [G], the boxes that count.
+      augment: the config group `augment`.
+
+    Returns:
+      Windows [M, 4] and bool [M], which of them are offered: one for each of
+      `augment.crop_ious`, then one for any crop, then the whole `window`.
+    """
+    draws = jax.random.uniform(key, (augment.crop_tries, 4))
     side = _between(draws[:, :2], augment.min_crop, 1)  # [T, 2], of the window
     extent = window[2:] - window[:2]
     low = window[None, :2] + draws[:, 2:] * (1 - side) * extent[None]
@@ -164,15 +189,13 @@ def _draw_crop(key, window, image_size, boxes, objects, augment):
     holds_one = jnp.any(_holds_center(candidates, boxes) & objects[None], axis=1)
     fits &= holds_one | ~jnp.any(objects)
     overlap = jnp.where(objects[None], box_ops.iou(candidates, boxes), 0)
+    best = jnp.max(overlap, axis=1)
 
-    # [T, M]: a sampler for each minimal IoU, and at last the one for any crop.
     thresholds = jnp.array([*augment.crop_ious, 0.0], jnp.float32)
-    fits = fits[:, None] & (jnp.max(overlap, axis=1)[:, None] >= thresholds[None])
+    fits = fits[:, None] & (best[:, None] >= thresholds[None])  # [T, M - 1]
     offers = candidates[jnp.argmax(fits, axis=0)]  # the first that fits
     offers = jnp.concatenate([offers, window[None]])
-    offered = jnp.append(jnp.any(fits, axis=0), True)
-    lots = jax.random.uniform(offer_key, offered.shape)
-    return offers[jnp.argmax(jnp.where(offered, lots, -1))]
+    return offers, jnp.append(jnp.any(fits, axis=0), True)
 
 
 def move_boxes(
