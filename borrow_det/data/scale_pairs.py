@@ -2,12 +2,14 @@
 
 import colorsys
 import dataclasses
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
 SPECIES = ("stripes_0", "stripes_45", "stripes_90", "stripes_135")
+SPLITS = ("train", "validation", "swapped", "alone")
 # What a guesser and a half-way solution score on the small objects' class.
 REFERENCE_LINES = {"chance": 0.25, "knows species, not hue": 0.5}
 
@@ -266,8 +268,7 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
-    BUILDER_CONFIGS = [ScalePairsConfig(image_size=256)]
+    BUILDER_CONFIGS: ClassVar = [ScalePairsConfig(image_size=s) for s in (256, 192)]
 
     def _info(self) -> tfds.core.DatasetInfo:
         side = self.builder_config.image_size
@@ -277,9 +278,7 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
                 "for its stripes to be seen"
             )
         features = {
-            "image": tfds.features.Image(
-                shape=(side, side, 3), encoding_format="jpeg"
-            ),
+            "image": tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg"),
             "file_name": tfds.features.Text(),
             "image_id": np.int64,
             "height": np.int32,
@@ -304,10 +303,7 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {
-            split: self._generate_examples(split)
-            for split in ("train", "validation", "swapped", "alone")
-        }
+        return {split: self._generate_examples(split) for split in SPLITS}
 
     def _generate_examples(self, split: str):
         config = self.builder_config
@@ -316,6 +312,12 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
             split_number = 0 if is_train else 1
             scene = make_scene(config.seed, split_number, index, config.image_size)
             yield index, _example(scene, split, index)
+
+
+def builder_config(image_size: int) -> ScalePairsConfig:
+    """The configuration of that image size, one object for each that TFDS lists."""
+    config = ScalePairsConfig(image_size=image_size)
+    return ScalePairs.builder_configs.get(config.name, config)
 
 
 def _example(scene: Scene, split: str, index: int) -> dict:

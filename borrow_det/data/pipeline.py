@@ -1,0 +1,283 @@
+"""Batches as a function of the step, by Grain's random access."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+
+import cv2
+import grain
+import numpy as np
+from absl import flags, logging
+
+from borrow_det.data import sources
+
+# Grain's threads and workers are the parallelism; OpenCV's own would fight them.
+cv2.setNumThreads(0)
+
+OVERFLOWS = ("error", "keep_largest", "keep_first")
+_COUNTS = ("cut_boxes", "bad_boxes")
+
+
+class Batches:
+    """An iterator over batches that knows what was left out of them.
+
+    Attributes:
+      counts: boxes of the examples delivered so far (an image counts in every epoch
+        anew): "cut_boxes" beyond dataset.max_boxes, "bad_boxes" clipped or dropped
+        by dataset.bad_boxes while reading.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, dataset_config):
+        self.counts = collections.Counter()
+        threads = dataset_config.num_threads
+        options = grain.ReadOptions(
+            num_threads=threads, prefetch_buffer_size=2 * threads
+        )
+        iterator = dataset.to_iter_dataset(options)
+        if dataset_config.num_workers:
+            if not flags.FLAGS.is_parsed():
+                # Grain's workers read absl flags, which only programs parse.
+                flags.FLAGS.mark_as_parsed()
+            workers = grain.MultiprocessingOptions(
+                num_workers=dataset_config.num_workers, per_worker_buffer_size=2
+            )
+            iterator = iterator.mp_prefetch(workers)
+        self._iterator = iter(iterator)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = next(self._iterator)
+        for name in _COUNTS:
+            before, count = self.counts[name], int(batch.pop(name).sum())
+            self.counts[name] += count
+            # At the first one and at each doubling: seldom, whatever the length.
+            if count and self.counts[name].bit_length() > before.bit_length():
+                logging.warning("%s so far: %d", name, self.counts[name])
+        return batch
+
+
+def train_dataset(
+    source: sources.Source, config, process_index: int = 0, process_count: int = 1
+) -> grain.MapDataset:
+    """Returns this process' share of every training batch: dataset[step].
+
+    A function of (config.seed, step) alone. Order: source, seed, shuffle, repeat (each
+    epoch shuffled anew), per-example map, batch, host slice.
+    """
+    _check(source, config.dataset)
+    batch_size = _share(config.batch_size, process_count, "batch_size")
+    load_example = _LoadExample.of(source, config.dataset)
+    # The slice comes after batches of a process' size, not before: step s of process
+    # p is then rows [p B/P, (p+1) B/P) of one global batch, which is the same for any
+    # number P of processes.
+    return (
+        grain.MapDataset.source(source)
+        .seed(config.seed)
+        .shuffle()
+        .repeat()
+        .map(load_example)
+        .batch(batch_size)[process_index::process_count]
+    )
+
+
+def train_batches(
+    source: sources.Source,
+    config,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the training batches of steps start_step, start_step + 1, ... for ever.
+
+    Args:
+      source: the training split.
+      config: the run's; seed, batch_size and dataset are read.
+      start_step: of the first batch; a resumed run goes on as if never stopped.
+      process_index: of this process.
+      process_count: of the run; each yields batch_size / process_count rows.
+
+    Returns:
+      A `Batches`; each batch holds
+        image: uint8 [B, H, W, 3] RGB in [0, 255]; (H, W) = dataset.canvas; the image
+          lies top left, the rest is zero.
+        image_size: int32 [B, 2], (height, width) of the image within the canvas.
+        boxes: float32 [B, G, 4], [y_min, x_min, y_max, x_max] normalised to the image
+          (not to the canvas); G = dataset.max_boxes.
+        labels: int32 [B, G], 0-based.
+        box_mask: bool [B, G], False on padding.
+        ignore: bool [B, G], crowd or difficult.
+        image_id: int64 [B].
+        mask: bool [B], False on padded rows (evaluation only).
+
+    Raises:
+      ValueError: for bad settings, and while iterating for an image that does not
+        decode or holds more boxes than fit.
+    """
+    dataset = train_dataset(source, config, process_index, process_count)
+    return Batches(dataset[start_step:], config.dataset)
+
+
+def eval_batches(
+    source: sources.Source, config, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields every image of a split once, in order, in batches of eval_batch_size.
+
+    The last batch is filled up with rows whose mask is False. Every process yields
+    the same number of batches, of the same shapes. See `train_batches`.
+    """
+    _check(source, config.dataset)
+    batch_size = _share(config.eval_batch_size, process_count, "eval_batch_size")
+    num_batches = -(-len(source) // config.eval_batch_size)
+    load_example = _LoadExample.of(source, config.dataset)
+    dataset = (
+        grain.MapDataset.range(num_batches * config.eval_batch_size)
+        .map(_LoadPadded(source, load_example))
+        .batch(batch_size)[process_index::process_count]
+    )
+    return Batches(dataset, config.dataset)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadPadded:
+    """From an index to a row; beyond the end of the source to a padded row."""
+
+    source: sources.Source
+    load_example: "_LoadExample"
+
+    def __call__(self, index: int) -> dict[str, np.ndarray]:
+        if index < len(self.source):
+            return self.load_example(self.source[index])
+        return self.load_example.empty()
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadExample:
+    """From a record to one row of a batch.
+
+    Attributes:
+      canvas: (height, width) in pixels.
+      max_boxes: G of the batch.
+      overflow: what happens to images with more.
+      set_name: for errors.
+    """
+
+    canvas: tuple[int, int]
+    max_boxes: int
+    overflow: str
+    set_name: str
+
+    @classmethod
+    def of(cls, source: sources.Source, dataset_config) -> "_LoadExample":
+        return cls(
+            canvas=tuple(dataset_config.canvas),
+            max_boxes=dataset_config.max_boxes,
+            overflow=dataset_config.overflow,
+            set_name=source.name,
+        )
+
+    def __call__(self, record: dict) -> dict[str, np.ndarray]:
+        example = self.empty()
+        name = f"{record['file_name']} of {self.set_name}"
+        image = _fit(decode_image(record, name), self.canvas)
+        height, width = image.shape[:2]
+        example["image"][:height, :width] = image
+        example["image_size"][:] = height, width
+        chosen = self._choose(record, name)
+        n = len(chosen)
+        example["boxes"][:n] = record["boxes"][chosen]
+        example["labels"][:n] = record["labels"][chosen]
+        example["box_mask"][:n] = True
+        ignore = record["is_crowd"] | record["is_difficult"]
+        example["ignore"][:n] = ignore[chosen]
+        example["image_id"][...] = record["image_id"]
+        example["mask"][...] = True
+        example["cut_boxes"][...] = len(record["boxes"]) - n
+        example["bad_boxes"][...] = record["bad_boxes"]
+        return example
+
+    def empty(self) -> dict[str, np.ndarray]:
+        """A row without an image: what a batch is padded with."""
+        g = self.max_boxes
+        return {
+            "image": np.zeros((*self.canvas, 3), np.uint8),
+            # Not (0, 0): padded rows are resized like the others.
+            "image_size": np.array(self.canvas, np.int32),
+            "boxes": np.zeros((g, 4), np.float32),
+            "labels": np.zeros(g, np.int32),
+            "box_mask": np.zeros(g, np.bool_),
+            "ignore": np.zeros(g, np.bool_),
+            "image_id": np.zeros((), np.int64),
+            "mask": np.zeros((), np.bool_),
+            "cut_boxes": np.zeros((), np.int32),
+            "bad_boxes": np.zeros((), np.int32),
+        }
+
+    def _choose(self, record: dict, name: str) -> np.ndarray:
+        """Indices of the boxes that go into the batch, in the record's order."""
+        boxes = record["boxes"]
+        if len(boxes) <= self.max_boxes:
+            return np.arange(len(boxes))
+        if self.overflow == "error":
+            raise ValueError(
+                f"{name} holds {len(boxes)} boxes, more than dataset.max_boxes = "
+                f"{self.max_boxes}: raise that, or set dataset.overflow to "
+                "keep_largest or keep_first"
+            )
+        if self.overflow == "keep_first":
+            return np.arange(self.max_boxes)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        largest = np.argsort(-sides[:, 0] * sides[:, 1], kind="stable")
+        return np.sort(largest[: self.max_boxes])
+
+
+def decode_image(record: dict, name: str) -> np.ndarray:
+    """uint8 [height, width, 3] RGB at the original size."""
+    encoded = np.frombuffer(record["image"], np.uint8)
+    # Stored images are upright already: an orientation tag would turn them again.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(encoded, flags) if len(encoded) else None
+    if image is None:
+        raise ValueError(f"{name} does not decode: prepare the set again")
+    if image.shape[:2] != (record["height"], record["width"]):
+        raise ValueError(
+            f"{name} decodes to {image.shape[1]} x {image.shape[0]} pixels, but its "
+            f"record says {record['width']} x {record['height']}: prepare the set again"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+    """Area-averages an image down to the canvas where it is larger; never up."""
+    height, width = image.shape[:2]
+    scale = min(canvas[0] / height, canvas[1] / width)
+    if scale >= 1:
+        return image
+    new_height = min(max(round(height * scale), 1), canvas[0])
+    new_width = min(max(round(width * scale), 1), canvas[1])
+    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
+
+
+def _check(source: sources.Source, dataset_config) -> None:
+    if not len(source):
+        raise ValueError(
+            f"{source.name} {source.split} holds no images: name another split"
+        )
+    if dataset_config.overflow not in OVERFLOWS:
+        raise ValueError(
+            f"dataset.overflow is {dataset_config.overflow!r}: choose one of "
+            f"{', '.join(OVERFLOWS)}"
+        )
+    for field in ("num_threads", "num_workers"):
+        if dataset_config[field] < 0:
+            raise ValueError(f"dataset.{field} is negative: set 0 or more")
+
+
+def _share(batch_size: int, process_count: int, field: str) -> int:
+    if batch_size <= 0 or batch_size % process_count:
+        raise ValueError(
+            f"{field} is {batch_size}: set a positive multiple of the number of "
+            f"processes, {process_count}"
+        )
+    return batch_size // process_count

@@ -1,0 +1,86 @@
+"""Opening TFDS's prepared sets, and preparing those that are not there yet."""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+import tensorflow_datasets as tfds
+
+
+def prepared(builder_class, config, data_dir: str):
+    """Returns a reader of a set that we build ourselves, prepared if need be.
+
+    TFDS writes into `incomplete.*` beside the set's folder and renames that at the
+    end, so that a run that fails or is killed leaves nothing that a second run would
+    take for the set.
+
+    Args:
+      builder_class: a tfds.core.GeneratorBasedBuilder that needs no TensorFlow.
+      config: its BuilderConfig.
+      data_dir: dataset.data_dir; "" is TFDS's default.
+    """
+    builder = builder_class(
+        config=config, data_dir=data_dir or None, file_format="array_record"
+    )
+    if not builder.is_prepared():
+        _download_and_prepare(builder)
+    # Unlike the one above, a builder that only reads can be sent to loader workers.
+    return tfds.builder_from_directory(builder.data_path)
+
+
+def prepared_by_name(tfds_name: str, data_dir: str):
+    """Returns a reader of one of TFDS's own sets, prepared if need be.
+
+    Reading a prepared set takes no TensorFlow; generating one does.
+
+    Raises:
+      ValueError: the set is to be prepared and TensorFlow is absent, or it lies on
+        the disk in another format than array_record.
+    """
+    builder = _find_prepared(tfds_name, data_dir)
+    if builder is None:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise ValueError(
+                f"{tfds_name} is not prepared in {data_dir or 'the default data_dir'}, "
+                "and TFDS's builder of it needs TensorFlow, which is not installed: "
+                "pip install -r requirements-tf.txt (for preparing it once; training "
+                "and evaluation then read it without)"
+            )
+        builder = tfds.builder(
+            tfds_name, data_dir=data_dir or None, file_format="array_record"
+        )
+        _download_and_prepare(builder)
+        builder = _find_prepared(tfds_name, data_dir)
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"{builder.data_path} holds {tfds_name} as "
+            f"{builder.info.file_format.value}, which has no random access: set "
+            "dataset.data_dir to another folder, where it is prepared as array_record"
+        )
+    return builder
+
+
+def data_source(builder, split: str) -> Sequence[dict]:
+    """Random access to the records of a whole split, images left encoded."""
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _find_prepared(tfds_name: str, data_dir: str):
+    try:
+        return tfds.core.read_only_builder.builder_from_files(
+            tfds_name, data_dir=data_dir or None
+        )
+    except tfds.core.DatasetNotFoundError:
+        return None
+
+
+def _download_and_prepare(builder) -> None:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare()
+    except OSError:
+        # Another process of this run may have finished the same set meanwhile, and
+        # its folder stands where ours was to go.
+        if not builder.is_prepared():
+            raise
