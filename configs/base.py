@@ -185,7 +185,6 @@ def _evaluation():
     evaluation = ml_collections.ConfigDict()
     evaluation.max_detections = 100  # maxDets; COCO's 100 is the default, not a limit.
     evaluation.voc = False  # VOC 11-point and all-point AP beside COCO's.
-    evaluation.main_metric = "AP"
     return evaluation
 
 

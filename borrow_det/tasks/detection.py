@@ -39,8 +39,6 @@ class Examples(NamedTuple):
 class DetectionTask:
     """The pure functions of a detection run; holds no state but its configuration."""
 
-    main_metric = "AP"
-
     def __init__(self, config, num_classes: int):
         self.config = config
         self.model = ssd.build_detector(config, num_classes)

@@ -1,0 +1,60 @@
+"""What a run leaves for a person: a sheet of its scenes, curves, and a short report."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from borrow_det import visualize
+from borrow_det import workdir as workdir_lib
+from borrow_det.data import pipeline, sources
+from borrow_det.evaluation.report import markdown_report
+
+
+def write_contact_sheet(source: sources.Source, config, workdir: pathlib.Path) -> None:
+    """Draws the first `report.contact_sheet` training images with their objects."""
+    count = min(config.report.contact_sheet, len(source))
+    if not count:
+        return
+    scenes = []
+    for i in range(count):
+        record = source[i]
+        image = pipeline.decode_image(record, record["file_name"])
+        scenes.append(
+            visualize.draw_boxes(
+                image, record["boxes"], record["labels"], source.class_names
+            )
+        )
+    sheet = visualize.contact_sheet(scenes, columns=max(1, round(count**0.5)))
+    visualize.write_image(workdir / "contact_sheet.png", sheet)
+
+
+def write_report(
+    workdir: pathlib.Path,
+    eval_sources: Sequence[sources.Source],
+    metrics: Mapping[str, Mapping[str, float]],
+) -> str:
+    """Writes `report.md` and the learning curves; returns the text for the console.
+
+    The text ends with where everything lies.
+    """
+    lines = {}
+    for source in eval_sources:
+        lines |= source.reference_lines
+    text = markdown_report(metrics, lines)
+    config = workdir_lib.load_config(workdir)
+    if config.report.curves:
+        visualize.learning_curves(
+            workdir / "metrics.jsonl", workdir / "learning_curves.png"
+        )
+    places = {
+        "learning curves": "learning_curves.png",
+        "training scenes": "contact_sheet.png",
+        "pictures, figures and detections": "evaluations",
+        "checkpoints": "checkpoints",
+    }
+    found = [
+        f"{what}: {workdir / name}"
+        for what, name in places.items()
+        if (workdir / name).exists()
+    ]
+    (workdir / "report.md").write_text(text + "\n", encoding="utf-8")
+    return "\n".join([text, "", *found])

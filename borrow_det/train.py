@@ -1,0 +1,363 @@
+"""The training loop, one for every task: state, step, hooks."""
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from clu import parameter_overview
+from jax import Array
+
+from borrow_det import checkpoints, evaluate, report, sharding
+from borrow_det import workdir as workdir_lib
+from borrow_det.console import Console
+from borrow_det.data import pipeline, sources
+from borrow_det.errors import InputError
+from borrow_det.metric_writer import MetricWriter
+from borrow_det.optimizer import make_optimizer, make_schedule
+from borrow_det.tasks import detection
+
+TASKS = {"detection": detection.DetectionTask}
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that a run needs to go on; donated to each step."""
+
+    step: Array  # int32 []
+    params: dict
+    batch_stats: dict
+    ema_params: dict  # Empty where no average is kept.
+    opt_state: optax.OptState
+    key_data: Array  # uint32, of the key from which each step's is folded.
+
+    @property
+    def eval_variables(self) -> dict:
+        """What is evaluated: the averaged parameters where there are any."""
+        params = self.ema_params or self.params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
+    """Trains to `config.num_steps`, from the newest checkpoint if there is one.
+
+    Returns the last evaluation's metrics of each of `dataset.eval_splits`.
+
+    Raises:
+      InputError: the configuration, the data or the work directory is wrong.
+      FloatingPointError: the loss is not finite; names the range of steps.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    check_config(config, mesh)
+    train_source = sources.load(config.dataset, config.dataset.train_split)
+    eval_sources = [
+        sources.load(config.dataset, split) for split in config.dataset.eval_splits
+    ]
+    classes = workdir_lib.Classes(train_source.class_names, train_source.category_ids)
+    workdir = workdir_lib.prepare(workdir, config, classes)
+    task = TASKS[config.task](config, len(classes.class_names))
+    run = Run(config, workdir, task, mesh, train_source, eval_sources)
+    try:
+        return run.go()
+    finally:
+        run.close()
+
+
+def check_config(config, mesh) -> None:
+    """Refuses values that would fail only after minutes, or silently do nothing.
+
+    Raises:
+      InputError: names the field.
+    """
+    if config.task not in TASKS:
+        raise InputError(f"task is {config.task!r}; it must be one of {list(TASKS)}")
+    sharding.check_batch_size("batch_size", config.batch_size, mesh)
+    sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
+    share = config.batch_size // mesh.shape["data"]
+    if config.micro_batch and share % config.micro_batch:
+        raise InputError(
+            f"micro_batch={config.micro_batch} must divide the {share} images that "
+            "each device has of a batch"
+        )
+    for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+        if config[name] < 1:
+            raise InputError(f"{name}={config[name]} must be at least 1")
+    if not 0 <= config.ema_decay < 1:
+        raise InputError(f"ema_decay={config.ema_decay} must be in [0, 1)")
+
+
+def init_state(task, config, mesh) -> TrainState:
+    """A fresh state, replicated over the mesh."""
+    # Drawn on one device, so that the values do not depend on how many there are.
+    # The rbg generator compiles several times faster than threefry.
+    key = jax.random.key(config.seed, impl="rbg")
+    variables = jax.jit(task.init)(key)
+    params = variables["params"]
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        # A copy: donated buffers must not be shared.
+        ema_params=jax.tree.map(jnp.copy, params) if config.ema_decay else {},
+        opt_state=make_optimizer(config).init(params),
+        key_data=jax.random.key_data(jax.random.key(config.seed)),
+    )
+    return jax.device_put(state, sharding.replicated(mesh))
+
+
+def make_train_step(task, config, mesh) -> Callable:
+    """The compiled step: (state, batch) -> (state, metrics); the state is donated."""
+    whole, split = sharding.replicated(mesh), sharding.split_batch(mesh)
+    step = functools.partial(train_step, task, config, mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, split),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def train_step(
+    task, config, mesh, state: TrainState, batch: dict[str, Array]
+) -> tuple[TrainState, dict[str, Array]]:
+    """One pure update; every random key is folded from the seed and the step."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
+    examples, totals = task.prepare(key, batch)
+    grads, terms, batch_stats = accumulate_gradients(
+        functools.partial(task.loss, totals=totals), state, examples, config, mesh
+    )
+    updates, opt_state = make_optimizer(config).update(
+        grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    ema_params = optax.incremental_update(
+        params, state.ema_params, 1 - config.ema_decay
+    ) if config.ema_decay else {}
+    metrics = {name: value for name, value in terms.items() if name == "loss"}
+    metrics |= {f"loss/{n}": v for n, v in terms.items() if n != "loss"}
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    metrics["positives_per_image"] = totals["positives"] / config.batch_size
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        ema_params=ema_params,
+        opt_state=opt_state,
+    ), metrics
+
+
+def accumulate_gradients(loss_fn, state: TrainState, examples, config, mesh):
+    """Gradient and loss terms of a batch, summed over its micro-batches.
+
+    `loss_fn(params, batch_stats, examples)` must be a sum over examples. Returns
+    (gradients, terms, batch statistics after the last micro-batch).
+    """
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    devices = mesh.shape["data"]
+    passes = config.batch_size // devices // (config.micro_batch or config.batch_size)
+    if passes <= 1:
+        (_, (terms, stats)), grads = gradient(
+            state.params, state.batch_stats, examples
+        )
+        return grads, terms, stats
+
+    def split(x):
+        # Each pass takes some of every device's own examples: none moves.
+        x = x.reshape(devices, passes, -1, *x.shape[1:]).swapaxes(0, 1)
+        x = x.reshape(passes, -1, *x.shape[3:])
+        spec = jax.sharding.PartitionSpec(None, "data")
+        return jax.lax.with_sharding_constraint(
+            x, jax.sharding.NamedSharding(mesh, spec)
+        )
+
+    def one_pass(carry, micro):
+        stats, *sums = carry
+        (_, (terms, stats)), grads = gradient(state.params, stats, micro)
+        sums = jax.tree.map(jnp.add, sums, [grads, terms])
+        return (stats, *sums), None
+
+    parts = jax.tree.map(split, examples)
+    first = jax.tree.map(lambda x: x[0], parts)
+    (_, (terms, _)), grads = jax.eval_shape(
+        gradient, state.params, state.batch_stats, first
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), [grads, terms])
+    carry, _ = jax.lax.scan(one_pass, (state.batch_stats, *zeros), parts)
+    stats, grads, terms = carry
+    return grads, terms, stats
+
+
+class Run:
+    """One run in its work directory: the loop, and what happens between its steps."""
+
+    def __init__(self, config, workdir, task, mesh, train_source, eval_sources):
+        self.config = config
+        self.workdir = workdir
+        self.mesh = mesh
+        self.train_source = train_source
+        self.eval_sources = eval_sources
+        self.console = Console(config.num_steps)
+        self.checkpoints = checkpoints.Checkpoints(
+            workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
+        )
+        self.state = self._initial_state(task)
+        self.start = int(self.state.step)
+        self.writer = MetricWriter(workdir, resume_step=self.start)
+        self.train_step = make_train_step(task, config, mesh)
+        self.detect = evaluate.make_detect(task, mesh)
+        self.schedule = make_schedule(config)
+        self.unchecked = []  # (step, metrics on the device) since the last check.
+        self.metrics = {}
+
+    def _initial_state(self, task) -> TrainState:
+        state = init_state(task, self.config, self.mesh)
+        if self.checkpoints.latest_step is not None:
+            fields = self.checkpoints.restore(vars(state))
+            self.console.line(f"resuming at step {int(fields['step'])}")
+            return TrainState(**fields)
+        if self.config.init_from:
+            state, taken, fresh = initialize_from(self.config.init_from, state)
+            self.console.line(
+                f"from {self.config.init_from}: {len(taken)} parameters taken; "
+                f"fresh: {', '.join(fresh) or 'none'}"
+            )
+        return state
+
+    def go(self) -> dict[str, dict]:
+        """Trains to the last step and evaluates there."""
+        count = sum(x.size for x in jax.tree.leaves(self.state.params))
+        self.console.line(
+            f"{count:,} parameters, {len(self.train_source):,} training images, "
+            f"{self.mesh.size} device(s), work directory {self.workdir}"
+        )
+        if self.start == 0:
+            overview = parameter_overview.get_parameter_overview(
+                self.state.params, include_stats=False
+            )
+            (self.workdir / "parameters.txt").write_text(overview + "\n")
+            self.writer.write_hparams(self.config.to_dict())
+            report.write_contact_sheet(self.train_source, self.config, self.workdir)
+        batches = pipeline.train_batches(self.train_source, self.config, self.start)
+        clock = time.monotonic()
+        for step in range(self.start + 1, self.config.num_steps + 1):
+            batch = sharding.put_batch(next(batches), self.mesh)
+            self.state, metrics = self.train_step(self.state, batch)
+            self.unchecked.append((step, metrics))
+            last = step == self.config.num_steps
+            if last or step % self.config.log_every == 0:
+                clock = self._log(step, clock)
+            if last or self.checkpoints.due(step):
+                self._check_finite()
+                self.checkpoints.save(step, vars(self.state), force=last)
+            if last or step % self.config.eval_every == 0:
+                self._evaluate(step)
+                clock = time.monotonic()
+            self.console.advance(step)
+        if not self.metrics:  # Started again after its end.
+            self._evaluate(self.config.num_steps)
+        self.writer.flush()
+        self.console.finish()
+        print(report.write_report(self.workdir, self.eval_sources, self.metrics))
+        return self.metrics
+
+    def _check_finite(self) -> list[dict[str, np.ndarray]]:
+        """The metrics since the last check; a loss that is not finite ends the run."""
+        steps = [step for step, _ in self.unchecked]
+        values = jax.device_get([metrics for _, metrics in self.unchecked])
+        self.unchecked = []
+        if any(not np.isfinite(v["loss"]) for v in values):
+            first = next(
+                s for s, v in zip(steps, values, strict=True)
+                if not np.isfinite(v["loss"])
+            )
+            raise FloatingPointError(
+                f"the loss is not finite at step {first} (checked steps {steps[0]} to "
+                f"{steps[-1]}); the newest checkpoint is of step "
+                f"{self.checkpoints.latest_step}. Lower optimizer.learning_rate or "
+                "set optimizer.clip_norm, and start again."
+            )
+        return values
+
+    def _log(self, step, clock):
+        values = self._check_finite()
+        now = time.monotonic()
+        if not values:
+            return now
+        means = {
+            name: float(np.mean([v[name] for v in values])) for name in values[0]
+        }
+        means["learning_rate"] = float(self.schedule(step - 1))
+        means["images_per_second"] = (
+            len(values) * self.config.batch_size / max(now - clock, 1e-9)
+        )
+        self.writer.write_scalars(step, means)
+        self.console.metrics(step, means)
+        return now
+
+    def _evaluate(self, step):
+        for source in self.eval_sources:
+            metrics, pictures = evaluate.evaluate(
+                self.detect,
+                self.state.eval_variables,
+                source,
+                self.config,
+                self.mesh,
+                self.workdir,
+                step,
+            )
+            self.metrics[source.split] = metrics
+            split = evaluate.split_folder(source.split)
+            self.writer.write_scalars(
+                step, {f"{split}/{name}": v for name, v in metrics.items()}
+            )
+            for i, picture in enumerate(pictures):
+                self.writer.write_images(step, {f"{split}/{i}": picture[None]})
+            self.console.evaluation(step, source, metrics)
+
+    def close(self) -> None:
+        """Waits for checkpoints and metrics to reach the disk."""
+        self.console.finish()
+        self.checkpoints.close()
+        self.writer.close()
+
+
+def initialize_from(
+    workdir: str, state: TrainState
+) -> tuple[TrainState, list[str], list[str]]:
+    """Takes from another run every parameter of the same path and shape.
+
+    Returns the state, and the paths of what was taken and what is fresh.
+
+    Raises:
+      InputError: `workdir` holds no checkpoint, or nothing in it fits.
+    """
+    given = flax.traverse_util.flatten_dict(
+        checkpoints.restore_variables(workdir), sep="/"
+    )
+    wanted = {"params": state.params, "batch_stats": state.batch_stats}
+    flat = flax.traverse_util.flatten_dict(wanted, sep="/")
+    taken = [
+        path
+        for path, value in flat.items()
+        if path in given and given[path].shape == value.shape
+    ]
+    if not taken:
+        raise InputError(f"init_from: no parameter of {workdir} fits this network")
+    for path in taken:
+        flat[path] = jax.device_put(given[path], flat[path].sharding)
+    new = flax.traverse_util.unflatten_dict(flat, sep="/")
+    params = new["params"]
+    ema_params = jax.tree.map(jnp.copy, params) if state.ema_params else {}
+    state = dataclasses.replace(
+        state,
+        params=params,
+        batch_stats=new.get("batch_stats", {}),
+        ema_params=ema_params,
+    )
+    return state, taken, sorted(set(flat) - set(taken))
