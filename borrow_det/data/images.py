@@ -1,0 +1,115 @@
+"""A person's own pictures and videos: finding them, and reading them upright."""
+
+import glob
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from borrow_det.errors import InputError
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
+VIDEO_SUFFIXES = frozenset(
+    (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+)
+
+
+def is_video(path: pathlib.Path) -> bool:
+    """Whether a file is to be read as a video, by its suffix."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def find(inputs: Sequence[str], leave_out: pathlib.Path) -> list[pathlib.Path]:
+    """The files that a person names, each once, in the order of naming.
+
+    Args:
+      inputs: files of any name; folders, which are searched for images and videos
+        by their suffixes, below them too; or patterns with *, ?, [] and **.
+      leave_out: a folder whose files are passed over (what an earlier run drew).
+
+    Raises:
+      InputError: an input does not exist, or leads to no file.
+    """
+    found: dict[pathlib.Path, None] = {}
+    for name in inputs:
+        path = pathlib.Path(name)
+        if path.exists():
+            files = _below(path) if path.is_dir() else [path]
+        else:
+            matches = sorted(map(pathlib.Path, glob.glob(name, recursive=True)))
+            if not matches:
+                raise InputError(f"{name}: there is no such file or folder")
+            files = [f for m in matches for f in (_below(m) if m.is_dir() else [m])]
+        kept = [f for f in files if leave_out.resolve() not in f.resolve().parents]
+        if not kept:
+            raise InputError(f"{name}: there is no image or video in it")
+        found |= dict.fromkeys(kept)
+    return list(found)
+
+
+def _below(folder):
+    """Images and videos of a folder and the folders in it, hidden ones left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def read_upright(path: str | os.PathLike) -> np.ndarray:
+    """Reads an image of any mode as RGB, turned as its EXIF orientation says.
+
+    Transparency is dropped, 16 bits become 8; of several pictures in a file the first
+    is taken.
+
+    Returns:
+      uint8 [H, W, 3].
+
+    Raises:
+      InputError: the file is missing, truncated, no image, or has so many pixels
+        (179 million) that it may be a decompression bomb.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns from 89 million pixels on; its error comes at twice that.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I"):
+                    return _from_16_bits(image)
+                return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: not read as an image: {error}") from error
+
+
+def _from_16_bits(image):
+    """Pillow's own conversion of such grey pictures cuts instead of scaling."""
+    grey = (np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def video_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields (frames a second, frame) of a video, frames as uint8 RGB [H, W, 3].
+
+    Raises:
+      InputError: the file does not open, or holds no frame.
+    """
+    capture = cv2.VideoCapture(str(path))
+    try:
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        read, frame = capture.read()
+        if not read:
+            raise InputError(f"{path}: not read as a video")
+        while read:
+            yield rate, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            read, frame = capture.read()
+    finally:
+        capture.release()
