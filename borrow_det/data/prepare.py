@@ -19,13 +19,17 @@ def prepared(builder_class, config, data_dir: str):
       config: its BuilderConfig.
       data_dir: dataset.data_dir; "" is TFDS's default.
     """
-    builder = builder_class(
-        config=config, data_dir=data_dir or None, file_format="array_record"
-    )
-    if not builder.is_prepared():
-        _download_and_prepare(builder)
-    # Unlike the one above, a builder that only reads can be sent to loader workers.
-    return tfds.builder_from_directory(builder.data_path)
+    name = f"{builder_class.name}/{config.name}:{builder_class.VERSION}"
+    # A builder that only reads can, unlike ours, be sent to loader workers.
+    builder = _find_prepared(name, data_dir)
+    if builder is None:
+        _download_and_prepare(
+            builder_class(
+                config=config, data_dir=data_dir or None, file_format="array_record"
+            )
+        )
+        builder = _find_prepared(name, data_dir)
+    return builder
 
 
 def prepared_by_name(tfds_name: str, data_dir: str):

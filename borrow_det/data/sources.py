@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from borrow_det.data import bad_boxes, prepare, records, scale_pairs
+from borrow_det.data import bad_boxes, coco_folder, prepare, records, scale_pairs
 
 # The ids of COCO's 80 classes: 1 to 90 without those that were never annotated.
 _COCO_IDS = tuple(
@@ -233,6 +233,19 @@ def _open_scale_pairs(dataset_config, wanted: set[str]) -> _Opened:
     )
 
 
+def _open_coco_folder(dataset_config, wanted: set[str]) -> _Opened:
+    folder, builder = coco_folder.open_folder(
+        dataset_config.path, dataset_config.bad_boxes, dataset_config.data_dir
+    )
+    _check_splits(str(folder.path), wanted, folder.splits)
+    return _Opened(
+        splits={split: [prepare.data_source(builder, split)] for split in wanted},
+        class_names=folder.class_names,
+        category_ids=folder.category_ids,
+        normalise=records.coco_folder,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class _TfdsSet:
     """One of TFDS's own sets.
@@ -315,5 +328,6 @@ def _open_tfds(name: str, dataset_config, wanted: set[str]) -> _Opened:
 
 _OPENERS = {
     "scale_pairs": _open_scale_pairs,
+    "coco_folder": _open_coco_folder,
     **{name: functools.partial(_open_tfds, name) for name in _TFDS_SETS},
 }
