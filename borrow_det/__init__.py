@@ -1,1 +1,1 @@
-"""borrow_det: a single-shot detector whose small objects borrow features from larger ones."""
+"""A single-shot detector whose small objects borrow features from larger ones."""

@@ -11,7 +11,10 @@ class Console:
 
     def __init__(self, num_steps: int):
         self._bar = tqdm.tqdm(
-            total=num_steps, unit="step", disable=not sys.stdout.isatty(), file=sys.stdout
+            total=num_steps,
+            unit="step",
+            disable=not sys.stdout.isatty(),
+            file=sys.stdout,
         )
         self._num_steps = num_steps
         self._first = None  # (step, time) after the first step, which compiles.

@@ -18,9 +18,7 @@ from borrow_det.evaluation import average_precision
 def make_detect(task, mesh) -> Callable:
     """The compiled detection function of (variables, images, image sizes)."""
     split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
-    return jax.jit(
-        task.detect, in_shardings=(whole, split, split), out_shardings=whole
-    )
+    return jax.jit(task.detect, in_shardings=(whole, split, split), out_shardings=whole)
 
 
 def evaluate(
@@ -122,9 +120,7 @@ def coco_results(
     ]
 
 
-def score(
-    truth: Mapping[str, Any], detections: list[dict], config
-) -> dict[str, float]:
+def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str, float]:
     """COCO's metrics, and VOC's where `evaluation.voc` asks for them."""
     metrics = average_precision.coco_metrics(
         truth, detections, config.evaluation.max_detections
@@ -151,14 +147,17 @@ def draw_pictures(
     for record in records:
         image = pipeline.decode_image(record, record["file_name"])
         found = drawn[record["image_id"]]
-        sides = visualize.draw_boxes(
-            image, record["boxes"], record["labels"], source.class_names
-        ), visualize.draw_boxes(
-            image,
-            _normalized(found, image.shape[:2]),
-            np.array([label[d["category_id"]] for d in found], int),
-            source.class_names,
-            np.array([d["score"] for d in found]),
+        sides = (
+            visualize.draw_boxes(
+                image, record["boxes"], record["labels"], source.class_names
+            ),
+            visualize.draw_boxes(
+                image,
+                _normalized(found, image.shape[:2]),
+                np.array([label[d["category_id"]] for d in found], int),
+                source.class_names,
+                np.array([d["score"] for d in found]),
+            ),
         )
         name = pathlib.Path(record["file_name"]).stem
         pictures[name] = visualize.contact_sheet(sides, columns=2)

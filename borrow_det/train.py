@@ -135,9 +135,11 @@ def train_step(
         grads, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-    ema_params = optax.incremental_update(
-        params, state.ema_params, 1 - config.ema_decay
-    ) if config.ema_decay else {}
+    ema_params = (
+        optax.incremental_update(params, state.ema_params, 1 - config.ema_decay)
+        if config.ema_decay
+        else {}
+    )
     metrics = {name: value for name, value in terms.items() if name == "loss"}
     metrics |= {f"loss/{n}": v for n, v in terms.items() if n != "loss"}
     metrics["gradient_norm"] = optax.global_norm(grads)
@@ -162,9 +164,7 @@ def accumulate_gradients(loss_fn, state: TrainState, examples, config, mesh):
     devices = mesh.shape["data"]
     passes = config.batch_size // devices // (config.micro_batch or config.batch_size)
     if passes <= 1:
-        (_, (terms, stats)), grads = gradient(
-            state.params, state.batch_stats, examples
-        )
+        (_, (terms, stats)), grads = gradient(state.params, state.batch_stats, examples)
         return grads, terms, stats
 
     def split(x):
@@ -273,7 +273,8 @@ class Run:
         self.unchecked = []
         if any(not np.isfinite(v["loss"]) for v in values):
             first = next(
-                s for s, v in zip(steps, values, strict=True)
+                s
+                for s, v in zip(steps, values, strict=True)
                 if not np.isfinite(v["loss"])
             )
             raise FloatingPointError(
@@ -289,9 +290,7 @@ class Run:
         now = time.monotonic()
         if not values:
             return now
-        means = {
-            name: float(np.mean([v[name] for v in values])) for name in values[0]
-        }
+        means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
         means["learning_rate"] = float(self.schedule(step - 1))
         means["images_per_second"] = (
             len(values) * self.config.batch_size / max(now - clock, 1e-9)

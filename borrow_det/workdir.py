@@ -1,4 +1,4 @@
-"""What stands in a work directory beside checkpoints and metrics, and who may use it."""
+"""The files of a work directory that describe its run, and who may go on in it."""
 
 import json
 import os

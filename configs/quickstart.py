@@ -5,10 +5,14 @@ python -m borrow_det.main --config=configs/quickstart.py --workdir=/tmp/quicksta
 `:borrow=False` trains plain SSD at the same number of steps, for comparison.
 """
 
-from configs import base
+import ml_collections
+
+from configs import arguments, base
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the run's configuration; `borrow=False` makes it plain SSD."""
+    options = arguments.parse(arg, borrow=True)
     config = base.get_config()
     config.num_steps = 640
     config.batch_size = 8
@@ -44,4 +48,6 @@ def get_config(arg=None):
     config.schedule.warmup_steps = 50
 
     config.report.contact_sheet = 9
+    if not options.borrow:
+        arguments.set_plain_ssd(config)
     return config

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det.errors import InputError
 from borrow_det.models.vgg import unit_vectors
 
 SIMILARITIES = ("embedded_gaussian", "scaled", "cosine", "dot_product")
@@ -78,7 +79,7 @@ class FeatureMatchingBlock(nn.Module):
 
     def _similarity(self, Q: Array, K: Array) -> Array:
         if self.similarity not in SIMILARITIES:
-            raise ValueError(
+            raise InputError(
                 f"borrow.similarity is {self.similarity!r}; "
                 f"it must be one of {list(SIMILARITIES)}"
             )
@@ -149,7 +150,8 @@ class Deconvolution(nn.Module):
     @nn.compact
     def __call__(self, deeper: Array, like: Array) -> Array:
         """[B, h, w, C_m] -> [B, H, W, C] of `like`, whose H <= 2h and W <= 2w."""
-        init = nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
+        random = nn.linear.default_kernel_init
+        init = nn.initializers.zeros if self.zero_init else random
         x = nn.ConvTranspose(
             like.shape[-1],
             (self.kernel, self.kernel),
@@ -187,7 +189,7 @@ class BorrowingNeck(nn.Module):
     ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
         """Maps X_1..X_N -> (Y_1..Y_N, the matching of each level that borrows)."""
         if self.context_from not in ("X", "Y"):
-            raise ValueError(
+            raise InputError(
                 f"borrow.context_from is {self.context_from!r}; it must be X or Y"
             )
         Y = list(X)
@@ -224,7 +226,7 @@ class BorrowingNeck(nn.Module):
         self, n: int, shallow: Array, sources: Sequence[Array]
     ) -> tuple[Array, Matching]:
         if self.source not in SOURCES:
-            raise ValueError(
+            raise InputError(
                 f"borrow.source is {self.source!r}; it must be one of {list(SOURCES)}"
             )
         channels = self.channels or shallow.shape[-1]

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det.errors import InputError
 from borrow_det.models.borrowing import BorrowingNeck, Matching
 from borrow_det.models.vgg import VGG16, L2Normalize
 from borrow_det.ops import anchors as anchor_ops
@@ -40,7 +41,11 @@ class Head(nn.Module):
         init = nn.initializers.xavier_uniform()
         options = dict(padding=1, kernel_init=init, dtype=self.dtype)
         logits = nn.Conv(
-            self.anchors * channels, (3, 3), bias_init=bias_init, name="class", **options
+            self.anchors * channels,
+            (3, 3),
+            bias_init=bias_init,
+            name="class",
+            **options,
         )(x)
         offsets = nn.Conv(self.anchors * 4, (3, 3), name="box", **options)(x)
         batch = x.shape[0]
@@ -73,7 +78,9 @@ class Detector(nn.Module):
         X = [
             L2Normalize(scale, name=f"l2_{n + 1}")(x) if scale else x
             for n, (x, scale) in enumerate(
-                zip(self.trunk((image - mean) / std, train), self.l2_scales, strict=True)
+                zip(
+                    self.trunk((image - mean) / std, train), self.l2_scales, strict=True
+                )
             )
         ]
         Y, matchings = self.neck(X)
@@ -97,10 +104,10 @@ def build_detector(config, num_classes: int) -> Detector:
     """The detector that `config` (configs/base.py) describes.
 
     Raises:
-      ValueError: on a trunk that does not exist.
+      InputError: on a trunk that does not exist.
     """
     if config.model.trunk != "vgg16":
-        raise ValueError(f"model.trunk is {config.model.trunk!r}; it must be vgg16")
+        raise InputError(f"model.trunk is {config.model.trunk!r}; it must be vgg16")
     dtype = jnp.dtype(config.dtype)
     trunk = VGG16(
         width=config.model.width,

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det.errors import InputError
+
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
 CONV6_CHANNELS = (256, 512)
@@ -51,7 +53,7 @@ class ConvBlock(nn.Module):
                 dtype=self.dtype,
                 name="norm",
             )(x)
-        raise ValueError(
+        raise InputError(
             f"model.norm is {self.norm!r}; it must be none, group or batch"
         )
 

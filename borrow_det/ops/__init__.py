@@ -1,1 +1,1 @@
-"""Pure jnp building blocks: boxes, anchors, matching, losses, non-maximum suppression."""
+"""Pure jnp building blocks: boxes, anchors, matching, losses, suppression."""

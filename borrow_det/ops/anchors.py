@@ -1,9 +1,12 @@
 """The anchors of every level, as one array in the order of the heads' outputs."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from borrow_det.errors import InputError
 
 
 def level_shapes(
@@ -49,10 +52,10 @@ def second_sizes(
     side = math.sqrt(input_size[0] * input_size[1])
     ends = {"side": side, "geometric": math.sqrt(sizes[-1] * side)}
     if last not in ends:
-        raise ValueError(
+        raise InputError(
             f"anchors.second_last is {last!r}; it must be one of {list(ends)}"
         )
-    inner = [math.sqrt(a * b) for a, b in zip(sizes, sizes[1:], strict=False)]
+    inner = [math.sqrt(a * b) for a, b in itertools.pairwise(sizes)]
     return (*inner, ends[last])
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det import checkpoints, workdir as workdir_lib
+from borrow_det import checkpoints
+from borrow_det import workdir as workdir_lib
 from borrow_det.data import augment
 from borrow_det.models import ssd
 from borrow_det.models.borrowing import source_levels
@@ -128,9 +129,7 @@ class DetectionTask:
         )
         positions = [height * width for height, width in self.level_shapes]
         per_position = anchor_ops.anchors_per_position(self.config.anchors)
-        start = sum(
-            r * k for r, k in zip(positions[:n], per_position[:n], strict=True)
-        )
+        start = sum(r * k for r, k in zip(positions[:n], per_position[:n], strict=True))
         index, has_object = matching.descriptor_objects(
             assigned, start, positions[n], per_position[n]
         )
@@ -243,7 +242,7 @@ class Detector:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike, step: int | None = None) -> "Detector":
-        """Rebuilds the network of a work directory, with its averaged parameters if any.
+        """Rebuilds a work directory's network, with averaged parameters if it has any.
 
         Raises:
           InputError: the folder is no work directory, or has no such checkpoint.
