@@ -93,9 +93,9 @@ def test_contact_sheet_places_images_row_by_row():
         assert (cell == image).all(), i
     assert (sheet[8 + 64 :, 8 + 38 :] == 255).all()  # The sixth cell.
     assert visualize.contact_sheet(images[:1], 4).shape == (36, 46, 3)
-    for images, columns in (([], 2), (images, 0)):
+    for some, columns in (([], 2), (images, 0)):
         with pytest.raises(ValueError, match="at least one"):
-            visualize.contact_sheet(images, columns)
+            visualize.contact_sheet(some, columns)
 
 
 def test_write_image_by_suffix(tmp_path):
