@@ -3,13 +3,12 @@
 import glob
 import os
 import pathlib
-import warnings
 from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
+from borrow_det.data import pipeline, stored_image
 from borrow_det.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
@@ -64,36 +63,22 @@ def _below(folder):
     )
 
 
-def read_upright(path: str | os.PathLike) -> np.ndarray:
-    """Reads an image of any mode as RGB, turned as its EXIF orientation says.
-
-    Transparency is dropped, 16 bits become 8; of several pictures in a file the first
-    is taken.
+def read_upright(path: pathlib.Path) -> np.ndarray:
+    """Reads an image as `stored_image.read` stores those that a run is trained on.
 
     Returns:
-      uint8 [H, W, 3].
+      uint8 RGB [H, W, 3], turned as its EXIF orientation says.
 
     Raises:
-      InputError: the file is missing, truncated, no image, or has so many pixels
-        (179 million) that it may be a decompression bomb.
+      InputError: the file is missing, truncated, no image, or so large that it may
+        be a decompression bomb.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on; its error comes at twice that.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image)
-                if image.mode.startswith("I"):
-                    return _from_16_bits(image)
-                return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: not read as an image: {error}") from error
-
-
-def _from_16_bits(image):
-    """Pillow's own conversion of such grey pictures cuts instead of scaling."""
-    grey = (np.asarray(image).clip(0, 65535) // 256).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=-1)
+        stored = stored_image.read(path)
+    except (ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    record = {"image": stored.encoded, "height": stored.height, "width": stored.width}
+    return pipeline.decode_image(record, str(path))
 
 
 def video_frames(path: str | os.PathLike) -> Iterator[tuple[float, np.ndarray]]:

@@ -180,10 +180,8 @@ class _LoadExample:
     def __call__(self, record: dict) -> dict[str, np.ndarray]:
         example = self.empty()
         name = f"{record['file_name']} of {self.set_name}"
-        image = _fit(decode_image(record, name), self.canvas)
-        height, width = image.shape[:2]
-        example["image"][:height, :width] = image
-        example["image_size"][:] = height, width
+        image = decode_image(record, name)
+        example["image"], example["image_size"][:] = to_canvas(image, self.canvas)
         chosen = self._choose(record, name)
         n = len(chosen)
         example["boxes"][:n] = record["boxes"][chosen]
@@ -246,6 +244,24 @@ def decode_image(record: dict, name: str) -> np.ndarray:
             f"record says {record['width']} x {record['height']}: prepare the set again"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def to_canvas(
+    image: np.ndarray, canvas: tuple[int, int]
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Lays an image on a canvas, at the top left of zeros; larger ones are shrunk.
+
+    Args:
+      image: uint8 [H, W, 3].
+      canvas: (height, width) in pixels.
+
+    Returns:
+      uint8 [*canvas, 3], and the (height, width) that the image has there.
+    """
+    image = _fit(image, canvas)
+    padded = np.zeros((*canvas, 3), np.uint8)
+    padded[: image.shape[0], : image.shape[1]] = image
+    return padded, image.shape[:2]
 
 
 def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
