@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from borrow_det.errors import InputError
+
 POLICIES = ("error", "clip", "drop")
 # Annotation tools round: a box that sticks out of the image by no more than this is
 # clipped under every policy, and not counted.
@@ -11,9 +13,9 @@ TOLERANCE = 1.0
 
 
 def check_policy(policy: str) -> None:
-    """Raises ValueError when dataset.bad_boxes is none of POLICIES."""
+    """Raises InputError when dataset.bad_boxes is none of POLICIES."""
     if policy not in POLICIES:
-        raise ValueError(
+        raise InputError(
             f"dataset.bad_boxes is {policy!r}: choose one of {', '.join(POLICIES)}"
         )
 
@@ -40,7 +42,7 @@ def clean(
       are kept, bool [n]; and the counts {"clipped": ., "dropped": .}.
 
     Raises:
-      ValueError: under the policy error, for the first bad box.
+      InputError: under the policy error, for the first bad box.
     """
     check_policy(policy)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -60,7 +62,7 @@ def clean(
             if not _has_area(boxes)[i]
             else f"lies outside the image of {width} x {height} pixels"
         )
-        raise ValueError(
+        raise InputError(
             f"{describe(i)} {reason}: correct it, or set dataset.bad_boxes to "
             "clip or drop"
         )

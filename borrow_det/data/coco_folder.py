@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from borrow_det.data import coco_json, prepare, stored_image
+from borrow_det.errors import InputError
 
 
 @dataclasses.dataclass
@@ -123,7 +124,7 @@ def _upright_boxes(image: coco_json.Image, stored: stored_image.StoredImage):
         return image.boxes
     if stated == (stored.file_height, stored.file_width):
         return stored_image.turn_boxes(image.boxes, stored)
-    raise ValueError(
+    raise InputError(
         f"{image.path} is {stored.width} x {stored.height} pixels, but its annotation "
         f"file says {image.width} x {image.height}: correct its width and height, or "
         "restore the image that was annotated"
@@ -142,8 +143,7 @@ def open_folder(path: str, bad_boxes: str, data_dir: str):
       (the `coco_json.Folder`, the TFDS builder to read from).
 
     Raises:
-      ValueError: for bad annotations or images, naming the first.
-      FileNotFoundError: for a missing folder, annotation file or image.
+      InputError: for bad or missing annotations or images, naming the first.
     """
     folder = coco_json.read_folder(path, bad_boxes)
     for split, counts in folder.counts.items():

@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 from borrow_det.data import bad_boxes
+from borrow_det.errors import InputError
 
 # COCO's own annotations folder holds these beside instances_*.json; they say nothing
 # of boxes, or say the same again.
@@ -75,11 +76,11 @@ def read_folder(path: str, policy: str) -> Folder:
       policy: dataset.bad_boxes.
 
     Raises:
-      FileNotFoundError: the folder, its annotation files or an image is missing.
-      ValueError: an annotation file says something that cannot be.
+      InputError: the folder, its annotation files or an image is missing, or an
+        annotation file says something that cannot be.
     """
     if not path:
-        raise ValueError(
+        raise InputError(
             "coco_folder needs the folder of your images and annotations: set "
             "dataset.path (--config=configs/coco_folder.py:path=DIR)"
         )
@@ -114,7 +115,7 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
       letters, digits and _ became _.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: correct dataset.path")
+        raise InputError(f"{folder} is no folder: correct dataset.path")
     found = [
         (file.stem, file)
         for file in sorted(folder.glob("annotations/*.json"))
@@ -128,7 +129,7 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     ]
     found = found or [(file.stem, file) for file in sorted(folder.glob("*.json"))]
     if not found:
-        raise FileNotFoundError(
+        raise InputError(
             f"{folder} holds no COCO annotation file: put one for each split NAME at "
             "annotations/NAME.json, NAME/_annotations.coco.json or NAME.json"
         )
@@ -136,11 +137,11 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     for name, file in found:
         name = re.sub(r"\W", "_", name, flags=re.ASCII)
         if name in splits:
-            raise ValueError(
+            raise InputError(
                 f"{file} and {splits[name]} both name the split {name}: rename one"
             )
         if name == "all":
-            raise ValueError(f"{file}: TFDS keeps the split name 'all': rename it")
+            raise InputError(f"{file}: TFDS keeps the split name 'all': rename it")
         splits[name] = file
     return splits
 
@@ -155,35 +156,35 @@ class _AnnotationFile:
         try:
             data = json.loads(content)
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} is not JSON ({error}): export it again"
             ) from error
         if not isinstance(data, dict):
-            raise ValueError(f"{path} is not in COCO's format: it holds no JSON object")
+            raise InputError(f"{path} is not in COCO's format: it holds no JSON object")
         self._images = self._records(data, "images", "id file_name width height")
         self._annotations = self._records(
             data, "annotations", "image_id category_id bbox"
         )
         self._categories = self._records(data, "categories", "id name")
         if not self._images:
-            raise ValueError(f"{path} lists no images: remove it, or add images")
+            raise InputError(f"{path} lists no images: remove it, or add images")
 
     def _records(self, data: dict, key: str, required: str) -> list[dict]:
         """data[key], each record of which has the required keys."""
         if not isinstance(data.get(key), list):
-            raise ValueError(
+            raise InputError(
                 f"{self.path} lacks the list {key!r}: a COCO file of boxes has images, "
                 "annotations and categories"
             )
         for i, record in enumerate(data[key]):
             if not isinstance(record, dict):
-                raise ValueError(f"{self.path}: {key}[{i}] is no JSON object")
+                raise InputError(f"{self.path}: {key}[{i}] is no JSON object")
             for name in required.split():
                 if name not in record:
-                    raise ValueError(f"{self.path}: {key}[{i}] lacks the key {name!r}")
+                    raise InputError(f"{self.path}: {key}[{i}] lacks the key {name!r}")
                 whole = name.endswith("id") or name in ("width", "height")
                 if whole and type(record[name]) is not int:
-                    raise ValueError(
+                    raise InputError(
                         f"{self.path}: {key}[{i}] has {name} = {record[name]!r}, which "
                         "is no whole number"
                     )
@@ -194,7 +195,7 @@ class _AnnotationFile:
         names = {}
         for category in self._categories:
             if category["id"] in names:
-                raise ValueError(
+                raise InputError(
                     f"{self.path} lists category id {category['id']} twice: "
                     "make the ids unique"
                 )
@@ -214,14 +215,14 @@ class _AnnotationFile:
         images, counts = [], {"clipped": 0, "dropped": 0}
         for record in self._images:
             if min(record["width"], record["height"]) <= 0:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: image {record['file_name']!r} has the size "
                     f"{record['width']} x {record['height']}"
                 )
             rows = annotations[record["id"]]
             for row in rows:
                 if row["category_id"] not in known:
-                    raise ValueError(
+                    raise InputError(
                         f"{self.path}: annotation {row.get('id', '')} of "
                         f"{record['file_name']} has the category id "
                         f"{row['category_id']}, which 'categories' does not list"
@@ -237,14 +238,14 @@ class _AnnotationFile:
         annotations = {}
         for record in self._images:
             if record["id"] in annotations:
-                raise ValueError(
+                raise InputError(
                     f"{self.path} lists image id {record['id']} twice, the second time "
                     f"as {record['file_name']!r}: make the ids unique"
                 )
             annotations[record["id"]] = []
         for i, annotation in enumerate(self._annotations):
             if annotation["image_id"] not in annotations:
-                raise ValueError(
+                raise InputError(
                     f"{self.path}: annotations[{i}] belongs to image id "
                     f"{annotation['image_id']}, which 'images' does not list"
                 )
@@ -291,7 +292,7 @@ class _AnnotationFile:
             or len(box) != 4
             or not all(type(value) in (int, float) for value in box)
         ):
-            raise ValueError(
+            raise InputError(
                 f"{self.path}: annotation {row.get('id', '')} of image id "
                 f"{row['image_id']} has the bbox {box!r}, which is no list of four "
                 "numbers [x, y, width, height]"
@@ -313,14 +314,14 @@ def _merge_categories(contents) -> dict[int, str]:
     for content in contents:
         for category_id, name in content.categories().items():
             if merged.setdefault(category_id, name) != name:
-                raise ValueError(
+                raise InputError(
                     f"{content.path} calls category {category_id} {name!r}, and "
                     f"{origin[category_id]} calls it {merged[category_id]!r}: use the "
                     "same categories in both"
                 )
             origin.setdefault(category_id, content.path)
     if not merged:
-        raise ValueError(f"{content.path} lists no categories: add them")
+        raise InputError(f"{content.path} lists no categories: add them")
     return merged
 
 
@@ -349,7 +350,7 @@ def _find_image(
     for place in places:
         if (place / name).is_file():
             return place / name
-    raise FileNotFoundError(
+    raise InputError(
         f"{annotation_file} lists the image {file_name!r}, which is in none of "
         f"{', '.join(dict.fromkeys(map(str, places)))}"
     )

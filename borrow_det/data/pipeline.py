@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags, logging
 
 from borrow_det.data import sources
+from borrow_det.errors import InputError
 
 # Grain's threads and workers are the parallelism; OpenCV's own would fight them.
 cv2.setNumThreads(0)
@@ -112,7 +113,7 @@ def train_batches(
         mask: bool [B], False on padded rows (evaluation only).
 
     Raises:
-      ValueError: for bad settings, and while iterating for an image that does not
+      InputError: for bad settings, and while iterating for an image that does not
         decode or holds more boxes than fit.
     """
     dataset = train_dataset(source, config, process_index, process_count)
@@ -218,7 +219,7 @@ class _LoadExample:
         if len(boxes) <= self.max_boxes:
             return np.arange(len(boxes))
         if self.overflow == "error":
-            raise ValueError(
+            raise InputError(
                 f"{name} holds {len(boxes)} boxes, more than dataset.max_boxes = "
                 f"{self.max_boxes}: raise that, or set dataset.overflow to "
                 "keep_largest or keep_first"
@@ -237,9 +238,9 @@ def decode_image(record: dict, name: str) -> np.ndarray:
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(encoded, flags) if len(encoded) else None
     if image is None:
-        raise ValueError(f"{name} does not decode: prepare the set again")
+        raise InputError(f"{name} does not decode: prepare the set again")
     if image.shape[:2] != (record["height"], record["width"]):
-        raise ValueError(
+        raise InputError(
             f"{name} decodes to {image.shape[1]} x {image.shape[0]} pixels, but its "
             f"record says {record['width']} x {record['height']}: prepare the set again"
         )
@@ -277,22 +278,22 @@ def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
 
 def _check(source: sources.Source, dataset_config) -> None:
     if not len(source):
-        raise ValueError(
+        raise InputError(
             f"{source.name} {source.split} holds no images: name another split"
         )
     if dataset_config.overflow not in OVERFLOWS:
-        raise ValueError(
+        raise InputError(
             f"dataset.overflow is {dataset_config.overflow!r}: choose one of "
             f"{', '.join(OVERFLOWS)}"
         )
     for field in ("num_threads", "num_workers"):
         if dataset_config[field] < 0:
-            raise ValueError(f"dataset.{field} is negative: set 0 or more")
+            raise InputError(f"dataset.{field} is negative: set 0 or more")
 
 
 def _share(batch_size: int, process_count: int, field: str) -> int:
     if batch_size <= 0 or batch_size % process_count:
-        raise ValueError(
+        raise InputError(
             f"{field} is {batch_size}: set a positive multiple of the number of "
             f"processes, {process_count}"
         )

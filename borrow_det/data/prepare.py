@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
+from borrow_det.errors import InputError
+
 
 def prepared(builder_class, config, data_dir: str):
     """Returns a reader of a set that we build ourselves, prepared if need be.
@@ -38,13 +40,13 @@ def prepared_by_name(tfds_name: str, data_dir: str):
     Reading a prepared set takes no TensorFlow; generating one does.
 
     Raises:
-      ValueError: the set is to be prepared and TensorFlow is absent, or it lies on
+      InputError: the set is to be prepared and TensorFlow is absent, or it lies on
         the disk in another format than array_record.
     """
     builder = _find_prepared(tfds_name, data_dir)
     if builder is None:
         if importlib.util.find_spec("tensorflow") is None:
-            raise ValueError(
+            raise InputError(
                 f"{tfds_name} is not prepared in {data_dir or 'the default data_dir'}, "
                 "and TFDS's builder of it needs TensorFlow, which is not installed: "
                 "pip install -r requirements-tf.txt (for preparing it once; training "
@@ -56,7 +58,7 @@ def prepared_by_name(tfds_name: str, data_dir: str):
         _download_and_prepare(builder)
         builder = _find_prepared(tfds_name, data_dir)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        raise ValueError(
+        raise InputError(
             f"{builder.data_path} holds {tfds_name} as "
             f"{builder.info.file_format.value}, which has no random access: set "
             "dataset.data_dir to another folder, where it is prepared as array_record"

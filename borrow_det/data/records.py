@@ -24,6 +24,7 @@ import numpy as np
 import PIL.Image
 
 from borrow_det.data import bad_boxes
+from borrow_det.errors import InputError
 
 
 def scale_pairs(record: dict, index: int, policy: str) -> dict:
@@ -211,7 +212,7 @@ def _image_size(image: bytes, file_name: str) -> tuple[int, int]:
         with PIL.Image.open(io.BytesIO(image)) as header:
             width, height = header.size
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(
+        raise InputError(
             f"{file_name}: the stored bytes are no image; prepare the set again"
         ) from error
     return height, width

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from borrow_det.errors import InputError
+
 SPECIES = ("stripes_0", "stripes_45", "stripes_90", "stripes_135")
 SPLITS = ("train", "validation", "swapped", "alone")
 # What a guesser and a half-way solution score on the small objects' class.
@@ -273,7 +275,7 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         side = self.builder_config.image_size
         if side < 64:
-            raise ValueError(
+            raise InputError(
                 f"dataset.image_size is {side}: scale_pairs needs at least 64 pixels "
                 "for its stripes to be seen"
             )

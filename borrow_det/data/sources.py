@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from borrow_det.data import bad_boxes, coco_folder, prepare, records, scale_pairs
+from borrow_det.errors import InputError
 
 # The ids of COCO's 80 classes: 1 to 90 without those that were never annotated.
 _COCO_IDS = tuple(
@@ -62,14 +63,14 @@ def load(dataset_config, split: str) -> Source:
         `train+validation`.
 
     Raises:
-      ValueError: for an unknown set or split (the message lists the known ones), bad
-        annotations, or where preparing needs TensorFlow and that is absent.
-      FileNotFoundError: a folder or file of coco_folder is missing.
+      InputError: for an unknown set or split (the message lists the known ones), bad
+        or missing annotations or images of coco_folder, or where preparing needs
+        TensorFlow and that is absent.
     """
     bad_boxes.check_policy(dataset_config.bad_boxes)
     name = dataset_config.name
     if name not in _OPENERS:
-        raise ValueError(
+        raise InputError(
             f"dataset.name {name!r} is unknown; known are {', '.join(_OPENERS)}"
         )
     slices = [_parse_slice(part) for part in split.split("+")]
@@ -99,14 +100,14 @@ def ground_truth(source: Source) -> dict:
       pixels², and iscrowd and difficult are 0 or 1.
 
     Raises:
-      ValueError: two images of the source have the same id.
+      InputError: two images of the source have the same id.
     """
     images, annotations, seen = [], [], {}
     for index in range(len(source)):
         record = source[index]
         image_id, file_name = record["image_id"], record["file_name"]
         if image_id in seen:
-            raise ValueError(
+            raise InputError(
                 f"{file_name} and {seen[image_id]} of {source.name} {source.split} "
                 f"have the same image id {image_id}: evaluate such splits one by one"
             )
@@ -185,7 +186,7 @@ def _parse_slice(part: str) -> tuple[str, str | None, str | None]:
     """train[:16] -> ("train", None, "16")."""
     match = _SPLIT.fullmatch(part)
     if match is None:
-        raise ValueError(
+        raise InputError(
             f"{part!r} is no split: write a name, or a slice of it such as train[:16] "
             "or train[80%:]"
         )
@@ -215,7 +216,7 @@ class _Opened:
 def _check_splits(name: str, wanted: set[str], known) -> None:
     for split in sorted(wanted):
         if split not in known:
-            raise ValueError(
+            raise InputError(
                 f"{name} has no split {split!r}; known are {', '.join(known)}"
             )
 

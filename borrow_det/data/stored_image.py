@@ -10,6 +10,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from borrow_det.errors import InputError
+
 _ORIENTATION = 0x0112  # EXIF tag.
 _TURNED = (5, 6, 7, 8)  # Its values that swap width and height.
 
@@ -45,7 +47,7 @@ def read(path: pathlib.Path) -> StoredImage:
     colour resolution where the file was a JPEG, else as PNG.
 
     Raises:
-      ValueError: the file is no image, is truncated, or is larger than Pillow's
+      InputError: the file is no image, is truncated, or is larger than Pillow's
         limit against decompression bombs.
     """
     content = path.read_bytes()
@@ -57,17 +59,17 @@ def read(path: pathlib.Path) -> StoredImage:
                 image.load()
                 return _store(image, content)
     except PIL.UnidentifiedImageError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not an image that Pillow knows: replace it, or take it out of "
             "the annotation file"
         ) from error
     except PIL.Image.DecompressionBombError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is larger than Pillow's limit against decompression bombs "
             f"({2 * PIL.Image.MAX_IMAGE_PIXELS} pixels): shrink it or cut it up"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is truncated or damaged ({error}): replace it, or take it out of "
             "the annotation file"
         ) from error

@@ -1,0 +1,60 @@
+"""Your own images: any folder with COCO annotation files, trained from scratch.
+
+    python -m borrow_det.main \
+        --config=configs/coco_folder.py:path=DIR,train=train,val=val --workdir=W
+
+Arguments: path (required: the folder), train=train and val=val (splits: the names of
+the annotation files, or slices such as train[:16]), size=512 (side of the network's
+input, pixels), width=0.5 (of the trunk), steps=10000, batch=16, borrow=True (false:
+plain SSD on the same levels, the baseline).
+
+DIR holds annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each
+split, and the images beside them or in images/: borrow_det/data/coco_json.py.
+
+Cost: not measured here.
+"""
+
+from configs import arguments, base
+
+
+def get_config(arg=None):
+    """Returns the configuration; see the module's docstring."""
+    args = arguments.parse(
+        arg,
+        path=str,
+        train="train",
+        val="val",
+        size=512,
+        width=0.5,
+        steps=10_000,
+        batch=16,
+        borrow=True,
+    )
+    config = base.get_config()
+    config.num_steps = args.steps
+    config.batch_size = args.batch
+    config.eval_batch_size = args.batch
+    config.input_size = (args.size, args.size)
+    config.eval_every = max(args.steps // 5, 1)
+
+    config.dataset.name = "coco_folder"
+    config.dataset.path = args.path
+    config.dataset.train_split = args.train
+    config.dataset.eval_splits = (args.val,)
+    # Twice the input's side: crops of training images then keep their resolution.
+    config.dataset.canvas = (2 * args.size, 2 * args.size)
+
+    config.model.width = args.width
+    config.model.norm = "batch"
+    config.model.background_bias = 3.0
+
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 1.0
+    config.schedule.name = "cosine"
+    config.schedule.warmup_steps = 200
+
+    if not args.borrow:
+        arguments.set_plain_ssd(config)
+    return config

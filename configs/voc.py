@@ -1,0 +1,32 @@
+"""PASCAL VOC: trained on 2007 and 2012 trainval, evaluated on 2007 test.
+
+    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    python -m borrow_det.main --config=configs/voc.py --workdir=W
+
+Arguments: size=512 (side of the network's input, pixels), borrow=True (false: plain
+SSD on the same levels, the baseline).
+
+The schedule is SSD's (120,000 steps of 32 images), trained from scratch with
+BatchNorm. Cost and score: not measured here.
+"""
+
+from configs import arguments, base
+
+
+def get_config(arg=None):
+    """Returns the configuration; see the module's docstring."""
+    args = arguments.parse(arg, size=512, borrow=True)
+    config = base.get_config()
+    config.num_steps = 120_000
+    config.input_size = (args.size, args.size)
+
+    config.dataset.name = "voc"
+    config.dataset.train_split = "train"
+    config.dataset.eval_splits = ("test",)
+    config.dataset.bad_boxes = "clip"
+
+    config.model.norm = "batch"
+    config.evaluation.voc = True
+    if not args.borrow:
+        arguments.set_plain_ssd(config)
+    return config
