@@ -1,0 +1,364 @@
+"""Finds objects in images and videos with a trained run.
+
+  python -m borrow_det.tools.predict --workdir=W --output=DIR INPUT...
+
+INPUT is an image, a folder, a pattern or a video. DIR then holds
+  detections.json  COCO results list: image_id, category_id, bbox [x, y, width,
+                   height] in pixels of the upright image, score, and file_name
+                   (and frame, counted from 0, of a video);
+  images.json      what the ids stand for: COCO's `images` and `categories`;
+  pictures/        annotated JPEG pictures, and an annotated MP4 of each video.
+
+Exit status: 0; 1 where an input could not be read (it is named on stderr, the others
+are done); 2 where nothing could start.
+
+Images larger than the network's input lose their small objects when they are shrunk
+to it. --tiles or --tile_size looks at overlapping tiles instead, and at the whole
+image, and merges what they show (tasks/tiling.py).
+"""
+
+import collections
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import tqdm
+from absl import flags
+
+from borrow_det import evaluate, visualize, workdir
+from borrow_det.data import images, pipeline
+from borrow_det.errors import InputError
+from borrow_det.evaluation import coco_format
+from borrow_det.tasks import detection, tiling
+from borrow_det.tools import command
+
+
+class Item(NamedTuple):
+    """One picture to look at."""
+
+    path: pathlib.Path
+    image: np.ndarray  # uint8 RGB [H, W, 3], upright.
+    frame: int | None = None  # Of a video, counted from 0.
+    rate: float = 0.0  # Of a video: frames a second.
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool; returns the exit status."""
+    options = _flags()
+    inputs = command.parse(options, argv, __doc__)
+    if not inputs:
+        raise InputError("name at least one image, folder, pattern or video")
+    tile_size = _tile_size_of(options)
+    output = pathlib.Path(options.output)
+    paths = images.find(inputs, leave_out=output / "pictures")
+    ids = _known_ids(options.ids_from, paths) if options.ids_from else None
+    detector = detection.Detector.load(options.workdir, options.step)
+    writer = Output(output, detector, options.score, options.pictures, ids)
+    failures: list[str] = []
+    views = _views(tile_size, detector.canvas, options.overlap, options.whole)
+    items = read_items(tqdm.tqdm(paths, unit="file", disable=None), failures)
+    for item, found in detect(detector, items, views, options.batch):
+        writer.add(item, found)
+    writer.close()
+    print(
+        f"{len(writer.images)} images, {len(writer.detections)} detections with a "
+        f"score of {options.score} or more: {output / 'detections.json'}"
+    )
+    return 1 if failures else 0
+
+
+def read_items(paths: Iterable[pathlib.Path], failures: list[str]) -> Iterator[Item]:
+    """Yields the pictures of files; unreadable ones go to stderr and `failures`."""
+    for path in paths:
+        try:
+            if images.is_video(path):
+                for frame, (rate, image) in enumerate(images.video_frames(path)):
+                    yield Item(path, image, frame, rate)
+            else:
+                yield Item(path, images.read_upright(path))
+        except InputError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+            failures.append(str(error))
+
+
+def detect(
+    detector: detection.Detector,
+    items: Iterable[Item],
+    views: Callable[[tuple[int, int]], np.ndarray],
+    batch: int,
+) -> Iterator[tuple[Item, tiling.Found]]:
+    """Yields each picture with its detections, in pixels, in the order of `items`.
+
+    Args:
+      detector: a run.
+      items: the pictures.
+      views: from (height, width) to the windows to look at, as tiling.windows does.
+      batch: views a call of the detector; the last call is filled up, so that one
+        shape is compiled.
+    """
+    waiting: collections.deque[_Views] = collections.deque()
+    queue: list[tuple[_Views, int]] = []
+    for item in items:
+        windows = views(item.image.shape[:2])
+        waiting.append(_Views(item, windows, [None] * len(windows)))
+        for index in range(len(windows)):
+            queue.append((waiting[-1], index))
+            if len(queue) == batch:
+                _look(detector, queue, batch)
+                queue = []
+        while waiting and None not in waiting[0].found:
+            yield _merged(waiting.popleft(), detector.config.nms.iou)
+    if queue:
+        _look(detector, queue, batch)
+    while waiting:
+        yield _merged(waiting.popleft(), detector.config.nms.iou)
+
+
+class _Views(NamedTuple):
+    """A picture, the windows to look at, and what was found in each so far."""
+
+    item: Item
+    windows: np.ndarray  # int [v, 4]
+    found: list[tiling.Found | None]
+
+
+def _look(detector, queue, batch):
+    """Fills in what the detector finds in the queued views."""
+    canvases = np.zeros((batch, *detector.canvas, 3), np.uint8)
+    sizes = np.tile(np.array(detector.canvas, np.int32), (batch, 1))
+    for row, (views, index) in enumerate(queue):
+        top, left, bottom, right = views.windows[index]
+        view = views.item.image[top:bottom, left:right]
+        canvases[row], sizes[row] = pipeline.to_canvas(view, detector.canvas)
+    out = detector(canvases, sizes)
+    for row, (views, index) in enumerate(queue):
+        window = views.windows[index]
+        mask = out["mask"][row]
+        sides = np.tile(window[2:] - window[:2], 2)
+        views.found[index] = tiling.Found(
+            out["boxes"][row][mask].astype(float) * sides + np.tile(window[:2], 2),
+            out["scores"][row][mask],
+            out["labels"][row][mask],
+        )
+
+
+def _merged(views, iou):
+    size = views.item.image.shape[:2]
+    return views.item, tiling.merge(views.found, views.windows, size, iou)
+
+
+class Output:
+    """The files of a run of this tool.
+
+    Attributes:
+      images: COCO image records so far; `frame` beside the usual fields in a video.
+      detections: COCO results so far.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        detector: detection.Detector,
+        score: float,
+        pictures: bool,
+        ids: dict[pathlib.Path, Any] | None = None,
+    ):
+        """Creates the folder.
+
+        Args:
+          folder: where everything goes.
+          detector: whose class names and ids are written.
+          score: the least score of what is written and drawn.
+          pictures: whether to draw.
+          ids: the image id of each path; None numbers the images from 1.
+
+        Raises:
+          InputError: the folder cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output={folder}: {error.strerror}") from error
+        self._folder, self._detector, self._score = folder, detector, score
+        self._pictures, self._ids = pictures, ids
+        self._names: set[str] = set()
+        self._video: cv2.VideoWriter | None = None
+        self.images: list[dict] = []
+        self.detections: list[dict] = []
+
+    def add(self, item: Item, found: tiling.Found) -> None:
+        """Takes a picture and its detections, in pixels; frames come in order."""
+        image_id = self._ids[item.path] if self._ids else len(self.images) + 1
+        height, width = item.image.shape[:2]
+        place = {"file_name": str(item.path)}
+        if item.frame is not None:
+            place["frame"] = item.frame
+        shown = found.scores >= self._score
+        boxes = found.boxes[shown] / np.array([height, width, height, width])
+        results = evaluate.coco_results(
+            image_id,
+            np.array([height, width]),
+            boxes,
+            found.scores[shown],
+            found.labels[shown],
+            self._detector.category_ids,
+        )
+        self.images.append({"id": image_id, **place, "height": height, "width": width})
+        self.detections += [result | place for result in results]
+        if self._pictures:
+            picture = visualize.draw_boxes(
+                item.image,
+                boxes,
+                found.labels[shown],
+                self._detector.class_names,
+                found.scores[shown],
+            )
+            self._write_picture(item, picture)
+
+    def close(self) -> None:
+        """Writes the JSON files and ends the last video."""
+        self._end_video()
+        categories = [
+            {"id": i, "name": name}
+            for i, name in zip(
+                self._detector.category_ids, self._detector.class_names, strict=True
+            )
+        ]
+        # A line for all: there may be millions, and indentation would be most of it.
+        text = json.dumps(self.detections)
+        (self._folder / "detections.json").write_text(text, encoding="utf-8")
+        workdir.write_json(
+            self._folder / "images.json",
+            {"images": self.images, "categories": categories},
+        )
+
+    def _write_picture(self, item, picture):
+        if item.frame is None:
+            visualize.write_image(self._new_path(item.path, ".jpg"), picture)
+            return
+        if item.frame == 0:
+            self._end_video()
+            path = self._new_path(item.path, ".mp4")
+            path.parent.mkdir(exist_ok=True)
+            self._video = cv2.VideoWriter(
+                str(path),
+                cv2.VideoWriter_fourcc(*"mp4v"),
+                item.rate,
+                (picture.shape[1], picture.shape[0]),
+            )
+        self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def _new_path(self, source, suffix):
+        """A name in pictures/ that no other input has taken."""
+        stem, number = source.stem, 1
+        while stem + suffix in self._names:
+            number += 1
+            stem = f"{source.stem}_{number}"
+        self._names.add(stem + suffix)
+        return self._folder / "pictures" / (stem + suffix)
+
+    def _end_video(self):
+        if self._video is not None:
+            self._video.release()
+            self._video = None
+
+
+def _views(tile_size, canvas, overlap, whole):
+    """The function from an image's size to its windows; see _tile_size_of."""
+
+    def views(size):
+        if tile_size is None:
+            return tiling.windows(size, size, overlap)
+        if tile_size == "auto":
+            return tiling.windows(size, canvas, overlap, whole)
+        kind, numbers = tile_size
+        tile = tiling.grid(size, *numbers, overlap) if kind == "tiles" else numbers
+        return tiling.windows(size, tile, overlap, whole)
+
+    return views
+
+
+def _tile_size_of(options):
+    """None, "auto", ("tiles", (rows, columns)) or ("tile_size", (height, width))."""
+    if options.tiles and options.tile_size:
+        raise InputError("give --tiles or --tile_size, not both")
+    if options.tiles == "auto":
+        return "auto"
+    for name in ("tiles", "tile_size"):
+        text = options[name].value
+        if text:
+            numbers = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
+            if not numbers or (name == "tiles" and not numbers[2]):
+                form = (
+                    "ROWSxCOLUMNS or auto" if name == "tiles" else "N or HEIGHTxWIDTH"
+                )
+                raise InputError(f"--{name}={text} is not {form}")
+            return name, (int(numbers[1]), int(numbers[2] or numbers[1]))
+    return None
+
+
+def _known_ids(annotations, paths):
+    """The image id of each path in a COCO file, by file name."""
+    data = coco_format.load(annotations)
+    coco_format.check_ground_truth(data, annotations)
+    by_name: dict[str, list] = {}
+    for image in data["images"]:
+        name = pathlib.PurePath(str(image.get("file_name")))
+        by_name.setdefault(name.name, []).append((name.parts, image["id"]))
+    ids = {}
+    for path in paths:
+        candidates = by_name.get(path.name, [])
+        # Names that differ by their folder only are told apart by it.
+        exact = [c for c in candidates if path.parts[-len(c[0]) :] == c[0]]
+        chosen = exact if len(exact) == 1 else candidates
+        if len(chosen) != 1 or chosen[0][1] in ids.values() or images.is_video(path):
+            raise InputError(
+                f"{path}: --ids_from={annotations} has no image of that name, or not "
+                "one alone"
+            )
+        ids[path] = chosen[0][1]
+    return ids
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    text = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "The trained run.", required=True, **text)
+    flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
+    flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
+    flags.DEFINE_float(
+        "score", 0.4, "Least score of what is written and drawn.", 0.0, 1.0, **text
+    )
+    flags.DEFINE_integer("batch", 8, "Views looked at in one go.", 1, **text)
+    flags.DEFINE_string(
+        "tiles",
+        None,
+        "ROWSxCOLUMNS of tiles for every image; auto: tiles of the run's "
+        "dataset.canvas, for images larger than that.",
+        **text,
+    )
+    flags.DEFINE_string(
+        "tile_size", None, "Tiles of N or HEIGHTxWIDTH pixels instead.", **text
+    )
+    flags.DEFINE_float(
+        "overlap", 0.2, "Of neighbouring tiles, share of a side.", 0.0, 0.9, **text
+    )
+    flags.DEFINE_boolean("whole", True, "Look at the whole image, too.", **text)
+    flags.DEFINE_boolean("pictures", True, "Draw annotated pictures.", **text)
+    flags.DEFINE_string(
+        "ids_from",
+        None,
+        "COCO file whose image ids are taken over, by file name, so that tools.score "
+        "can hold the detections against it.",
+        **text,
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(command.call(main, sys.argv))
