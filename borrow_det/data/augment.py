@@ -19,10 +19,11 @@ apart in some data sets and SSD's Caffe configuration leaves it out, too.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from borrow_det.ops import boxes as box_ops
@@ -102,16 +103,16 @@ def resize_batch(image: Array, image_size: Array, input_size: tuple[int, int]) -
 
 def _augment_example(key, example, augment, input_size, fill):
     """One example of `augment_batch`: the values that change."""
-    window_key, color_key = jax.random.split(key)
+    draws = draw(key, augment)
     image_size, mask = example["image_size"], example["box_mask"]
     objects = mask & ~example["ignore"]
-    window = draw_window(window_key, image_size, example["boxes"], objects, augment)
+    window = choose_window(draws, image_size, example["boxes"], objects, augment)
     pixels, coverage = _resample(example["image"], image_size, window, input_size)
     if augment.photometric > 0:
         # On what was sampled instead of on the image: there are fewer pixels, and
         # all this is done to each pixel by itself, so the order hardly matters. The
         # fill comes later and keeps its colour, which normalises to zero.
-        pixels = distort(color_key, pixels, augment)
+        pixels = distort(draws.colors, pixels, augment)
     background = jnp.asarray(fill, jnp.float32)[:, None, None]
     pixels = background + coverage[None] * (pixels - background)
     boxes, kept = move_boxes(example["boxes"], window, input_size)
@@ -123,13 +124,32 @@ def _augment_example(key, example, augment, input_size, fill):
     }
 
 
-def draw_window(
-    key: Array, image_size: Array, boxes: Array, objects: Array, augment: Any
+class Draws(NamedTuple):
+    """The uniform numbers in [0, 1) that decide what happens to one example."""
+
+    place: Array  # [5]: whether and how much to expand, y, x, whether to flip
+    crops: Array  # [T, 4]: height, width, y, x of each candidate
+    lots: Array  # [M], of the crop's samplers; the highest is taken
+    colors: Array  # [9], see `distort`
+
+
+def draw(key: Array, augment: Any) -> Draws:
+    """Draws the numbers for one example."""
+    tries, samplers = augment.crop_tries, len(augment.crop_ious) + 2
+    sizes = (5, 4 * tries, samplers, 9)
+    # In one call, because each takes a CPU half a second to compile.
+    numbers = jax.random.uniform(key, (sum(sizes),))
+    place, crops, lots, colors = jnp.split(numbers, np.cumsum(sizes)[:-1])
+    return Draws(place, crops.reshape(tries, 4), lots, colors)
+
+
+def choose_window(
+    draws: Draws, image_size: Array, boxes: Array, objects: Array, augment: Any
 ) -> Array:
-    """Draws expansion, crop and flip of one image.
+    """Expansion, crop and flip of one image.
 
     Args:
-      key: random key.
+      draws: what chance says.
       image_size: int32 [2], height and width in pixels.
       boxes: [G, 4], normalised to the image.
       objects: bool [G], the boxes that a crop must regard.
@@ -138,26 +158,23 @@ def draw_window(
     Returns:
       The window [4]; its x_start is greater than its x_end where it flips.
     """
-    scalar_key, crop_key = jax.random.split(key)
-    expand, ratio, y, x, flip = jax.random.uniform(scalar_key, (5,))
+    expand, ratio, y, x, flip = draws.place
     extent = jnp.where(
         expand < augment.expand, _between(ratio, 1, augment.max_expand), 1
     )
     start = -jnp.stack([y, x]) * (extent - 1)
     window = jnp.concatenate([start, start + extent])
     if augment.crop:
-        offer_key, choice_key = jax.random.split(crop_key)
         offers, offered = crop_offers(
-            offer_key, window, image_size, boxes, objects, augment
+            draws.crops, window, image_size, boxes, objects, augment
         )
-        lots = jax.random.uniform(choice_key, offered.shape)
-        window = offers[jnp.argmax(jnp.where(offered, lots, -1))]
+        window = offers[jnp.argmax(jnp.where(offered, draws.lots, -1))]
     flipped = window[jnp.array([0, 3, 2, 1])]
     return jnp.where(flip < augment.flip, flipped, window)
 
 
 def crop_offers(
-    key: Array,
+    draws: Array,
     window: Array,
     image_size: Array,
     boxes: Array,
@@ -167,7 +184,7 @@ def crop_offers(
     """What each sampler of SSD's crop offers; see the module's docstring.
 
     Args:
-      key: random key.
+      draws: [T, 4] in [0, 1): height, width, y and x of each candidate.
       window: [4], what is cropped: the image, or more where it is expanded.
       image_size: int32 [2], height and width in pixels.
       boxes: [G, 4], normalised to the image.
@@ -178,7 +195,6 @@ def crop_offers(
       Windows [M, 4] and bool [M], which of them are offered: one for each of
       `augment.crop_ious`, then one for any crop, then the whole `window`.
     """
-    draws = jax.random.uniform(key, (augment.crop_tries, 4))
     side = _between(draws[:, :2], augment.min_crop, 1)  # [T, 2], of the window
     extent = window[2:] - window[:2]
     low = window[None, :2] + draws[:, 2:] * (1 - side) * extent[None]
@@ -224,13 +240,21 @@ def move_boxes(
     return clipped, kept
 
 
-def distort(key: Array, pixels: Array, augment: Any) -> Array:
-    """SSD's photometric distortion of one image, float32 [3, h, w] in [0, 255].
+def distort(draws: Array, pixels: Array, augment: Any) -> Array:
+    """SSD's photometric distortion of one image.
 
     Brightness, contrast, saturation and hue, each with probability
     `augment.photometric`; contrast comes before saturation and hue or after them.
+
+    Args:
+      draws: [9] in [0, 1): whether to do each of the four, how much of each, and
+        whether contrast comes first.
+      pixels: float32 [3, h, w], RGB, 0 to 255.
+      augment: the config group `augment`.
+
+    Returns:
+      float32 [3, h, w] in [0, 255].
     """
-    draws = jax.random.uniform(key, (9,))
     on = draws[:4] < augment.photometric
     brightness = _between(draws[4], -augment.brightness, augment.brightness)
     contrast = jnp.where(on[1], _between(draws[5], *augment.contrast), 1)
