@@ -61,7 +61,8 @@ class MetricWriter:
         record = {"step": int(step)}
         for name, value in scalars.items():
             value = float(value)
-            self._events.add_scalar(name, value, int(step))
+            if math.isfinite(value):  # Others have no place on a curve.
+                self._events.add_scalar(name, value, int(step))
             record[name] = value if math.isfinite(value) else None
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
 
