@@ -1,0 +1,126 @@
+"""Anchors counted and placed by hand, against a loop over positions."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+
+from borrow_det.ops import anchors as anchor_ops
+from configs import base
+
+ROOT3 = 3**0.5
+
+
+def config(**changes):
+    return types.SimpleNamespace(**{**base.get_config().anchors.to_dict(), **changes})
+
+
+def tiny(**changes):
+    """Two levels on a 32 x 48 input: maps of 2 x 3 and 1 x 2."""
+    fields = {
+        "strides": (16, 32),
+        "sizes": (8.0, 32.0),
+        "aspect_ratios": ((1.0, 4.0), (1.0,)),
+        "second_aspect_ratios": (1.0,),
+        "second_last": "geometric",
+    }
+    return config(**{**fields, **changes})
+
+
+def test_the_paper_has_6_6_6_4_a_position():
+    assert anchor_ops.anchors_per_position(config()) == (6, 6, 6, 4)
+
+
+# 512: maps of 64, 32, 16, 8 squared. 300: of 38, 19, 10, 5, rounded up.
+@pytest.mark.parametrize(
+    ("input_size", "count"),
+    [
+        ((512, 512), 6 * (64**2 + 32**2 + 16**2) + 4 * 8**2),
+        ((300, 300), 6 * (38**2 + 19**2 + 10**2) + 4 * 5**2),
+        ((256, 512), 6 * (32 * 64 + 16 * 32 + 8 * 16) + 4 * 4 * 8),
+        ((200, 330), 6 * (25 * 42 + 13 * 21 + 7 * 11) + 4 * 4 * 6),
+    ],
+)
+def test_anchors_are_counted_by_hand(input_size, count):
+    got = anchor_ops.make_anchors(config(), input_size)
+    assert got.shape == (count, 4)
+    assert got.dtype == np.float32
+    if input_size == (512, 512):
+        assert count == 32_512
+
+
+def test_anchors_are_placed_by_hand():
+    got = anchor_ops.make_anchors(tiny(), (32, 48)) * [32, 48, 32, 48]
+    # sqrt(8 * 32) = 16 is the first level's second size.
+    expected = []
+    for y, x in [(8, 8), (8, 24), (8, 40), (24, 8), (24, 24), (24, 40)]:
+        expected.append([y - 4, x - 4, y + 4, x + 4])
+        expected.append([y - 2, x - 8, y + 2, x + 8])  # four times as wide as high
+        expected.append([y - 8, x - 8, y + 8, x + 8])
+    # The last level's: sqrt(32 * side), side = sqrt(32 * 48).
+    half = math.sqrt(32 * math.sqrt(32 * 48)) / 2
+    for y, x in [(16, 16), (16, 48)]:
+        expected.append([y - 16, x - 16, y + 16, x + 16])
+        expected.append([y - half, x - half, y + half, x + half])
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_the_papers_sizes_and_shapes():
+    side = 512
+    shapes = anchor_ops.position_shapes(config(), (side, side))
+    seconds = [math.sqrt(32 * 64), math.sqrt(64 * 128), math.sqrt(128 * 256), side]
+    for level, (size, second) in enumerate(
+        zip((32, 64, 128, 256), seconds, strict=True)
+    ):
+        ratios = (1, ROOT3, 3, 1 / ROOT3, 1 / 3) if level < 3 else (1, ROOT3, 1 / ROOT3)
+        shape = shapes[level]
+        np.testing.assert_allclose(shape[:-1, 1] / shape[:-1, 0], ratios, rtol=1e-6)
+        np.testing.assert_allclose(shape[:-1].prod(axis=1), size**2, rtol=1e-6)
+        np.testing.assert_allclose(shape[-1], [second, second], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("last", "size"), [("side", 512), ("geometric", math.sqrt(256 * 512))]
+)
+def test_the_last_second_size_is_a_choice(last, size):
+    sizes = (32.0, 64.0, 128.0, 256.0)
+    got = anchor_ops.second_sizes(sizes, (512, 512), last)
+    assert got[-1] == pytest.approx(size)
+    # Not square: the square of equal area, 256 x 1024.
+    assert anchor_ops.second_sizes(sizes, (256, 1024), last)[-1] == pytest.approx(size)
+
+
+def test_an_unknown_last_size_is_named():
+    with pytest.raises(ValueError, match=r"anchors\.second_last is 'paper'"):
+        anchor_ops.second_sizes((32.0, 64.0), (64, 64), "paper")
+
+
+def test_the_second_set_has_its_own_ratios_or_is_left_out():
+    with_two = tiny(second_aspect_ratios=(1.0, 4.0))
+    assert anchor_ops.anchors_per_position(with_two) == (4, 3)
+    shape = anchor_ops.position_shapes(with_two, (32, 48))[0]
+    np.testing.assert_allclose(shape[2:], [[16, 16], [8, 32]])
+    without = tiny(second_aspect_ratios=())
+    assert len(anchor_ops.make_anchors(without, (32, 48))) == 2 * 6 + 2
+
+
+def test_clipping_keeps_anchors_in_the_image():
+    free = anchor_ops.make_anchors(tiny(), (32, 48))
+    clipped = anchor_ops.make_anchors(tiny(clip=True), (32, 48))
+    assert free.min() < 0
+    assert free.max() > 1
+    np.testing.assert_array_equal(clipped, np.clip(free, 0, 1))
+
+
+def test_centers_are_those_of_the_anchors():
+    settings, size = tiny(), (40, 48)
+    shapes = anchor_ops.level_shapes(size, settings.strides)
+    assert shapes == ((3, 3), (2, 2))
+    centers = anchor_ops.position_centers(shapes, settings.strides, size)
+    anchors = anchor_ops.make_anchors(settings, size)
+    per_position = np.repeat([3, 2], [9, 4])
+    middle = (anchors[:, :2] + anchors[:, 2:]) / 2
+    np.testing.assert_allclose(middle, np.repeat(centers, per_position, 0), atol=1e-6)
+    # Position 5 of the first map is row 1, column 2.
+    np.testing.assert_allclose(centers[5], [24 / 40, 40 / 48], atol=1e-6)
