@@ -192,6 +192,11 @@ class BorrowingNeck(nn.Module):
             raise InputError(
                 f"borrow.context_from is {self.context_from!r}; it must be X or Y"
             )
+        if not set(self.levels) <= set(range(len(X) - 1)):
+            raise InputError(
+                f"borrow.levels is {tuple(self.levels)}; it may name the levels "
+                f"0 to {len(X) - 2}, which have deeper ones to borrow from"
+            )
         Y = list(X)
         matchings = {}
         # From the deepest on, so that the context can come from the fused map.

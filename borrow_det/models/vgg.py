@@ -45,6 +45,12 @@ class ConvBlock(nn.Module):
             return x
         if self.norm == "group":
             groups = max(1, self.channels // self.group_size)
+            if self.channels % groups:
+                raise InputError(
+                    f"model.group_size={self.group_size} leaves a remainder of the "
+                    f"{self.channels} channels of a layer: choose it or model.width "
+                    "so that it divides them"
+                )
             return nn.GroupNorm(groups, dtype=self.dtype, name="norm")(x)
         if self.norm == "batch":
             return nn.BatchNorm(
@@ -127,6 +133,7 @@ class L2Normalize(nn.Module):
         scale = self.param(
             "scale", nn.initializers.constant(self.initial_scale), (x.shape[-1],)
         )
+        scale = scale.reshape((1,) * (x.ndim - 1) + (-1,))
         return (unit_vectors(x) * scale).astype(x.dtype)
 
 

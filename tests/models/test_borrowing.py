@@ -1,0 +1,342 @@
+"""FMB, FRB and FFB against loops written from the paper's equations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from borrow_det.errors import InputError
+from borrow_det.models import borrowing, ssd
+from configs import base
+
+CHANNELS = 5  # Of the embedding.
+SHAPES = ((3, 4, 6), (2, 2, 7), (1, 2, 3))  # Level maps, shallow to deep.
+
+
+@pytest.fixture(scope="module")
+def levels():
+    rng = np.random.default_rng(0)
+    return [rng.normal(1, 1, (2, *shape)).astype(np.float32) for shape in SHAPES]
+
+
+def random_variables(module, *inputs):
+    """Variables with random biases, too: flax starts those at zero."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: rng.normal(0, 0.7, leaf.shape).astype(np.float32), shapes
+    )
+
+
+def embed_by_loop(params, maps):
+    """Descriptor by descriptor: [B, T, C]."""
+    images = []
+    for b in range(maps[0].shape[0]):
+        rows = []
+        for m, level in enumerate(maps):
+            kernel = params[f"Conv_{m}"]["kernel"][0, 0]
+            bias = params[f"Conv_{m}"]["bias"]
+            for y in range(level.shape[1]):
+                for x in range(level.shape[2]):
+                    rows.append(level[b, y, x] @ kernel + bias)
+        images.append(rows)
+    return np.array(images)
+
+
+def match_by_loop(params, shallow, deeper, similarity, center):
+    """P, row by row and score by score."""
+    Q = embed_by_loop(params["theta"], [shallow])
+    K = embed_by_loop(params["phi"], deeper)
+    if center:
+        Q = Q - Q.mean(axis=1, keepdims=True)
+        K = K - K.mean(axis=1, keepdims=True)
+    P = np.zeros((*Q.shape[:2], K.shape[1]))
+    for b in range(Q.shape[0]):
+        for r in range(Q.shape[1]):
+            for t in range(K.shape[1]):
+                q, k = Q[b, r], K[b, t]
+                s = float(q @ k)
+                if similarity == "scaled":
+                    s /= np.sqrt(CHANNELS)
+                elif similarity == "cosine":
+                    s *= np.exp(params["log_temperature"])
+                    # The only descriptor of its level is zero when centred.
+                    s /= np.linalg.norm(q) * np.linalg.norm(k) or 1
+                P[b, r, t] = s / K.shape[1] if similarity == "dot_product" else s
+            if similarity != "dot_product":
+                e = np.exp(P[b, r] - P[b, r].max())
+                P[b, r] = e / e.sum()
+    return P
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("similarity", borrowing.SIMILARITIES)
+@pytest.mark.parametrize("n", [0, 1])
+def test_matching_and_representing_are_the_equations(levels, n, similarity, center):
+    shallow, deeper = levels[n], levels[n + 1 :]
+    matching = borrowing.FeatureMatchingBlock(CHANNELS, similarity, center)
+    variables = random_variables(matching, shallow, deeper)
+    found = jax.jit(matching.apply)(variables, shallow, deeper)
+    P = match_by_loop(variables["params"], shallow, deeper, similarity, center)
+    np.testing.assert_allclose(found.P, P, rtol=1e-4, atol=1e-5)
+    if similarity == "dot_product":
+        P = jax.nn.softmax(found.P * P.shape[-1], axis=-1)
+    else:
+        np.testing.assert_allclose(found.P.sum(axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.exp(found.log_p), P, rtol=1e-4, atol=1e-5)
+
+    representing = borrowing.FeatureRepresentingBlock(CHANNELS)
+    variables = random_variables(representing, found.P, deeper)
+    Z = representing.apply(variables, found.P, deeper)
+    V = embed_by_loop(variables["params"]["g"], deeper)
+    expected = np.zeros(Z.shape)
+    for b, r, t in np.ndindex(found.P.shape):
+        expected[b, r] += float(found.P[b, r, t]) * V[b, t]
+    np.testing.assert_allclose(Z, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_temperature_starts_as_given_and_only_for_cosine(levels):
+    for similarity in borrowing.SIMILARITIES:
+        module = borrowing.FeatureMatchingBlock(CHANNELS, similarity, temperature=7.0)
+        key = jax.random.key(0, impl="rbg")
+        params = jax.jit(module.init)(key, levels[0], levels[1:])["params"]
+        if similarity == "cosine":
+            np.testing.assert_allclose(params["log_temperature"], np.log(7), rtol=1e-6)
+        else:
+            assert set(params) == {"theta", "phi"}
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("similarity", borrowing.SIMILARITIES)
+def test_gradients_are_finite_at_zero_descriptors(similarity, center):
+    zeros = [np.zeros((1, *shape), np.float32) for shape in SHAPES]
+    module = borrowing.FeatureMatchingBlock(CHANNELS, similarity, center)
+    variables = random_variables(module, zeros[0], zeros[1:])
+    for block in ("theta", "phi"):
+        for conv in variables["params"][block].values():
+            conv["bias"][:] = 0  # As initialised: every query and key is zero.
+
+    def loss(variables, shallow, deeper):
+        found = module.apply(variables, shallow, deeper)
+        return found.log_p[0, 0, 0] + jnp.sum(found.P**2)
+
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(
+        variables, zeros[0], zeros[1:]
+    )
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    if similarity != "dot_product":
+        P = module.apply(variables, zeros[0], zeros[1:]).P
+        np.testing.assert_allclose(P, 1 / P.shape[-1], rtol=1e-6)
+
+
+def test_centring_forgets_what_all_positions_share(levels):
+    shallow, deeper = levels[0], levels[1:]
+    module = borrowing.FeatureMatchingBlock(CHANNELS, "embedded_gaussian", True)
+    variables = random_variables(module, shallow, deeper)
+    P = module.apply(variables, shallow, deeper).P
+    shifted = module.apply(variables, shallow + 3, [level - 5 for level in deeper]).P
+    # One constant for all levels' keys, whose embeddings differ, would not vanish:
+    # with a single deeper level it does.
+    alone = module.apply(variables, shallow, deeper[:1])
+    moved = module.apply(variables, shallow + 3, [deeper[0] - 5])
+    np.testing.assert_allclose(moved.P, alone.P, rtol=1e-3, atol=1e-5)
+    assert np.abs(shifted - P).max() > 0.01
+
+
+def test_fusion_is_the_equation(levels):
+    X, rng = levels[0], np.random.default_rng(2)
+    Z = rng.normal(size=(2, 12, CHANNELS)).astype(np.float32)
+    D = rng.normal(size=X.shape).astype(np.float32)
+    module = borrowing.FeatureFusionBlock()
+    variables = random_variables(module, X, Z, D)
+    W = variables["params"]["W"]
+    expected = np.empty_like(X)
+    for b, y, x in np.ndindex(X.shape[:3]):
+        both = np.concatenate([X[b, y, x], Z[b, y * X.shape[2] + x]])
+        fused = both @ W["kernel"][0, 0] + W["bias"]
+        expected[b, y, x] = X[b, y, x] + np.maximum(fused, 0)
+    apply = module.apply
+    np.testing.assert_allclose(apply(variables, X, Z, None), expected, atol=1e-5)
+    np.testing.assert_allclose(apply(variables, X, Z, D), expected + D, atol=1e-5)
+    np.testing.assert_allclose(apply({}, X, None, D), X + D, atol=1e-6)
+    np.testing.assert_array_equal(apply({}, X, None, None), X)
+
+
+def test_deconvolution_doubles_and_is_cut_at_the_far_sides():
+    rng = np.random.default_rng(3)
+    deeper = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
+    like = np.zeros((2, 3, 5, 6), np.float32)  # Odd: the maps are rounded up.
+    module = borrowing.Deconvolution()
+    variables = random_variables(module, deeper, like)
+    kernel = variables["params"]["deconv"]["kernel"]
+    bias = variables["params"]["deconv"]["bias"]
+    D = module.apply(variables, deeper, like)
+    assert D.shape == like.shape
+    for b, y, x in np.ndindex(D.shape[:3]):
+        # Each deeper position makes the four that lie on it; flax's kernels of
+        # transposed convolutions run backwards.
+        tap = kernel[1 - y % 2, 1 - x % 2]
+        expected = deeper[b, y // 2, x // 2] @ tap + bias
+        np.testing.assert_allclose(D[b, y, x], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [2, 4])
+def test_deconvolution_spreads_a_position_evenly_around_itself(kernel):
+    deeper = np.zeros((1, 4, 5, 1), np.float32)
+    deeper[0, 1, 3] = 1
+    like = np.zeros((1, 8, 10, 1), np.float32)
+    module = borrowing.Deconvolution(kernel, zero_init=True)
+    params = module.init(jax.random.key(0), deeper, like)["params"]["deconv"]
+    params["kernel"] += 1
+    D = module.apply({"params": {"deconv": params}}, deeper, like)
+    expected = np.zeros((8, 10), np.float32)
+    margin = kernel // 2 - 1
+    expected[2 - margin : 4 + margin, 6 - margin : 8 + margin] = 1
+    np.testing.assert_array_equal(D[0, ..., 0], expected)
+
+
+def neck_output(pyramid, **fields):
+    neck = borrowing.BorrowingNeck(channels=CHANNELS, **fields)
+    variables = random_variables(neck, pyramid)
+    Y, matchings = jax.jit(neck.apply)(variables, pyramid)
+    return variables.get("params", {}), Y, matchings
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    """Maps that halve, rounded up, as the trunk's do."""
+    rng = np.random.default_rng(4)
+    shapes = ((5, 6, 4), (3, 3, 6), (2, 2, 5), (1, 1, 3))
+    return [rng.normal(0, 1, (2, *shape)).astype(np.float32) for shape in shapes]
+
+
+def fuse(X, Z, D, params):
+    both = np.concatenate([X, Z.reshape(*X.shape[:3], -1)], axis=-1)
+    W = params["W"]
+    return X + np.maximum(both @ W["kernel"][0, 0] + W["bias"], 0) + D
+
+
+@pytest.mark.parametrize("context_from", ["X", "Y"])
+def test_neck_borrows_from_deeper_levels_and_takes_the_next_as_context(
+    pyramid, context_from
+):
+    params, Y, matchings = neck_output(pyramid, context_from=context_from)
+    np.testing.assert_array_equal(Y[3], pyramid[3])
+    assert sorted(matchings) == [0, 1, 2]
+    for n in range(3):
+        X, deeper = pyramid[n], pyramid[n + 1 :]
+        P = match_by_loop(params[f"fmb{n + 1}"], X, deeper, "cosine", True)
+        np.testing.assert_allclose(matchings[n].P, P, rtol=1e-3, atol=1e-5)
+        Z = P @ embed_by_loop(params[f"frb{n + 1}"]["g"], deeper)
+        below = {"X": pyramid, "Y": Y}[context_from][n + 1]
+        D = borrowing.Deconvolution().apply(
+            {"params": params[f"context{n + 1}"]}, below, X
+        )
+        expected = fuse(X, Z.astype(np.float32), D, params[f"ffb{n + 1}"])
+        np.testing.assert_allclose(Y[n], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_deconvolved_source_matches_against_the_deconvolved_map(pyramid):
+    for context in (True, False):
+        params, Y, matchings = neck_output(
+            pyramid, source="deconvolved", levels=(0,), context=context
+        )
+        X = pyramid[0]
+        D = borrowing.Deconvolution().apply(
+            {"params": params["context1"]}, pyramid[1], X
+        )
+        D = np.asarray(D)
+        P = match_by_loop(params["fmb1"], X, [D], "cosine", True)
+        np.testing.assert_allclose(matchings[0].P, P, rtol=1e-3, atol=1e-5)
+        Z = P @ embed_by_loop(params["frb1"]["g"], [D])
+        expected = fuse(X, Z.astype(np.float32), D if context else 0, params["ffb1"])
+        np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
+    assert borrowing.source_levels("deconvolved", 1, 4) == (1,)
+    assert borrowing.source_levels("deeper", 1, 4) == (2, 3)
+
+
+@pytest.mark.parametrize("chosen", [(0,), (1,), (2, 0), ()])
+def test_only_the_chosen_levels_borrow(pyramid, chosen):
+    params, Y, matchings = neck_output(pyramid, levels=chosen, context=False)
+    assert set(matchings) == set(chosen)
+    blocks = {f"{block}{n + 1}" for n in chosen for block in ("fmb", "frb", "ffb")}
+    assert set(params) == blocks if chosen else params == {}
+    for n, (x, y) in enumerate(zip(pyramid, Y, strict=True)):
+        assert np.array_equal(x, y) == (n not in chosen)
+
+
+def test_initial_context_is_zero_unless_it_is_matched_against(pyramid):
+    def context_kernels(**fields):
+        neck = borrowing.BorrowingNeck(channels=CHANNELS, levels=(0, 1), **fields)
+        # The rbg generator compiles fastest.
+        key = jax.random.key(0, impl="rbg")
+        params = jax.jit(neck.init)(key, pyramid)["params"]
+        return [
+            bool(np.any(params[f"context{n}"]["deconv"]["kernel"])) for n in (1, 2, 3)
+        ]
+
+    assert context_kernels(zero_init_context=True) == [False, False, False]
+    assert context_kernels(zero_init_context=False) == [True, True, True]
+    assert context_kernels(source="deconvolved") == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("similarity", "cos"), ("source", "shallower"), ("context_from", "Z")],
+)
+def test_unknown_names_are_named(pyramid, field, value):
+    neck = borrowing.BorrowingNeck(**{field: value})
+    with pytest.raises(InputError, match=rf"borrow\.{field} is '{value}'"):
+        jax.eval_shape(neck.init, jax.random.key(0), pyramid)
+
+
+def test_a_level_that_has_none_below_it_cannot_borrow(pyramid):
+    neck = borrowing.BorrowingNeck(levels=(0, 3))
+    with pytest.raises(InputError, match=r"borrow\.levels"):
+        jax.eval_shape(neck.init, jax.random.key(0), pyramid)
+
+
+@pytest.fixture(scope="module")
+def detectors():
+    """(plain SSD, the full model, its random variables, an image), of odd sizes."""
+    config = base.get_config()
+    config.model.width = 1 / 64
+    config.model.l2_scales = (8.0, 5.0, 0.0, 0.0)
+    full = ssd.build_detector(config, num_classes=2)
+    config.borrow.enabled = config.borrow.context = False
+    plain = ssd.build_detector(config, num_classes=2)
+    rng = np.random.default_rng(5)
+    image = rng.uniform(0, 255, (2, 72, 90, 3)).astype(np.float32)
+    return plain, full, random_variables(full, image)["params"], image
+
+
+def without_neck(params):
+    return {name: block for name, block in params.items() if name != "neck"}
+
+
+def test_switched_off_it_has_the_parameters_of_trunk_and_heads(detectors):
+    plain, _, params, image = detectors
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), image)["params"]
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(
+        jnp.shape, without_neck(params)
+    )
+    names = {"trunk", "l2_1", "l2_2", *(f"head{n}" for n in (1, 2, 3, 4))}
+    assert set(shapes) == names
+
+
+def test_with_fusion_and_context_at_zero_it_is_plain_ssd_to_the_bit(detectors):
+    plain, full, params, image = detectors
+
+    def silence(path, leaf):
+        last = path[0].key == "neck" and {"W", "deconv"} & {k.key for k in path}
+        return np.zeros_like(leaf) if last else leaf
+
+    silenced = jax.tree_util.tree_map_with_path(silence, params)
+    expected = jax.jit(plain.apply)({"params": without_neck(params)}, image)
+    for variables, equal in ((silenced, True), (params, False)):
+        found = jax.jit(full.apply)({"params": variables}, image)
+        for name in ("logits", "offsets"):
+            same = np.array_equal(getattr(found, name), getattr(expected, name))
+            assert same == equal
+    assert np.isfinite(expected.logits).all()
