@@ -9,7 +9,7 @@ from jax import Array
 
 from borrow_det.errors import InputError
 from borrow_det.models.borrowing import BorrowingNeck, Matching
-from borrow_det.models.vgg import VGG16, L2Normalize
+from borrow_det.models.vgg import STAGE_CHANNELS, STRIDES, VGG16, L2Normalize
 from borrow_det.ops import anchors as anchor_ops
 
 
@@ -104,10 +104,11 @@ def build_detector(config, num_classes: int) -> Detector:
     """The detector that `config` (configs/base.py) describes.
 
     Raises:
-      InputError: on a trunk that does not exist.
+      InputError: on a trunk that does not exist, or fields that do not fit its levels.
     """
     if config.model.trunk != "vgg16":
         raise InputError(f"model.trunk is {config.model.trunk!r}; it must be vgg16")
+    _check_levels(config)
     dtype = jnp.dtype(config.dtype)
     trunk = VGG16(
         width=config.model.width,
@@ -127,3 +128,22 @@ def build_detector(config, num_classes: int) -> Detector:
         background_bias=config.model.background_bias,
         dtype=dtype,
     )
+
+
+def _check_levels(config) -> None:
+    if tuple(config.anchors.strides) != STRIDES:
+        raise InputError(
+            f"anchors.strides is {tuple(config.anchors.strides)}; the levels of "
+            f"{config.model.trunk} have {STRIDES}"
+        )
+    entries = {
+        "model.stages": (config.model.stages, len(STAGE_CHANNELS)),
+        "model.l2_scales": (config.model.l2_scales, len(STRIDES)),
+        "anchors.sizes": (config.anchors.sizes, len(STRIDES)),
+        "anchors.aspect_ratios": (config.anchors.aspect_ratios, len(STRIDES)),
+    }
+    for field, (value, count) in entries.items():
+        if len(value) != count:
+            raise InputError(
+                f"{field} has {len(value)} entries; {config.model.trunk} takes {count}"
+            )

@@ -10,6 +10,7 @@ from jax import Array
 
 from borrow_det.errors import InputError
 
+STRIDES = (8, 16, 32, 64)  # Of the levels.
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
 CONV6_CHANNELS = (256, 512)
