@@ -45,7 +45,7 @@ def prepared_by_name(tfds_name: str, data_dir: str):
     """
     builder = _find_prepared(tfds_name, data_dir)
     if builder is None:
-        if importlib.util.find_spec("tensorflow") is None:
+        if not _has_tensorflow():
             raise InputError(
                 f"{tfds_name} is not prepared in {data_dir or 'the default data_dir'}, "
                 "and TFDS's builder of it needs TensorFlow, which is not installed: "
@@ -69,6 +69,10 @@ def prepared_by_name(tfds_name: str, data_dir: str):
 def data_source(builder, split: str) -> Sequence[dict]:
     """Random access to the records of a whole split, images left encoded."""
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
 
 
 def _find_prepared(tfds_name: str, data_dir: str):
