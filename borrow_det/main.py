@@ -20,14 +20,42 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(arguments: list[str]) -> None:
     """Runs what the flags say; wrong input ends in one line and status 2."""
     if len(arguments) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(arguments[1:])}")
+        _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+        config = _CONFIG.value.copy_and_resolve_references()
+    except OSError as error:  # ml_collections keeps it until the value is used.
+        _refuse(str(error))
+    try:
+        train.train_and_evaluate(config, _WORKDIR.value)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it ends in one line and status 2."""
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # ml_collections', of unknown fields.
+        field = str(error.args[0])
+        _refuse(f"the config has no field {field}; configs/base.py lists them all")
+    except flags.Error as error:
+        _refuse(str(_input_error(error) or error))
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """What a config file itself complained of, beneath what was made of it."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, InputError) else found
+        error = error.__context__
+    return found
+
+
+def _refuse(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
