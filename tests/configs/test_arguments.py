@@ -1,0 +1,112 @@
+import importlib
+import re
+
+import pytest
+
+from borrow_det.errors import InputError
+from configs import arguments, base
+
+NAMES = [
+    "quickstart",
+    "scale_pairs",
+    "coco_folder",
+    "voc",
+    "coco",
+    "wider_face",
+    "kitti",
+]
+
+
+def get_config(name, arg):
+    arg = f"path=DIR,{arg}" if name == "coco_folder" else arg
+    return importlib.import_module(f"configs.{name}").get_config(arg)
+
+
+def test_values_take_the_type_of_their_default():
+    defaults = {"path": str, "size": 512, "width": 0.5, "borrow": True, "split": "a"}
+    values = arguments.parse("path=3,width=2,borrow=False,split=train[:16]", **defaults)
+    assert values.to_dict() == {
+        "path": "3",
+        "size": 512,
+        "width": 2.0,
+        "borrow": False,
+        "split": "train[:16]",
+    }
+    assert type(values.width) is float
+
+
+@pytest.mark.parametrize("arg", [None, ""])
+def test_nothing_given(arg):
+    assert arguments.parse(arg, size=512).to_dict() == {"size": 512}
+
+
+@pytest.mark.parametrize(
+    ("arg", "message"),
+    [
+        ("colour=3", "'colour=3' is unknown.*size, borrow, path"),
+        ("size", "'size' is unknown; write NAME=VALUE"),
+        ("size=x", "size=x must be of type int"),
+        ("size=1.5", "size=1.5 must be of type int"),
+        ("borrow=1", "borrow=1 must be of type bool"),
+        ("size=3", "the config needs the arguments path"),
+    ],
+)
+def test_wrong_arguments(arg, message):
+    with pytest.raises(InputError, match=message):
+        arguments.parse(arg, size=512, borrow=True, path=str)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_has_its_plain_ssd(name):
+    full = get_config(name, "borrow=True").to_dict()
+    plain = get_config(name, "borrow=False").to_dict()
+    assert full["borrow"]["enabled"]
+    assert full["borrow"]["context"]
+    assert full["loss"]["matching"] > 0
+    assert not plain["borrow"].pop("enabled")
+    assert not plain["borrow"].pop("context")
+    assert plain["loss"].pop("matching") == 0
+    for fields in (full["borrow"], full["loss"]):
+        for field in ("enabled", "context", "matching"):
+            fields.pop(field, None)
+    assert full == plain
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_is_locked_and_refuses_unknown_arguments(name):
+    config = get_config(name, "")
+    assert config.is_locked
+    assert sorted(config.to_dict()) == sorted(base.get_config().to_dict())
+    with pytest.raises(InputError, match="'colour=1' is unknown"):
+        get_config(name, "colour=1")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstring_holds_the_command(name):
+    docstring = importlib.import_module(f"configs.{name}").__doc__
+    command = rf"python -m borrow_det\.main[\s\\]+--config=configs/{name}\.py"
+    assert re.search(command, docstring)
+
+
+def test_coco_folder_needs_a_path():
+    with pytest.raises(InputError, match="needs the arguments path"):
+        importlib.import_module("configs.coco_folder").get_config()
+
+
+def test_coco_folder_arguments():
+    config = get_config("coco_folder", "train=a,val=b[:16],size=320,steps=7,batch=4")
+    assert config.dataset.path == "DIR"
+    assert config.dataset.train_split == "a"
+    assert config.dataset.eval_splits == ("b[:16]",)
+    assert config.input_size == (320, 320)
+    assert config.dataset.canvas == (640, 640)
+    assert (config.num_steps, config.batch_size) == (7, 4)
+
+
+def test_scale_pairs_scales_with_its_images():
+    config = get_config("scale_pairs", "size=128")
+    assert config.dataset.image_size == 128
+    assert config.input_size == config.dataset.canvas == (128, 128)
+    assert config.anchors.sizes == (10.0, 20.0, 40.0, 80.0)
+    # Mirrored stripes are another species.
+    assert not config.augment.enabled
