@@ -177,10 +177,6 @@ def _coco_arrays(ground_truth, detections, limits, area_ranges):
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
     areas = (_ALL_AREAS, *area_ranges.values())
-    if not images or not classes:
-        # The library reads empty lists as "everything".
-        shape = (len(classes), len(areas), len(limits))
-        return np.full((10, 101, *shape), -1.0), np.full((10, *shape), -1.0)
     categories = [{"id": i, "name": str(i)} for i in classes.values()]
     pictures = [{"id": i} for i in images.values()]
 

@@ -34,7 +34,7 @@ def markdown_report(
     rows = [["split", *shown]]
     for split, metrics in evaluations.items():
         rows.append([split, *(_cell(metrics.get(field, math.nan)) for field in shown)])
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_line(row, widths) for row in rows]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines.insert(1, _line(rule, widths))

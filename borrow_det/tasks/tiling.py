@@ -65,7 +65,7 @@ def windows(
     for side, length in zip(size, tile, strict=True):
         length = min(side, length)
         room = side - length
-        # The small term: 1.5 tiles' room at a half must not become 4 by rounding.
+        # The small term: 1 - 0.9 is below a tenth, which would add a tile.
         count = 1 + math.ceil(room / (length * (1 - overlap)) - 1e-9)
         starts.append([round(room * i / max(count - 1, 1)) for i in range(count)])
     views = [

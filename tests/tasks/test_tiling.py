@@ -20,8 +20,9 @@ def found(*rows, label=0):
         ((4, 10), (4, 4), 0.25, [(0, 0, 4, 4), (0, 3, 4, 7), (0, 6, 4, 10)]),
         # One pixel more takes a fourth tile; all move closer together.
         ((4, 11), (4, 4), 0.25, [(0, x, 4, x + 4) for x in (0, 2, 5, 7)]),
-        # Exactly 1.5 tiles at a half: two, whatever rounding says.
         ((6, 9), (6, 6), 0.5, [(0, 0, 6, 6), (0, 3, 6, 9)]),
+        # Eight tiles fit exactly, though 1 - 0.9 is below a tenth in floats.
+        ((9, 17), (10, 10), 0.9, [(0, x, 9, x + 10) for x in range(8)]),
         # An image that a tile covers is one view.
         ((3, 3), (4, 4), 0.2, [(0, 0, 3, 3)]),
         # No overlap.
@@ -114,6 +115,13 @@ def test_neighbours_at_a_border_stay_two():
     # Different rows: nothing in common between 80 and 120.
     result = merged(found((10, 60, 30, 120, 0.7)), found((40, 80, 60, 150, 0.9)))
     assert sorted(result.boxes.tolist()) == [[10, 60, 30, 120], [40, 80, 60, 150]]
+
+
+def test_a_box_at_the_images_own_border_is_not_cut():
+    # It ends at the left tile's border too, but there is nothing beyond: the surer
+    # box stays, as in any NMS.
+    result = merged(found((10, 0, 30, 40, 0.9)), found(), found((12, 0, 32, 44, 0.5)))
+    assert result.boxes.tolist() == [[10, 0, 30, 40]]
 
 
 def test_classes_do_not_merge():

@@ -223,7 +223,8 @@ def test_what_an_earlier_run_drew_is_no_input(tmp_path, detector):
     save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4]))
     for _ in range(2):
         assert run(tmp_path / "out", str(tmp_path)) == 0
-        assert len(results(tmp_path / "out")) == 1
+        listed = json.loads((tmp_path / "out" / "images.json").read_text())
+        assert [i["file_name"] for i in listed["images"]] == [f"{tmp_path}/a.png"]
 
 
 def test_patterns_and_repeated_names(tmp_path, detector):
