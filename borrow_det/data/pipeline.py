@@ -58,6 +58,10 @@ class Batches:
                 logging.warning("%s so far: %d", name, self.counts[name])
         return batch
 
+    def close(self) -> None:
+        """Ends the threads and worker processes; no batch comes after it."""
+        self._iterator.close()
+
 
 def train_dataset(
     source: sources.Source, config, process_index: int = 0, process_count: int = 1

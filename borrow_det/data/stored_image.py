@@ -60,8 +60,7 @@ def read(path: pathlib.Path) -> StoredImage:
                 return _store(image, content)
     except PIL.UnidentifiedImageError as error:
         raise InputError(
-            f"{path} is not an image that Pillow knows: replace it, or take it out of "
-            "the annotation file"
+            f"{path} is not an image that Pillow knows: replace it, or leave it out"
         ) from error
     except PIL.Image.DecompressionBombError as error:
         raise InputError(
@@ -70,8 +69,7 @@ def read(path: pathlib.Path) -> StoredImage:
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise InputError(
-            f"{path} is truncated or damaged ({error}): replace it, or take it out of "
-            "the annotation file"
+            f"{path} is truncated or damaged ({error}): replace it, or leave it out"
         ) from error
 
 

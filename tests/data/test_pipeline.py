@@ -128,7 +128,9 @@ def test_workers_change_nothing(drawn_config):
     source = sources.load(drawn_config.dataset, "train")
     expected = take(pipeline.train_batches(source, drawn_config, start_step=3), 6)
     drawn_config.dataset.num_workers = 2
-    found = take(pipeline.train_batches(source, drawn_config, start_step=3), 6)
+    batches = pipeline.train_batches(source, drawn_config, start_step=3)
+    found = take(batches, 6)
+    batches.close()
     for a, b in zip(found, expected, strict=True):
         assert_equal_batches(a, b)
 

@@ -20,7 +20,7 @@ import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 
-from borrow_det.data import pipeline, prepare, records, sources
+from borrow_det.data import pipeline, prepare, sources
 from borrow_det.errors import InputError
 from configs import base
 
@@ -383,60 +383,3 @@ def test_kitti(config, tmp_path):
     # y counts from the top again, as the pixels do.
     np.testing.assert_allclose(boxes[0], found_box(record), atol=1e-5)
     np.testing.assert_allclose(boxes[1], [30.5, 0, 39, 12.25], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "normalise", "split"),
-    [
-        ("voc/2007", records.voc, "train"),
-        ("voc/2012", records.voc, "train"),
-        ("wider_face", records.wider_face, "validation"),
-        ("kitti", records.kitti, "train"),
-    ],
-)
-def test_mock_data(name, normalise, split):
-    """TFDS's mock records: stacked arrays, boxes in no order, images as pixels."""
-    key = "faces" if name == "wider_face" else "objects"
-    with tfds.testing.mock_data(num_examples=3):
-        mock = tfds.data_source(name, split=split)
-        for i in range(len(mock)):
-            record = dict(mock[i])
-            height, width = record["image"].shape[:2]
-            record["image"] = encode(PIL.Image.fromarray(record["image"]), "PNG")
-            for text in {"image/filename", "image/file_name"} & set(record):
-                record[text] = f"{i:06d}.jpg"
-            # The mock draws a length for each field of a sequence.
-            n = min(len(values) for values in record[key].values())
-            record[key] = {k: values[:n] for k, values in record[key].items()}
-            found = normalise(record, i, policy="drop")
-            assert (found["height"], found["width"]) == (height, width)
-            boxes = found["boxes"]
-            assert len(boxes) + found["bad_boxes"] == n > 0
-            assert (boxes[:, :2] < boxes[:, 2:]).all()
-            for field in ("labels", "is_crowd", "is_difficult", "area"):
-                assert found[field].shape == (len(boxes),)
-
-
-def test_tensorflow_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: False)
-    dataset = base.get_config().dataset
-    dataset.data_dir = str(tmp_path)
-    for name in ("voc", "coco/2017", "wider_face", "kitti"):
-        dataset.name = name
-        with pytest.raises(
-            InputError,
-            match=r"is not prepared in .* pip install -r requirements-tf\.txt",
-        ):
-            sources.load(dataset, "train")
-
-
-def test_prepared_in_another_format(config, tmp_path, monkeypatch):
-    write_kitti(tmp_path / "archives")
-    config.dataset.name = "kitti"
-    sources.load(config.dataset, "train")
-    info = next(pathlib.Path(config.dataset.data_dir).rglob("dataset_info.json"))
-    content = json.loads(info.read_text())
-    content["fileFormat"] = "tfrecord"
-    info.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="as tfrecord, which has no random access"):
-        sources.load(config.dataset, "train")

@@ -1,0 +1,182 @@
+import json
+
+import pytest
+
+from borrow_det.data import sources
+from borrow_det.errors import InputError
+
+
+def remove(name):
+    def change(coco, folder):
+        (folder / name).unlink()
+
+    return change
+
+
+def write(name, content):
+    def change(coco, folder):
+        (folder / name).write_bytes(content)
+
+    return change
+
+
+def truncate(name):
+    def change(coco, folder):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[:-100])
+
+    return change
+
+
+def edit(path, value):
+    """Sets coco[path[0]][path[1]]... to value; deletes it where value is None."""
+
+    def change(coco, folder):
+        *outer, last = path
+        for key in outer:
+            coco = coco[key]
+        if value is None:
+            del coco[last]
+        else:
+            coco[last] = value
+
+    return change
+
+
+BAD = {
+    "no annotations": (
+        remove("annotations/train.json"),
+        "holds no COCO annotation file: put one",
+    ),
+    "not JSON": (
+        write("annotations/train.json", b'{"images": [}'),
+        r"train\.json is not JSON \(Expecting value.*export it again",
+    ),
+    "not UTF-8": (
+        write("annotations/train.json", b'{"\xff": 1}'),
+        r"train\.json is not JSON",
+    ),
+    "a list": (write("annotations/train.json", b"[]"), "holds no JSON object"),
+    "no images key": (edit(["images"], None), "lacks the list 'images'"),
+    "no annotations key": (edit(["annotations"], None), "lacks the list 'annotations'"),
+    "no categories key": (edit(["categories"], None), "lacks the list 'categories'"),
+    "images no list": (edit(["images"], {}), "lacks the list 'images'"),
+    "no images": (edit(["images"], []), r"train\.json lists no images"),
+    "no categories": (edit(["categories"], []), "lists no categories: add them"),
+    "record no object": (edit(["images", 1], 5), r"images\[1\] is no JSON object"),
+    "image without id": (edit(["images", 1, "id"], None), r"images\[1\] lacks .*'id'"),
+    "image without name": (
+        edit(["images", 0, "file_name"], None),
+        r"images\[0\] lacks the key 'file_name'",
+    ),
+    "image without size": (
+        edit(["images", 0, "height"], None),
+        r"images\[0\] lacks the key 'height'",
+    ),
+    "image of no size": (edit(["images", 0, "height"], 0), "has the size 32 x 0"),
+    "id no number": (edit(["images", 0, "id"], "x"), r"id = 'x', which is no whole"),
+    "box missing": (
+        edit(["annotations", 0, "bbox"], None),
+        r"annotations\[0\] lacks the key 'bbox'",
+    ),
+    "box short": (edit(["annotations", 0, "bbox"], [1, 2, 3]), "no list of four"),
+    "box of text": (
+        edit(["annotations", 0, "bbox"], ["1", 2, 3, 4]),
+        "no list of four",
+    ),
+    "category without name": (
+        edit(["categories", 1, "name"], None),
+        r"categories\[1\] lacks the key 'name'",
+    ),
+    "unknown image": (
+        edit(["annotations", 0, "image_id"], 99),
+        r"annotations\[0\] belongs to image id 99",
+    ),
+    "unknown category": (
+        edit(["annotations", 0, "category_id"], 3),
+        r"annotation 1 of a\.png has the category id 3, which 'categories'",
+    ),
+    "image id twice": (edit(["images", 1, "id"], 10), r"image id 10 twice.*'b\.png'"),
+    "category id twice": (edit(["categories", 1, "id"], 1), "category id 1 twice"),
+    "image missing": (remove("images/b.png"), r"lists the image 'b\.png', which is in"),
+    "image truncated": (truncate("images/b.png"), r"b\.png is truncated or damaged"),
+    "not an image": (write("images/b.png", b"hello"), r"b\.png is not an image"),
+    "size disagrees": (
+        edit(["images", 1, "width"], 31),
+        r"b\.png is 32 x 24 pixels, but its annotation file says 31 x 24",
+    ),
+    "size turned": (
+        lambda coco, folder: coco["images"][1].update(width=24, height=32),
+        r"b\.png is 32 x 24 pixels, but its annotation file says 24 x 32",
+    ),
+    "box empty": (edit(["annotations", 0, "bbox"], [4, 4, 0, 5]), "has no area"),
+    "box negative": (edit(["annotations", 0, "bbox"], [9, 9, -5, -5]), "has no area"),
+    "box infinite": (
+        edit(["annotations", 0, "bbox"], [1, 1, float("inf"), 5]),
+        "is not finite",
+    ),
+    "box outside": (edit(["annotations", 0, "bbox"], [4, 4, 90, 5]), "lies outside"),
+    "split called all": (
+        lambda coco, folder: (folder / "annotations" / "all.json").write_text("{}"),
+        "split name 'all': rename it",
+    ),
+    "one split twice": (
+        lambda coco, folder: write("train/_annotations.coco.json", b"{}")(
+            coco, (folder / "train").mkdir() or folder
+        ),
+        "both name the split train",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_and_leaves_nothing(case, folder, noise_image):
+    change, message = BAD[case]
+    folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
+    folder.add("b.png", noise_image(seed=1))
+    folder.write()
+    good = json.dumps(folder.coco)
+    change(folder.coco, folder.folder)
+    annotations = folder.folder / "annotations" / "train.json"
+    if annotations.exists() and json.dumps(folder.coco) != good:
+        folder.write()
+    with pytest.raises(InputError, match=message) as error:
+        sources.load(folder.config(), "train")
+    assert "\n" not in str(error.value)
+    assert not list((folder.folder / "prepared").rglob("*.array_record*"))
+    assert not list((folder.folder / "prepared").rglob("dataset_info.json"))
+    # The second run does not take anything for the set, and works once all is well.
+    with pytest.raises(InputError, match=message):
+        sources.load(folder.config(), "train")
+    for path in folder.folder.rglob("*.json"):
+        path.unlink()
+    noise_image(seed=1).save(folder.folder / "images" / "b.png")
+    annotations.write_text(good)
+    assert len(sources.load(folder.config(), "train")) == 2
+
+
+def test_categories_that_contradict_each_other(folder, noise_image):
+    folder.add("a.png", noise_image())
+    folder.write("train.json")
+    folder.coco["categories"][1]["name"] = "bird"
+    folder.write("val.json")
+    with pytest.raises(InputError, match=r"val\.json calls category 7 'bird'.*'dog'"):
+        sources.load(folder.config(), "train")
+
+
+def test_no_folder(folder):
+    config = folder.config()
+    config.path = ""
+    with pytest.raises(InputError, match=r"configs/coco_folder\.py:path=DIR"):
+        sources.load(config, "train")
+    config.path = str(folder.folder / "nowhere")
+    with pytest.raises(InputError, match="nowhere is no folder: correct"):
+        sources.load(config, "train")
+
+
+def test_unknown_split_lists_the_known_ones(folder, noise_image):
+    folder.add("a.png", noise_image())
+    folder.write("train.json")
+    folder.write("val.json")
+    with pytest.raises(InputError, match="no split 'test'; known are train, val"):
+        sources.load(folder.config(), "test")

@@ -1,0 +1,70 @@
+import json
+import pathlib
+import shutil
+
+import cv2
+import pytest
+import tensorflow_datasets as tfds
+
+from borrow_det.data import prepare, records, sources
+from borrow_det.errors import InputError
+from configs import base
+
+
+@pytest.mark.parametrize(
+    ("name", "normalise", "split"),
+    [
+        ("voc/2007", records.voc, "train"),
+        ("voc/2012", records.voc, "train"),
+        ("wider_face", records.wider_face, "validation"),
+        ("kitti", records.kitti, "train"),
+    ],
+)
+def test_mock_data(name, normalise, split):
+    """TFDS's mock records: stacked arrays, boxes in no order, images as pixels."""
+    key = "faces" if name == "wider_face" else "objects"
+    with tfds.testing.mock_data(num_examples=3):
+        mock = tfds.data_source(name, split=split)
+        for i in range(len(mock)):
+            record = dict(mock[i])
+            height, width = record["image"].shape[:2]
+            record["image"] = cv2.imencode(".png", record["image"])[1].tobytes()
+            for text in {"image/filename", "image/file_name"} & set(record):
+                record[text] = f"{i:06d}.jpg"
+            # The mock draws a length for each field of a sequence.
+            n = min(len(values) for values in record[key].values())
+            record[key] = {k: values[:n] for k, values in record[key].items()}
+            found = normalise(record, i, policy="drop")
+            assert (found["height"], found["width"]) == (height, width)
+            boxes = found["boxes"]
+            assert len(boxes) + found["bad_boxes"] == n > 0
+            assert (boxes[:, :2] < boxes[:, 2:]).all()
+            for field in ("labels", "is_crowd", "is_difficult", "area"):
+                assert found[field].shape == (len(boxes),)
+
+
+def test_tensorflow_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_has_tensorflow", lambda: False)
+    dataset = base.get_config().dataset
+    dataset.data_dir = str(tmp_path)
+    for name in ("voc", "coco/2017", "wider_face", "kitti"):
+        dataset.name = name
+        with pytest.raises(
+            InputError,
+            match=r"is not prepared in .* pip install -r requirements-tf\.txt",
+        ):
+            sources.load(dataset, "train")
+
+
+def test_prepared_in_another_format(drawn_config, tmp_path):
+    sources.load(drawn_config.dataset, "train")
+    prepared = pathlib.Path(drawn_config.dataset.data_dir) / "scale_pairs"
+    shutil.copytree(prepared, tmp_path / "scale_pairs")
+    name = f"scale_pairs/{next(tmp_path.glob('scale_pairs/64px*')).name}"
+    assert len(prepare.prepared_by_name(name, str(tmp_path)).info.splits) == 4
+    info = next(tmp_path.rglob("dataset_info.json"))
+    content = json.loads(info.read_text())
+    content["fileFormat"] = "tfrecord"
+    info.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"as tfrecord.*set dataset\.data_dir to"):
+        prepare.prepared_by_name(name, str(tmp_path))
