@@ -37,7 +37,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # ml_collections', of unknown fields.
-        field = str(error.args[0])
+        inner = error.args[0]
+        field = inner.args[0] if isinstance(inner, KeyError) else inner
         _refuse(f"the config has no field {field}; configs/base.py lists them all")
     except flags.Error as error:
         _refuse(str(_input_error(error) or error))
