@@ -147,6 +147,12 @@ def test_thresholds_and_best_anchors_by_hand():
     np.testing.assert_array_equal(got.positive, [True, False, False, True])
 
 
+def test_the_threshold_itself_is_enough():
+    # [0, 8] is twice as long as each of the three anchors in it: 0.5 with all.
+    got = assign(spans((0, 8)), np.ones(1, bool), np.zeros(1, bool), LINE, 0.5)
+    np.testing.assert_array_equal(got.positive, [True, True, True, False])
+
+
 def test_two_objects_that_want_one_anchor_both_get_one():
     # Both are nearest to anchor 0 (IoU 1 and 3/4); the second moves to anchor 1,
     # though that one overlaps the first object more (2/6 over 1/6).
