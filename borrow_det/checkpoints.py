@@ -86,20 +86,21 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> di
     folder = _folder(workdir)
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: train there first")
-    with ocp.CheckpointManager(folder) as manager:
+    # Both items need one, or orbax warns of what it could not read.
+    items = ("model", "training")
+    handlers = {item: ocp.StandardCheckpointHandler() for item in items}
+    with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
         steps = manager.all_steps()
         step = max(steps, default=None) if step is None else step
         if step not in steps:
             raise InputError(f"{workdir} has checkpoints of steps {steps}, not {step}")
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        saved = manager.item_metadata(step)["model"]
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            saved.tree,
+            manager.item_metadata(step)["model"].tree,
         )
-        model = manager.restore(
-            step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))
-        ).model
+        restore = ocp.args.Composite(model=ocp.args.StandardRestore(target))
+        model = manager.restore(step, args=restore).model
     params = model["ema_params"] or model["params"]
     return {"params": params, "batch_stats": model["batch_stats"]}
 
