@@ -9,6 +9,10 @@ from borrow_det.ops import boxes as box_ops
 
 VARIANCES = (0.1, 0.2)
 
+iou = jax.jit(box_ops.iou)
+encode = jax.jit(box_ops.encode)
+decode = jax.jit(box_ops.decode)
+
 
 def random_boxes(seed, count):
     rng = np.random.default_rng(seed)
@@ -36,7 +40,7 @@ def test_iou_is_the_loop():
     a[0], a[1] = [0.5, 0.5, 0.5, 0.9], [0.9, 0.9, 0.1, 0.1]  # a line; inverted
     b[0], b[1], b[2] = a[0], a[1], a[2]
     expected = [[loop_iou(x, y) for y in b.astype(float)] for x in a.astype(float)]
-    got = box_ops.iou(a, b)
+    got = iou(a, b)
     np.testing.assert_allclose(got, expected, atol=1e-6)
     assert got[0, 0] == got[1, 1] == 0
     assert got[2, 2] == 1
@@ -46,9 +50,9 @@ def test_iou_is_the_loop():
 def test_iou_takes_leading_dimensions():
     a, b = random_boxes(2, 24).reshape(2, 3, 4, 4), random_boxes(3, 30)
     b = b.reshape(2, 3, 5, 4)
-    got = box_ops.iou(a, b)
+    got = iou(a, b)
     assert got.shape == (2, 3, 4, 5)
-    np.testing.assert_array_equal(got[1, 2], box_ops.iou(a[1, 2], b[1, 2]))
+    np.testing.assert_array_equal(got[1, 2], iou(a[1, 2], b[1, 2]))
 
 
 def test_encode_by_hand():
@@ -57,7 +61,7 @@ def test_encode_by_hand():
     box = box_ops.to_corners(jnp.array([0.55, 0.5, 0.4, 0.2], jnp.float32))
     log2 = float(np.log(2))
     np.testing.assert_allclose(
-        box_ops.encode(box, anchor, VARIANCES),
+        encode(box, anchor, VARIANCES),
         [0.25 / 0.1, 0, log2 / 0.2, -log2 / 0.2],
         atol=1e-5,
     )
@@ -67,8 +71,8 @@ def test_decode_undoes_encode():
     boxes, anchors = random_boxes(4, 200), random_boxes(5, 200)
     ratio = (boxes[:, 2:] - boxes[:, :2]) / (anchors[:, 2:] - anchors[:, :2])
     boxes, anchors = (x[(ratio < 50).all(axis=1)] for x in (boxes, anchors))
-    offsets = box_ops.encode(boxes, anchors, VARIANCES)
-    got = box_ops.decode(offsets, anchors, VARIANCES)
+    offsets = encode(boxes, anchors, VARIANCES)
+    got = decode(offsets, anchors, VARIANCES)
     np.testing.assert_allclose(got, boxes, atol=1e-5)
 
 
@@ -76,7 +80,7 @@ def test_decode_undoes_encode():
 def test_decode_clamps_sizes(offset):
     anchor = jnp.array([0.4, 0.4, 0.6, 0.8], jnp.float32)
     offsets = jnp.array([0, 0, offset, offset], jnp.float32)
-    got = box_ops.to_centers(box_ops.decode(offsets, anchor, VARIANCES))
+    got = box_ops.to_centers(decode(offsets, anchor, VARIANCES))
     # log(1000 / 16), whatever the network says: 62.5 times the anchor.
     size = np.array([0.2, 0.4]) * 62.5
     np.testing.assert_allclose(got, [0.5, 0.6, *size], rtol=1e-5)
@@ -93,7 +97,7 @@ def test_degenerate_boxes_have_finite_targets_and_gradients():
             [0, 0, 1, 1],
         ]
     )
-    targets = box_ops.encode(boxes, anchors, VARIANCES)
+    targets = encode(boxes, anchors, VARIANCES)
     assert np.isfinite(targets).all()
     smallest = np.log(1e-6 / (anchors[0, 2:] - anchors[0, :2])) / 0.2
     np.testing.assert_allclose(targets[0, 2:], smallest, rtol=1e-5)

@@ -11,6 +11,9 @@ from borrow_det.ops import losses
 
 ANCHORS, CLASSES = 40, 5
 
+cross_entropy = jax.jit(losses.softmax_cross_entropy)
+mine = jax.jit(losses.mine_hard_negatives)
+
 
 def numpy_cross_entropy(logits, target):
     logits = np.asarray(logits, np.float64)
@@ -54,13 +57,13 @@ def image(seed, positives):
 
 def test_cross_entropy_is_the_formula():
     logits, target, *_ = image(0, 10)
-    got = losses.softmax_cross_entropy(logits, target)
+    got = cross_entropy(logits, target)
     np.testing.assert_allclose(got, numpy_cross_entropy(logits, target), rtol=1e-5)
     # Certain and right costs nothing; certain and wrong the distance; no overflow.
     sure = jnp.array([[1e4, 0.0], [1e4, 0.0]], jnp.float32)
-    got = losses.softmax_cross_entropy(sure, jnp.array([0, 1]))
+    got = cross_entropy(sure, jnp.array([0, 1]))
     np.testing.assert_allclose(got, [0, 1e4])
-    half = losses.softmax_cross_entropy(jnp.zeros((1, 5), jnp.bfloat16), jnp.array([3]))
+    half = cross_entropy(jnp.zeros((1, 5), jnp.bfloat16), jnp.array([3]))
     np.testing.assert_allclose(half, [np.log(5)], rtol=1e-6)
     assert half.dtype == jnp.float32
 
@@ -70,7 +73,7 @@ def test_smooth_l1_by_hand():
     np.testing.assert_allclose(
         losses.smooth_l1(x), [2.5, 0.5, 0.125, 0, 0.125, 0.5, 1.5]
     )
-    slope = jax.vmap(jax.grad(losses.smooth_l1))(x)
+    slope = jax.jit(jax.vmap(jax.grad(losses.smooth_l1)))(x)
     np.testing.assert_allclose(slope, [-1, -1, -0.5, 0, 0.5, 1, 1])
 
 
@@ -91,7 +94,7 @@ MINED = [
 
 @pytest.mark.parametrize(("loss", "negative", "count", "taken"), MINED)
 def test_mining_tables(loss, negative, count, taken):
-    got = losses.mine_hard_negatives(
+    got = mine(
         jnp.array(loss, jnp.float32), jnp.array(negative, bool), jnp.array(count)
     )
     np.testing.assert_array_equal(got, np.array(taken, bool))
@@ -101,7 +104,7 @@ def test_mining_is_the_ranking():
     rng = np.random.default_rng(0)
     loss = (rng.integers(0, 6, (20, ANCHORS)) / 5).astype(np.float32)
     negative, count = rng.uniform(size=loss.shape) < 0.7, rng.integers(0, 40, 20)
-    got = losses.mine_hard_negatives(loss, negative, count)
+    got = mine(loss, negative, count)
     for row in range(20):
         expected = numpy_mining(loss[row], negative[row], count[row])
         np.testing.assert_array_equal(got[row], expected)
@@ -146,9 +149,8 @@ def test_localization_is_the_formula():
     target = rng.normal(0, 2, (ANCHORS, 4)).astype(np.float32)
     positive = rng.uniform(size=ANCHORS) < 0.3
     target[np.flatnonzero(~positive)[0]] = np.nan  # Never looked at.
-    got, gradient = jax.value_and_grad(losses.localization_loss)(
-        offsets, target, positive
-    )
+    both = jax.jit(jax.value_and_grad(losses.localization_loss))
+    got, gradient = both(offsets, target, positive)
     expected = numpy_smooth_l1((offsets - target)[positive])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert np.isfinite(gradient).all()

@@ -9,6 +9,8 @@ from borrow_det.ops import matching
 
 bipartite = jax.jit(matching.bipartite_match)
 assign = jax.jit(matching.assign_anchors)
+sources = jax.jit(matching.borrow_sources)
+objects_of = jax.jit(matching.descriptor_objects, static_argnums=(1, 2, 3))
 
 
 def greedy_bipartite(iou):
@@ -211,7 +213,7 @@ def test_sources_are_the_loop():
     labels = rng.integers(0, 2, 10).astype(np.int32)
     valid = rng.uniform(size=10) < 0.8
     valid[:2] = True
-    got = matching.borrow_sources(boxes, labels, valid, centers, 2.0)
+    got = sources(boxes, labels, valid, centers, 2.0)
     side = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     expected = np.zeros((10, 40), bool)
     for g in range(10):
@@ -231,9 +233,7 @@ def test_sources_are_the_loop():
 def test_an_instance_of_exactly_twice_the_side_lends():
     boxes = np.float32([[0, 0, 0.25, 0.25], [0.5, 0.5, 1, 1], [0, 0.5, 0.4375, 1]])
     centers = np.float32([[0.75, 0.75], [0.25, 0.75]])
-    got = matching.borrow_sources(
-        boxes, np.zeros(3, np.int32), np.ones(3, bool), centers, 2.0
-    )
+    got = sources(boxes, np.zeros(3, np.int32), np.ones(3, bool), centers, 2.0)
     # The third is 1.87 times as large: too small to lend.
     np.testing.assert_array_equal(got, [[True, False], [False, False], [False, False]])
 
@@ -246,10 +246,8 @@ def test_a_descriptor_belongs_to_what_its_anchors_overlap_most():
         ignored=jnp.zeros(10, bool),
         iou=jnp.array([1, 1, 1, 1, 0.5, 0.6, 0, 0.1, 0, 0], jnp.float32),
     )
-    index, has_one = matching.descriptor_objects(assignment, 4, 3, 2)
+    index, has_one = objects_of(assignment, 4, 3, 2)
     np.testing.assert_array_equal(has_one, [True, True, False])
     np.testing.assert_array_equal(index[:2], [6, 8])
     tied = assignment._replace(iou=jnp.full(10, 0.5, jnp.float32))
-    np.testing.assert_array_equal(
-        matching.descriptor_objects(tied, 4, 3, 2)[0][:2], [5, 8]
-    )
+    np.testing.assert_array_equal(objects_of(tied, 4, 3, 2)[0][:2], [5, 8])
