@@ -102,8 +102,8 @@ def test_places_of_files(annotation, image, split, tmp_path, noise_image):
 def test_other_tasks_of_coco_are_passed_over(folder, noise_image):
     folder.add("a.png", noise_image())
     folder.write("instances_train2017.json")
-    for name in ("captions_train2017.json", "person_keypoints_train2017.json"):
-        (folder.folder / "annotations" / name).write_text("{}")
+    for name in ("captions_train2017", "person_keypoints_train2017", "results"):
+        (folder.folder / "annotations" / f"{name}.json").write_text("{}")
     (folder.folder / "package.json").write_text("{}")
     assert list(coco_json.find_splits(folder.folder)) == ["train2017"]
 

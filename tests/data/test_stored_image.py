@@ -76,6 +76,17 @@ def test_grey_with_alpha_and_palette_with_transparency(save, noise_image):
     np.testing.assert_array_equal(pixels, np.where(transparent[..., None], 255, opaque))
 
 
+def test_one_transparent_colour(save, noise_image):
+    image = noise_image()
+    colour = image.getpixel((3, 2))
+    pixels = decode(
+        stored_image.read(save(image, "a.png", transparency=colour)).encoded
+    )
+    expected = np.array(image)
+    expected[2, 3] = 255
+    np.testing.assert_array_equal(pixels, expected)
+
+
 def test_sixteen_bits_grey_is_scaled(save):
     values = np.uint16([[0, 256, 257, 514], [32768, 65278, 65279, 65535]])
     path = save(PIL.Image.fromarray(values), "a.png")
@@ -99,7 +110,8 @@ def test_cmyk_becomes_rgb(save):
     path = save(image, "a.jpg", quality=100, subsampling=0)
     assert PIL.Image.open(path).info["adobe_transform"] is not None
     stored = stored_image.read(path)
-    assert PIL.Image.open(io.BytesIO(stored.encoded)).format == "JPEG"
+    again = PIL.Image.open(io.BytesIO(stored.encoded))
+    assert (again.format, again.mode) == ("JPEG", "RGB")
     np.testing.assert_allclose(
         decode(stored.encoded)[8, 8::16],
         [[255, 255, 255], [0, 255, 255], [255, 0, 255], [255, 255, 0], [0, 0, 0]],

@@ -256,9 +256,7 @@ def test_coco(config, tmp_path):
     by_id = {source[i]["image_id"]: source[i] for i in range(len(source))}
     assert sorted(by_id) == [139, 140]
     assert len(source.class_names) == len(source.category_ids) == 80
-    assert source.category_ids[:12] == (*range(1, 12), 13)
-    assert source.class_names[-1] == "class 90"
-    assert source.category_ids[-1] == 90
+    assert source.class_names == tuple(f"class {i}" for i in source.category_ids)
     record = by_id[139]
     assert record["file_name"] == "000000000139.jpg"
     truth = sources.ground_truth(source)
