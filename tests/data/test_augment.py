@@ -59,13 +59,14 @@ move_boxes = jax.jit(augment.move_boxes, static_argnums=2)
 @pytest.fixture(scope="module")
 def batch():
     """Pictures of any size, each with one box; the second "box" is the image itself,
-    not an object, and the third an ignored copy of the first."""
+    not an object, the third an ignored copy of the first, and the fourth is ignored,
+    too, so that crops do not spare it."""
     rng = np.random.default_rng(0)
     image = np.zeros((COUNT, CANVAS, CANVAS, 3), np.uint8)
     image[..., 1] = 255
     size = rng.integers(30, CANVAS + 1, (COUNT, 2))
-    boxes = np.zeros((COUNT, 3, 4), np.float32)
-    boxes[:, 1] = [0, 0, 1, 1]
+    boxes = np.zeros((COUNT, 4, 4), np.float32)
+    boxes[:, 1], boxes[:, 3] = [0, 0, 1, 1], [0, 0, 0.3, 0.3]
     for i, (height, width) in enumerate(size):
         low = rng.integers(0, (height - 12, width - 12))
         high = np.minimum(low + rng.integers(12, 28, 2), (height, width))
@@ -76,8 +77,8 @@ def batch():
         "image": image,
         "image_size": size.astype(np.int32),
         "boxes": boxes,
-        "box_mask": np.tile([True, False, True], (COUNT, 1)),
-        "ignore": np.tile([False, False, True], (COUNT, 1)),
+        "box_mask": np.tile([True, False, True, True], (COUNT, 1)),
+        "ignore": np.tile([False, False, True, True], (COUNT, 1)),
         "image_id": np.arange(COUNT, dtype=np.int32),
     }
 
@@ -122,7 +123,8 @@ def test_a_painted_box_is_found_again(batch, step):
     assert kept[:, 0].all()
     # The ignored copy goes where the box goes.
     np.testing.assert_array_equal(out["boxes"][:, 2], out["boxes"][:, 0])
-    np.testing.assert_array_equal(out["ignore"][:, 2], kept[:, 0])
+    np.testing.assert_array_equal(out["ignore"][:, 2:], kept[:, 2:])
+    assert kept[:, 3].all() == (not STEPS[step].get("crop", False))
     np.testing.assert_array_equal(kept[:, 2], kept[:, 0])
     assert not kept[:, 1].any()
 
@@ -197,7 +199,7 @@ def test_a_crop_is_resampled_as_jax_does(batch):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (COUNT, CANVAS, CANVAS, 3), dtype=np.uint8)
     size = np.full((COUNT, 2), CANVAS, np.int32)
-    before = np.tile(np.float32([0.4, 0.4, 0.6, 0.6]), (COUNT, 3, 1))
+    before = np.tile(np.float32([0.4, 0.4, 0.6, 0.6]), (COUNT, 4, 1))
     full = {**batch, "image": noise, "image_size": size, "boxes": before}
     out = transform(full, crop=True)
     # The window, back from what it made of a box that is not clipped.
