@@ -28,8 +28,6 @@ from jax import Array
 
 from borrow_det.ops import boxes as box_ops
 
-# What expansion shows beside the image, RGB: ImageNet's mean, as SSD's does.
-FILL = (123.675, 116.28, 103.53)
 # A crop's width over its height, in pixels.
 ASPECT_RATIOS = (0.5, 2.0)
 # A clipped box with a smaller side, in pixels of the input, is no object any more.
@@ -42,7 +40,8 @@ def augment_batch(
     augment: Any,
     input_size: tuple[int, int],
     first_index: int | Array = 0,
-    fill: tuple[float, float, float] = FILL,
+    *,
+    fill: tuple[float, float, float],
 ) -> dict[str, Array]:
     """Draws a transformation for every example and applies it; jit-able.
 
@@ -56,7 +55,8 @@ def augment_batch(
       first_index: the first example's index in the global batch; example i uses
         `fold_in(key, first_index + i)` alone, so its result does not depend on how
         the batch is divided.
-      fill: RGB, 0 to 255, of what lies outside of the image.
+      fill: RGB, 0 to 255, of what lies outside of the image. SSD's is the mean that
+        the network subtracts, `config.model.pixel_mean`.
 
     Returns:
       The batch with `image` float32 [B, h, w, 3] in [0, 255], `image_size` that of

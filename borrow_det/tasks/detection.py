@@ -64,20 +64,14 @@ class DetectionTask:
         Returns the examples, and the totals over the whole batch by which the loss is
         normalised: `positives` and `descriptors`, float32, at least 1.
         """
-        if self.config.augment.enabled:
-            batch = augment.augment_batch(
-                key,
-                batch,
-                self.config.augment,
-                self.input_size,
-                fill=tuple(self.config.model.pixel_mean),
-            )
-            image = batch["image"]
-        else:
-            image = augment.resize_batch(
-                batch["image"], batch["image_size"], self.input_size
-            )
-        examples = self._targets(image, batch)
+        batch = augment.augment_batch(
+            key,
+            batch,
+            self.config.augment,
+            self.input_size,
+            fill=tuple(self.config.model.pixel_mean),
+        )
+        examples = self._targets(batch["image"], batch)
         descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]
         totals = {
             "positives": jnp.sum(examples.positive),

@@ -31,7 +31,7 @@ def compiled(batch, expand, flip, fill, first_index, *, crop, photometric, input
     changes = {"expand": expand, "crop": crop, "flip": flip, "photometric": photometric}
     key = jax.random.key(7)
     return augment.augment_batch(
-        key, batch, settings(**changes), input_size, first_index, fill
+        key, batch, settings(**changes), input_size, first_index, fill=fill
     )
 
 
@@ -225,7 +225,8 @@ def test_disabled_only_resizes(batch):
     @jax.jit
     def augment_batch(batch):
         key = jax.random.key(0)
-        return augment.augment_batch(key, batch, settings(enabled=False), INPUT)
+        options = settings(enabled=False)
+        return augment.augment_batch(key, batch, options, INPUT, fill=(0, 0, 0))
 
     out = augment_batch(batch)
     np.testing.assert_allclose(out["image"], transform(batch)["image"], atol=0.01)
