@@ -1,4 +1,4 @@
-"""What augmentation draws: SSD's rules for windows, and colours as colorsys has them."""
+"""What augmentation draws: SSD's rules for windows, and colours as in colorsys."""
 
 import colorsys
 import functools
