@@ -59,8 +59,10 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
         sources.load(config.dataset, split) for split in config.dataset.eval_splits
     ]
     classes = workdir_lib.Classes(train_source.class_names, train_source.category_ids)
-    workdir = workdir_lib.prepare(workdir, config, classes)
     task = TASKS[config.task](config, len(classes.class_names))
+    # What does not fit is refused before a work directory is made of it.
+    jax.eval_shape(lambda: init_state(task, config, mesh))
+    workdir = workdir_lib.prepare(workdir, config, classes)
     run = Run(config, workdir, task, mesh, train_source, eval_sources)
     try:
         return run.go()
@@ -79,12 +81,14 @@ def check_config(config, mesh) -> None:
     sharding.check_batch_size("batch_size", config.batch_size, mesh)
     sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
     share = config.batch_size // mesh.shape["data"]
-    if config.micro_batch and share % config.micro_batch:
+    micro = config.micro_batch
+    if micro < 0 or (micro and share % micro):
         raise InputError(
-            f"micro_batch={config.micro_batch} must divide the {share} images that "
-            "each device has of a batch"
+            f"micro_batch={micro} must be 0 or divide the {share} images that each "
+            "device has of a batch"
         )
-    for name in ("num_steps", "log_every", "eval_every", "checkpoint_every"):
+    counts = ("num_steps", "log_every", "eval_every", "checkpoint_every")
+    for name in (*counts, "keep_checkpoints"):
         if config[name] < 1:
             raise InputError(f"{name}={config[name]} must be at least 1")
     if not 0 <= config.ema_decay < 1:
@@ -213,6 +217,7 @@ class Run:
         self.detect = evaluate.make_detect(task, mesh)
         self.schedule = make_schedule(config)
         self.unchecked = []  # (step, metrics on the device) since the last check.
+        self.unlogged = []  # Metrics that passed it, since the last line.
         self.metrics = {}
 
     def _initial_state(self, task) -> TrainState:
@@ -256,40 +261,43 @@ class Run:
                 self._check_finite()
                 self.checkpoints.save(step, vars(self.state), force=last)
             if last or step % self.config.eval_every == 0:
+                before = time.monotonic()
                 self._evaluate(step)
-                clock = time.monotonic()
+                clock += time.monotonic() - before  # It stood still meanwhile.
             self.console.advance(step)
         if not self.metrics:  # Started again after its end.
-            self._evaluate(self.config.num_steps)
+            self._evaluate(self.start)
         self.writer.flush()
         self.console.finish()
         print(report.write_report(self.workdir, self.eval_sources, self.metrics))
         return self.metrics
 
-    def _check_finite(self) -> list[dict[str, np.ndarray]]:
-        """The metrics since the last check; a loss that is not finite ends the run."""
+    def _check_finite(self) -> None:
+        """Takes the steps' metrics from the device; ends the run if they diverged.
+
+        The gradient's norm tells, too: a step of finite loss with a gradient that is
+        not has already spoilt the parameters.
+        """
         steps = [step for step, _ in self.unchecked]
         values = jax.device_get([metrics for _, metrics in self.unchecked])
         self.unchecked = []
-        if any(not np.isfinite(v["loss"]) for v in values):
-            first = next(
-                s
-                for s, v in zip(steps, values, strict=True)
-                if not np.isfinite(v["loss"])
-            )
-            raise FloatingPointError(
-                f"the loss is not finite at step {first} (checked steps {steps[0]} to "
-                f"{steps[-1]}); the newest checkpoint is of step "
-                f"{self.checkpoints.latest_step}. Lower optimizer.learning_rate or "
-                "set optimizer.clip_norm, and start again."
-            )
-        return values
+        for step, metrics in zip(steps, values, strict=True):
+            for name in ("loss", "gradient_norm"):
+                if not np.isfinite(metrics[name]):
+                    latest = self.checkpoints.latest_step
+                    raise FloatingPointError(
+                        f"{name} is {metrics[name]} at step {step} (checked steps "
+                        f"{steps[0]} to {steps[-1]}); the newest checkpoint is "
+                        f"{'none yet' if latest is None else f'of step {latest}'}. "
+                        "Lower optimizer.learning_rate or set optimizer.clip_norm, "
+                        "and start again."
+                    )
+        self.unlogged += values
 
     def _log(self, step, clock):
-        values = self._check_finite()
+        self._check_finite()
         now = time.monotonic()
-        if not values:
-            return now
+        values, self.unlogged = self.unlogged, []
         means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
         means["learning_rate"] = float(self.schedule(step - 1))
         means["images_per_second"] = (

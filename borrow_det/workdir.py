@@ -57,7 +57,8 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     Raises:
       InputError: the folder holds no readable config.json.
     """
-    return ml_collections.ConfigDict(_as_tuples(_read_json(workdir, "config.json")))
+    fields = _as_tuples(_read_json(workdir, "config.json"))
+    return ml_collections.ConfigDict(fields).lock()
 
 
 def load_classes(workdir: str | os.PathLike) -> Classes:

@@ -1,20 +1,37 @@
 """Settings of every test: two host devices, strict dtypes, the shared data's place."""
 
+import json
 import os
 import pathlib
+import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Without optimisation, programs compile in half the time, and run for no time anyway.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+)
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import jax
+import PIL.Image
 import pytest
+
+from borrow_det import train
+from borrow_det.data import scale_pairs
+from configs import base
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+
+# Compiling is most of what the tests do; programs that several tests (or the next
+# session) run are compiled once.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +40,103 @@ def shared() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: it comes with the developers' workplace")
     return SHARED
+
+
+def _write_scenes(folder: pathlib.Path, side: int, **splits: int) -> None:
+    """Writes scale_pairs' scenes as a user's folder: JPEG files and COCO files."""
+    ids = (3, 5, 9, 11)  # With gaps, as many sets have them.
+    categories = [
+        {"id": category_id, "name": name}
+        for category_id, name in zip(ids, scale_pairs.SPECIES, strict=True)
+    ]
+    (folder / "annotations").mkdir()
+    for number, (split, count) in enumerate(splits.items()):
+        images, annotations = [], []
+        for i in range(count):
+            scene = scale_pairs.make_scene(7, number, i, side)
+            name = f"{split}_{i}.jpg"
+            image = PIL.Image.fromarray(scale_pairs.draw(scene, scene.species))
+            image.save(folder / name, quality=95)
+            images.append(
+                {"id": 10 + i, "file_name": name, "width": side, "height": side}
+            )
+            for disc in scene.discs:
+                corner = [(c - disc.radius) * side for c in (disc.x, disc.y)]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": 10 + i,
+                        "category_id": ids[scene.species[disc.group]],
+                        "bbox": [*corner, *[2 * disc.radius * side] * 2],
+                    }
+                )
+        coco = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(coco))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> pathlib.Path:
+    """A folder of 64-pixel scenes: 12 in train, 7 in val."""
+    folder = tmp_path_factory.mktemp("scenes")
+    _write_scenes(folder, 64, train=12, val=7)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config(scenes):
+    """A function: the config of a run of seconds on `scenes`, another one each time."""
+
+    def make():
+        config = base.get_config()
+        config.num_steps = 4
+        config.batch_size = 4
+        config.eval_batch_size = 4
+        config.input_size = (64, 64)
+        config.log_every = 2
+        config.eval_every = 4
+        config.checkpoint_every = 2
+        config.dataset.name = "coco_folder"
+        config.dataset.path = str(scenes)
+        config.dataset.data_dir = str(scenes / "prepared")
+        config.dataset.eval_splits = ("val",)
+        config.dataset.canvas = (64, 64)
+        config.dataset.max_boxes = 12
+        config.model.width = 1 / 32
+        config.model.stages = (1, 1, 1, 1, 1)
+        config.model.norm = "group"
+        config.model.group_size = 4
+        config.borrow.levels = (0,)
+        config.borrow.channels = 8
+        config.anchors.sizes = (7.0, 14.0, 28.0, 56.0)
+        config.anchors.aspect_ratios = ((1.0, 2.0, 0.5),) * 4
+        config.nms.max_per_class = 40
+        config.nms.max_total = 20
+        config.augment.crop_tries = 5
+        config.optimizer.learning_rate = 2e-3
+        config.schedule.name = "cosine"
+        config.schedule.warmup_steps = 1
+        config.report.num_pictures = 2
+        return config
+
+    return make
+
+
+@pytest.fixture
+def tiny_config(make_tiny_config):
+    """The config of a run of seconds on `scenes`."""
+    return make_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(make_tiny_config, tmp_path_factory):
+    """A finished run of `tiny_config`, with averaged parameters; not to be changed.
+
+    Has `workdir`, `config`, and `metrics`, what `train_and_evaluate` returned.
+    """
+    config = make_tiny_config()
+    config.ema_decay = 0.5
+    workdir = tmp_path_factory.mktemp("tiny_run") / "W"
+    # Inside of optax, integers are promoted.
+    with jax.numpy_dtype_promotion("standard"):
+        metrics = train.train_and_evaluate(config, workdir)
+    return types.SimpleNamespace(workdir=workdir, config=config, metrics=metrics)

@@ -1,0 +1,452 @@
+"""The loop: what a run leaves, that it repeats and resumes to the bit, and stops."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from borrow_det import checkpoints, evaluate, sharding, train, workdir
+from borrow_det.data import pipeline, sources
+from borrow_det.errors import InputError
+from borrow_det.tasks import detection
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    """Integers are promoted inside of optax."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def make_task(config):
+    return detection.DetectionTask(config, num_classes=4)
+
+
+def saved_model(folder, step):
+    """{params, batch_stats, ema_params} of a checkpoint, leaf by leaf."""
+    manager = checkpoints.Checkpoints(folder, every=1, keep=9)
+    config = workdir.load_config(folder)
+    state = jax.eval_shape(
+        lambda: train.init_state(make_task(config), config, train_mesh(2))
+    )
+    whole = sharding.replicated(train_mesh(2))
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), vars(state)
+    )
+    assert manager.latest_step == step
+    fields = manager.restore(abstract)
+    manager.close()
+    return jax.device_get(fields)
+
+
+def train_mesh(devices):
+    return jax.make_mesh(
+        (devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+
+
+def metric_lines(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_equal_trees(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# What a run leaves.
+
+
+def test_a_run_leaves_its_files(tiny_run):
+    folder = tiny_run.workdir
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    assert found >= {
+        *("config.json", "dataset.json", "environment.json", "metrics.jsonl"),
+        *("parameters.txt", "report.md", "learning_curves.png", "checkpoints"),
+        *("evaluations/val/4.json", "evaluations/val/4.detections.json"),
+        *("evaluations/val/4/val_0.png", "evaluations/val/4/val_1.png"),
+    }
+    assert any(name.startswith("events.out.tfevents") for name in found)
+    assert not any("tmp" in name for name in found)
+    assert workdir.load_config(folder) == tiny_run.config
+    assert workdir.load_classes(folder) == (
+        ("stripes_0", "stripes_45", "stripes_90", "stripes_135"),
+        (3, 5, 9, 11),
+    )
+
+
+def test_metrics_are_finite_means_of_the_steps_between(tiny_run):
+    lines = metric_lines(tiny_run.workdir)
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [2, 4]
+    for line in training:
+        terms = [value for name, value in line.items() if name.startswith("loss/")]
+        assert len(terms) == 3
+        np.testing.assert_allclose(line["loss"], sum(terms), rtol=1e-5)
+        assert line["gradient_norm"] > 0
+        assert line["images_per_second"] > 0
+    # One step of warm-up, then a cosine over three.
+    rates = [line["learning_rate"] for line in training]
+    np.testing.assert_allclose(rates, [2e-3, 2e-3 * 0.25], rtol=1e-5)
+
+
+def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
+    metrics = tiny_run.metrics["val"]
+    written = json.loads((tiny_run.workdir / "evaluations/val/4.json").read_text())
+    assert written.pop("step") == 4
+    logged = metric_lines(tiny_run.workdir)[-1]
+    assert logged.pop("step") == 4
+    for name, value in metrics.items():
+        expected = None if np.isnan(value) else value
+        assert written[name] == expected
+        assert logged[f"val/{name}"] == expected
+    detections = json.loads(
+        (tiny_run.workdir / "evaluations/val/4.detections.json").read_text()
+    )
+    source = sources.load(tiny_run.config.dataset, "val")
+    again = evaluate.score(sources.ground_truth(source), detections, tiny_run.config)
+    np.testing.assert_equal(again, metrics)
+    assert {d["category_id"] for d in detections} <= {3, 5, 9, 11}
+
+
+def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
+    fields = saved_model(tiny_run.workdir, 4)
+    variables = checkpoints.restore_variables(tiny_run.workdir)
+    assert_equal_trees(variables["params"], fields["ema_params"])
+    # Four steps at a decay of a half: the start weighs 1/16 of the whole.
+    kernel = {
+        name: np.asarray(fields[name]["head1"]["class"]["kernel"])
+        for name in ("params", "ema_params")
+    }
+    assert not np.array_equal(kernel["params"], kernel["ema_params"])
+
+    detector = detection.Detector.load(tiny_run.workdir)
+    source = sources.load(tiny_run.config.dataset, "val")
+    (batch, _) = pipeline.eval_batches(source, tiny_run.config)
+    found = detector(batch["image"], batch["image_size"])
+    detections = json.loads(
+        (tiny_run.workdir / "evaluations/val/4.detections.json").read_text()
+    )
+    written = [d for d in detections if d["image_id"] == int(batch["image_id"][0])]
+    assert len(written) == found["mask"][0].sum() > 0
+    np.testing.assert_allclose(
+        [d["score"] for d in written], found["scores"][0][found["mask"][0]], rtol=1e-5
+    )
+
+
+# It repeats, and resumes.
+
+
+class StopError(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """A function: from now on, a run stops before it has so many more batches."""
+    endless = pipeline.train_batches
+
+    def stop_after(count):
+        def batches(*arguments):
+            for number, batch in enumerate(endless(*arguments)):
+                if number == count:
+                    raise StopError
+                yield batch
+
+        monkeypatch.setattr(pipeline, "train_batches", batches)
+
+    yield stop_after
+    monkeypatch.undo()
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """How often the step and the detection were traced."""
+    counts = {"prepare": 0, "detect": 0}
+
+    def count(name, traced):
+        def counted(*arguments):
+            counts[name] += 1
+            return traced(*arguments)
+
+        monkeypatch.setattr(detection.DetectionTask, name, counted)
+
+    for name in counts:
+        count(name, getattr(detection.DetectionTask, name))
+    return counts
+
+
+def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
+    tiny_run, tmp_path, stop_after, traces, capsys
+):
+    folder = tmp_path / "W"
+    stop_after(3)
+    with pytest.raises(StopError):
+        train.train_and_evaluate(tiny_run.config, folder)
+    assert traces == {"prepare": 1, "detect": 0}
+    assert [line["step"] for line in metric_lines(folder)] == [2]
+
+    stop_after(2)
+    metrics = train.train_and_evaluate(tiny_run.config, folder)
+    assert "resuming at step 2" in capsys.readouterr().out
+    assert traces == {"prepare": 2, "detect": 1}
+    np.testing.assert_equal(metrics, tiny_run.metrics)
+    assert_equal_trees(saved_model(folder, 4), saved_model(tiny_run.workdir, 4))
+    for found, expected in zip(
+        metric_lines(folder), metric_lines(tiny_run.workdir), strict=True
+    ):
+        for line in (found, expected):
+            line.pop("images_per_second", None)
+        assert found == expected
+
+
+def test_started_again_after_its_end_it_only_evaluates(tiny_run, tmp_path, stop_after):
+    folder = shutil.copytree(tiny_run.workdir, tmp_path / "W")
+    stop_after(0)
+    metrics = train.train_and_evaluate(tiny_run.config, folder)
+    np.testing.assert_equal(metrics, tiny_run.metrics)
+    assert_equal_trees(saved_model(folder, 4), saved_model(tiny_run.workdir, 4))
+
+
+def test_another_architecture_does_not_resume(tiny_run, tiny_config):
+    files = ("config.json", "environment.json", "metrics.jsonl")
+    before = [(tiny_run.workdir / name).read_text() for name in files]
+    tiny_config.ema_decay = 0.5
+    tiny_config.borrow.channels = 4
+    with pytest.raises(InputError, match=r"borrow\.channels=8.* 4"):
+        train.train_and_evaluate(tiny_config, tiny_run.workdir)
+    assert [(tiny_run.workdir / name).read_text() for name in files] == before
+
+
+def test_the_seed_decides(tiny_config):
+    mesh, task = train_mesh(2), make_task(tiny_config)
+    kernels = []
+    for seed in (0, 1, 0):
+        tiny_config.seed = seed
+        state = train.init_state(task, tiny_config, mesh)
+        kernels.append(state.params["trunk"]["conv1_1"]["conv"]["kernel"])
+    np.testing.assert_array_equal(kernels[0], kernels[2])
+    assert np.all(kernels[0] != kernels[1])
+
+
+# Starting from another run.
+
+
+def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_path):
+    tiny_config.init_from = str(tiny_run.workdir)
+    tiny_config.ema_decay = 0.5
+    source = sources.load(tiny_config.dataset, "train")
+    mesh, task = train_mesh(2), make_task(tiny_config)
+    run = train.Run(tiny_config, tmp_path, task, mesh, source, [])
+    given = checkpoints.restore_variables(tiny_run.workdir)["params"]
+    assert_equal_trees(run.state.params, given)
+    assert_equal_trees(run.state.ema_params, given)
+    assert int(run.state.step) == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(run.state.opt_state))
+    run.close()
+
+
+def test_init_from_leaves_what_does_not_fit_as_it_was(tiny_run, tiny_config):
+    tiny_config.borrow.channels = 4
+    mesh, task = train_mesh(2), detection.DetectionTask(tiny_config, num_classes=2)
+    shapes = jax.eval_shape(lambda: train.init_state(task, tiny_config, mesh))
+    state = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), shapes)
+    new, taken, fresh = train.initialize_from(tiny_run.workdir, state)
+    given = checkpoints.restore_variables(tiny_run.workdir)["params"]
+    assert_equal_trees(new.params["trunk"], given["trunk"])
+    assert_equal_trees(new.params["head2"]["box"], given["head2"]["box"])
+    assert "params/trunk/conv1_1/conv/kernel" in taken
+    for path in ("neck/fmb1/theta/Conv_0/kernel", "head1/class/kernel"):
+        assert f"params/{path}" in fresh
+    assert np.all(new.params["head1"]["class"]["kernel"] == 7)
+    assert np.all(new.params["neck"]["ffb1"]["W"]["kernel"] == 7)
+
+
+def test_init_from_nothing_is_an_error(tiny_config, tmp_path):
+    with pytest.raises(InputError, match="holds no checkpoints"):
+        train.initialize_from(tmp_path / "none", None)
+
+
+# Divergence.
+
+
+@pytest.fixture
+def spoil_step(monkeypatch):
+    """A function: step `number` of a run gets parameters or metrics that are NaN."""
+    make_train_step = train.make_train_step
+
+    def spoil_step(number, name):
+        def make(*arguments):
+            step = make_train_step(*arguments)
+
+            def spoilt(state, batch):
+                now = int(state.step) + 1 == number
+                if now and name == "params":
+                    nan = jax.tree.map(lambda x: x * jnp.nan, state.params)
+                    state = state.replace(params=nan)
+                state, metrics = step(state, batch)
+                return state, metrics | ({name: jnp.nan} if now else {})
+
+            return spoilt
+
+        monkeypatch.setattr(train, "make_train_step", make)
+
+    return spoil_step
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("params", "loss is nan"), ("gradient_norm", "gradient_norm")]
+)
+def test_divergence_names_the_steps_and_is_not_saved(
+    tiny_run, tmp_path, spoil_step, name, message
+):
+    config = tiny_run.config.copy_and_resolve_references()
+    folder = tmp_path / "W"
+    config.log_every = 4
+    spoil_step(4, name)
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"{message}.* step 4 \(checked steps 3 to 4\).* of step 2\.",
+    ):
+        train.train_and_evaluate(config, folder)
+    saved = saved_model(folder, 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved["params"]))
+    assert metric_lines(folder) == []
+
+
+def test_a_checkpoint_between_two_lines_takes_no_step_from_the_means(
+    tiny_run, tmp_path, monkeypatch
+):
+    config = tiny_run.config.copy_and_resolve_references()
+    config.log_every, config.checkpoint_every = 3, 2
+    config.num_steps = config.eval_every = 6
+
+    def make(*_):
+        def step(state, batch):
+            number = state.step + 1
+            return state.replace(step=number), {
+                "loss": number.astype(jnp.float32),
+                "gradient_norm": jnp.ones(()),
+            }
+
+        return step
+
+    monkeypatch.setattr(train, "make_train_step", make)
+    train.train_and_evaluate(config, tmp_path / "W")
+    lines = [line for line in metric_lines(tmp_path / "W") if "loss" in line]
+    assert [(line["step"], line["loss"]) for line in lines] == [(3, 2.0), (6, 5.0)]
+
+
+# Wrong values are refused before anything is written.
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", "segmentation"),
+        ("batch_size", 3),
+        ("batch_size", 0),
+        ("eval_batch_size", 5),
+        ("micro_batch", 3),
+        ("micro_batch", -1),
+        ("num_steps", 0),
+        ("log_every", 0),
+        ("eval_every", -1),
+        ("checkpoint_every", 0),
+        ("keep_checkpoints", 0),
+        ("ema_decay", 1.0),
+        ("mesh.data", 3),
+        ("borrow.similarity", "cosinus"),
+        ("borrow.levels", (0, 3)),
+        ("model.norm", "layer"),
+        ("anchors.second_last", "none"),
+        ("optimizer.name", "lion"),
+        ("schedule.name", "linear"),
+        ("dataset.train_split", "training"),
+        ("dataset.name", "imagenet"),
+    ],
+)
+def test_a_wrong_value_is_named_and_leaves_nothing(tiny_config, tmp_path, field, value):
+    tiny_config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError) as error:
+        train.train_and_evaluate(tiny_config, tmp_path / "W")
+    name = {"mesh.data": "mesh", "dataset.train_split": "training"}.get(field, field)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "W").exists()
+
+
+def test_an_unknown_field_cannot_be_set(tiny_config):
+    with pytest.raises(AttributeError, match="learning_rat"):
+        tiny_config.optimizer.learning_rat = 1.0
+
+
+# Devices and micro-batches.
+
+
+def one_step(config, mesh):
+    """(metrics, state) after one step on the first batch."""
+    source = sources.load(config.dataset, "train")
+    batch = next(pipeline.train_batches(source, config))
+    task = make_task(config)
+    state = train.init_state(task, config, mesh)
+    step = train.make_train_step(task, config, mesh)
+    state, metrics = step(state, sharding.put_batch(batch, mesh))
+    return jax.device_get(metrics), jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(tiny_run):
+    with jax.numpy_dtype_promotion("standard"):
+        return one_step(tiny_run.config, train_mesh(2))
+
+
+@pytest.mark.parametrize(("devices", "micro_batch"), [(1, 0), (2, 1)])
+def test_devices_and_micro_batches_change_no_more_than_rounding(
+    tiny_run, on_two_devices, devices, micro_batch
+):
+    config = tiny_run.config.copy_and_resolve_references()
+    config.micro_batch = micro_batch
+    metrics, state = one_step(config, train_mesh(devices))
+    expected, expected_state = on_two_devices
+    assert set(metrics) == set(expected)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+    # The momentum after one step is the gradient plus the decay.
+    momentum, other = (s.opt_state[1][0].trace for s in (state, expected_state))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(other))
+    for (path, leaf), expected_leaf in zip(
+        jax.tree_util.tree_leaves_with_path(momentum),
+        jax.tree.leaves(other),
+        strict=True,
+    ):
+        scale = max(np.abs(expected_leaf).max(), 1e-3 * largest)
+        np.testing.assert_allclose(
+            leaf, expected_leaf, atol=1e-3 * scale, err_msg=str(path)
+        )
+
+
+def test_bfloat16_computes_a_close_loss_with_float32_gradients(tiny_config):
+    tiny_config.augment.enabled = False
+    source = sources.load(tiny_config.dataset, "train")
+    batch = next(pipeline.train_batches(source, tiny_config))
+    state = train.init_state(make_task(tiny_config), tiny_config, train_mesh(2))
+    prepare = jax.jit(make_task(tiny_config).prepare)
+    examples, totals = prepare(jax.random.key(0), batch)
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        tiny_config.dtype = dtype
+        task = make_task(tiny_config)
+
+        def loss(params, task=task):
+            return task.loss(params, state.batch_stats, examples, totals)[0]
+
+        losses.append(float(jax.jit(loss)(state.params)))
+        gradient = jax.eval_shape(jax.grad(loss), state.params)
+        assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("f4")}
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
