@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_batch_size = 32
     config.input_size = (192, 192)
     config.log_every = 40
-    config.eval_every = 640
+    config.eval_every = 320
     config.checkpoint_every = 320
 
     config.dataset.name = "scale_pairs"
