@@ -1,6 +1,7 @@
 """Trains and evaluates: `python -m borrow_det.main --config=FILE --workdir=DIR`."""
 
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -18,7 +19,10 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags say; wrong input ends in one line and status 2."""
+    """Runs what the flags say; wrong input ends in one line and status 2.
+
+    A loss that is not finite ends in one line, too, and status 1.
+    """
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
@@ -30,6 +34,8 @@ def main(arguments: list[str]) -> None:
         train.train_and_evaluate(config, _WORKDIR.value)
     except InputError as error:
         _refuse(str(error))
+    except FloatingPointError as error:
+        _refuse(str(error), status=1)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -53,9 +59,9 @@ def _input_error(error: BaseException | None) -> InputError | None:
     return found
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str, status: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
