@@ -1,0 +1,192 @@
+"""A pass over a split: complete, whatever the batch; figures from the real pipeline."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from borrow_det import checkpoints, evaluate
+from borrow_det.data import pipeline, sources
+from borrow_det.tasks import detection
+from configs import base
+
+
+def make_mesh(devices):
+    return jax.make_mesh(
+        (devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+
+
+@pytest.fixture(scope="module")
+def run_pass(tiny_run):
+    """A function: the detections of the 7 images of val in batches of some size."""
+    source = sources.load(tiny_run.config.dataset, "val")
+    truth = sources.ground_truth(source)
+    variables = checkpoints.restore_variables(tiny_run.workdir)
+
+    def run_pass(batch_size, devices):
+        config = tiny_run.config.copy_and_resolve_references()
+        config.eval_batch_size = batch_size
+        mesh = make_mesh(devices)
+        detect = evaluate.make_detect(detection.DetectionTask(config, 4), mesh)
+        batches = pipeline.eval_batches(source, config)
+        return list(
+            evaluate.run_detector(
+                detect, variables, batches, mesh, truth, source.category_ids
+            )
+        )
+
+    return run_pass
+
+
+def by_image(detections):
+    """Boxes with scores, [n, 5], and categories of each image."""
+    images = {}
+    for d in detections:
+        images.setdefault(d["image_id"], []).append(d)
+    return {
+        image_id: (
+            np.array([[*d["bbox"], d["score"]] for d in found]),
+            [d["category_id"] for d in found],
+        )
+        for image_id, found in images.items()
+    }
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(1, 1), (3, 1), (8, 2)])
+def test_detections_do_not_depend_on_the_batch(tiny_run, run_pass, batch_size, devices):
+    path = tiny_run.workdir / "evaluations/val/4.detections.json"
+    expected = json.loads(path.read_text())
+    found = run_pass(batch_size, devices)
+    # All images are there, once and in order: the run's network finds in all.
+    order = list(dict.fromkeys(d["image_id"] for d in found))
+    assert order == list(range(10, 17))
+    expected, by_id = by_image(expected), by_image(found)
+    assert set(by_id) == set(expected)
+    for image_id, (boxes, categories) in by_id.items():
+        assert categories == expected[image_id][1]
+        np.testing.assert_allclose(boxes, expected[image_id][0], atol=2e-3)
+    truth = sources.ground_truth(sources.load(tiny_run.config.dataset, "val"))
+    metrics = evaluate.score(truth, found, tiny_run.config)
+    for name, value in tiny_run.metrics["val"].items():
+        np.testing.assert_allclose(metrics[name], value, atol=1e-6, err_msg=name)
+
+
+def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
+    config = tiny_run.config.copy_and_resolve_references()
+    config.evaluation.voc = True
+    config.report.num_pictures = 3
+    source = sources.load(config.dataset, "val[:5]")
+    mesh = make_mesh(2)
+    detect = evaluate.make_detect(detection.DetectionTask(config, 4), mesh)
+    variables = checkpoints.restore_variables(tiny_run.workdir)
+    metrics, pictures = evaluate.evaluate(
+        detect, variables, source, config, mesh, tmp_path, 17
+    )
+    folder = tmp_path / "evaluations" / "val_5"
+    written = json.loads((folder / "17.json").read_text())
+    assert written.pop("step") == 17
+    expected = {k: None if np.isnan(v) else v for k, v in metrics.items()}
+    assert written == expected
+    assert {"AP", "AP_11point", "AP_allpoint"} <= set(metrics)
+    detections = json.loads((folder / "17.detections.json").read_text())
+    assert {d["image_id"] for d in detections} == set(range(10, 15))
+    names = sorted(path.name for path in (folder / "17").iterdir())
+    assert names == ["val_0.png", "val_1.png", "val_2.png"]
+    assert len(pictures) == 3
+    # Truth on the left, detections on the right, of 64 pixels each.
+    assert pictures[0].shape[1] >= 128
+
+
+def test_coco_results_are_pixels_and_category_ids():
+    (result,) = evaluate.coco_results(
+        12,
+        np.array([100, 200]),
+        np.float32([[0.1, 0.2, 0.5, 0.25]]),
+        np.float32([0.75]),
+        np.array([1]),
+        category_ids=(4, 9),
+    )
+    assert result == {
+        "image_id": 12,
+        "category_id": 9,
+        "bbox": [40.0, 10.0, 10.0, 40.0],
+        "score": 0.75,
+    }
+
+
+@pytest.mark.parametrize(
+    ("split", "folder"),
+    [
+        ("val", "val"),
+        ("train[:16]", "train_16"),
+        ("train[80%:]+val", "train_80_+val"),
+        ("a/b", "a_b"),
+    ],
+)
+def test_split_folders_are_plain_names(split, folder):
+    assert evaluate.split_folder(split) == folder
+
+
+def copy_part(folder, destination, count):
+    """The first `count` images of val (None: all), with their annotations."""
+    coco = json.loads((folder / "annotations" / "val.json").read_text())
+    coco["images"] = coco["images"][:count]
+    kept = {image["id"] for image in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in kept]
+    (destination / "annotations").mkdir(parents=True)
+    (destination / "annotations" / "val.json").write_text(json.dumps(coco))
+    (destination / "images").mkdir()
+    for image in coco["images"]:
+        shutil.copy(folder / "images" / image["file_name"], destination / "images")
+    return coco
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
+def test_ground_truth_fed_back_scores_one(shared, tmp_path, name, count):
+    coco = copy_part(shared / "data" / name, tmp_path / name, count)
+    config = base.get_config()
+    config.dataset.name = "coco_folder"
+    config.dataset.path = str(tmp_path / name)
+    config.dataset.data_dir = str(tmp_path)
+    config.dataset.bad_boxes = "clip"
+    config.evaluation.voc = True
+    config.eval_batch_size = 10
+    config.dataset.canvas = (96, 96)  # Smaller than the images.
+    config.evaluation.max_detections = 1000
+    source = sources.load(config.dataset, "val")
+    truth = sources.ground_truth(source)
+    assert [i["file_name"] for i in truth["images"]] == [
+        i["file_name"] for i in coco["images"]
+    ]
+    sizes = {i["id"]: np.array([i["height"], i["width"]]) for i in coco["images"]}
+    detections = []
+    for batch in pipeline.eval_batches(source, config):
+        for i in np.flatnonzero(batch["mask"]):
+            kept = batch["box_mask"][i] & ~batch["ignore"][i]
+            image_id = int(batch["image_id"][i])
+            detections += evaluate.coco_results(
+                image_id,
+                sizes[image_id],
+                batch["boxes"][i][kept],
+                np.ones(kept.sum(), np.float32),
+                batch["labels"][i][kept],
+                source.category_ids,
+            )
+    assert len(detections) == len(coco["annotations"]) > 24
+    for label, category_id in enumerate(source.category_ids):
+        assert source.class_names[label] == next(
+            c["name"] for c in coco["categories"] if c["id"] == category_id
+        )
+    metrics = evaluate.score(truth, detections, config)
+    for figure in ("AP", "AP50", "AP75", "AP_11point", "AP_allpoint"):
+        assert metrics[figure] == pytest.approx(1.0, abs=1e-9), figure
+    # Against the annotation file itself, as well as what was made of it.
+    for annotation in coco["annotations"]:
+        annotation.setdefault("difficult", 0)
+    again = evaluate.score(coco, detections, config)
+    assert again["AP50"] == pytest.approx(1.0, abs=1e-9)

@@ -1,0 +1,160 @@
+"""Schedules and updates against the formulas, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from borrow_det import optimizer
+from borrow_det.errors import InputError
+from configs import base
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    """Integers are promoted inside of optax."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
+def config():
+    config = base.get_config()
+    config.num_steps = 1000
+    config.optimizer.learning_rate = 0.1
+    config.schedule.warmup_steps = 0
+    return config
+
+
+PARAMS = {
+    "conv": {"kernel": np.float32([1.0, -2.0]), "bias": np.float32([3.0])},
+    "norm": {"scale": np.float32([0.5]), "bias": np.float32([-1.0])},
+    "fmb": {"log_temperature": np.float32(2.0)},
+}
+GRADIENT = {
+    "conv": {"kernel": np.float32([0.3, 0.4]), "bias": np.float32([-1.2])},
+    "norm": {"scale": np.float32([0.0]), "bias": np.float32([0.0])},
+    "fmb": {"log_temperature": np.float32(0.0)},
+}
+
+
+def updated(config, steps=1, gradient=GRADIENT):
+    """The parameters after some steps with the same gradient."""
+    rule = optimizer.make_optimizer(config)
+    params, state = PARAMS, rule.init(PARAMS)
+    for _ in range(steps):
+        updates, state = rule.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_step_schedule_by_hand(config):
+    config.schedule.warmup_steps = 100
+    config.schedule.boundaries = (0.5, 0.8)
+    rate = optimizer.make_schedule(config)
+    expected = {
+        **{0: 0.0, 1: 0.001, 50: 0.05, 99: 0.099, 100: 0.1, 499: 0.1},
+        **{501: 0.01, 799: 0.01, 801: 0.001, 999: 0.001},
+    }
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=str(step))
+
+
+def test_a_boundary_within_the_warmup_counts_after_it(config):
+    config.schedule.warmup_steps = 600
+    config.schedule.boundaries = (0.5,)
+    rate = optimizer.make_schedule(config)
+    np.testing.assert_allclose([rate(300), rate(700)], [0.05, 0.01], rtol=1e-5)
+
+
+def test_cosine_schedule_by_hand(config):
+    config.schedule.name = "cosine"
+    config.schedule.warmup_steps = 200
+    rate = optimizer.make_schedule(config)
+    for step, value in {100: 0.05, 200: 0.1, 600: 0.05, 1000: 0.0}.items():
+        np.testing.assert_allclose(rate(step), value, atol=1e-6, err_msg=str(step))
+    # A third of the way down the cosine.
+    third = 0.1 * (1 + np.cos(np.pi / 4)) / 2
+    np.testing.assert_allclose(rate(400), third, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["step", "cosine"])
+def test_a_run_shorter_than_its_warmup_rises_to_its_end(config, name):
+    config.schedule.name = name
+    config.num_steps, config.schedule.warmup_steps = 10, 500
+    rate = optimizer.make_schedule(config)
+    rates = [float(rate(step)) for step in range(10)]
+    np.testing.assert_allclose(rates, np.arange(10) * 0.01, atol=1e-6)
+
+
+def test_decay_is_on_kernels_alone():
+    assert optimizer.decay_mask(PARAMS) == {
+        "conv": {"kernel": True, "bias": False},
+        "norm": {"scale": False, "bias": False},
+        "fmb": {"log_temperature": False},
+    }
+
+
+def test_sgd_is_momentum_on_gradient_plus_decay(config):
+    config.optimizer.weight_decay = 0.5
+    params = updated(config, steps=2)
+    # L2 enters the gradient, and so the momentum.
+    kernel, velocity = PARAMS["conv"]["kernel"], 0.0
+    for _ in range(2):
+        gradient = GRADIENT["conv"]["kernel"] + 0.5 * kernel
+        velocity = 0.9 * velocity + gradient
+        kernel = kernel - 0.1 * velocity
+    np.testing.assert_allclose(params["conv"]["kernel"], kernel, rtol=1e-6)
+    bias = 3.0 + 0.1 * 1.2 * (1 + 1.9)
+    np.testing.assert_allclose(params["conv"]["bias"], [bias], rtol=1e-6)
+    for group, name in (("norm", "scale"), ("fmb", "log_temperature")):
+        np.testing.assert_array_equal(params[group][name], PARAMS[group][name])
+
+
+def test_adamw_decays_beside_the_moments(config):
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.5
+    params = updated(config)
+    # The first step is the gradient's sign, whatever its size.
+    kernel = PARAMS["conv"]["kernel"]
+    expected = kernel - 0.1 * (np.sign(GRADIENT["conv"]["kernel"]) + 0.5 * kernel)
+    np.testing.assert_allclose(params["conv"]["kernel"], expected, rtol=1e-5)
+    np.testing.assert_allclose(params["conv"]["bias"], [3.1], rtol=1e-5)
+
+
+def test_the_second_moment_is_the_configs(config):
+    config.optimizer.name = "adamw"
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.b1, config.optimizer.b2 = 0.5, 0.8
+    rule = optimizer.make_optimizer(config)
+    state = rule.init(PARAMS)
+    params, m, v = PARAMS["conv"]["bias"], 0.0, 0.0
+    current = PARAMS
+    for t, g in enumerate((1.0, -3.0), start=1):
+        gradient = jax.tree.map(lambda x, g=g: jnp.full_like(x, g), PARAMS)
+        updates, state = rule.update(gradient, state, current)
+        current = optax.apply_updates(current, updates)
+        m, v = 0.5 * m + 0.5 * g, 0.8 * v + 0.2 * g * g
+        step = (m / (1 - 0.5**t)) / (np.sqrt(v / (1 - 0.8**t)) + 1e-8)
+        params = params - 0.1 * step
+    np.testing.assert_allclose(current["conv"]["bias"], params, rtol=1e-5)
+
+
+def test_clipping_is_by_the_norm_of_the_whole_gradient(config):
+    config.optimizer.weight_decay = 0.0
+    # The norm of GRADIENT is sqrt(0.09 + 0.16 + 1.44) = 1.3.
+    for clip, factor in ((0.65, 0.5), (2.0, 1.0), (0.0, 1.0)):
+        config.optimizer.clip_norm = clip
+        params = updated(config)
+        expected = PARAMS["conv"]["kernel"] - 0.1 * factor * np.float32([0.3, 0.4])
+        np.testing.assert_allclose(params["conv"]["kernel"], expected, rtol=1e-6)
+
+
+def test_unknown_names_are_named(config):
+    config.optimizer.name = "lion"
+    with pytest.raises(InputError, match=r"optimizer\.name is 'lion'"):
+        optimizer.make_optimizer(config)
+    config.schedule.name = "linear"
+    with pytest.raises(InputError, match=r"schedule\.name is 'linear'"):
+        optimizer.make_schedule(config)

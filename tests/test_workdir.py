@@ -1,0 +1,83 @@
+"""What a work directory holds, and what it refuses."""
+
+import json
+
+import pytest
+
+from borrow_det import workdir
+from borrow_det.errors import InputError
+from configs import base
+
+CLASSES = workdir.Classes(("cat", "dog"), (1, 7))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return workdir.prepare(tmp_path / "W", base.get_config(), CLASSES)
+
+
+def test_config_and_classes_come_back_as_they_went(folder):
+    config = workdir.load_config(folder)
+    assert config == base.get_config()
+    assert config.anchors.aspect_ratios[3] == (1.0, 3.0**0.5, 3.0**-0.5)
+    assert workdir.load_classes(folder) == CLASSES
+    with pytest.raises(AttributeError):
+        config.model.widht = 1.0
+
+
+def test_environment_says_what_to_repeat_a_run_by(folder):
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["seed"] == 0
+    assert len(environment["devices"]) == 2
+    assert set(environment["packages"]) == set(workdir.PACKAGES)
+    assert environment["git"] is None or len(environment["git"]["commit"]) == 40
+
+
+def test_what_is_no_architecture_may_change(folder):
+    config = base.get_config()
+    config.num_steps = 7
+    config.optimizer.learning_rate = 1.0
+    config.loss.matching = 0.0
+    workdir.prepare(folder, config, CLASSES)
+    assert workdir.load_config(folder).num_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.width", 0.5),
+        ("borrow.levels", (0,)),
+        ("anchors.sizes", (1.0, 2.0, 3.0, 4.0)),
+        ("input_size", (512, 256)),
+    ],
+)
+def test_another_architecture_is_refused_by_its_field(folder, field, value):
+    config = base.get_config()
+    config.update_from_flattened_dict({field: value})
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=field) as error:
+        workdir.prepare(folder, config, CLASSES)
+    assert str(value) in str(error.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_other_classes_are_refused(folder):
+    for other in ((("cat", "cow"), (1, 7)), (("cat", "dog"), (1, 8))):
+        with pytest.raises(InputError, match="classes"):
+            workdir.prepare(folder, base.get_config(), workdir.Classes(*other))
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"config\.json does not exist"):
+        workdir.load_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        workdir.load_config(tmp_path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file.json"
+    workdir.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        workdir.write_json(path, {"a": {1, 2}})
+    assert json.loads(path.read_text()) == {"a": 1}
