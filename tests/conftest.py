@@ -134,7 +134,7 @@ def tiny_run(make_tiny_config, tmp_path_factory):
     Has `workdir`, `config`, and `metrics`, what `train_and_evaluate` returned.
     """
     config = make_tiny_config()
-    config.ema_decay = 0.5
+    config.ema_decay = 0.25
     workdir = tmp_path_factory.mktemp("tiny_run") / "W"
     # Inside of optax, integers are promoted.
     with jax.numpy_dtype_promotion("standard"):

@@ -117,12 +117,8 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
     fields = saved_model(tiny_run.workdir, 4)
     variables = checkpoints.restore_variables(tiny_run.workdir)
     assert_equal_trees(variables["params"], fields["ema_params"])
-    # Four steps at a decay of a half: the start weighs 1/16 of the whole.
-    kernel = {
-        name: np.asarray(fields[name]["head1"]["class"]["kernel"])
-        for name in ("params", "ema_params")
-    }
-    assert not np.array_equal(kernel["params"], kernel["ema_params"])
+    kernels = [fields[n]["head1"]["class"]["kernel"] for n in ("params", "ema_params")]
+    assert not np.array_equal(*kernels)
 
     detector = detection.Detector.load(tiny_run.workdir)
     source = sources.load(tiny_run.config.dataset, "val")
@@ -215,7 +211,7 @@ def test_started_again_after_its_end_it_only_evaluates(tiny_run, tmp_path, stop_
 def test_another_architecture_does_not_resume(tiny_run, tiny_config):
     files = ("config.json", "environment.json", "metrics.jsonl")
     before = [(tiny_run.workdir / name).read_text() for name in files]
-    tiny_config.ema_decay = 0.5
+    tiny_config.ema_decay = 0.25
     tiny_config.borrow.channels = 4
     with pytest.raises(InputError, match=r"borrow\.channels=8.* 4"):
         train.train_and_evaluate(tiny_config, tiny_run.workdir)
@@ -238,7 +234,7 @@ def test_the_seed_decides(tiny_config):
 
 def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_path):
     tiny_config.init_from = str(tiny_run.workdir)
-    tiny_config.ema_decay = 0.5
+    tiny_config.ema_decay = 0.25
     source = sources.load(tiny_config.dataset, "train")
     mesh, task = train_mesh(2), make_task(tiny_config)
     run = train.Run(tiny_config, tmp_path, task, mesh, source, [])
@@ -403,6 +399,19 @@ def one_step(config, mesh):
 def on_two_devices(tiny_run):
     with jax.numpy_dtype_promotion("standard"):
         return one_step(tiny_run.config, train_mesh(2))
+
+
+def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
+    config, (_, state) = tiny_run.config, on_two_devices
+    first = train.init_state(make_task(config), config, train_mesh(2))
+    jax.tree.map(
+        lambda ema, old, new: np.testing.assert_allclose(
+            ema, 0.25 * old + 0.75 * new, rtol=1e-5, atol=1e-7
+        ),
+        state.ema_params,
+        jax.device_get(first.params),
+        state.params,
+    )
 
 
 @pytest.mark.parametrize(("devices", "micro_batch"), [(1, 0), (2, 1)])
