@@ -114,7 +114,7 @@ def make_tiny_config(scenes):
         config.augment.crop_tries = 5
         config.optimizer.learning_rate = 2e-3
         config.schedule.name = "cosine"
-        config.schedule.warmup_steps = 1
+        config.schedule.warmup_steps = 0
         config.report.num_pictures = 2
         return config
 
