@@ -1,37 +1,61 @@
 """The optimizer and its learning-rate schedule, from `config`."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from borrow_det.errors import InputError
 
 
 def make_schedule(config) -> optax.Schedule:
-    """Learning rate against the step: linear warm-up, then steps or a cosine to zero.
+    """Learning rate against the step, counted from 0: warm-up times decay.
+
+    The warm-up rises linearly to 1 within the first `schedule.warmup_steps` steps (of
+    the run, if that is shorter), the first of which has a rate already. The decay is
+    `factor` for every boundary reached (`step`; also during the warm-up), or half a
+    cosine from the warm-up's end to zero at `num_steps` (`cosine`).
 
     Raises:
-      InputError: `schedule.name` is unknown.
+      InputError: a field of `schedule` is out of its range.
     """
-    peak = config.optimizer.learning_rate
     schedule, steps = config.schedule, config.num_steps
+    _check(schedule)
     warmup = min(schedule.warmup_steps, steps)
-    if schedule.name == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(1, steps - warmup))
-    elif schedule.name == "step":
-        # Boundaries are shares of the whole run; optax counts from the warm-up's end.
-        after = optax.piecewise_constant_schedule(
-            peak,
-            {
-                round(share * steps) - warmup: schedule.factor
-                for share in schedule.boundaries
-            },
+    boundaries = [round(share * steps) for share in schedule.boundaries]
+
+    def rate(step):
+        step = jnp.asarray(step).astype(jnp.float32)
+        value = config.optimizer.learning_rate * jnp.minimum(
+            (step + 1) / max(1, warmup), 1
         )
-    else:
+        if schedule.name == "cosine":
+            share = jnp.clip((step - warmup) / max(1, steps - warmup), 0, 1)
+            return value * (1 + jnp.cos(jnp.pi * share)) / 2
+        for boundary in boundaries:
+            value *= jnp.where(step >= boundary, schedule.factor, 1.0)
+        return value
+
+    return rate
+
+
+def _check(schedule):
+    """Raises InputError unless the fields of `config.schedule` make sense."""
+    if schedule.name not in ("step", "cosine"):
         raise InputError(
             f"schedule.name is {schedule.name!r}; it must be step or cosine"
         )
-    rise = optax.linear_schedule(0.0, peak, max(1, warmup))
-    return optax.join_schedules([rise, after], [warmup])
+    if schedule.warmup_steps < 0:
+        raise InputError(
+            f"schedule.warmup_steps is {schedule.warmup_steps}; it must be 0 or more"
+        )
+    if not schedule.factor > 0:
+        raise InputError(f"schedule.factor is {schedule.factor}; it must be positive")
+    shares = tuple(schedule.boundaries)
+    if not all(0 < share <= 1 for share in shares) or list(shares) != sorted(shares):
+        raise InputError(
+            f"schedule.boundaries is {shares}; they must be shares of num_steps above "
+            "0 and up to 1, in rising order"
+        )
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
@@ -41,7 +65,7 @@ def make_optimizer(config) -> optax.GradientTransformation:
     to the gradient, before momentum), AdamW's is decoupled.
 
     Raises:
-      InputError: `optimizer.name` is unknown.
+      InputError: `optimizer.name` is unknown, or the schedule's fields are unsound.
     """
     optimizer, schedule = config.optimizer, make_schedule(config)
     if optimizer.name == "sgd":

@@ -54,38 +54,62 @@ def test_step_schedule_by_hand(config):
     config.schedule.boundaries = (0.5, 0.8)
     rate = optimizer.make_schedule(config)
     expected = {
-        **{0: 0.0, 1: 0.001, 50: 0.05, 99: 0.099, 100: 0.1, 499: 0.1},
-        **{501: 0.01, 799: 0.01, 801: 0.001, 999: 0.001},
+        **{0: 0.001, 1: 0.002, 49: 0.05, 98: 0.099, 99: 0.1, 100: 0.1, 499: 0.1},
+        **{500: 0.01, 799: 0.01, 800: 0.001, 999: 0.001},
     }
     for step, value in expected.items():
         np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=str(step))
 
 
-def test_a_boundary_within_the_warmup_counts_after_it(config):
+def test_a_boundary_within_the_warmup_counts_at_once(config):
     config.schedule.warmup_steps = 600
-    config.schedule.boundaries = (0.5,)
+    config.schedule.boundaries = (0.3, 0.9)
     rate = optimizer.make_schedule(config)
-    np.testing.assert_allclose([rate(300), rate(700)], [0.05, 0.01], rtol=1e-5)
+    expected = {298: 299 / 6000, 300: 301 / 60000, 599: 0.01, 899: 0.01, 900: 0.001}
+    for step, value in expected.items():
+        np.testing.assert_allclose(rate(step), value, rtol=1e-5, err_msg=str(step))
+
+
+def test_equal_boundaries_count_each(config):
+    config.schedule.boundaries = (0.5, 0.5, 0.5003)  # The last rounds to 500, too.
+    rate = optimizer.make_schedule(config)
+    np.testing.assert_allclose([rate(499), rate(500)], [0.1, 1e-4], rtol=1e-5)
+
+
+def test_no_boundary_is_a_constant_rate(config):
+    config.schedule.boundaries = ()
+    rate = optimizer.make_schedule(config)
+    np.testing.assert_allclose([rate(0), rate(999)], [0.1, 0.1], rtol=1e-6)
 
 
 def test_cosine_schedule_by_hand(config):
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 200
     rate = optimizer.make_schedule(config)
-    for step, value in {100: 0.05, 200: 0.1, 600: 0.05, 1000: 0.0}.items():
+    expected = {0: 5e-4, 99: 0.05, 199: 0.1, 200: 0.1, 600: 0.05, 1000: 0.0, 1001: 0.0}
+    for step, value in expected.items():
         np.testing.assert_allclose(rate(step), value, atol=1e-6, err_msg=str(step))
-    # A third of the way down the cosine.
-    third = 0.1 * (1 + np.cos(np.pi / 4)) / 2
-    np.testing.assert_allclose(rate(400), third, rtol=1e-5)
+    # A quarter of the way down the cosine.
+    quarter = 0.1 * (1 + np.cos(np.pi / 4)) / 2
+    np.testing.assert_allclose(rate(400), quarter, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["step", "cosine"])
 def test_a_run_shorter_than_its_warmup_rises_to_its_end(config, name):
     config.schedule.name = name
+    config.schedule.boundaries = (1.0,)
     config.num_steps, config.schedule.warmup_steps = 10, 500
     rate = optimizer.make_schedule(config)
     rates = [float(rate(step)) for step in range(10)]
-    np.testing.assert_allclose(rates, np.arange(10) * 0.01, atol=1e-6)
+    np.testing.assert_allclose(rates, np.arange(1, 11) * 0.01, atol=1e-6)
+
+
+def test_the_rate_of_a_traced_step_is_that_of_the_number(config):
+    config.schedule.warmup_steps = 100
+    rate = optimizer.make_schedule(config)
+    steps = (0, 60, 670, 830)
+    traced = [jax.jit(rate)(jnp.int32(step)) for step in steps]
+    np.testing.assert_allclose(traced, [rate(step) for step in steps], rtol=1e-6)
 
 
 def test_decay_is_on_kernels_alone():
@@ -157,4 +181,22 @@ def test_unknown_names_are_named(config):
         optimizer.make_optimizer(config)
     config.schedule.name = "linear"
     with pytest.raises(InputError, match=r"schedule\.name is 'linear'"):
+        optimizer.make_schedule(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("warmup_steps", -1, "warmup_steps is -1; it must be 0 or more"),
+        ("factor", 0.0, "factor is 0.0; it must be positive"),
+        ("factor", float("nan"), "factor is nan; it must be positive"),
+        ("boundaries", (0.8, 0.5), r"boundaries is \(0.8, 0.5\); .* rising order"),
+        ("boundaries", (0.0,), r"boundaries is \(0.0,\); .* above 0"),
+        ("boundaries", (0.5, 1.1), r"boundaries is \(0.5, 1.1\); .* up to 1"),
+        ("boundaries", (float("nan"),), "boundaries is"),
+    ],
+)
+def test_schedules_out_of_range_are_named(config, field, value, message):
+    config.schedule[field] = value
+    with pytest.raises(InputError, match=rf"^schedule\.{message}"):
         optimizer.make_schedule(config)
