@@ -34,7 +34,7 @@ def class_wise_nms(
     """Turns the scored boxes of one image into detections, as SSD does; see vmap.
 
     Args:
-      boxes: [A, 4].
+      boxes: [A, 4]. One that is not finite is no detection and suppresses nothing.
       scores: [A, C], of the foreground classes. NaN counts as no score.
       score: boxes of a class must score higher than this.
       iou: a kept box suppresses those of its class that overlap it by more than this.
@@ -48,7 +48,9 @@ def class_wise_nms(
     Source: Liu et al., SSD (2016), section 3 ("inference time") and its
     DetectionOutput layer.
     """
-    candidates = jnp.where(scores > score, scores, -jnp.inf).T
+    # IoU with NaN is above no threshold: such a box would pass as unlike all others.
+    finite = jnp.all(jnp.isfinite(boxes), axis=-1, keepdims=True)
+    candidates = jnp.where((scores > score) & finite, scores, -jnp.inf).T
     # Not a sort: that of all the anchors would cost more than all the rest.
     best, index = jax.lax.top_k(candidates, min(max_per_class, boxes.shape[0]))
     best_boxes = boxes[index]  # [C, k, 4]

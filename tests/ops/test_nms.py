@@ -207,6 +207,16 @@ def test_only_scores_above_the_threshold_count():
     np.testing.assert_array_equal(got.boxes[0], boxes[1])
 
 
+def test_boxes_that_are_not_finite_are_no_detections():
+    boxes = np.float32([[0, 0, 1, 1], [0, 0, np.nan, 1], [0, 0, 1, np.inf]])
+    scores = np.float32([[0.5], [0.9], [0.8]])
+    # One place in the class: they take none from the others, either.
+    got = detect(boxes, scores, score=0.0, iou=0.5, max_per_class=1, max_total=3)
+    np.testing.assert_array_equal(got.mask, [True, False, False])
+    np.testing.assert_array_equal(got.boxes[0], boxes[0])
+    assert np.isfinite(got.boxes).all()
+
+
 def test_fewer_candidates_than_places_are_padded():
     boxes = np.float32([[0, 0, 1, 1]])
     got = detect(
