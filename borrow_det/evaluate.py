@@ -1,5 +1,6 @@
 """A complete pass over a split: every image once, then metrics, files and pictures."""
 
+import contextlib
 import json
 import pathlib
 import re
@@ -25,33 +26,47 @@ def evaluate(
     detect: Callable,
     variables: dict,
     source: sources.Source,
+    truth: Mapping[str, Any],
     config,
     mesh,
     workdir: pathlib.Path,
     step: int,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Evaluates one split: (metrics, annotated pictures).
+    """Evaluates one split, whose `sources.ground_truth` is `truth`.
 
-    Writes `evaluations/SPLIT/STEP.json`, `STEP.detections.json` (COCO results) and the
-    pictures, ground truth on the left, detections on the right, to
-    `evaluations/SPLIT/STEP/`.
+    Writes to `evaluations/SPLIT` `STEP.detections.json` (COCO results), pictures, the
+    ground truth on their left, the detections on their right, to `STEP/`, and last,
+    so that it stands for a whole evaluation, `STEP.json`.
+
+    Returns:
+      (metrics, pictures).
     """
-    truth = sources.ground_truth(source)
-    batches = pipeline.eval_batches(source, config)
-    detections = list(
-        run_detector(detect, variables, batches, mesh, truth, source.category_ids)
-    )
+    with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
+        detections = list(
+            run_detector(detect, variables, batches, mesh, truth, source.category_ids)
+        )
     metrics = score(truth, detections, config)
-
-    folder = pathlib.Path(workdir) / "evaluations" / split_folder(source.split)
-    folder.mkdir(parents=True, exist_ok=True)
-    finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
-    workdir_lib.write_json(folder / f"{step}.json", {"step": step, **finite})
-    (folder / f"{step}.detections.json").write_text(json.dumps(detections))
-    pictures = draw_pictures(source, truth, detections, config)
+    path = metrics_path(workdir, source.split, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".detections.json").write_text(json.dumps(detections))
+    pictures = draw_pictures(source, detections, config)
     for name, picture in pictures.items():
-        visualize.write_image(folder / str(step) / f"{name}.png", picture)
+        visualize.write_image(path.with_suffix("") / f"{name}.png", picture)
+    finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
+    workdir_lib.write_json(path, {"step": step, **finite})
     return metrics, list(pictures.values())
+
+
+def metrics_path(workdir: pathlib.Path, split: str, step: int) -> pathlib.Path:
+    """Where an evaluation's metrics stand; the file exists when it is complete."""
+    return pathlib.Path(workdir) / "evaluations" / split_folder(split) / f"{step}.json"
+
+
+def read_metrics(path: pathlib.Path) -> dict[str, float]:
+    """The metrics of an earlier evaluation; undefined ones are nan."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["step"]
+    return {name: np.nan if v is None else v for name, v in record.items()}
 
 
 def run_detector(
@@ -126,12 +141,16 @@ def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str,
         truth, detections, config.evaluation.max_detections
     )
     if config.evaluation.voc:
-        metrics |= average_precision.voc_metrics(truth, detections)
+        # Sources' boxes are continuous: VOC's inclusive pixels were turned into such
+        # when they were read (data/records.py).
+        metrics |= average_precision.voc_metrics(
+            truth, detections, inclusive_pixels=False
+        )
     return metrics
 
 
 def draw_pictures(
-    source: sources.Source, truth: Mapping[str, Any], detections: list[dict], config
+    source: sources.Source, detections: list[dict], config
 ) -> dict[str, np.ndarray]:
     """Pictures of the first images, by name: ground truth left, detections right."""
     count = min(config.report.num_pictures, len(source))
@@ -159,7 +178,7 @@ def draw_pictures(
                 np.array([d["score"] for d in found]),
             ),
         )
-        name = pathlib.Path(record["file_name"]).stem
+        name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
         pictures[name] = visualize.contact_sheet(sides, columns=2)
     return pictures
 

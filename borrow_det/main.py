@@ -21,7 +21,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main(arguments: list[str]) -> None:
     """Runs what the flags say; wrong input ends in one line and status 2.
 
-    A loss that is not finite ends in one line, too, and status 1.
+    A loss that is not finite ends in one line, too, and status 1; Ctrl-C in 130.
     """
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
@@ -36,6 +36,9 @@ def main(arguments: list[str]) -> None:
         _refuse(str(error))
     except FloatingPointError as error:
         _refuse(str(error), status=1)
+    except KeyboardInterrupt:
+        message = f"interrupted; start again to resume in {_WORKDIR.value}"
+        _refuse(message, status=130)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -39,16 +39,3 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
     }
-
-
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Refuses a batch that cannot be split evenly.
-
-    Raises:
-      InputError: `batch_size` is not a multiple of the data axis.
-    """
-    if batch_size < 1 or batch_size % mesh.shape["data"]:
-        raise InputError(
-            f"{name}={batch_size} must be a positive multiple of the "
-            f"{mesh.shape['data']} devices of the data axis"
-        )

@@ -1,10 +1,12 @@
 """The training loop, one for every task: state, step, hooks."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax
 import jax
@@ -14,7 +16,7 @@ import optax
 from clu import parameter_overview
 from jax import Array
 
-from borrow_det import checkpoints, evaluate, report, sharding
+from borrow_det import checkpoints, config_check, evaluate, report, sharding
 from borrow_det import workdir as workdir_lib
 from borrow_det.console import Console
 from borrow_det.data import pipeline, sources
@@ -24,6 +26,13 @@ from borrow_det.optimizer import make_optimizer, make_schedule
 from borrow_det.tasks import detection
 
 TASKS = {"detection": detection.DetectionTask}
+
+
+class EvalSet(NamedTuple):
+    """A split to evaluate on, with its annotations read."""
+
+    source: sources.Source
+    truth: dict
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -53,46 +62,24 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
       FloatingPointError: the loss is not finite; names the range of steps.
     """
     mesh = sharding.make_mesh(config.mesh)
-    check_config(config, mesh)
+    config_check.check(config, TASKS, mesh.shape["data"])
     train_source = sources.load(config.dataset, config.dataset.train_split)
-    eval_sources = [
-        sources.load(config.dataset, split) for split in config.dataset.eval_splits
+    eval_sets = [
+        EvalSet(source, sources.ground_truth(source))
+        for source in (
+            sources.load(config.dataset, split) for split in config.dataset.eval_splits
+        )
     ]
     classes = workdir_lib.Classes(train_source.class_names, train_source.category_ids)
     task = TASKS[config.task](config, len(classes.class_names))
     # What does not fit is refused before a work directory is made of it.
     jax.eval_shape(lambda: init_state(task, config, mesh))
     workdir = workdir_lib.prepare(workdir, config, classes)
-    run = Run(config, workdir, task, mesh, train_source, eval_sources)
+    run = Run(config, workdir, task, mesh, train_source, eval_sets)
     try:
         return run.go()
     finally:
         run.close()
-
-
-def check_config(config, mesh) -> None:
-    """Refuses values that would fail only after minutes, or silently do nothing.
-
-    Raises:
-      InputError: names the field.
-    """
-    if config.task not in TASKS:
-        raise InputError(f"task is {config.task!r}; it must be one of {list(TASKS)}")
-    sharding.check_batch_size("batch_size", config.batch_size, mesh)
-    sharding.check_batch_size("eval_batch_size", config.eval_batch_size, mesh)
-    share = config.batch_size // mesh.shape["data"]
-    micro = config.micro_batch
-    if micro < 0 or (micro and share % micro):
-        raise InputError(
-            f"micro_batch={micro} must be 0 or divide the {share} images that each "
-            "device has of a batch"
-        )
-    counts = ("num_steps", "log_every", "eval_every", "checkpoint_every")
-    for name in (*counts, "keep_checkpoints"):
-        if config[name] < 1:
-            raise InputError(f"{name}={config[name]} must be at least 1")
-    if not 0 <= config.ema_decay < 1:
-        raise InputError(f"ema_decay={config.ema_decay} must be in [0, 1)")
 
 
 def init_state(task, config, mesh) -> TrainState:
@@ -200,12 +187,12 @@ def accumulate_gradients(loss_fn, state: TrainState, examples, config, mesh):
 class Run:
     """One run in its work directory: the loop, and what happens between its steps."""
 
-    def __init__(self, config, workdir, task, mesh, train_source, eval_sources):
+    def __init__(self, config, workdir, task, mesh, train_source, eval_sets):
         self.config = config
         self.workdir = workdir
         self.mesh = mesh
         self.train_source = train_source
-        self.eval_sources = eval_sources
+        self.eval_sets = eval_sets
         self.console = Console(config.num_steps)
         self.checkpoints = checkpoints.Checkpoints(
             workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
@@ -241,14 +228,41 @@ class Run:
             f"{count:,} parameters, {len(self.train_source):,} training images, "
             f"{self.mesh.size} device(s), work directory {self.workdir}"
         )
-        if self.start == 0:
-            overview = parameter_overview.get_parameter_overview(
-                self.state.params, include_stats=False
-            )
-            (self.workdir / "parameters.txt").write_text(overview + "\n")
-            self.writer.write_hparams(self.config.to_dict())
-            report.write_contact_sheet(self.train_source, self.config, self.workdir)
+        if self.start:
+            self._catch_up()
+        else:
+            self._describe()
         batches = pipeline.train_batches(self.train_source, self.config, self.start)
+        with contextlib.closing(batches):
+            self._train(batches)
+        self.writer.flush()
+        self.console.finish()
+        eval_sources = [eval_set.source for eval_set in self.eval_sets]
+        print(report.write_report(self.workdir, eval_sources, self.metrics))
+        return self.metrics
+
+    def _describe(self):
+        """Leaves what does not change during a run."""
+        overview = parameter_overview.get_parameter_overview(
+            self.state.params, include_stats=False
+        )
+        (self.workdir / "parameters.txt").write_text(overview + "\n")
+        self.writer.write_hparams(self.config.to_dict())
+        report.write_contact_sheet(self.train_source, self.config, self.workdir)
+
+    def _catch_up(self):
+        """Evaluates what a run lacks that was stopped after its checkpoint."""
+        if self.start < self.config.num_steps and self.start % self.config.eval_every:
+            return
+        for eval_set in self.eval_sets:
+            split = eval_set.source.split
+            path = evaluate.metrics_path(self.workdir, split, self.start)
+            if path.exists():
+                self.metrics[split] = evaluate.read_metrics(path)
+            else:
+                self._evaluate(eval_set, self.start)
+
+    def _train(self, batches):
         clock = time.monotonic()
         for step in range(self.start + 1, self.config.num_steps + 1):
             batch = sharding.put_batch(next(batches), self.mesh)
@@ -256,21 +270,16 @@ class Run:
             self.unchecked.append((step, metrics))
             last = step == self.config.num_steps
             if last or step % self.config.log_every == 0:
-                clock = self._log(step, clock)
+                clock = self._log(step, clock, batches.counts)
             if last or self.checkpoints.due(step):
                 self._check_finite()
                 self.checkpoints.save(step, vars(self.state), force=last)
             if last or step % self.config.eval_every == 0:
                 before = time.monotonic()
-                self._evaluate(step)
+                for eval_set in self.eval_sets:
+                    self._evaluate(eval_set, step)
                 clock += time.monotonic() - before  # It stood still meanwhile.
             self.console.advance(step)
-        if not self.metrics:  # Started again after its end.
-            self._evaluate(self.start)
-        self.writer.flush()
-        self.console.finish()
-        print(report.write_report(self.workdir, self.eval_sources, self.metrics))
-        return self.metrics
 
     def _check_finite(self) -> None:
         """Takes the steps' metrics from the device; ends the run if they diverged.
@@ -294,7 +303,7 @@ class Run:
                     )
         self.unlogged += values
 
-    def _log(self, step, clock):
+    def _log(self, step, clock, counts):
         self._check_finite()
         now = time.monotonic()
         values, self.unlogged = self.unlogged, []
@@ -303,29 +312,31 @@ class Run:
         means["images_per_second"] = (
             len(values) * self.config.batch_size / max(now - clock, 1e-9)
         )
+        # Boxes that were cut or mended while loading, where there were any.
+        means |= {f"data/{name}": count for name, count in counts.items() if count}
         self.writer.write_scalars(step, means)
         self.console.metrics(step, means)
         return now
 
-    def _evaluate(self, step):
-        for source in self.eval_sources:
-            metrics, pictures = evaluate.evaluate(
-                self.detect,
-                self.state.eval_variables,
-                source,
-                self.config,
-                self.mesh,
-                self.workdir,
-                step,
-            )
-            self.metrics[source.split] = metrics
-            split = evaluate.split_folder(source.split)
-            self.writer.write_scalars(
-                step, {f"{split}/{name}": v for name, v in metrics.items()}
-            )
-            for i, picture in enumerate(pictures):
-                self.writer.write_images(step, {f"{split}/{i}": picture[None]})
-            self.console.evaluation(step, source, metrics)
+    def _evaluate(self, eval_set, step):
+        source = eval_set.source
+        metrics, pictures = evaluate.evaluate(
+            self.detect,
+            self.state.eval_variables,
+            *eval_set,
+            self.config,
+            self.mesh,
+            self.workdir,
+            step,
+        )
+        self.metrics[source.split] = metrics
+        split = evaluate.split_folder(source.split)
+        self.writer.write_scalars(
+            step, {f"{split}/{name}": v for name, v in metrics.items()}
+        )
+        for i, picture in enumerate(pictures):
+            self.writer.write_images(step, {f"{split}/{i}": picture[None]})
+        self.console.evaluation(step, source, metrics)
 
     def close(self) -> None:
         """Waits for checkpoints and metrics to reach the disk."""

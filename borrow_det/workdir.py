@@ -14,8 +14,12 @@ import ml_collections
 
 from borrow_det.errors import InputError
 
-# Another value of one of these is another network: its checkpoints do not fit.
-ARCHITECTURE = ("task", "input_size", "model", "borrow", "anchors")
+# With another value of one of these, groups or fields, a checkpoint of the run either
+# does not fit or goes on as another run than it began.
+FIXED = (
+    *("task", "seed", "input_size", "model", "borrow", "anchors"),
+    *("optimizer.name", "ema_decay"),
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
@@ -29,26 +33,36 @@ class Classes(NamedTuple):
 def prepare(workdir: str | os.PathLike, config, classes: Classes) -> pathlib.Path:
     """Creates a work directory, or checks that this run may go on in it.
 
-    Writes `config.json`, `dataset.json` and `environment.json`.
+    Writes `dataset.json`, `environment.json` and `config.json`.
 
     Raises:
-      InputError: the directory was made by another architecture or for other classes;
-        nothing has been written then.
+      InputError: the directory holds checkpoints of another architecture or of other
+        classes (nothing has been written then), or it cannot be written.
     """
     workdir = pathlib.Path(workdir)
-    if (workdir / "config.json").exists():
-        _check_architecture(load_config(workdir), config, workdir)
-        if load_classes(workdir) != classes:
+    if any(workdir.glob("checkpoints/[0-9]*")):
+        _check_fixed(load_config(workdir), config, workdir)
+        trained = load_classes(workdir)
+        if trained != classes:
             raise InputError(
-                f"{workdir} was trained on the classes "
-                f"{list(load_classes(workdir).class_names)}, the data set has "
-                f"{list(classes.class_names)}: choose another --workdir"
+                f"{workdir} was trained on the classes {_describe(trained)}, the data "
+                f"set has {_describe(classes)}: choose another --workdir"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", config.to_dict())
-    write_json(workdir / "dataset.json", classes._asdict())
-    write_json(workdir / "environment.json", environment(config.seed))
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "dataset.json", classes._asdict())
+        write_json(workdir / "environment.json", environment(config.seed))
+        write_json(workdir / "config.json", config.to_dict())
+    except OSError as error:
+        raise InputError(
+            f"--workdir={workdir} cannot be written: {error.strerror}"
+        ) from error
     return workdir
+
+
+def _describe(classes):
+    pairs = zip(classes.class_names, classes.category_ids, strict=True)
+    return ", ".join(f"{name} (id {category_id})" for name, category_id in pairs)
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -111,17 +125,17 @@ def _as_tuples(value):
     return value
 
 
-def _check_architecture(old, new, workdir):
+def _check_fixed(old, new, workdir):
     # Through JSON, as the old one went, so that equal values compare equal.
     new = _as_tuples(json.loads(json.dumps(new.to_dict())))
     old, new = (dict(_flatten(config)) for config in (old.to_dict(), new))
     for field in sorted({*old, *new}):
-        if field.split(".")[0] not in ARCHITECTURE:
+        if field not in FIXED and field.split(".")[0] not in FIXED:
             continue
         if old.get(field) != new.get(field):
             raise InputError(
                 f"{workdir} was made with {field}={old.get(field)}, this config says "
-                f"{new.get(field)}: choose another --workdir or the same architecture"
+                f"{new.get(field)}: choose another --workdir or the same value"
             )
 
 

@@ -84,18 +84,27 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     detect = evaluate.make_detect(detection.DetectionTask(config, 4), mesh)
     variables = checkpoints.restore_variables(tiny_run.workdir)
     metrics, pictures = evaluate.evaluate(
-        detect, variables, source, config, mesh, tmp_path, 17
+        detect,
+        variables,
+        source,
+        sources.ground_truth(source),
+        config,
+        mesh,
+        tmp_path,
+        17,
     )
     folder = tmp_path / "evaluations" / "val_5"
     written = json.loads((folder / "17.json").read_text())
     assert written.pop("step") == 17
     expected = {k: None if np.isnan(v) else v for k, v in metrics.items()}
     assert written == expected
+    path = evaluate.metrics_path(tmp_path, "val[:5]", 17)
+    np.testing.assert_equal(evaluate.read_metrics(path), metrics)
     assert {"AP", "AP_11point", "AP_allpoint"} <= set(metrics)
     detections = json.loads((folder / "17.detections.json").read_text())
     assert {d["image_id"] for d in detections} == set(range(10, 15))
     names = sorted(path.name for path in (folder / "17").iterdir())
-    assert names == ["val_0.png", "val_1.png", "val_2.png"]
+    assert names == ["10_val_0.png", "11_val_1.png", "12_val_2.png"]
     assert len(pictures) == 3
     # Truth on the left, detections on the right, of 64 pixels each.
     assert pictures[0].shape[1] >= 128

@@ -94,6 +94,7 @@ def test_a_wrong_command_line_ends_in_one_line(
     [
         (InputError("dataset.path: no\nsuch folder"), 2),
         (FloatingPointError("loss is nan"), 1),
+        (KeyboardInterrupt("interrupted; start again to resume in W"), 130),
     ],
 )
 def test_what_a_run_complains_of_ends_in_one_line(

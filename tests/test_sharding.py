@@ -40,11 +40,3 @@ def test_a_batch_is_split_in_order_and_parameters_are_whole():
     whole = jax.device_put(rows, sharding.replicated(mesh))
     for shard in whole.addressable_shards:
         np.testing.assert_array_equal(shard.data, rows)
-
-
-@pytest.mark.parametrize("batch_size", [0, -2, 3])
-def test_a_batch_that_cannot_be_split_is_refused(batch_size):
-    mesh = sharding.make_mesh({"data": -1})
-    sharding.check_batch_size("batch_size", 4, mesh)
-    with pytest.raises(InputError, match=rf"eval_batch_size={batch_size} .* 2 devices"):
-        sharding.check_batch_size("eval_batch_size", batch_size, mesh)

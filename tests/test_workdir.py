@@ -13,7 +13,10 @@ CLASSES = workdir.Classes(("cat", "dog"), (1, 7))
 
 @pytest.fixture
 def folder(tmp_path):
-    return workdir.prepare(tmp_path / "W", base.get_config(), CLASSES)
+    """A work directory in which a run has saved a checkpoint."""
+    folder = workdir.prepare(tmp_path / "W", base.get_config(), CLASSES)
+    (folder / "checkpoints" / "100").mkdir(parents=True)
+    return folder
 
 
 def test_config_and_classes_come_back_as_they_went(folder):
@@ -49,16 +52,41 @@ def test_what_is_no_architecture_may_change(folder):
         ("borrow.levels", (0,)),
         ("anchors.sizes", (1.0, 2.0, 3.0, 4.0)),
         ("input_size", (512, 256)),
+        ("seed", 1),
+        ("ema_decay", 0.5),
+        ("optimizer.name", "adamw"),
     ],
 )
 def test_another_architecture_is_refused_by_its_field(folder, field, value):
     config = base.get_config()
     config.update_from_flattened_dict({field: value})
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents(folder)
     with pytest.raises(InputError, match=field) as error:
         workdir.prepare(folder, config, CLASSES)
     assert str(value) in str(error.value)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert contents(folder) == before
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+
+def test_without_a_checkpoint_nothing_is_fixed(folder):
+    (folder / "checkpoints" / "100").rmdir()
+    config = base.get_config()
+    config.model.width = 0.5
+    other = workdir.Classes(("cow",), (3,))
+    workdir.prepare(folder, config, other)
+    assert workdir.load_config(folder).model.width == 0.5
+    assert workdir.load_classes(folder) == other
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for place in (file, file / "below"):
+        with pytest.raises(InputError, match=f"--workdir={place} cannot be written"):
+            workdir.prepare(place, base.get_config(), CLASSES)
 
 
 def test_other_classes_are_refused(folder):

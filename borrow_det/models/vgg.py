@@ -1,6 +1,5 @@
 """The VGG-16 trunk whose receptive fields are those of the paper's Table 1."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 

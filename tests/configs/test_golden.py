@@ -10,7 +10,7 @@ import pathlib
 import jax
 import pytest
 
-from borrow_det import train
+from borrow_det import config_check, train
 from borrow_det.errors import InputError
 from borrow_det.sharding import make_mesh
 from borrow_det.tasks import detection
@@ -62,7 +62,7 @@ def test_overlays_add_no_field_and_the_run_starts(name):
     base = get_config("base")
     assert list(as_fields(config)) == list(as_fields(base))
     assert config.is_locked
-    train.check_config(config, make_mesh(config.mesh))
+    config_check.check(config, train.TASKS, make_mesh(config.mesh).shape["data"])
     task = detection.DetectionTask(config, num_classes=3)
     jax.eval_shape(task.init, jax.random.key(0))
 

@@ -1,0 +1,97 @@
+"""Refuses configurations that would fail only after minutes, or do nothing."""
+
+from collections.abc import Callable
+from typing import Any
+
+from borrow_det.errors import InputError
+
+
+def _is_share(value):
+    return 0 <= value <= 1
+
+
+def _is_size(value):
+    return len(value) == 2 and all(isinstance(v, int) and v >= 1 for v in value)
+
+
+def _are_positive(count):
+    return lambda value: len(value) == count and all(v > 0 for v in value)
+
+
+# Fields, what holds of them, and how to say it.
+_RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "num_steps log_every eval_every checkpoint_every keep_checkpoints "
+        "dataset.max_boxes model.group_size borrow.context_kernel nms.max_per_class "
+        "nms.max_total augment.crop_tries evaluation.max_detections",
+        lambda value: value >= 1,
+        "at least 1",
+    ),
+    (
+        "micro_batch borrow.channels loss.negatives_per_positive loss.min_negatives "
+        "loss.localization loss.matching optimizer.weight_decay optimizer.clip_norm "
+        "report.num_pictures report.contact_sheet",
+        lambda value: value >= 0,
+        "at least 0",
+    ),
+    (
+        "model.width borrow.temperature loss.matching_scale optimizer.learning_rate",
+        lambda value: value > 0,
+        "above 0",
+    ),
+    (
+        "nms.score nms.iou loss.positive_iou augment.photometric augment.expand "
+        "augment.flip report.min_score",
+        _is_share,
+        "in [0, 1]",
+    ),
+    ("ema_decay", lambda value: 0 <= value < 1, "in [0, 1)"),
+    ("augment.min_crop", lambda value: 0 < value <= 1, "in (0, 1]"),
+    ("augment.max_expand", lambda value: value >= 1, "at least 1"),
+    ("input_size dataset.canvas", _is_size, "(height, width) in whole pixels"),
+    ("model.pixel_mean", lambda value: len(value) == 3, "three numbers, RGB"),
+    ("model.pixel_std", _are_positive(3), "three numbers above 0, RGB"),
+    ("anchors.variances", _are_positive(2), "two numbers above 0"),
+    ("dtype", lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("dataset.eval_splits", lambda value: len(value) >= 1, "at least one split"),
+)
+
+
+def check(config, tasks, data_parallelism: int) -> None:
+    """Checks every field whose range no other part checks when it is built.
+
+    Args:
+      config: the run's.
+      tasks: names of the tasks there are.
+      data_parallelism: devices that share a batch.
+
+    Raises:
+      InputError: names the first field that is out of its range, and the range.
+    """
+    fields = config.to_dict()
+    if config.task not in tasks:
+        raise InputError(f"task is {config.task!r}; it must be one of {list(tasks)}")
+    for names, holds, range_ in _RULES:
+        for name in names.split():
+            value = _at(fields, name)
+            if not holds(value):
+                raise InputError(f"{name} is {value!r}; it must be {range_}")
+    for name in ("batch_size", "eval_batch_size"):
+        size = fields[name]
+        if size < 1 or size % data_parallelism:
+            raise InputError(
+                f"{name} is {size}; it must be a positive multiple of the "
+                f"{data_parallelism} devices of the data axis"
+            )
+    share = config.batch_size // data_parallelism
+    if config.micro_batch and share % config.micro_batch:
+        raise InputError(
+            f"micro_batch is {config.micro_batch}; it must be 0 or divide the {share} "
+            "images that each device has of a batch"
+        )
+
+
+def _at(fields, name):
+    for part in name.split("."):
+        fields = fields[part]
+    return fields

@@ -1,0 +1,54 @@
+"""Values out of their range are refused by their field's name."""
+
+import pytest
+
+from borrow_det import config_check
+from borrow_det.errors import InputError
+from configs import base
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", "segmentation"),
+        ("num_steps", 0),
+        ("log_every", 0),
+        ("eval_every", -1),
+        ("checkpoint_every", 0),
+        ("keep_checkpoints", 0),
+        ("ema_decay", 1.0),
+        ("dtype", "int32"),
+        ("dtype", "float"),
+        ("input_size", (64,)),
+        ("input_size", (0, 64)),
+        ("dataset.canvas", (64, -1)),
+        ("dataset.max_boxes", 0),
+        ("dataset.eval_splits", ()),
+        ("model.width", 0.0),
+        ("model.group_size", 0),
+        ("model.pixel_mean", (1.0, 1.0)),
+        ("model.pixel_std", (1.0, 0.0, 1.0)),
+        ("anchors.variances", (0.1,)),
+        ("nms.iou", 1.5),
+        ("nms.max_total", 0),
+        ("loss.matching", -1.0),
+        ("loss.positive_iou", float("nan")),
+        ("augment.crop_tries", 0),
+        ("augment.min_crop", 0.0),
+        ("augment.max_expand", 0.5),
+        ("optimizer.learning_rate", 0.0),
+        ("evaluation.max_detections", 0),
+        ("batch_size", 0),
+        ("batch_size", -2),
+        ("batch_size", 3),
+        ("eval_batch_size", 5),
+        ("micro_batch", 3),
+        ("micro_batch", -1),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(field, value):
+    config = base.get_config()
+    config_check.check(config, ["detection"], 2)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=f"^{field} is "):
+        config_check.check(config, ["detection"], 2)
