@@ -85,9 +85,10 @@ def make_optimizer(config) -> optax.GradientTransformation:
         raise InputError(
             f"optimizer.name is {optimizer.name!r}; it must be sgd or adamw"
         )
+    clip = optax.identity()  # In its place, so that checkpoints fit either way.
     if optimizer.clip_norm > 0:
-        return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), rule)
-    return rule
+        clip = optax.clip_by_global_norm(optimizer.clip_norm)
+    return optax.chain(clip, rule)
 
 
 def decay_mask(params):

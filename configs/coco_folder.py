@@ -11,7 +11,15 @@ plain SSD on the same levels, the baseline).
 DIR holds annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each
 split, and the images beside them or in images/: borrow_det/data/coco_json.py.
 
-Cost: not measured here.
+Measured on 2 shared CPU cores, from scratch, at a size that fits them, in 43 minutes
+(26 of processor time) on 312 training and 64 validation images of highway traffic,
+one class: AP 0.373, AP50 0.804, AP_small 0.175, with
+    size=320,width=0.125,steps=1000,batch=8
+    --config.model.stages='(1, 1, 2, 2, 2)' --config.borrow.channels=32
+    --config.anchors.sizes='(20.0, 40.0, 80.0, 160.0)'
+    --config.optimizer.learning_rate=0.002 --config.schedule.warmup_steps=100
+    --config.dataset.max_boxes=50 --config.augment.max_expand=2.0
+The defaults are for an accelerator; their cost was not measured.
 """
 
 from configs import arguments, base
