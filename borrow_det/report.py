@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from borrow_det import visualize
 from borrow_det import workdir as workdir_lib
 from borrow_det.data import pipeline, sources
-from borrow_det.evaluation.report import markdown_report
+from borrow_det.evaluation.report import markdown_report, per_class_table
+
+# Classes of a table that still suits the console; report.md holds them all.
+_CONSOLE_CLASSES = 30
 
 
 def write_contact_sheet(source: sources.Source, config, workdir: pathlib.Path) -> None:
@@ -34,7 +37,8 @@ def write_report(
 ) -> str:
     """Writes `report.md` and the learning curves; returns the text for the console.
 
-    The text ends with where everything lies.
+    Both hold the splits' figures, then those of each class, a table a split; long ones
+    are left out of the console's text, which ends with where everything lies.
     """
     lines = {}
     for source in eval_sources:
@@ -56,5 +60,13 @@ def write_report(
         for what, name in places.items()
         if (workdir / name).exists()
     ]
-    (workdir / "report.md").write_text(text + "\n", encoding="utf-8")
-    return "\n".join([text, "", *found])
+    complete, shown = [text], [text]
+    for source in eval_sources:
+        table = per_class_table(metrics[source.split], source.class_names)
+        table = f"{source.split}, class by class:\n\n{table}"
+        complete.append(table)
+        if len(source.class_names) <= _CONSOLE_CLASSES:
+            shown.append(table)
+    report = "\n\n".join(complete) + "\n"
+    (workdir / "report.md").write_text(report, encoding="utf-8")
+    return "\n\n".join([*shown, "\n".join(found)])

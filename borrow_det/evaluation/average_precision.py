@@ -126,40 +126,6 @@ def voc_metrics(
     return metrics
 
 
-def per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> str:
-    """The per-class values of `coco_metrics` and `voc_metrics` as a text table.
-
-    Args:
-      metrics: what those functions return, or both merged.
-      class_names: the rows, in order; the last row is the mean over all classes.
-
-    Returns:
-      Lines without a trailing newline; a class without objects shows "-".
-    """
-    kinds = [
-        kind
-        for kind in ("AP", "AP50", "AP_11point", "AP_allpoint")
-        if any(f"{kind}/{name}" in metrics for name in class_names)
-    ]
-    rows = [["class", *kinds]]
-    for name in class_names:
-        values = (metrics.get(f"{kind}/{name}", math.nan) for kind in kinds)
-        rows.append([name, *map(_cell, values)])
-    rows.append(["all", *(_cell(metrics.get(kind, math.nan)) for kind in kinds)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in rows
-    )
-
-
-def _cell(value):
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
 def _mean(values):
     """Mean without the -1 that the library writes where there is no object."""
     values = values[values > -1]
@@ -169,62 +135,85 @@ def _mean(values):
 def _coco_arrays(ground_truth, detections, limits, area_ranges):
     """The library's precision [T, R, K, A, M] and recall [T, K, A, M] arrays.
 
-    A is all areas followed by `area_ranges`. Ids are renumbered from 1: the library
-    takes an annotation id of 0 for "not matched", and class order stays the list's.
+    A is all areas followed by `area_ranges`. Classes are evaluated one at a time, as
+    COCO's metrics are defined: the library's own records of all detections at once
+    would take more memory than the detections do.
     """
-    classes = {c["id"]: i for i, c in enumerate(ground_truth["categories"], start=1)}
     # In the order of their ids, by which the reference breaks ties of scores.
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
-    areas = (_ALL_AREAS, *area_ranges.values())
-    categories = [{"id": i, "name": str(i)} for i in classes.values()]
-    pictures = [{"id": i} for i in images.values()]
+    areas = {"all": _ALL_AREAS, **area_ranges}
+    objects = _by_class(ground_truth["annotations"])
+    detected = _by_class(detections)
+    # Where there are no classes, one without objects: nothing to find.
+    classes = [category["id"] for category in ground_truth["categories"]] or [None]
+    arrays = [
+        _coco_class_arrays(
+            images, objects.get(c, ()), detected.get(c, ()), limits, areas
+        )
+        for c in classes
+    ]
+    precision, recall = zip(*arrays, strict=True)
+    return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
+
+
+def _coco_class_arrays(images, objects, detected, limits, areas):
+    """`_coco_arrays` of one class, K = 1.
+
+    `images` numbers the image ids from 1, and so are records here: the library takes
+    an annotation id of 0 for "not matched".
+    """
+
+    def records(sources):
+        for index, source in enumerate(sources, start=1):
+            x, y, width, height = map(float, source["bbox"])
+            yield {
+                "id": index,
+                "image_id": images[source["image_id"]],
+                "category_id": 1,
+                "bbox": [x, y, width, height],
+                "area": width * height,
+            }
 
     def library_set(annotations):
         return faster_coco_eval.COCO(
             {
-                "images": pictures,
-                "categories": categories,
+                "images": [{"id": i} for i in images.values()],
+                "categories": [{"id": 1, "name": "the class"}],
                 "annotations": annotations,
             },
             print_function=logging.debug,
         )
 
-    def record(index, source):
-        x, y, width, height = map(float, source["bbox"])
-        return {
-            "id": index,
-            "image_id": images[source["image_id"]],
-            "category_id": classes[source["category_id"]],
-            "bbox": [x, y, width, height],
-            "area": width * height,
-            "iscrowd": 0,
-        }
-
-    objects = []
-    for index, annotation in enumerate(ground_truth["annotations"], start=1):
-        target = record(index, annotation)
+    targets = list(records(objects))
+    for target, annotation in zip(targets, objects, strict=True):
         target["iscrowd"] = int(annotation.get("iscrowd", 0))
         target["area"] = float(annotation.get("area", target["area"]))
         if annotation.get("difficult", 0) and not target["iscrowd"]:
             target["area"] = _IGNORED_AREA
-        objects.append(target)
-    results = [
-        record(index, detection) | {"score": float(detection["score"])}
-        for index, detection in enumerate(detections, start=1)
-    ]
+    results = list(records(detected))
+    for result, detection in zip(results, detected, strict=True):
+        result["score"] = float(detection["score"])
     evaluator = faster_coco_eval.COCOeval_faster(
-        library_set(objects),
+        library_set(targets),
         library_set(results),
         "bbox",
         print_function=logging.debug,
     )
     evaluator.params.maxDets = list(limits)
-    evaluator.params.areaRng = [list(area) for area in areas]
-    evaluator.params.areaRngLbl = ["all", *area_ranges]
+    evaluator.params.areaRng = [list(area) for area in areas.values()]
+    evaluator.params.areaRngLbl = list(areas)
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator.eval["precision"], evaluator.eval["recall"]
+
+
+def _by_class(records):
+    """Category id to its records in their order."""
+    grouped: dict[Any, list] = {}
+    for record in records:
+        grouped.setdefault(record["category_id"], []).append(record)
+    return grouped
 
 
 def _by_class_and_image(records):

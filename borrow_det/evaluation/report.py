@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+PER_CLASS_FIELDS = ("AP", "AP50", "AP_11point", "AP_allpoint")
 MAIN_FIELDS = (
     "AP",
     "AP50",
@@ -19,7 +20,7 @@ def markdown_report(
     reference_lines: Mapping[str, float],
     fields: Sequence[str] = MAIN_FIELDS,
 ) -> str:
-    """A Markdown table of splits by metrics, aligned so that it also reads as text.
+    """A Markdown table of splits by metrics.
 
     Args:
       evaluations: split to its metrics (average_precision.py).
@@ -31,16 +32,62 @@ def markdown_report(
       Lines without a trailing newline; a figure that is absent or nan shows "-".
     """
     shown = [f for f in fields if any(f in metrics for metrics in evaluations.values())]
-    rows = [["split", *shown]]
-    for split, metrics in evaluations.items():
-        rows.append([split, *(_cell(metrics.get(field, math.nan)) for field in shown)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [_line(row, widths) for row in rows]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines.insert(1, _line(rule, widths))
+    rows = [
+        (split, [metrics.get(field, math.nan) for field in shown])
+        for split, metrics in evaluations.items()
+    ]
+    text = markdown_table("split", shown, rows)
     if reference_lines:
         parts = (f"{value:.2f} = {name}" for name, value in reference_lines.items())
-        lines += ["", "Reference lines: " + ", ".join(parts)]
+        text += "\n\nReference lines: " + ", ".join(parts)
+    return text
+
+
+def per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> str:
+    """A Markdown table of classes by PER_CLASS_FIELDS, those that there are.
+
+    Args:
+      metrics: those of one split (average_precision.py: COCO's, VOC's or both).
+      class_names: the rows, in order; the last row is the mean over all classes.
+
+    Returns:
+      Lines without a trailing newline; a class without objects shows "-".
+    """
+    shown = [
+        field
+        for field in PER_CLASS_FIELDS
+        if any(f"{field}/{name}" in metrics for name in class_names)
+    ]
+    rows = [
+        (name, [metrics.get(f"{field}/{name}", math.nan) for field in shown])
+        for name in class_names
+    ]
+    rows.append(("all", [metrics.get(field, math.nan) for field in shown]))
+    return markdown_table("class", shown, rows)
+
+
+def markdown_table(
+    corner: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[float]]],
+) -> str:
+    """A table of figures, aligned so that its Markdown also reads as text.
+
+    Args:
+      corner: what the rows' names are.
+      columns: the heads of the columns of figures.
+      rows: (name, a figure for each column); nan shows "-".
+
+    Returns:
+      Lines without a trailing newline.
+    """
+    cells = [[corner, *columns]]
+    for name, values in rows:
+        # A bar in a name would end its cell.
+        cells.append([name.replace("|", "\\|"), *map(_cell, values)])
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [_line(row, widths) for row in (cells[0], rule, *cells[1:])]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -315,16 +316,18 @@ def test_voc_hit_needs_the_threshold_and_no_more():
     assert inclusive["AP_allpoint"] == 1.0
 
 
-# --- the table
+# --- resources
 
 
-def test_per_class_table():
-    metrics = {"AP": 0.5, "AP/cat": 0.75, "AP/sea lion": 0.25, "AP50": 1.0}
-    metrics |= {"AP50/cat": 1.0, "AP50/sea lion": math.nan}
-    table = average_precision.per_class_table(metrics, ["cat", "sea lion"])
-    assert table.splitlines() == [
-        "class        AP   AP50",
-        "cat       0.750  1.000",
-        "sea lion  0.250      -",
-        "all       0.500  1.000",
-    ]
+def test_the_memory_is_that_of_a_class_not_of_all():
+    rng = np.random.default_rng(0)
+    ground_truth = truth(names=tuple("abcdefghij"))
+    boxes = rng.uniform(1, 90, (20_000, 4)).tolist()
+    peaks = []
+    for classes in (1, 10):
+        detections = [hit(1, 1 + i % classes, b, 0.5) for i, b in enumerate(boxes)]
+        tracemalloc.start()
+        average_precision.coco_metrics(ground_truth, detections)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 0.5 * peaks[0]

@@ -2,7 +2,7 @@
 
 import math
 
-from borrow_det.evaluation.report import markdown_report
+from borrow_det.evaluation.report import markdown_report, per_class_table
 
 
 def test_table_and_reference_lines():
@@ -27,4 +27,17 @@ def test_without_reference_lines_there_is_only_the_table():
         "| split |  AR_1 |",
         "| ----- | ----: |",
         "| val   | 0.100 |",
+    ]
+
+
+def test_per_class_table():
+    metrics = {"AP": 0.5, "AP/cat": 0.75, "AP/sea | lion": 0.25, "AP50": 1.0}
+    metrics |= {"AP50/cat": 1.0, "AP50/sea | lion": math.nan}
+    metrics |= {"AP_11point/cat": 0.125, "AP_11point": 0.125}
+    assert per_class_table(metrics, ["cat", "sea | lion"]).splitlines() == [
+        "| class       |    AP |  AP50 | AP_11point |",
+        "| ----------- | ----: | ----: | ---------: |",
+        "| cat         | 0.750 | 1.000 |      0.125 |",
+        "| sea \\| lion | 0.250 |     - |          - |",
+        "| all         | 0.500 | 1.000 |      0.125 |",
     ]
