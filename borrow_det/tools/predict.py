@@ -5,12 +5,15 @@
 INPUT is an image, a folder, a pattern or a video. DIR then holds
   detections.json  COCO results list: image_id, category_id, bbox [x, y, width,
                    height] in pixels of the upright image, score, and file_name
-                   (and frame, counted from 0, of a video);
+                   (and frame, counted from 0, of a video); all that the run detects
+                   (from its nms.score on), as average precision asks for;
   images.json      what the ids stand for: COCO's `images` and `categories`;
-  pictures/        annotated JPEG pictures, and an annotated MP4 of each video.
+  pictures/        annotated JPEG pictures, and an annotated MP4 of each video, with
+                   the detections that score --score or more.
 
-Exit status: 0; 1 where an input could not be read (it is named on stderr, the others
-are done); 2 where nothing could start.
+Exit status: 0; 1 where an input could not be read, or not to its end (it is named on
+stderr, the others are done), or an annotated video not be written; 2 where nothing
+could start.
 
 Images larger than the network's input lose their small objects when they are shrunk
 to it. --tiles or --tile_size looks at overlapping tiles instead, and at the whole
@@ -60,29 +63,35 @@ def main(argv: Sequence[str]) -> int:
     detector = detection.Detector.load(options.workdir, options.step)
     writer = Output(output, detector, options.score, options.pictures, ids)
     failures: list[str] = []
-    views = _views(tile_size, detector.canvas, options.overlap, options.whole)
+    views = _views(tile_size, detector, options.overlap, options.whole)
     items = read_items(tqdm.tqdm(paths, unit="file", disable=None), failures)
     for item, found in detect(detector, items, views, options.batch):
         writer.add(item, found)
     writer.close()
     print(
-        f"{len(writer.images)} images, {len(writer.detections)} detections with a "
-        f"score of {options.score} or more: {output / 'detections.json'}"
+        f"{len(writer.images)} images, {writer.shown} detections with a score of "
+        f"{options.score} or more; {writer.written} in all: "
+        f"{output / 'detections.json'}"
     )
-    return 1 if failures else 0
+    return 1 if failures or writer.failures else 0
 
 
 def read_items(paths: Iterable[pathlib.Path], failures: list[str]) -> Iterator[Item]:
-    """Yields the pictures of files; unreadable ones go to stderr and `failures`."""
+    """Yields the pictures of files; unreadable ones go to stderr and `failures`.
+
+    So do videos that break off, after their readable frames.
+    """
     for path in paths:
+        kind = "skipped"
         try:
             if images.is_video(path):
                 for frame, (rate, image) in enumerate(images.video_frames(path)):
                     yield Item(path, image, frame, rate)
+                    kind = "incomplete"
             else:
                 yield Item(path, images.read_upright(path))
         except InputError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            print(f"{kind}: {error}", file=sys.stderr)
             failures.append(str(error))
 
 
@@ -157,7 +166,9 @@ class Output:
 
     Attributes:
       images: COCO image records so far; `frame` beside the usual fields in a video.
-      detections: COCO results so far.
+      written: detections so far.
+      shown: those of them that are drawn.
+      failures: what could not be drawn, as told on stderr.
     """
 
     def __init__(
@@ -173,15 +184,19 @@ class Output:
         Args:
           folder: where everything goes.
           detector: whose class names and ids are written.
-          score: the least score of what is written and drawn.
+          score: the least score of what is drawn.
           pictures: whether to draw.
           ids: the image id of each path; None numbers the images from 1.
 
         Raises:
-          InputError: the folder cannot be made.
+          InputError: the folder cannot be made or written to.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Written as they come: those of a long video would fill the memory.
+            self._results = (folder / "detections.json.part").open(
+                "w", encoding="utf-8"
+            )
         except OSError as error:
             raise InputError(f"--output={folder}: {error.strerror}") from error
         self._folder, self._detector, self._score = folder, detector, score
@@ -189,7 +204,8 @@ class Output:
         self._names: set[str] = set()
         self._video: cv2.VideoWriter | None = None
         self.images: list[dict] = []
-        self.detections: list[dict] = []
+        self.written = self.shown = 0
+        self.failures: list[str] = []
 
     def add(self, item: Item, found: tiling.Found) -> None:
         """Takes a picture and its detections, in pixels; frames come in order."""
@@ -198,22 +214,26 @@ class Output:
         place = {"file_name": str(item.path)}
         if item.frame is not None:
             place["frame"] = item.frame
-        shown = found.scores >= self._score
-        boxes = found.boxes[shown] / np.array([height, width, height, width])
+        boxes = found.boxes / np.array([height, width, height, width])
         results = evaluate.coco_results(
             image_id,
             np.array([height, width]),
             boxes,
-            found.scores[shown],
-            found.labels[shown],
+            found.scores,
+            found.labels,
             self._detector.category_ids,
         )
         self.images.append({"id": image_id, **place, "height": height, "width": width})
-        self.detections += [result | place for result in results]
+        for result in results:
+            self._results.write("[" if not self.written else ",\n")
+            self._results.write(json.dumps(result | place))
+            self.written += 1
+        shown = found.scores >= self._score
+        self.shown += int(shown.sum())
         if self._pictures:
             picture = visualize.draw_boxes(
                 item.image,
-                boxes,
+                boxes[shown],
                 found.labels[shown],
                 self._detector.class_names,
                 found.scores[shown],
@@ -229,9 +249,9 @@ class Output:
                 self._detector.category_ids, self._detector.class_names, strict=True
             )
         ]
-        # A line for all: there may be millions, and indentation would be most of it.
-        text = json.dumps(self.detections)
-        (self._folder / "detections.json").write_text(text, encoding="utf-8")
+        self._results.write("]\n" if self.written else "[]\n")
+        self._results.close()
+        pathlib.Path(self._results.name).replace(self._folder / "detections.json")
         workdir.write_json(
             self._folder / "images.json",
             {"images": self.images, "categories": categories},
@@ -243,15 +263,28 @@ class Output:
             return
         if item.frame == 0:
             self._end_video()
-            path = self._new_path(item.path, ".mp4")
-            path.parent.mkdir(exist_ok=True)
-            self._video = cv2.VideoWriter(
-                str(path),
-                cv2.VideoWriter_fourcc(*"mp4v"),
-                item.rate,
-                (picture.shape[1], picture.shape[0]),
-            )
-        self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            self._video = self._new_video(item, picture)
+        if self._video is not None:
+            self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def _new_video(self, item, picture):
+        """A writer of pictures of this size; None, told on stderr, if none opens."""
+        path = self._new_path(item.path, ".mp4")
+        path.parent.mkdir(exist_ok=True)
+        size = (picture.shape[1], picture.shape[0])
+        video = cv2.VideoWriter(
+            str(path), cv2.VideoWriter_fourcc(*"mp4v"), item.rate, size
+        )
+        if video.isOpened():
+            return video
+        path.unlink(missing_ok=True)
+        failure = (
+            f"{path}: OpenCV writes no MP4 of {size[0]} x {size[1]} pixels and "
+            f"{item.rate:g} frames a second"
+        )
+        print(f"not drawn: {failure}", file=sys.stderr)
+        self.failures.append(failure)
+        return None
 
     def _new_path(self, source, suffix):
         """A name in pictures/ that no other input has taken."""
@@ -268,14 +301,17 @@ class Output:
             self._video = None
 
 
-def _views(tile_size, canvas, overlap, whole):
+def _views(tile_size, detector, overlap, whole):
     """The function from an image's size to its windows; see _tile_size_of."""
+    # The largest view that is shrunk neither to the canvas nor to the input: a pixel
+    # of the image is at least one of the network's.
+    unshrunk = tuple(map(min, detector.canvas, detector.input_size))
 
     def views(size):
         if tile_size is None:
             return tiling.windows(size, size, overlap)
         if tile_size == "auto":
-            return tiling.windows(size, canvas, overlap, whole)
+            return tiling.windows(size, unshrunk, overlap, whole)
         kind, numbers = tile_size
         tile = tiling.grid(size, *numbers, overlap) if kind == "tiles" else numbers
         return tiling.windows(size, tile, overlap, whole)
@@ -332,14 +368,20 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
     flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
     flags.DEFINE_float(
-        "score", 0.4, "Least score of what is written and drawn.", 0.0, 1.0, **text
+        "score",
+        0.4,
+        "Least score of what is drawn and counted; detections.json holds all that the "
+        "run detects, from its nms.score on.",
+        0.0,
+        1.0,
+        **text,
     )
     flags.DEFINE_integer("batch", 8, "Views looked at in one go.", 1, **text)
     flags.DEFINE_string(
         "tiles",
         None,
-        "ROWSxCOLUMNS of tiles for every image; auto: tiles of the run's "
-        "dataset.canvas, for images larger than that.",
+        "ROWSxCOLUMNS of tiles for every image; auto: tiles of the network's input "
+        "size (the canvas' where that is smaller), for images larger than that.",
         **text,
     )
     flags.DEFINE_string(

@@ -321,13 +321,13 @@ def test_voc_hit_needs_the_threshold_and_no_more():
 
 def test_the_memory_is_that_of_a_class_not_of_all():
     rng = np.random.default_rng(0)
-    ground_truth = truth(names=tuple("abcdefghij"))
-    boxes = rng.uniform(1, 90, (20_000, 4)).tolist()
+    ground_truth = truth(names=tuple("abcd"))
+    boxes = rng.uniform(1, 90, (8000, 4)).tolist()
     peaks = []
-    for classes in (1, 10):
+    for classes in (1, 4):
         detections = [hit(1, 1 + i % classes, b, 0.5) for i, b in enumerate(boxes)]
         tracemalloc.start()
         average_precision.coco_metrics(ground_truth, detections)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 0.5 * peaks[0]
+    assert peaks[1] < 0.6 * peaks[0]

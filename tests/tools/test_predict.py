@@ -26,7 +26,7 @@ class BlobDetector:
 
     class_names = tuple(COLORS)
     category_ids = (3, 9)
-    canvas = CANVAS
+    canvas = input_size = CANVAS
     config = types.SimpleNamespace(nms=types.SimpleNamespace(iou=0.45))
 
     def __init__(self, tolerance=0):
@@ -135,6 +135,28 @@ def test_images_that_a_tile_covers_are_one_view(tmp_path, detector):
     assert len(detector.shapes) == 1
 
 
+@pytest.mark.parametrize(
+    ("input_size", "views"),
+    [
+        ((32, 64), 4),  # Rows from 0, 16 and 32 overlap by the 0.2 asked for; whole.
+        ((64, 64), 1),
+        ((128, 128), 1),  # A larger tile would be shrunk to the canvas.
+    ],
+)
+def test_automatic_tiles_are_not_shrunk_to_the_input(
+    tmp_path, detector, monkeypatch, input_size, views
+):
+    monkeypatch.setattr(detector, "input_size", input_size)
+    path = save(tmp_path / "a.png", scene(64, 64, red=[20, 20, 8, 8]))
+    assert run(tmp_path / "out", "--tiles=auto", "--batch=1", path) == 0
+    assert len(detector.shapes) == views
+    assert boxes(tmp_path / "out") == [[20, 20, 8, 8]]
+    large = save(tmp_path / "b.png", scene(64, 100, red=[20, 20, 8, 8]))
+    detector.shapes.clear()
+    assert run(tmp_path / "b", "--tiles=auto", "--batch=1", large) == 0
+    assert len(detector.shapes) == {4: 7, 1: 3}[views]
+
+
 # --- files
 
 
@@ -181,11 +203,20 @@ def test_results_pictures_and_the_broken_one(tmp_path, detector, capsys, batch):
     assert len(detector.shapes) == -(-3 // batch)
 
 
-def test_score_is_the_least_that_is_written(tmp_path, detector):
+def test_score_is_the_least_that_is_drawn_and_counted(tmp_path, detector, capsys):
     path = save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4], green=[9, 9, 4, 4]))
+    inked = []
     for least, count in (("0.5", 2), ("0.7", 1), ("0.95", 0)):
-        assert run(tmp_path / least, f"--score={least}", path) == 0
-        assert len(results(tmp_path / least)) == count
+        output = tmp_path / least
+        assert run(output, f"--score={least}", path) == 0
+        # All of them lie in the file: a precision-recall curve needs its tail.
+        assert len(results(output)) == 2
+        told = f"1 images, {count} detections with a score of {least} or more; 2 in all"
+        assert told in capsys.readouterr().out
+        picture = np.array(PIL.Image.open(output / "pictures" / "a.jpg"))
+        inked.append(int((picture.max(axis=-1) < 60).sum()))
+    assert inked[0] > inked[1] > inked[2] == 0
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_pictures_show_the_boxes_or_are_left_out(tmp_path, detector):
@@ -269,6 +300,43 @@ def test_a_video_that_does_not_open_is_skipped(tmp_path, detector, capsys):
     assert run(tmp_path / "out", str(tmp_path / "clip.mp4"), still) == 1
     assert f"skipped: {tmp_path}/clip.mp4: not read" in capsys.readouterr().err
     assert len(results(tmp_path / "out")) == 1
+
+
+def test_a_video_that_breaks_off_is_incomplete(tmp_path, detector, capsys):
+    detector.tolerance = 90
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12.0, (64, 48))
+    for _ in range(40):
+        writer.write(scene(48, 64, green=[4, 16, 16, 16])[..., ::-1].copy())
+    writer.release()
+    assert run(tmp_path / "whole", "--nopictures", str(path)) == 0
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", "--nopictures", str(path), still) == 1
+    found = results(tmp_path / "out")
+    kept = [r["frame"] for r in found if "frame" in r]
+    assert kept == list(range(len(kept)))
+    assert 10 < len(kept) < 30
+    assert len(found) == len(kept) + 1
+    told = f"incomplete: {path}: only {len(kept)} of its 40 frames could be read"
+    assert told in capsys.readouterr().err
+
+
+def test_an_annotated_video_that_cannot_be_written_is_told(
+    tmp_path, detector, capsys, monkeypatch
+):
+    detector.tolerance = 90
+    # A rate that MPEG-4 has no time base for, and that damaged headers do state.
+    frames = [(0.001, scene(48, 64, green=[4, 16, 16, 16]))] * 2
+    monkeypatch.setattr(predict.images, "video_frames", lambda path: iter(frames))
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    assert run(tmp_path / "out", str(tmp_path / "clip.mp4")) == 1
+    assert len(results(tmp_path / "out")) == 2
+    told = f"not drawn: {tmp_path}/out/pictures/clip.mp4: OpenCV writes no MP4 of"
+    assert capsys.readouterr().err.count(told) == 1
+    assert not list((tmp_path / "out" / "pictures").iterdir())
 
 
 # --- against ground truth
