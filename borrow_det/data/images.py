@@ -74,10 +74,7 @@ def read_upright(path: pathlib.Path) -> np.ndarray:
       InputError: the file is missing, truncated, no image, or so large that it may
         be a decompression bomb.
     """
-    try:
-        stored = stored_image.read(path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+    stored = stored_image.read(path)
     record = {"image": stored.encoded, "height": stored.height, "width": stored.width}
     return pipeline.decode_image(record, str(path))
 
