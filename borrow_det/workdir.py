@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import ml_collections
 
+from borrow_det import json_files
 from borrow_det.errors import InputError
 
 # With another value of one of these, groups or fields, a checkpoint of the run either
@@ -107,14 +108,12 @@ def write_json(path: pathlib.Path, value) -> None:
 
 def _read_json(workdir, name):
     path = pathlib.Path(workdir) / name
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist: {workdir} is not a work directory"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+    if not os.path.exists(path):
+        raise InputError(f"{path} does not exist: {workdir} is not a work directory")
+    value = json_files.read(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object: it is not a run's {name}")
+    return value
 
 
 def _as_tuples(value):

@@ -98,9 +98,13 @@ def test_other_classes_are_refused(folder):
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.json does not exist"):
         workdir.load_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="is not JSON"):
-        workdir.load_config(tmp_path)
+    for content, message in (
+        ("{", r"config\.json: not JSON"),
+        ("[]", r"config\.json holds no JSON object: it is not a run's config\.json"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            workdir.load_config(tmp_path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

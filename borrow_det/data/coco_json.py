@@ -4,17 +4,21 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 import re
+import reprlib
 
 import numpy as np
 
+from borrow_det import json_files
 from borrow_det.data import bad_boxes
 from borrow_det.errors import InputError
 
 # COCO's own annotations folder holds these beside instances_*.json; they say nothing
 # of boxes, or say the same again.
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+_LARGEST_AREA = float(np.finfo(np.float32).max)  # Of those that a record can hold.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,14 +155,9 @@ class _AnnotationFile:
 
     def __init__(self, path: pathlib.Path):
         self.path = path
-        content = path.read_bytes()
-        self.digest = hashlib.sha256(content).hexdigest()
-        try:
-            data = json.loads(content)
-        except ValueError as error:
-            raise InputError(
-                f"{path} is not JSON ({error}): export it again"
-            ) from error
+        data = json_files.read(path)
+        with path.open("rb") as file:
+            self.digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not isinstance(data, dict):
             raise InputError(f"{path} is not in COCO's format: it holds no JSON object")
         self._images = self._records(data, "images", "id file_name width height")
@@ -182,11 +181,14 @@ class _AnnotationFile:
             for name in required.split():
                 if name not in record:
                     raise InputError(f"{self.path}: {key}[{i}] lacks the key {name!r}")
-                whole = name.endswith("id") or name in ("width", "height")
-                if whole and type(record[name]) is not int:
+                if name == "bbox":
+                    continue  # Checked with the image, which its error names.
+                is_text = name in ("name", "file_name")
+                if not (_is_text if is_text else _is_int64)(record[name]):
                     raise InputError(
-                        f"{self.path}: {key}[{i}] has {name} = {record[name]!r}, which "
-                        "is no whole number"
+                        f"{self.path}: {key}[{i}] has {name} = "
+                        f"{reprlib.repr(record[name])}, which is no "
+                        f"{'text' if is_text else 'whole number of 64 bits'}"
                     )
         return data[key]
 
@@ -199,7 +201,7 @@ class _AnnotationFile:
                     f"{self.path} lists category id {category['id']} twice: "
                     "make the ids unique"
                 )
-            names[category["id"]] = " ".join(str(category["name"]).split())
+            names[category["id"]] = " ".join(category["name"].split())
         return names
 
     def images(
@@ -227,7 +229,7 @@ class _AnnotationFile:
                         f"{record['file_name']} has the category id "
                         f"{row['category_id']}, which 'categories' does not list"
                     )
-            path = _find_image(folder, self.path, split, str(record["file_name"]))
+            path = _find_image(folder, self.path, split, record["file_name"])
             image, counted = self._image(record, rows, path, label_of, policy)
             images.append(image)
             counts = {name: counts[name] + counted[name] for name in counts}
@@ -257,7 +259,7 @@ class _AnnotationFile:
 
         def describe(i):
             return (
-                f"{self.path}: the box {rows[i]['bbox']} of annotation "
+                f"{self.path}: the box {reprlib.repr(rows[i]['bbox'])} of annotation "
                 f"{rows[i].get('id', i)} in {record['file_name']}"
             )
 
@@ -268,7 +270,7 @@ class _AnnotationFile:
         difficult = [bool(row.get("difficult") or row.get("ignore")) for row in rows]
         image = Image(
             image_id=record["id"],
-            file_name=str(record["file_name"]),
+            file_name=record["file_name"],
             path=path,
             height=record["height"],
             width=record["width"],
@@ -294,16 +296,33 @@ class _AnnotationFile:
         ):
             raise InputError(
                 f"{self.path}: annotation {row.get('id', '')} of image id "
-                f"{row['image_id']} has the bbox {box!r}, which is no list of four "
-                "numbers [x, y, width, height]"
+                f"{row['image_id']} has the bbox {reprlib.repr(box)}, which is no list "
+                "of four numbers [x, y, width, height]"
             )
-        x, y, width, height = box
+        x, y, width, height = map(_to_float, box)
         return y, x, y + height, x + width
+
+
+def _is_text(value) -> bool:
+    # JSON may hold halves of characters, which cannot be written to any file.
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_int64(value) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _to_float(number: int | float) -> float:
+    """JSON's whole numbers have no bounds; those beyond a float's are infinite."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def _area(row: dict, box: list[float]) -> float:
     area = row.get("area")
-    if type(area) in (int, float) and math.isfinite(area) and area > 0:
+    if type(area) in (int, float) and 0 < area <= _LARGEST_AREA:
         return float(area)
     return (box[2] - box[0]) * (box[3] - box[1])
 
@@ -348,7 +367,8 @@ def _find_image(
         folder / split / "images",
     ]
     for place in places:
-        if (place / name).is_file():
+        # Unlike Path.is_file, false for names that no file can have.
+        if os.path.isfile(place / name):
             return place / name
     raise InputError(
         f"{annotation_file} lists the image {file_name!r}, which is in none of "

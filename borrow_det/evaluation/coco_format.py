@@ -1,11 +1,11 @@
 """Checks COCO-format files of a user before they are scored."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from borrow_det import json_files
 from borrow_det.errors import InputError
 
 
@@ -15,13 +15,7 @@ def load(path: str | os.PathLike) -> Any:
     Raises:
       InputError: it is not there, not readable or not JSON.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
+    return json_files.read(path)
 
 
 def check_ground_truth(data: Any, name: str) -> None:

@@ -50,11 +50,19 @@ BAD = {
     ),
     "not JSON": (
         write("annotations/train.json", b'{"images": [}'),
-        r"train\.json is not JSON \(Expecting value.*export it again",
+        r"train\.json: not JSON: Expecting value",
     ),
     "not UTF-8": (
         write("annotations/train.json", b'{"\xff": 1}'),
-        r"train\.json is not JSON",
+        r"train\.json: not JSON: 'utf-8' codec",
+    ),
+    "nested without end": (
+        write("annotations/train.json", b"[" * 100_000),
+        r"train\.json: its JSON is nested too deeply",
+    ),
+    "a folder": (
+        lambda coco, folder: (folder / "annotations" / "val.json").mkdir(),
+        r"val\.json: Is a directory",
     ),
     "a list": (write("annotations/train.json", b"[]"), "holds no JSON object"),
     "no images key": (edit(["images"], None), "lacks the list 'images'"),
@@ -75,6 +83,26 @@ BAD = {
     ),
     "image of no size": (edit(["images", 0, "height"], 0), "has the size 32 x 0"),
     "id no number": (edit(["images", 0, "id"], "x"), r"id = 'x', which is no whole"),
+    "id too large": (
+        edit(["images", 0, "id"], 2**63),
+        r"images\[0\] has id = 9223372036854775808, which is no whole number of 64",
+    ),
+    "id too small": (
+        edit(["images", 0, "id"], -(2**63) - 1),
+        r"images\[0\] has id = -9223372036854775809, which is no whole number of 64",
+    ),
+    "file name no text": (
+        edit(["images", 1, "file_name"], 5),
+        r"images\[1\] has file_name = 5, which is no text",
+    ),
+    "file name too long": (
+        edit(["images", 1, "file_name"], "b" * 300 + ".png"),
+        r"lists the image 'b{300}\.png', which is in none of",
+    ),
+    "file name with a null": (
+        edit(["images", 1, "file_name"], "b\0.png"),
+        r"lists the image 'b\\x00\.png', which is in none of",
+    ),
     "box missing": (
         edit(["annotations", 0, "bbox"], None),
         r"annotations\[0\] lacks the key 'bbox'",
@@ -87,6 +115,14 @@ BAD = {
     "category without name": (
         edit(["categories", 1, "name"], None),
         r"categories\[1\] lacks the key 'name'",
+    ),
+    "category name null": (
+        lambda coco, folder: coco["categories"][1].update(name=None),
+        r"categories\[1\] has name = None, which is no text",
+    ),
+    "category name half a character": (
+        edit(["categories", 1, "name"], "\ud83d"),
+        r"categories\[1\] has name = '\\ud83d', which is no text",
     ),
     "unknown image": (
         edit(["annotations", 0, "image_id"], 99),
@@ -114,6 +150,10 @@ BAD = {
     "box infinite": (
         edit(["annotations", 0, "bbox"], [1, 1, float("inf"), 5]),
         "is not finite",
+    ),
+    "box beyond floats": (
+        edit(["annotations", 0, "bbox"], [1, 1, 5, 10**400]),
+        r"box \[1, 1, 5, 10+\.\.\.0+\] of annotation 1 in a\.png is not finite",
     ),
     "box outside": (edit(["annotations", 0, "bbox"], [4, 4, 90, 5]), "lies outside"),
     "split called all": (
@@ -149,7 +189,7 @@ def test_bad_input_is_named_and_leaves_nothing(case, folder, noise_image):
     with pytest.raises(InputError, match=message):
         sources.load(folder.config(), "train")
     for path in folder.folder.rglob("*.json"):
-        path.unlink()
+        path.rmdir() if path.is_dir() else path.unlink()
     noise_image(seed=1).save(folder.folder / "images" / "b.png")
     annotations.write_text(good)
     assert len(sources.load(folder.config(), "train")) == 2
