@@ -47,10 +47,14 @@ def read(path: pathlib.Path) -> StoredImage:
     colour resolution where the file was a JPEG, else as PNG.
 
     Raises:
-      InputError: the file is no image, is truncated, or is larger than Pillow's
-        limit against decompression bombs.
+      InputError: the file cannot be read, is no image, is truncated, has pixels of
+        a kind that is not supported, or is larger than Pillow's limit against
+        decompression bombs.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
     try:
         with warnings.catch_warnings():
             # Pillow warns from half its limit on; large photographs are welcome.
@@ -58,6 +62,11 @@ def read(path: pathlib.Path) -> StoredImage:
             with PIL.Image.open(io.BytesIO(content)) as image:
                 image.load()
                 return _store(image, content)
+    except _UnsupportedPixelsError as error:
+        raise InputError(
+            f"{path} has {error}, which are not supported: convert it to grey or RGB "
+            "of 8 or 16 bits"
+        ) from error
     except PIL.UnidentifiedImageError as error:
         raise InputError(
             f"{path} is not an image that Pillow knows: replace it, or leave it out"
@@ -89,6 +98,10 @@ def turn_boxes(boxes: np.ndarray, stored: StoredImage) -> np.ndarray:
     if stored.orientation in (7, 8):  # Its columns run from bottom to top.
         x0, x1 = stored.file_width - x1, stored.file_width - x0
     return np.stack([x0, y0, x1, y1], axis=-1)
+
+
+class _UnsupportedPixelsError(Exception):
+    """The file is sound, but there is no one way to show its values in 8 bits."""
 
 
 def _store(image: PIL.Image.Image, content: bytes) -> StoredImage:
@@ -123,10 +136,10 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("its grey values exceed 16 bits")
+            raise _UnsupportedPixelsError("grey values of more than 16 bits")
         return PIL.Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
+        raise _UnsupportedPixelsError("floating-point pixels")
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, "white")

@@ -184,7 +184,22 @@ def test_other_formats_are_stored_as_png(save, noise_image):
     np.testing.assert_array_equal(decode(stored.encoded), np.asarray(noise_image()))
 
 
-def test_floating_point_pixels_are_refused(save):
-    path = save(PIL.Image.fromarray(np.ones((4, 4), np.float32)), "a.tiff")
-    with pytest.raises(InputError, match=r"a\.tiff .*floating-point"):
+@pytest.mark.parametrize(
+    ("pixels", "kind"),
+    [
+        (np.ones((4, 4), np.float32), "floating-point pixels"),
+        (np.full((4, 4), 65536, np.int32), "grey values of more than 16 bits"),
+        (np.full((4, 4), -1, np.int32), "grey values of more than 16 bits"),
+    ],
+)
+def test_unsupported_pixels_are_named(pixels, kind, save):
+    path = save(PIL.Image.fromarray(pixels), "a.tiff")
+    with pytest.raises(
+        InputError, match=rf"a\.tiff has {kind}, which are not supported: convert it"
+    ):
         stored_image.read(path)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.png: No such file"):
+        stored_image.read(tmp_path / "gone.png")
