@@ -20,6 +20,9 @@ def prepared(builder_class, config, data_dir: str):
       builder_class: a tfds.core.GeneratorBasedBuilder that needs no TensorFlow.
       config: its BuilderConfig.
       data_dir: dataset.data_dir; "" is TFDS's default.
+
+    Raises:
+      InputError: the set cannot be written there.
     """
     name = f"{builder_class.name}/{config.name}:{builder_class.VERSION}"
     # A builder that only reads can, unlike ours, be sent to loader workers.
@@ -40,8 +43,9 @@ def prepared_by_name(tfds_name: str, data_dir: str):
     Reading a prepared set takes no TensorFlow; generating one does.
 
     Raises:
-      InputError: the set is to be prepared and TensorFlow is absent, or it lies on
-        the disk in another format than array_record.
+      InputError: the set is to be prepared and TensorFlow is absent, it cannot be
+        downloaded or written, or it lies on the disk in another format than
+        array_record.
     """
     builder = _find_prepared(tfds_name, data_dir)
     if builder is None:
@@ -89,8 +93,24 @@ def _download_and_prepare(builder) -> None:
         tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
-    except OSError:
+    except (OSError, RuntimeError) as error:
         # Another process of this run may have finished the same set meanwhile, and
         # its folder stands where ours was to go.
-        if not builder.is_prepared():
+        if builder.is_prepared():
+            return
+        if not _is_of_system(error):
             raise
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{builder.data_path} cannot be prepared ({reason}): make room there, or "
+            "set dataset.data_dir to a folder that can be written"
+        ) from error
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Whether the file system or the network failed, and not the program.
+
+    array_record's writer, written in C++, raises RuntimeError with the text
+    "write() failed: No space left on device".
+    """
+    return isinstance(error, OSError) or "() failed: " in str(error)

@@ -1,12 +1,13 @@
 import json
 import pathlib
+import resource
 import shutil
 
 import cv2
 import pytest
 import tensorflow_datasets as tfds
 
-from borrow_det.data import prepare, records, sources
+from borrow_det.data import coco_folder, prepare, records, sources
 from borrow_det.errors import InputError
 from configs import base
 
@@ -54,6 +55,49 @@ def test_tensorflow_is_named_where_it_is_missing(tmp_path, monkeypatch):
             match=r"is not prepared in .* pip install -r requirements-tf\.txt",
         ):
             sources.load(dataset, "train")
+
+
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_data_dir_that_cannot_be_made(below, drawn_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    drawn_config.dataset.data_dir = str(tmp_path / "file") + below
+    with pytest.raises(
+        InputError, match=r"file.* cannot be prepared \(.*Not a dir"
+    ) as e:
+        sources.load(drawn_config.dataset, "train")
+    assert "set dataset.data_dir to a folder that can be written" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_full_disk(folder, noise_image):
+    for i in range(3):
+        folder.add(f"{i}.png", noise_image(200, 200, seed=i))
+    folder.write()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow beyond this: the writer fails as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(
+            InputError, match=r"prepared/coco_folder.* cannot be prepared \(.*too large"
+        ) as error:
+            sources.load(folder.config(), "train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert not list((folder.folder / "prepared").rglob("*.array_record*"))
+    source = sources.load(folder.config(), "train")
+    assert [source[i]["image_id"] for i in range(len(source))] == [10, 20, 30]
+
+
+def test_bugs_keep_their_traceback(folder, noise_image, monkeypatch):
+    def fail(image):
+        raise RuntimeError("a bug")
+
+    folder.add("a.png", noise_image())
+    folder.write()
+    monkeypatch.setattr(coco_folder, "_example", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        sources.load(folder.config(), "train")
 
 
 def test_prepared_in_another_format(drawn_config, tmp_path):
