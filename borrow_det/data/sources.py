@@ -1,6 +1,7 @@
 """From the name of a data set to its splits, random access, decoded elsewhere."""
 
 import bisect
+import collections
 import dataclasses
 import functools
 import itertools
@@ -32,6 +33,9 @@ class Source:
       records: the builders' own records, image bytes not decoded.
       normalise: from (builder's record, index) to the record of data/records.py.
       reference_lines: figures to show beside a result on this set, by name.
+      counts: boxes of the splits, slices uncut, that dataset.bad_boxes "clipped" and
+        "dropped" when the set was prepared; {} for sets where that happens on reading
+        (then `pipeline.check_training_data` counts).
     """
 
     name: str
@@ -41,6 +45,7 @@ class Source:
     records: Sequence[dict]
     normalise: Callable[[dict, int], dict]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of images."""
@@ -54,13 +59,21 @@ class Source:
 
 
 def load(dataset_config, split: str) -> Source:
-    """Opens one split of a data set, and prepares the set where that is to be done.
+    """Opens one split of a data set; see `load_splits`."""
+    return load_splits(dataset_config, [split])[0]
+
+
+def load_splits(dataset_config, splits: Sequence[str]) -> list[Source]:
+    """Opens a data set once, and prepares it where that is to be done.
 
     Args:
       dataset_config: config.dataset; name, path, data_dir, image_size and bad_boxes
         are read.
-      split: a split's name, or slices in TFDS's syntax: `train[:16]`, `train[80%:]`,
-        `train+validation`.
+      splits: each a split's name, or slices in TFDS's syntax: `train[:16]`,
+        `train[80%:]`, `train+validation`.
+
+    Returns:
+      A source for each of `splits`.
 
     Raises:
       InputError: for an unknown set or split (the message lists the known ones), bad
@@ -73,21 +86,23 @@ def load(dataset_config, split: str) -> Source:
         raise InputError(
             f"dataset.name {name!r} is unknown; known are {', '.join(_OPENERS)}"
         )
-    slices = [_parse_slice(part) for part in split.split("+")]
-    opened = _OPENERS[name](dataset_config, {split_name for split_name, *_ in slices})
-    pieces = []
-    for split_name, start, stop in slices:
-        whole = _Pieces.of_whole(opened.splits[split_name])
-        pieces += whole.cut(_bound(start, len(whole), 0), _bound(stop, len(whole)))
-    return Source(
-        name=name,
-        split=split,
-        class_names=opened.class_names,
-        category_ids=opened.category_ids,
-        records=_Pieces(tuple(pieces)),
-        normalise=functools.partial(opened.normalise, policy=dataset_config.bad_boxes),
-        reference_lines=opened.reference_lines,
-    )
+    slices = [[_parse_slice(part) for part in split.split("+")] for split in splits]
+    wanted = {split_name for parts in slices for split_name, *_ in parts}
+    opened = _OPENERS[name](dataset_config, wanted)
+    normalise = functools.partial(opened.normalise, policy=dataset_config.bad_boxes)
+    return [
+        Source(
+            name=name,
+            split=split,
+            class_names=opened.class_names,
+            category_ids=opened.category_ids,
+            records=_cut(opened, parts),
+            normalise=normalise,
+            reference_lines=opened.reference_lines,
+            counts=_sum_counts(opened, {split_name for split_name, *_ in parts}),
+        )
+        for split, parts in zip(splits, slices, strict=True)
+    ]
 
 
 def ground_truth(source: Source) -> dict:
@@ -182,6 +197,22 @@ class _Pieces:
         return cut
 
 
+def _cut(opened: "_Opened", parts) -> _Pieces:
+    """The images of (split, start, stop) each, one after the other."""
+    pieces = []
+    for split_name, start, stop in parts:
+        whole = _Pieces.of_whole(opened.splits[split_name])
+        pieces += whole.cut(_bound(start, len(whole), 0), _bound(stop, len(whole)))
+    return _Pieces(tuple(pieces))
+
+
+def _sum_counts(opened: "_Opened", split_names: set[str]) -> dict[str, int]:
+    total = collections.Counter()
+    for split_name in split_names:
+        total.update(opened.counts.get(split_name, {}))
+    return dict(total)
+
+
 def _parse_slice(part: str) -> tuple[str, str | None, str | None]:
     """train[:16] -> ("train", None, "16")."""
     match = _SPLIT.fullmatch(part)
@@ -211,6 +242,7 @@ class _Opened:
     category_ids: tuple[int, ...]
     normalise: Callable[..., dict]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
 def _check_splits(name: str, wanted: set[str], known) -> None:
@@ -244,6 +276,7 @@ def _open_coco_folder(dataset_config, wanted: set[str]) -> _Opened:
         class_names=folder.class_names,
         category_ids=folder.category_ids,
         normalise=records.coco_folder,
+        counts=folder.counts,
     )
 
 

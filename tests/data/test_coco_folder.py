@@ -187,10 +187,14 @@ def test_policies_and_their_counts(folder, noise_image, caplog):
         InputError, match=r"\[20, 4, 20, 8\] of annotation 2 in a\.png lies outside"
     ):
         sources.load(folder.config("error"), "train")
-    dropped = sources.load(folder.config("drop"), "train")[0]
+    source = sources.load(folder.config("drop"), "train")
+    assert source.counts == {"clipped": 0, "dropped": 3}
+    dropped = source[0]
     np.testing.assert_array_equal(dropped["labels"], [0, 0])
     assert "train: dataset.bad_boxes=drop clipped 0 boxes and dropped 3" in caplog.text
-    clipped = sources.load(folder.config("clip"), "train")[0]
+    source = sources.load(folder.config("clip"), "train[:1]")
+    assert source.counts == {"clipped": 1, "dropped": 2}
+    clipped = source[0]
     np.testing.assert_array_equal(clipped["labels"], [0, 1, 0])
     np.testing.assert_allclose(
         clipped["boxes"][1:], [[4 / 24, 20 / 32, 0.5, 1], [4 / 24, 0, 0.5, 7.3 / 32]]
@@ -203,6 +207,48 @@ def test_policies_and_their_counts(folder, noise_image, caplog):
     assert {"clipped": 1, "dropped": 2} in metadata
     assert {"clipped": 0, "dropped": 3} in metadata
     assert len(metadata) == 2  # One set a policy, none of the failed one.
+
+
+def test_a_folder_is_read_once_for_all_splits(folder, noise_image, caplog, monkeypatch):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 0, 8])])
+    folder.write("train.json")
+    folder.add("b.png", noise_image(24, 32), [(7, [20, 4, 20, 8])])
+    folder.write("val.json")
+    read, calls = coco_json.read_folder, []
+
+    def count(*args):
+        calls.append(args)
+        return read(*args)
+
+    monkeypatch.setattr(coco_json, "read_folder", count)
+    names = ["val", "train", "val[1:]", "train+val"]
+    found = sources.load_splits(folder.config("clip"), names)
+    assert [source.split for source in found] == names
+    assert [[s[i]["file_name"][0] for i in range(len(s))] for s in found] == [
+        *(["a", "b"], ["a"], ["b"], ["a", "a", "b"])
+    ]
+    assert [source.counts for source in found] == [
+        {"clipped": 1, "dropped": 1},
+        {"clipped": 0, "dropped": 1},
+        {"clipped": 1, "dropped": 1},
+        {"clipped": 1, "dropped": 2},
+    ]
+    assert len(calls) == 1
+    assert caplog.text.count("train: dataset.bad_boxes=clip") == 1
+    assert caplog.text.count("val: dataset.bad_boxes=clip") == 1
+
+
+def test_numbers_without_bounds(folder, noise_image):
+    folder.add("a.png", noise_image(), [(1, [4, 4, 5, 6]), (1, [4, 4, 10**400, 6])])
+    folder.coco["images"][0]["id"] = folder.coco["annotations"][0]["image_id"] = (
+        2**63 - 1
+    )
+    folder.coco["annotations"][1]["image_id"] = 2**63 - 1
+    folder.coco["annotations"][0]["area"] = 10**400
+    folder.write()
+    record = sources.load(folder.config("clip"), "train")[0]
+    assert record["image_id"] == 2**63 - 1
+    np.testing.assert_array_equal(record["area"], [30])
 
 
 def test_changed_data_makes_a_new_set(folder, noise_image):
