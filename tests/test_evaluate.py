@@ -170,18 +170,17 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
     ]
     sizes = {i["id"]: np.array([i["height"], i["width"]]) for i in coco["images"]}
     detections = []
-    for batch in pipeline.eval_batches(source, config):
-        for i in np.flatnonzero(batch["mask"]):
-            kept = batch["box_mask"][i] & ~batch["ignore"][i]
-            image_id = int(batch["image_id"][i])
-            detections += evaluate.coco_results(
-                image_id,
-                sizes[image_id],
-                batch["boxes"][i][kept],
-                np.ones(kept.sum(), np.float32),
-                batch["labels"][i][kept],
-                source.category_ids,
-            )
+    for i in range(len(source)):
+        record = source[i]
+        kept = ~record["is_crowd"] & ~record["is_difficult"]
+        detections += evaluate.coco_results(
+            record["image_id"],
+            sizes[record["image_id"]],
+            record["boxes"][kept],
+            np.ones(kept.sum(), np.float32),
+            record["labels"][kept],
+            source.category_ids,
+        )
     assert len(detections) == len(coco["annotations"]) > 24
     for label, category_id in enumerate(source.category_ids):
         assert source.class_names[label] == next(

@@ -25,7 +25,7 @@ class Batches:
     Attributes:
       counts: boxes of the examples delivered so far (an image counts in every epoch
         anew): "cut_boxes" beyond dataset.max_boxes, "bad_boxes" clipped or dropped
-        by dataset.bad_boxes while reading.
+        by dataset.bad_boxes while reading. Evaluation loads no boxes and counts none.
     """
 
     def __init__(self, dataset: grain.MapDataset, dataset_config):
@@ -50,7 +50,7 @@ class Batches:
 
     def __next__(self) -> dict[str, np.ndarray]:
         batch = next(self._iterator)
-        for name in _COUNTS:
+        for name in batch.keys() & _COUNTS:
             before, count = self.counts[name], int(batch.pop(name).sum())
             self.counts[name] += count
             # At the first one and at each doubling: seldom, whatever the length.
@@ -71,9 +71,9 @@ def train_dataset(
     A function of (config.seed, step) alone. Order: source, seed, shuffle, repeat (each
     epoch shuffled anew), per-example map, batch, host slice.
     """
-    _check(source, config.dataset)
+    _check_training_settings(source, config)
     batch_size = _share(config.batch_size, process_count, "batch_size")
-    load_example = _LoadExample.of(source, config.dataset)
+    load_example = _TrainExample.of(source, config.dataset)
     # The slice comes after batches of a process' size, not before: step s of process
     # p is then rows [p B/P, (p+1) B/P) of one global batch, which is the same for any
     # number P of processes.
@@ -83,7 +83,9 @@ def train_dataset(
         .shuffle()
         .repeat()
         .map(load_example)
-        .batch(batch_size)[process_index::process_count]
+        # Nothing remains of an endless sequence; without the option Grain divides its
+        # length as floats, which overflows for batches of one.
+        .batch(batch_size, drop_remainder=True)[process_index::process_count]
     )
 
 
@@ -114,11 +116,11 @@ def train_batches(
         box_mask: bool [B, G], False on padding.
         ignore: bool [B, G], crowd or difficult.
         image_id: int64 [B].
-        mask: bool [B], False on padded rows (evaluation only).
+        mask: bool [B], True; False on rows that pad an evaluation.
 
     Raises:
       InputError: for bad settings, and while iterating for an image that does not
-        decode or holds more boxes than fit.
+        decode or, unless `check_training_data` has been called, holds too many boxes.
     """
     dataset = train_dataset(source, config, process_index, process_count)
     return Batches(dataset[start_step:], config.dataset)
@@ -130,35 +132,86 @@ def eval_batches(
     """Yields every image of a split once, in order, in batches of eval_batch_size.
 
     The last batch is filled up with rows whose mask is False. Every process yields
-    the same number of batches, of the same shapes. See `train_batches`.
+    the same number of batches, of the same shapes. A batch holds `image`,
+    `image_size`, `image_id` and `mask` of `train_batches`, and no boxes: scoring has
+    them all from `sources.ground_truth`, however many an image has.
     """
-    _check(source, config.dataset)
+    check_source(source, config)
     batch_size = _share(config.eval_batch_size, process_count, "eval_batch_size")
     num_batches = -(-len(source) // config.eval_batch_size)
-    load_example = _LoadExample.of(source, config.dataset)
+    load_example = _EvalExample(source, tuple(config.dataset.canvas))
     dataset = (
         grain.MapDataset.range(num_batches * config.eval_batch_size)
-        .map(_LoadPadded(source, load_example))
+        .map(load_example)
         .batch(batch_size)[process_index::process_count]
     )
     return Batches(dataset, config.dataset)
 
 
+def check_training_data(source: sources.Source, config) -> dict[str, int]:
+    """Refuses at the start what would end a run in the middle of an epoch.
+
+    Reads the boxes of all images, and no pixels.
+
+    Returns:
+      How many boxes an epoch cuts and mends, as in `Batches.counts`.
+
+    Raises:
+      InputError: the split is empty, a setting cannot be, an image holds more boxes
+        than dataset.max_boxes under the policy error, or dataset.bad_boxes refuses
+        one.
+    """
+    _check_training_settings(source, config)
+    load_example = _TrainExample.of(source, config.dataset)
+    counts = dict.fromkeys(_COUNTS, 0)
+    for index in range(len(source)):
+        record = source[index]
+        counts["cut_boxes"] += len(record["boxes"]) - len(load_example.choose(record))
+        counts["bad_boxes"] += record["bad_boxes"]
+    return counts
+
+
+def check_source(source: sources.Source, config) -> None:
+    """Refuses a split of no images, and settings of the loader that cannot be.
+
+    Raises:
+      InputError: names the split or the field.
+    """
+    if not len(source):
+        raise InputError(
+            f"{source.name} {source.split} holds no images: name another split"
+        )
+    for field in ("num_threads", "num_workers"):
+        if config.dataset[field] < 0:
+            raise InputError(f"dataset.{field} is negative: set 0 or more")
+
+
 @dataclasses.dataclass(frozen=True)
-class _LoadPadded:
-    """From an index to a row; beyond the end of the source to a padded row."""
+class _EvalExample:
+    """From an index to a row; beyond the end of the source to a padded row.
+
+    Attributes:
+      source: the split.
+      canvas: (height, width) in pixels.
+    """
 
     source: sources.Source
-    load_example: "_LoadExample"
+    canvas: tuple[int, int]
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         if index < len(self.source):
-            return self.load_example(self.source[index])
-        return self.load_example.empty()
+            return _image_fields(self.source[index], self.canvas, self.source.name)
+        return {
+            "image": np.zeros((*self.canvas, 3), np.uint8),
+            # Not (0, 0): padded rows are resized like the others.
+            "image_size": np.array(self.canvas, np.int32),
+            "image_id": np.zeros((), np.int64),
+            "mask": np.zeros((), np.bool_),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
-class _LoadExample:
+class _TrainExample:
     """From a record to one row of a batch.
 
     Attributes:
@@ -174,7 +227,7 @@ class _LoadExample:
     set_name: str
 
     @classmethod
-    def of(cls, source: sources.Source, dataset_config) -> "_LoadExample":
+    def of(cls, source: sources.Source, dataset_config) -> "_TrainExample":
         return cls(
             canvas=tuple(dataset_config.canvas),
             max_boxes=dataset_config.max_boxes,
@@ -183,56 +236,53 @@ class _LoadExample:
         )
 
     def __call__(self, record: dict) -> dict[str, np.ndarray]:
-        example = self.empty()
-        name = f"{record['file_name']} of {self.set_name}"
-        image = decode_image(record, name)
-        example["image"], example["image_size"][:] = to_canvas(image, self.canvas)
-        chosen = self._choose(record, name)
-        n = len(chosen)
-        example["boxes"][:n] = record["boxes"][chosen]
-        example["labels"][:n] = record["labels"][chosen]
-        example["box_mask"][:n] = True
+        chosen = self.choose(record)
         ignore = record["is_crowd"] | record["is_difficult"]
-        example["ignore"][:n] = ignore[chosen]
-        example["image_id"][...] = record["image_id"]
-        example["mask"][...] = True
-        example["cut_boxes"][...] = len(record["boxes"]) - n
-        example["bad_boxes"][...] = record["bad_boxes"]
-        return example
-
-    def empty(self) -> dict[str, np.ndarray]:
-        """A row without an image: what a batch is padded with."""
-        g = self.max_boxes
         return {
-            "image": np.zeros((*self.canvas, 3), np.uint8),
-            # Not (0, 0): padded rows are resized like the others.
-            "image_size": np.array(self.canvas, np.int32),
-            "boxes": np.zeros((g, 4), np.float32),
-            "labels": np.zeros(g, np.int32),
-            "box_mask": np.zeros(g, np.bool_),
-            "ignore": np.zeros(g, np.bool_),
-            "image_id": np.zeros((), np.int64),
-            "mask": np.zeros((), np.bool_),
-            "cut_boxes": np.zeros((), np.int32),
-            "bad_boxes": np.zeros((), np.int32),
+            **_image_fields(record, self.canvas, self.set_name),
+            "boxes": self._pad(record["boxes"][chosen]),
+            "labels": self._pad(record["labels"][chosen]),
+            "box_mask": np.arange(self.max_boxes) < len(chosen),
+            "ignore": self._pad(ignore[chosen]),
+            "cut_boxes": np.array(len(record["boxes"]) - len(chosen), np.int32),
+            "bad_boxes": np.array(record["bad_boxes"], np.int32),
         }
 
-    def _choose(self, record: dict, name: str) -> np.ndarray:
+    def choose(self, record: dict) -> np.ndarray:
         """Indices of the boxes that go into the batch, in the record's order."""
         boxes = record["boxes"]
         if len(boxes) <= self.max_boxes:
             return np.arange(len(boxes))
         if self.overflow == "error":
             raise InputError(
-                f"{name} holds {len(boxes)} boxes, more than dataset.max_boxes = "
-                f"{self.max_boxes}: raise that, or set dataset.overflow to "
-                "keep_largest or keep_first"
+                f"{record['file_name']} of {self.set_name} holds {len(boxes)} boxes, "
+                f"more than dataset.max_boxes = {self.max_boxes}: raise that, or set "
+                "dataset.overflow to keep_largest or keep_first"
             )
         if self.overflow == "keep_first":
             return np.arange(self.max_boxes)
         sides = boxes[:, 2:] - boxes[:, :2]
         largest = np.argsort(-sides[:, 0] * sides[:, 1], kind="stable")
         return np.sort(largest[: self.max_boxes])
+
+    def _pad(self, values: np.ndarray) -> np.ndarray:
+        padded = np.zeros((self.max_boxes, *values.shape[1:]), values.dtype)
+        padded[: len(values)] = values
+        return padded
+
+
+def _image_fields(
+    record: dict, canvas: tuple[int, int], set_name: str
+) -> dict[str, np.ndarray]:
+    """What the rows of training and of evaluation have in common."""
+    image = decode_image(record, f"{record['file_name']} of {set_name}")
+    image, image_size = to_canvas(image, canvas)
+    return {
+        "image": image,
+        "image_size": np.array(image_size, np.int32),
+        "image_id": np.array(record["image_id"], np.int64),
+        "mask": np.ones((), np.bool_),
+    }
 
 
 def decode_image(record: dict, name: str) -> np.ndarray:
@@ -280,19 +330,13 @@ def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
 
 
-def _check(source: sources.Source, dataset_config) -> None:
-    if not len(source):
+def _check_training_settings(source: sources.Source, config) -> None:
+    check_source(source, config)
+    if config.dataset.overflow not in OVERFLOWS:
         raise InputError(
-            f"{source.name} {source.split} holds no images: name another split"
-        )
-    if dataset_config.overflow not in OVERFLOWS:
-        raise InputError(
-            f"dataset.overflow is {dataset_config.overflow!r}: choose one of "
+            f"dataset.overflow is {config.dataset.overflow!r}: choose one of "
             f"{', '.join(OVERFLOWS)}"
         )
-    for field in ("num_threads", "num_workers"):
-        if dataset_config[field] < 0:
-            raise InputError(f"dataset.{field} is negative: set 0 or more")
 
 
 def _share(batch_size: int, process_count: int, field: str) -> int:

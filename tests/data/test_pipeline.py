@@ -1,6 +1,9 @@
+import contextlib
 import dataclasses
 import itertools
 import logging
+import multiprocessing
+import threading
 
 import cv2
 import numpy as np
@@ -167,9 +170,9 @@ def test_evaluation_covers_each_image_once(
     # In order, and the padding last.
     np.testing.assert_array_equal(rows["mask"], np.arange(len(rows["mask"])) < number)
     np.testing.assert_array_equal(rows["image_id"][rows["mask"]], np.arange(number))
+    assert set(rows) == {"image", "image_size", "image_id", "mask"}
     padding = {name: value[~rows["mask"]] for name, value in rows.items()}
     assert not padding["image"].any()
-    assert not padding["box_mask"].any()
     assert (padding["image_size"] == 64).all()
 
 
@@ -185,8 +188,6 @@ def test_larger_images_are_averaged_down_and_smaller_ones_padded(drawn_config):
         assert (image[:height, :width] == (i, 100 + i, 200 + i)).all()
         image[:height, :width] = 0
         assert not image.any()
-    # Boxes stay normalised to the image.
-    np.testing.assert_allclose(batch["boxes"][:, 0], [[0, 0, 0.1, 0.1]] * 4)
 
 
 def test_reduction_is_the_mean_over_areas():
@@ -198,30 +199,83 @@ def test_reduction_is_the_mean_over_areas():
 
 
 def test_crowd_and_difficult_boxes_are_ignored(drawn_config):
-    drawn_config.eval_batch_size = 1
-    (batch,) = pipeline.eval_batches(made_source((8, 8), boxes=4), drawn_config)
+    drawn_config.batch_size = 1
+    # Larger than the canvas: boxes stay normalised to the image.
+    batch = next(pipeline.train_batches(made_source((60, 160), boxes=4), drawn_config))
+    np.testing.assert_array_equal(batch["image_size"], [[24, 64]])
     np.testing.assert_array_equal(batch["ignore"][0], [False, True, True, *[False] * 7])
+    sides = np.float32([0.1, 0.1 + 0.8 / 3, 0.9 - 0.8 / 3, 0.9])
+    np.testing.assert_allclose(batch["boxes"][0, :4, 2:], np.stack([sides] * 2, -1))
+    assert not batch["boxes"][0, 4:].any()
+    assert not batch["boxes"][0, :, :2].any()
 
 
-def test_more_boxes_than_fit(drawn_config, caplog):
+@pytest.mark.parametrize(
+    ("overflow", "labels"), [("keep_first", [0, 1, 2]), ("keep_largest", [2, 3, 4])]
+)
+def test_more_boxes_than_fit(overflow, labels, drawn_config, caplog):
     caplog.set_level(logging.WARNING)
     drawn_config.dataset.max_boxes = 3
-    drawn_config.eval_batch_size = 2
-    source = made_source((8, 8), (8, 8), (8, 8), boxes=5)
-    with pytest.raises(
-        InputError,
-        match=r"0\.png of made holds 5 boxes, more than dataset\.max_boxes = 3: raise",
-    ):
-        list(pipeline.eval_batches(source, drawn_config))
-    for overflow, labels in (("keep_first", [0, 1, 2]), ("keep_largest", [2, 3, 4])):
-        drawn_config.dataset.overflow = overflow
-        batches = pipeline.eval_batches(source, drawn_config)
-        for batch in batches:
-            np.testing.assert_array_equal(
-                batch["labels"][batch["mask"]], [labels] * batch["mask"].sum()
-            )
-        assert batches.counts == {"cut_boxes": 6, "bad_boxes": 0}
+    drawn_config.dataset.overflow = overflow
+    drawn_config.batch_size = 2
+    source = made_source((8, 8), (8, 8), (8, 8), (8, 8), boxes=5)
+    batches = pipeline.train_batches(source, drawn_config)
+    for batch in take(batches, 2):
+        np.testing.assert_array_equal(batch["labels"], [labels] * 2)
+    # What is counted in an epoch was foretold.
+    assert batches.counts == {"cut_boxes": 8, "bad_boxes": 0}
+    assert pipeline.check_training_data(source, drawn_config) == batches.counts
     assert "cut_boxes so far: 4" in caplog.text
+
+
+def test_too_many_boxes_are_an_error_before_training(drawn_config):
+    drawn_config.dataset.max_boxes = 3
+    drawn_config.batch_size = 1
+    whole, crowded = Made(((8, 8),) * 3, boxes=3), Made(((8, 8),) * 3, boxes=4)
+    source = dataclasses.replace(
+        made_source(),
+        # What does not decode: no pixels are looked at.
+        records=[record | {"image": b""} for record in (whole[0], whole[1])],
+    )
+    assert pipeline.check_training_data(source, drawn_config)["cut_boxes"] == 0
+    source = dataclasses.replace(source, records=[*source.records, crowded[2]])
+    message = (
+        r"2\.png of made holds 4 boxes, more than dataset\.max_boxes = 3: raise that, "
+        r"or set dataset\.overflow to keep_largest or keep_first"
+    )
+    with pytest.raises(InputError, match=message):
+        pipeline.check_training_data(source, drawn_config)
+    source = dataclasses.replace(source, records=[crowded[2]])
+    with pytest.raises(InputError, match=message):
+        next(pipeline.train_batches(source, drawn_config))
+
+
+def test_evaluation_does_not_count_boxes(drawn_config):
+    drawn_config.dataset.max_boxes = 3
+    batches = pipeline.eval_batches(made_source((8, 8), boxes=9), drawn_config)
+    (batch,) = batches
+    assert batch["mask"].sum() == 1
+    assert not batches.counts
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_closing_ends_threads_and_workers(num_workers, drawn_config):
+    drawn_config.dataset.num_workers = num_workers
+    for split, make in (
+        ("train", pipeline.train_batches),
+        ("validation", pipeline.eval_batches),
+    ):
+        source = sources.load(drawn_config.dataset, split)
+        before = set(threading.enumerate())
+        with contextlib.closing(make(source, drawn_config)) as batches:
+            next(batches)
+            assert len(multiprocessing.active_children()) == num_workers
+            started = set(threading.enumerate()) - before
+            assert started
+        assert not multiprocessing.active_children()
+        for thread in started:
+            thread.join(timeout=20)  # It may finish the image that it is at.
+            assert not thread.is_alive()
 
 
 def test_bad_boxes_are_counted(drawn_config, caplog):
@@ -267,8 +321,20 @@ def test_settings_that_cannot_be(field, value, message, drawn_config):
     )
     with pytest.raises(InputError, match=message):
         start(made_source((8, 8)), drawn_config, process_index=0, process_count=2)
+    if field.startswith("dataset."):
+        with pytest.raises(InputError, match=message):
+            pipeline.check_training_data(made_source((8, 8)), drawn_config)
 
 
-def test_empty_splits_are_refused(drawn_config):
+@pytest.mark.parametrize(
+    "function",
+    [
+        pipeline.check_source,
+        pipeline.check_training_data,
+        pipeline.train_batches,
+        pipeline.eval_batches,
+    ],
+)
+def test_empty_splits_are_refused(function, drawn_config):
     with pytest.raises(InputError, match="made train holds no images"):
-        pipeline.train_batches(made_source(), drawn_config)
+        function(made_source(), drawn_config)

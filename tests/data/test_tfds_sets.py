@@ -268,12 +268,16 @@ def test_coco(config, tmp_path):
     assert (found[90]["area"], found[1]["area"]) == (200, 999)
     assert (found[90]["iscrowd"], found[1]["iscrowd"]) == (0, 1)
     assert by_id[140]["boxes"].shape == (0, 4)
-    batch = next(iter(pipeline.eval_batches(source, config)))
+    config.batch_size = 2
+    batch = next(pipeline.train_batches(source, config))
     row = list(batch["image_id"]).index(139)
     crowd = batch["labels"][row] == 0
     np.testing.assert_array_equal(
         batch["ignore"][row][:2], crowd[:2] & batch["box_mask"][row][:2]
     )
+    counts = pipeline.check_training_data(source, config)
+    assert counts == {"cut_boxes": 0, "bad_boxes": 1}
+    assert source.counts == {}  # Nothing was done when it was prepared.
     config.dataset.bad_boxes = "error"
     with pytest.raises(InputError, match=r"box 2 of 000000000139\.jpg.* has no area"):
         sources.ground_truth(sources.load(config.dataset, "validation"))
