@@ -63,18 +63,22 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
     """
     mesh = sharding.make_mesh(config.mesh)
     config_check.check(config, TASKS, mesh.shape["data"])
-    train_source = sources.load(config.dataset, config.dataset.train_split)
-    eval_sets = [
-        EvalSet(source, sources.ground_truth(source))
-        for source in (
-            sources.load(config.dataset, split) for split in config.dataset.eval_splits
-        )
-    ]
+    train_source, *eval_sources = sources.load_splits(
+        config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
+    )
+    boxes = {source.split: dict(source.counts) for source in eval_sources}
+    boxes[train_source.split] = {
+        **train_source.counts,
+        **pipeline.check_training_data(train_source, config),
+    }
+    for source in eval_sources:
+        pipeline.check_source(source, config)
+    eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_sources]
     classes = workdir_lib.Classes(train_source.class_names, train_source.category_ids)
     task = TASKS[config.task](config, len(classes.class_names))
     # What does not fit is refused before a work directory is made of it.
     jax.eval_shape(lambda: init_state(task, config, mesh))
-    workdir = workdir_lib.prepare(workdir, config, classes)
+    workdir = workdir_lib.prepare(workdir, config, classes, boxes)
     run = Run(config, workdir, task, mesh, train_source, eval_sets)
     try:
         return run.go()

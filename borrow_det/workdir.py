@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from typing import NamedTuple
 
@@ -31,10 +32,16 @@ class Classes(NamedTuple):
     category_ids: tuple[int, ...]  # Of COCO-format files.
 
 
-def prepare(workdir: str | os.PathLike, config, classes: Classes) -> pathlib.Path:
+def prepare(
+    workdir: str | os.PathLike,
+    config,
+    classes: Classes,
+    boxes: Mapping[str, Mapping[str, int]],
+) -> pathlib.Path:
     """Creates a work directory, or checks that this run may go on in it.
 
-    Writes `dataset.json`, `environment.json` and `config.json`.
+    Writes `dataset.json` (the classes, and `boxes`: how many of each split were
+    clipped, dropped or cut), `environment.json` and `config.json`.
 
     Raises:
       InputError: the directory holds checkpoints of another architecture or of other
@@ -51,7 +58,8 @@ def prepare(workdir: str | os.PathLike, config, classes: Classes) -> pathlib.Pat
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "dataset.json", classes._asdict())
+        dataset = {**classes._asdict(), "boxes": boxes}
+        write_json(workdir / "dataset.json", dataset)
         write_json(workdir / "environment.json", environment(config.seed))
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
@@ -82,7 +90,8 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
     Raises:
       InputError: the folder holds no readable dataset.json.
     """
-    return Classes(**_as_tuples(_read_json(workdir, "dataset.json")))
+    dataset = _as_tuples(_read_json(workdir, "dataset.json"))
+    return Classes(dataset["class_names"], dataset["category_ids"])
 
 
 def environment(seed: int) -> dict:

@@ -15,7 +15,7 @@ def workdir(tmp_path):
     config = base.get_config()
     config.report.curves = False
     classes = workdir_lib.Classes(("cat", "dog"), (1, 2))
-    workdir_lib.prepare(tmp_path, config, classes)
+    workdir_lib.prepare(tmp_path, config, classes, {})
     return tmp_path
 
 

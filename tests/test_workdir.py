@@ -9,12 +9,13 @@ from borrow_det.errors import InputError
 from configs import base
 
 CLASSES = workdir.Classes(("cat", "dog"), (1, 7))
+BOXES = {"train": {"clipped": 2, "dropped": 0}}
 
 
 @pytest.fixture
 def folder(tmp_path):
     """A work directory in which a run has saved a checkpoint."""
-    folder = workdir.prepare(tmp_path / "W", base.get_config(), CLASSES)
+    folder = workdir.prepare(tmp_path / "W", base.get_config(), CLASSES, BOXES)
     (folder / "checkpoints" / "100").mkdir(parents=True)
     return folder
 
@@ -24,6 +25,7 @@ def test_config_and_classes_come_back_as_they_went(folder):
     assert config == base.get_config()
     assert config.anchors.aspect_ratios[3] == (1.0, 3.0**0.5, 3.0**-0.5)
     assert workdir.load_classes(folder) == CLASSES
+    assert json.loads((folder / "dataset.json").read_text())["boxes"] == BOXES
     with pytest.raises(AttributeError):
         config.model.widht = 1.0
 
@@ -41,7 +43,7 @@ def test_what_is_no_architecture_may_change(folder):
     config.num_steps = 7
     config.optimizer.learning_rate = 1.0
     config.loss.matching = 0.0
-    workdir.prepare(folder, config, CLASSES)
+    workdir.prepare(folder, config, CLASSES, BOXES)
     assert workdir.load_config(folder).num_steps == 7
 
 
@@ -62,7 +64,7 @@ def test_another_architecture_is_refused_by_its_field(folder, field, value):
     config.update_from_flattened_dict({field: value})
     before = contents(folder)
     with pytest.raises(InputError, match=field) as error:
-        workdir.prepare(folder, config, CLASSES)
+        workdir.prepare(folder, config, CLASSES, BOXES)
     assert str(value) in str(error.value)
     assert contents(folder) == before
 
@@ -76,7 +78,7 @@ def test_without_a_checkpoint_nothing_is_fixed(folder):
     config = base.get_config()
     config.model.width = 0.5
     other = workdir.Classes(("cow",), (3,))
-    workdir.prepare(folder, config, other)
+    workdir.prepare(folder, config, other, BOXES)
     assert workdir.load_config(folder).model.width == 0.5
     assert workdir.load_classes(folder) == other
 
@@ -86,13 +88,13 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     file.write_text("")
     for place in (file, file / "below"):
         with pytest.raises(InputError, match=f"--workdir={place} cannot be written"):
-            workdir.prepare(place, base.get_config(), CLASSES)
+            workdir.prepare(place, base.get_config(), CLASSES, BOXES)
 
 
 def test_other_classes_are_refused(folder):
     for other in ((("cat", "cow"), (1, 7)), (("cat", "dog"), (1, 8))):
         with pytest.raises(InputError, match="classes"):
-            workdir.prepare(folder, base.get_config(), workdir.Classes(*other))
+            workdir.prepare(folder, base.get_config(), workdir.Classes(*other), BOXES)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):

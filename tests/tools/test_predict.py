@@ -439,7 +439,7 @@ def random_variables(task):
 def test_a_run_on_disk_predicts_what_its_detector_finds(tmp_path):
     workdir, config = tmp_path / "run", tiny_config()
     classes = workdir_lib.Classes(("red", "green"), (3, 9))
-    workdir_lib.prepare(workdir, config, classes)
+    workdir_lib.prepare(workdir, config, classes, {})
     variables = random_variables(detection.DetectionTask(config, 2))
     state = {**variables, "ema_params": {}, "step": np.int32(7)}
     saver = checkpoints.Checkpoints(workdir, every=1, keep=1)
