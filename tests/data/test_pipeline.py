@@ -4,6 +4,7 @@ import itertools
 import logging
 import multiprocessing
 import threading
+import weakref
 
 import cv2
 import numpy as np
@@ -301,6 +302,14 @@ def test_damaged_records_are_named(drawn_config):
     ):
         with pytest.raises(InputError, match=message):
             pipeline.decode_image(record | change, "x")
+
+
+def test_closing_frees_the_shared_memory_of_the_last_batch(drawn_config):
+    drawn_config.dataset.num_workers = 1
+    source = sources.load(drawn_config.dataset, "validation")
+    with contextlib.closing(pipeline.eval_batches(source, drawn_config)) as batches:
+        images = [weakref.ref(batch["image"]) for batch in batches]
+    assert [image() for image in images] == [None, None]
 
 
 @pytest.mark.parametrize(
