@@ -62,8 +62,8 @@ class Batches:
     def close(self) -> None:
         """Ends the threads and worker processes; no batch comes after it."""
         self._iterator.close()
-        # An iterator that came to its end holds the last batch in a cycle of references.
-        # Its shared memory would be reported as leaked when the program ends.
+        # An iterator at its end holds the last batch in a cycle of references, whose
+        # shared memory would be reported as leaked when the program ends.
         gc.collect()
 
 
