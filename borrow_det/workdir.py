@@ -91,7 +91,10 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
       InputError: the folder holds no readable dataset.json.
     """
     dataset = _as_tuples(_read_json(workdir, "dataset.json"))
-    return Classes(dataset["class_names"], dataset["category_ids"])
+    missing = [name for name in Classes._fields if name not in dataset]
+    if missing:
+        raise InputError(f"{workdir}/dataset.json lacks {', '.join(missing)}")
+    return Classes(*(dataset[name] for name in Classes._fields))
 
 
 def environment(seed: int) -> dict:

@@ -109,6 +109,12 @@ def test_a_folder_that_is_none_is_named(tmp_path):
             workdir.load_config(tmp_path)
 
 
+def test_missing_classes_are_named(folder):
+    (folder / "dataset.json").write_text('{"class_names": ["cat"]}')
+    with pytest.raises(InputError, match=r"dataset\.json lacks category_ids"):
+        workdir.load_classes(folder)
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "file.json"
     workdir.write_json(path, {"a": 1})

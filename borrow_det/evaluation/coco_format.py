@@ -1,21 +1,10 @@
 """Checks COCO-format files of a user before they are scored."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from borrow_det import json_files
 from borrow_det.errors import InputError
-
-
-def load(path: str | os.PathLike) -> Any:
-    """Reads a JSON file.
-
-    Raises:
-      InputError: it is not there, not readable or not JSON.
-    """
-    return json_files.read(path)
 
 
 def check_ground_truth(data: Any, name: str) -> None:

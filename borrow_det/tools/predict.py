@@ -31,6 +31,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from borrow_det import json_files
 from borrow_det.data import images, pipeline
 from borrow_det.errors import InputError
 from borrow_det.evaluation import coco_format
@@ -189,7 +190,7 @@ def _tile_size_of(options):
 
 def _known_ids(annotations, paths):
     """The image id of each path in a COCO file, by file name."""
-    data = coco_format.load(annotations)
+    data = json_files.read(annotations)
     coco_format.check_ground_truth(data, annotations)
     by_name: dict[str, list] = {}
     for image in data["images"]:

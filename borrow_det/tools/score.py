@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from borrow_det import json_files
 from borrow_det.errors import InputError
 from borrow_det.evaluation import average_precision, coco_format
 from borrow_det.tools import command
@@ -28,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"unexpected argument {surplus[0]!r}")
     if options["iou"].present and not options.voc:
         raise InputError("--iou is VOC's threshold: give --voc as well")
-    ground_truth = coco_format.load(options.ground_truth)
+    ground_truth = json_files.read(options.ground_truth)
     coco_format.check_ground_truth(ground_truth, options.ground_truth)
-    detections = coco_format.load(options.detections)
+    detections = json_files.read(options.detections)
     coco_format.check_detections(detections, ground_truth, options.detections)
     metrics = average_precision.coco_metrics(
         ground_truth, detections, options.max_detections
