@@ -14,13 +14,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the run's configuration; `borrow=False` makes it plain SSD."""
     options = arguments.parse(arg, borrow=True)
     config = base.get_config()
-    config.num_steps = 640
+    config.num_steps = 480
     config.batch_size = 8
     config.eval_batch_size = 32
     config.input_size = (192, 192)
     config.log_every = 40
-    config.eval_every = 320
-    config.checkpoint_every = 320
+    config.eval_every = 240
+    config.checkpoint_every = 240
 
     config.dataset.name = "scale_pairs"
     config.dataset.image_size = 192
