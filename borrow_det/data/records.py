@@ -30,28 +30,15 @@ from borrow_det.errors import InputError
 def scale_pairs(record: dict, index: int, policy: str) -> dict:
     """From `data.scale_pairs`, whose boxes are right by construction."""
     del index, policy
-    objects = record["objects"]
-    return _record(
-        record["image"],
-        _text(record["file_name"]),
-        int(record["image_id"]),
-        (int(record["height"]), int(record["width"])),
-        _array(objects["bbox"], np.float32, (-1, 4)),
-        _array(objects["label"], np.int32),
-    )
+    return _own_record(record)
 
 
 def coco_folder(record: dict, index: int, policy: str) -> dict:
     """From `data.coco_folder`, which applied the policy when it was prepared."""
     del index, policy
     objects = record["objects"]
-    return _record(
-        record["image"],
-        _text(record["file_name"]),
-        int(record["image_id"]),
-        (int(record["height"]), int(record["width"])),
-        _array(objects["bbox"], np.float32, (-1, 4)),
-        _array(objects["label"], np.int32),
+    return _own_record(
+        record,
         is_crowd=_array(objects["is_crowd"], np.bool_),
         is_difficult=_array(objects["is_difficult"], np.bool_),
         area=_array(objects["area"], np.float32),
@@ -139,6 +126,20 @@ def kitti(record: dict, index: int, policy: str) -> dict:
         _image_size(record["image"], file_name),
         boxes,
         _array(objects["type"], np.int32),
+    )
+
+
+def _own_record(record: dict, **fields) -> dict:
+    """From the features that our own builders share, and `fields` of `_record`."""
+    objects = record["objects"]
+    return _record(
+        record["image"],
+        _text(record["file_name"]),
+        int(record["image_id"]),
+        (int(record["height"]), int(record["width"])),
+        _array(objects["bbox"], np.float32, (-1, 4)),
+        _array(objects["label"], np.int32),
+        **fields,
     )
 
 
