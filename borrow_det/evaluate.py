@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from borrow_det import sharding, visualize
+from borrow_det import json_files, sharding, visualize
 from borrow_det import workdir as workdir_lib
 from borrow_det.data import pipeline, sources
 from borrow_det.evaluation import average_precision
@@ -64,7 +64,7 @@ def metrics_path(workdir: pathlib.Path, split: str, step: int) -> pathlib.Path:
 
 def read_metrics(path: pathlib.Path) -> dict[str, float]:
     """The metrics of an earlier evaluation; undefined ones are nan."""
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = json_files.read(path)
     del record["step"]
     return {name: np.nan if v is None else v for name, v in record.items()}
 

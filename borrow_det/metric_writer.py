@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import flax
 import numpy as np
 import tensorboardX
 from tensorboardX import summary
@@ -73,7 +74,12 @@ class MetricWriter:
 
     def write_hparams(self, hparams: Mapping[str, Any]):
         """Writes a run's settings to TensorBoard; nested ones as `group.field`."""
-        for part in summary.hparams(dict(_flatten(hparams)), {}):
+        flat = flax.traverse_util.flatten_dict(dict(hparams), sep=".")
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in flat.items()
+        }
+        for part in summary.hparams(plain, {}):
             self._events.file_writer.add_summary(part)
 
     def flush(self):
@@ -108,14 +114,3 @@ def _repair(path, resume_step):
         temporary = path.with_suffix(".jsonl.tmp")
         temporary.write_bytes(repaired)
         temporary.replace(path)
-
-
-def _flatten(hparams, prefix=""):
-    """Yields (dotted name, bool, number or text) of nested settings."""
-    for name, value in hparams.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        elif isinstance(value, bool | int | float | str):
-            yield prefix + name, value
-        else:
-            yield prefix + name, str(value)

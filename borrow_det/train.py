@@ -212,16 +212,23 @@ class Run:
         self.metrics = {}
 
     def _initial_state(self, task) -> TrainState:
-        state = init_state(task, self.config, self.mesh)
+        fresh = functools.partial(init_state, task, self.config, self.mesh)
         if self.checkpoints.latest_step is not None:
-            fields = self.checkpoints.restore(vars(state))
+            # Shapes are enough: values would be compiled and drawn to be dropped.
+            whole = sharding.replicated(self.mesh)
+            shapes = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
+                jax.eval_shape(fresh),
+            )
+            fields = self.checkpoints.restore(vars(shapes))
             self.console.line(f"resuming at step {int(fields['step'])}")
             return TrainState(**fields)
+        state = fresh()
         if self.config.init_from:
-            state, taken, fresh = initialize_from(self.config.init_from, state)
+            state, taken, left = initialize_from(self.config.init_from, state)
             self.console.line(
                 f"from {self.config.init_from}: {len(taken)} parameters taken; "
-                f"fresh: {', '.join(fresh) or 'none'}"
+                f"fresh: {', '.join(left) or 'none'}"
             )
         return state
 

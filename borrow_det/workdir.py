@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import NamedTuple
 
+import flax
 import jax
 import ml_collections
 
@@ -139,7 +140,10 @@ def _as_tuples(value):
 def _check_fixed(old, new, workdir):
     # Through JSON, as the old one went, so that equal values compare equal.
     new = _as_tuples(json.loads(json.dumps(new.to_dict())))
-    old, new = (dict(_flatten(config)) for config in (old.to_dict(), new))
+    old, new = (
+        flax.traverse_util.flatten_dict(config, sep=".")
+        for config in (old.to_dict(), new)
+    )
     for field in sorted({*old, *new}):
         if field not in FIXED and field.split(".")[0] not in FIXED:
             continue
@@ -148,14 +152,6 @@ def _check_fixed(old, new, workdir):
                 f"{workdir} was made with {field}={old.get(field)}, this config says "
                 f"{new.get(field)}: choose another --workdir or the same value"
             )
-
-
-def _flatten(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _git_state():

@@ -107,13 +107,13 @@ def voc_metrics(
       AP_11point and AP_allpoint, means over the classes that have an object, and
       AP_11point/{class}, AP_allpoint/{class}, nan for classes without. In [0, 1].
     """
-    objects = _by_class_and_image(ground_truth["annotations"])
-    detected = _by_class_and_image(detections)
+    objects = _grouped(ground_truth["annotations"], "category_id")
+    detected = _grouped(detections, "category_id")
     metrics: dict[str, float] = {"AP_11point": math.nan, "AP_allpoint": math.nan}
     for category in ground_truth["categories"]:
         recall, precision = _voc_curve(
-            objects.get(category["id"], {}),
-            detected.get(category["id"], {}),
+            _grouped(objects.get(category["id"], ()), "image_id"),
+            _grouped(detected.get(category["id"], ()), "image_id"),
             iou,
             float(inclusive_pixels),
         )
@@ -143,8 +143,8 @@ def _coco_arrays(ground_truth, detections, limits, area_ranges):
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
     areas = {"all": _ALL_AREAS, **area_ranges}
-    objects = _by_class(ground_truth["annotations"])
-    detected = _by_class(detections)
+    objects = _grouped(ground_truth["annotations"], "category_id")
+    detected = _grouped(detections, "category_id")
     # Where there are no classes, one without objects: nothing to find.
     classes = [category["id"] for category in ground_truth["categories"]] or [None]
     arrays = [
@@ -208,21 +208,12 @@ def _coco_class_arrays(images, objects, detected, limits, areas):
     return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
-def _by_class(records):
-    """Category id to its records in their order."""
-    grouped: dict[Any, list] = {}
+def _grouped(records, key):
+    """Value of `key` to the records that have it, in their order."""
+    groups: dict[Any, list] = {}
     for record in records:
-        grouped.setdefault(record["category_id"], []).append(record)
-    return grouped
-
-
-def _by_class_and_image(records):
-    """Nested dictionary: category id, image id, records in their order."""
-    grouped: dict[Any, dict[Any, list]] = {}
-    for record in records:
-        images = grouped.setdefault(record["category_id"], {})
-        images.setdefault(record["image_id"], []).append(record)
-    return grouped
+        groups.setdefault(record[key], []).append(record)
+    return groups
 
 
 def _voc_curve(objects, detected, iou, one):

@@ -71,7 +71,7 @@ class DetectionTask:
             self.input_size,
             fill=tuple(self.config.model.pixel_mean),
         )
-        examples = self._targets(batch["image"], batch)
+        examples = self._targets(batch)
         descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]
         totals = {
             "positives": jnp.sum(examples.positive),
@@ -82,7 +82,7 @@ class DetectionTask:
             for name, count in totals.items()
         }
 
-    def _targets(self, image, batch):
+    def _targets(self, batch):
         anchors = jnp.asarray(self.anchors)
         config = self.config
 
@@ -103,7 +103,7 @@ class DetectionTask:
         parts = jax.vmap(one_image)(
             batch["boxes"], batch["labels"], batch["box_mask"], batch["ignore"]
         )
-        return Examples(image, *parts)
+        return Examples(batch["image"], *parts)
 
     def _matched_levels(self):
         """The levels whose matching is trained by its own loss."""
