@@ -16,7 +16,14 @@ import optax
 from clu import parameter_overview
 from jax import Array
 
-from borrow_det import checkpoints, config_check, evaluate, report, sharding
+from borrow_det import (
+    checkpoints,
+    config_check,
+    evaluate,
+    initialization,
+    report,
+    sharding,
+)
 from borrow_det import workdir as workdir_lib
 from borrow_det.console import Console
 from borrow_det.data import pipeline, sources
@@ -63,6 +70,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
     """
     mesh = sharding.make_mesh(config.mesh)
     config_check.check(config, TASKS, mesh.shape["data"])
+    config = initialization.resolve_normalization(config, workdir)
     train_source, *eval_sources = sources.load_splits(
         config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
     )
@@ -225,12 +233,26 @@ class Run:
             return TrainState(**fields)
         state = fresh()
         if self.config.init_from:
-            state, taken, left = initialize_from(self.config.init_from, state)
-            self.console.line(
-                f"from {self.config.init_from}: {len(taken)} parameters taken; "
-                f"fresh: {', '.join(left) or 'none'}"
-            )
+            return self._initialize(state)
         return state
+
+    def _initialize(self, state: TrainState) -> TrainState:
+        origin = self.config.init_from
+        fresh = {"params": state.params, "batch_stats": state.batch_stats}
+        variables, taken, left = initialization.take(
+            initialization.load(origin), fresh, self.config.init_scope
+        )
+        if not taken:
+            raise InputError(f"init_from: no parameter of {origin} fits this network")
+        wants = {name: self.config.model[name] for name in initialization.NORMALIZATION}
+        self.console.line(
+            f"from {origin}: {len(taken)} parameters taken: {', '.join(taken)}; "
+            f"{len(left)} fresh: {', '.join(left) or 'none'}; normalisation: {wants}"
+        )
+        variables = jax.device_put(variables, sharding.replicated(self.mesh))
+        averages = variables["params"] if state.ema_params else {}
+        ema_params = jax.tree.map(jnp.copy, averages)
+        return dataclasses.replace(state, **variables, ema_params=ema_params)
 
     def go(self) -> dict[str, dict]:
         """Trains to the last step and evaluates there."""
@@ -354,39 +376,3 @@ class Run:
         self.console.finish()
         self.checkpoints.close()
         self.writer.close()
-
-
-def initialize_from(
-    workdir: str, state: TrainState
-) -> tuple[TrainState, list[str], list[str]]:
-    """Takes from another run every parameter of the same path and shape.
-
-    Returns the state, and the paths of what was taken and what is fresh.
-
-    Raises:
-      InputError: `workdir` holds no checkpoint, or nothing in it fits.
-    """
-    given = flax.traverse_util.flatten_dict(
-        checkpoints.restore_variables(workdir), sep="/"
-    )
-    wanted = {"params": state.params, "batch_stats": state.batch_stats}
-    flat = flax.traverse_util.flatten_dict(wanted, sep="/")
-    taken = [
-        path
-        for path, value in flat.items()
-        if path in given and given[path].shape == value.shape
-    ]
-    if not taken:
-        raise InputError(f"init_from: no parameter of {workdir} fits this network")
-    for path in taken:
-        flat[path] = jax.device_put(given[path], flat[path].sharding)
-    new = flax.traverse_util.unflatten_dict(flat, sep="/")
-    params = new["params"]
-    ema_params = jax.tree.map(jnp.copy, params) if state.ema_params else {}
-    state = dataclasses.replace(
-        state,
-        params=params,
-        batch_stats=new.get("batch_stats", {}),
-        ema_params=ema_params,
-    )
-    return state, taken, sorted(set(flat) - set(taken))

@@ -49,7 +49,7 @@ def prepare(
         classes (nothing has been written then), or it cannot be written.
     """
     workdir = pathlib.Path(workdir)
-    if any(workdir.glob("checkpoints/[0-9]*")):
+    if has_checkpoints(workdir):
         _check_fixed(load_config(workdir), config, workdir)
         trained = load_classes(workdir)
         if trained != classes:
@@ -70,6 +70,11 @@ def prepare(
     return workdir
 
 
+def has_checkpoints(workdir: str | os.PathLike) -> bool:
+    """Whether a run has begun in this directory."""
+    return any(pathlib.Path(workdir).glob("checkpoints/[0-9]*"))
+
+
 def _describe(classes):
     pairs = zip(classes.class_names, classes.category_ids, strict=True)
     return ", ".join(f"{name} (id {category_id})" for name, category_id in pairs)
@@ -81,8 +86,7 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     Raises:
       InputError: the folder holds no readable config.json.
     """
-    fields = _as_tuples(_read_json(workdir, "config.json"))
-    return ml_collections.ConfigDict(fields).lock()
+    return ml_collections.ConfigDict(load_json(workdir, "config.json")).lock()
 
 
 def load_classes(workdir: str | os.PathLike) -> Classes:
@@ -91,7 +95,7 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
     Raises:
       InputError: the folder holds no readable dataset.json.
     """
-    dataset = _as_tuples(_read_json(workdir, "dataset.json"))
+    dataset = load_json(workdir, "dataset.json")
     missing = [name for name in Classes._fields if name not in dataset]
     if missing:
         raise InputError(f"{workdir}/dataset.json lacks {', '.join(missing)}")
@@ -119,14 +123,19 @@ def write_json(path: pathlib.Path, value) -> None:
     temporary.replace(path)
 
 
-def _read_json(workdir, name):
+def load_json(workdir: str | os.PathLike, name: str) -> dict:
+    """The JSON object in a file of a work directory; sequences come back as tuples.
+
+    Raises:
+      InputError: the file is absent or holds something else.
+    """
     path = pathlib.Path(workdir) / name
     if not os.path.exists(path):
         raise InputError(f"{path} does not exist: {workdir} is not a work directory")
     value = json_files.read(path)
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object: it is not a run's {name}")
-    return value
+    return _as_tuples(value)
 
 
 def _as_tuples(value):

@@ -22,7 +22,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.micro_batch = 0
     config.input_size = (512, 512)  # (height, width) in pixels.
     config.dtype = "float32"  # Compute type of convolutions and matmuls; or bfloat16.
-    config.init_from = ""  # Work directory of a run whose parameters to start from.
+    # Work directory of a run, or an import (tools/import_weights.py), whose parameters
+    # to start from: those of equal name and shape.
+    config.init_from = ""
+    config.init_scope = "all"  # all, no_heads (all but the prediction layers) or trunk.
+    # The channel order, mean and scale are those of init_from, too.
+    config.init_normalization = True
     config.ema_decay = 0.0  # 0: off. When on, the averaged parameters are evaluated.
     config.log_every = 50
     config.eval_every = 5_000
@@ -77,7 +82,8 @@ def _model():
     # Initial scale of L2 normalisation on conv4_3, conv5_3, ...; 0 leaves a level as
     # it is (S3FD's precedent: 8 and 5).
     model.l2_scales = (0.0, 0.0, 0.0, 0.0)
-    # RGB, in units of 0..255. The defaults are ImageNet's.
+    model.channel_order = "RGB"  # In which the network takes an image: RGB or BGR.
+    # In that order, in units of 0..255. The defaults are ImageNet's.
     model.pixel_mean = (123.675, 116.28, 103.53)
     model.pixel_std = (58.395, 57.12, 57.375)
     # Added to the background logit at the start, so that the first steps are not

@@ -270,27 +270,6 @@ def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_pa
     run.close()
 
 
-def test_init_from_leaves_what_does_not_fit_as_it_was(tiny_run, tiny_config):
-    tiny_config.borrow.channels = 4
-    mesh, task = train_mesh(2), detection.DetectionTask(tiny_config, num_classes=2)
-    shapes = jax.eval_shape(lambda: train.init_state(task, tiny_config, mesh))
-    state = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), shapes)
-    new, taken, fresh = train.initialize_from(tiny_run.workdir, state)
-    given = checkpoints.restore_variables(tiny_run.workdir)["params"]
-    assert_equal_trees(new.params["trunk"], given["trunk"])
-    assert_equal_trees(new.params["head2"]["box"], given["head2"]["box"])
-    assert "params/trunk/conv1_1/conv/kernel" in taken
-    for path in ("neck/fmb1/theta/Conv_0/kernel", "head1/class/kernel"):
-        assert f"params/{path}" in fresh
-    assert np.all(new.params["head1"]["class"]["kernel"] == 7)
-    assert np.all(new.params["neck"]["ffb1"]["W"]["kernel"] == 7)
-
-
-def test_init_from_nothing_is_an_error(tiny_config, tmp_path):
-    with pytest.raises(InputError, match="holds no checkpoints"):
-        train.initialize_from(tmp_path / "none", None)
-
-
 # Divergence.
 
 

@@ -56,7 +56,7 @@ def augment_batch(
         `fold_in(key, first_index + i)` alone, so its result does not depend on how
         the batch is divided.
       fill: RGB, 0 to 255, of what lies outside of the image. SSD's is the mean that
-        the network subtracts, `config.model.pixel_mean`.
+        the network subtracts.
 
     Returns:
       The batch with `image` float32 [B, h, w, 3] in [0, 255], `image_size` that of

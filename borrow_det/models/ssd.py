@@ -9,6 +9,7 @@ from jax import Array
 
 from borrow_det.errors import InputError
 from borrow_det.models.borrowing import BorrowingNeck, Matching
+from borrow_det.models.normalization import Normalization
 from borrow_det.models.vgg import STAGE_CHANNELS, STRIDES, VGG16, L2Normalize
 from borrow_det.ops import anchors as anchor_ops
 
@@ -62,8 +63,7 @@ class Detector(nn.Module):
     trunk: nn.Module
     neck: BorrowingNeck
     anchors_per_position: Sequence[int]
-    pixel_mean: Sequence[float]
-    pixel_std: Sequence[float]
+    normalization: Normalization
     l2_scales: Sequence[float]
     background_bias: float = 0.0
     dtype: Any = jnp.float32
@@ -71,17 +71,10 @@ class Detector(nn.Module):
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Predictions:
         """float32 RGB [B, H, W, 3] in 0..255 -> predictions of all A anchors."""
-        mean, std = (
-            jnp.array(v, jnp.float32)[None, None, None]
-            for v in (self.pixel_mean, self.pixel_std)
-        )
+        levels = self.trunk(self.normalization(image), train)
         X = [
             L2Normalize(scale, name=f"l2_{n + 1}")(x) if scale else x
-            for n, (x, scale) in enumerate(
-                zip(
-                    self.trunk((image - mean) / std, train), self.l2_scales, strict=True
-                )
-            )
+            for n, (x, scale) in enumerate(zip(levels, self.l2_scales, strict=True))
         ]
         Y, matchings = self.neck(X)
         heads = [
@@ -122,8 +115,7 @@ def build_detector(config, num_classes: int) -> Detector:
         trunk=trunk,
         neck=BorrowingNeck(**config.borrow, dtype=dtype),
         anchors_per_position=anchor_ops.anchors_per_position(config.anchors),
-        pixel_mean=tuple(config.model.pixel_mean),
-        pixel_std=tuple(config.model.pixel_std),
+        normalization=Normalization.of(config.model),
         l2_scales=tuple(config.model.l2_scales),
         background_bias=config.model.background_bias,
         dtype=dtype,

@@ -65,7 +65,47 @@ class ConvBlock(nn.Module):
         )
 
 
-class VGG16(nn.Module):
+class VGGStages(nn.Module):
+    """The five convolution stages of VGG-16, for the trunks that are built on them."""
+
+    width: float = 1.0  # Multiplies every channel count.
+    stages: Sequence[int] = (2, 2, 3, 3, 3)  # Convolutions of each stage.
+    norm: str = "none"
+    group_size: int = 16
+    dtype: Any = jnp.float32
+
+    def block(
+        self, x: Array, train: bool, name: str, channels: int, **options: Any
+    ) -> Array:
+        """A `ConvBlock` of this trunk: `channels` before the width; see its fields."""
+        return ConvBlock(
+            max(1, round(channels * self.width)),
+            norm=self.norm,
+            group_size=self.group_size,
+            dtype=self.dtype,
+            name=name,
+            **options,
+        )(x, train)
+
+    def conv_stages(self, image: Array, train: bool) -> list[Array]:
+        """Normalised image [B, H, W, 3] -> the last map of each stage.
+
+        Maps of strides 1, 2, 4, 8, 16 (sizes rounded up) with 64, 128, 256, 512, 512
+        channels times `width`; the last one is not pooled.
+        """
+        x = image.astype(self.dtype)
+        maps = []
+        for stage, (count, channels) in enumerate(
+            zip(self.stages, STAGE_CHANNELS, strict=True), start=1
+        ):
+            for i in range(1, count + 1):
+                x = self.block(x, train, f"conv{stage}_{i}", channels)
+            maps.append(x)
+            x = max_pool(x)
+        return maps
+
+
+class VGG16(VGGStages):
     """VGG-16 with fc6, fc7 as convolutions and conv6: the four detection levels.
 
     pool5 is 2x2 with stride 2 and conv_fc6 3x3 undilated, which gives (with the 3x3
@@ -74,12 +114,6 @@ class VGG16(nn.Module):
     covered.
     """
 
-    width: float = 1.0  # Multiplies every channel count.
-    stages: Sequence[int] = (2, 2, 3, 3, 3)  # Convolutions of each stage.
-    norm: str = "none"
-    group_size: int = 16
-    dtype: Any = jnp.float32
-
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:
         """Normalised image [B, H, W, 3] -> conv4_3, conv5_3, conv_fc7, conv6_2.
@@ -87,35 +121,13 @@ class VGG16(nn.Module):
         Maps of strides 8, 16, 32, 64 (sizes rounded up) with 512, 512, 1024, 512
         channels times `width`.
         """
-
-        def block(x, name, channels, kernel=3, stride=1):
-            return ConvBlock(
-                max(1, round(channels * self.width)),
-                kernel,
-                stride,
-                self.norm,
-                self.group_size,
-                self.dtype,
-                name=name,
-            )(x, train)
-
-        x = image.astype(self.dtype)
-        levels = []
-        for stage, (count, channels) in enumerate(
-            zip(self.stages, STAGE_CHANNELS, strict=True), start=1
-        ):
-            for i in range(1, count + 1):
-                x = block(x, f"conv{stage}_{i}", channels)
-            if stage >= 4:
-                levels.append(x)
-            x = max_pool(x)
-        x = block(x, "conv_fc6", FC_CHANNELS)
-        x = block(x, "conv_fc7", FC_CHANNELS, kernel=1)
-        levels.append(x)
-        x = block(x, "conv6_1", CONV6_CHANNELS[0], kernel=1)
-        x = block(x, "conv6_2", CONV6_CHANNELS[1], stride=2)
-        levels.append(x)
-        return tuple(levels)
+        *_, conv4_3, conv5_3 = self.conv_stages(image, train)
+        x = max_pool(conv5_3)
+        x = self.block(x, train, "conv_fc6", FC_CHANNELS)
+        conv_fc7 = self.block(x, train, "conv_fc7", FC_CHANNELS, kernel=1)
+        x = self.block(conv_fc7, train, "conv6_1", CONV6_CHANNELS[0], kernel=1)
+        conv6_2 = self.block(x, train, "conv6_2", CONV6_CHANNELS[1], stride=2)
+        return conv4_3, conv5_3, conv_fc7, conv6_2
 
 
 def max_pool(x: Array) -> Array:

@@ -69,7 +69,7 @@ class DetectionTask:
             batch,
             self.config.augment,
             self.input_size,
-            fill=tuple(self.config.model.pixel_mean),
+            fill=self.model.normalization.gray,
         )
         examples = self._targets(batch)
         descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]

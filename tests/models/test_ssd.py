@@ -7,6 +7,7 @@ import pytest
 
 from borrow_det.errors import InputError
 from borrow_det.models import ssd
+from borrow_det.models.normalization import Normalization
 from borrow_det.ops import anchors as anchor_ops
 from configs import base
 
@@ -103,7 +104,7 @@ def test_images_are_normalised_by_the_configs_mean_and_deviation():
     variables = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
     )
-    plain = model.clone(pixel_mean=(0.0,) * 3, pixel_std=(1.0,) * 3)
+    plain = model.clone(normalization=Normalization("RGB", (0.0,) * 3, (1.0,) * 3))
     normalised = (image - np.float32([10, 20, 30])) / np.float32([2, 4, 5])
     found = jax.jit(model.apply)(variables, image).logits
     expected = jax.jit(plain.apply)(variables, normalised).logits

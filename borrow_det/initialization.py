@@ -1,0 +1,148 @@
+"""Where a run's first parameters come from: another run, or an import."""
+
+import copy
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax
+import ml_collections
+
+from borrow_det import checkpoints
+from borrow_det import workdir as workdir_lib
+from borrow_det.errors import InputError
+
+SCOPES = ("all", "no_heads", "trunk")
+# What the weights of a trunk want of an image; fields of config.model.
+NORMALIZATION = ("channel_order", "pixel_mean", "pixel_std")
+# Beside an import's checkpoint: what it was made of (tools/import_weights.py).
+IMPORT_FILE = "import.json"
+
+
+class Initialized(NamedTuple):
+    """Variables, some of which were given."""
+
+    variables: dict
+    taken: list[str]  # Paths of the parameters that were.
+    fresh: list[str]  # Paths of those that stayed as they were.
+
+
+def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Initialized:
+    """Replaces in `fresh` every array for which `given` has one of its path and shape.
+
+    Args:
+      given: variables {params, batch_stats}; those of a classifier are converted.
+      fresh: variables {params, batch_stats} of the network to start.
+      scope: `all`; `no_heads`, all but the prediction layers; or `trunk` alone.
+
+    Raises:
+      InputError: on an unknown scope.
+    """
+    if scope not in SCOPES:
+        raise InputError(f"init_scope is {scope!r}; it must be one of {list(SCOPES)}")
+    given, flat = (
+        flax.traverse_util.flatten_dict(dict(tree), sep="/")
+        for tree in (_convert(given, fresh), fresh)
+    )
+    taken = [
+        path
+        for path, value in flat.items()
+        if _in_scope(path, scope) and path in given and given[path].shape == value.shape
+    ]
+    flat |= {path: given[path] for path in taken}
+    variables = {"params": {}, "batch_stats": {}}
+    variables |= flax.traverse_util.unflatten_dict(flat, sep="/")
+    return Initialized(variables, sorted(taken), sorted(set(flat) - set(taken)))
+
+
+def _in_scope(path, scope):
+    module = path.split("/")[1]
+    if scope == "trunk":
+        return module == "trunk"
+    return scope == "all" or not (module.startswith("head") or module == "fc8")
+
+
+def _convert(given, fresh):
+    """A classifier's fully connected layers become a detector's convolutions."""
+    if "fc6" not in given["params"] or "fc6" in fresh["params"]:
+        return given
+    layers = {name: given["params"][name] for name in ("fc6", "fc7")}
+    trunk = {**given["params"]["trunk"], **decimate(layers)}
+    return {**given, "params": {"trunk": trunk}}
+
+
+def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
+    """conv_fc6 and conv_fc7 of VGG-16's fc6 and fc7: {name: {conv: {kernel, bias}}}.
+
+    Of fc6, seen as a 7x7 convolution, rows and columns 0, 3, 6 are kept and every
+    fourth output; of fc7 every fourth input (those that fc6 kept) and every fourth
+    output, each beginning with the first: 7x7x512 -> 4096 becomes 3x3x512 -> 1024,
+    4096 -> 4096 becomes 1024 -> 1024. It is how SSD's implementations subsample
+    (after DeepLab-LargeFOV); the kept taps stand 3 apart, so that the network has to
+    be trained on from them.
+
+    Args:
+      layers: `fc6` {kernel [7, 7, C, F], bias [F]}, `fc7` {kernel [1, 1, F, F],
+        bias [F]}.
+    """
+    fc6, fc7 = layers["fc6"], layers["fc7"]
+    kernels = {
+        "conv_fc6": fc6["kernel"][::3, ::3, :, ::4],
+        "conv_fc7": fc7["kernel"][:, :, ::4, ::4],
+    }
+    biases = {"conv_fc6": fc6["bias"][::4], "conv_fc7": fc7["bias"][::4]}
+    return {
+        name: {"conv": {"kernel": kernel, "bias": biases[name]}}
+        for name, kernel in kernels.items()
+    }
+
+
+def load(origin: str | os.PathLike) -> dict:
+    """The variables {params, batch_stats} of a run or an import, its newest.
+
+    Raises:
+      InputError: `origin` holds no checkpoint.
+    """
+    try:
+        return checkpoints.restore_variables(origin)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
+
+
+def resolve_normalization(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike
+) -> ml_collections.ConfigDict:
+    """The config with the normalisation that the weights it starts from want.
+
+    A run that is resumed keeps the one that it began with: what it was started from
+    may be gone.
+
+    Raises:
+      InputError: `init_from` says nothing of its normalisation.
+    """
+    if not (config.init_from and config.init_normalization):
+        return config
+    begun = workdir_lib.has_checkpoints(workdir)
+    values = normalization(workdir if begun else config.init_from)
+    config = copy.deepcopy(config)
+    for name, value in values.items():
+        config.model[name] = value
+    return config
+
+
+def normalization(origin: str | os.PathLike) -> dict[str, Any]:
+    """`NORMALIZATION`'s fields, as a run or an import states them.
+
+    Raises:
+      InputError: `origin` is neither.
+    """
+    path = pathlib.Path(origin) / IMPORT_FILE
+    if path.exists():
+        fields = workdir_lib.load_json(origin, IMPORT_FILE).get("normalization", {})
+    else:
+        fields = workdir_lib.load_config(origin).model
+    missing = [name for name in NORMALIZATION if name not in fields]
+    if missing:
+        raise InputError(f"{origin} does not say what {', '.join(missing)} it wants")
+    return {name: fields[name] for name in NORMALIZATION}
