@@ -13,6 +13,7 @@ from borrow_det import workdir as workdir_lib
 from borrow_det.data import augment
 from borrow_det.models import ssd
 from borrow_det.models.borrowing import source_levels
+from borrow_det.models.normalization import Normalization
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import losses, matching, nms
@@ -69,7 +70,7 @@ class DetectionTask:
             batch,
             self.config.augment,
             self.input_size,
-            fill=self.model.normalization.gray,
+            fill=Normalization.of(self.config.model).gray,
         )
         examples = self._targets(batch)
         descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]
