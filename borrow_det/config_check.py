@@ -14,6 +14,10 @@ def _is_size(value):
     return len(value) == 2 and all(isinstance(v, int) and v >= 1 for v in value)
 
 
+def _is_positive_range(value):
+    return len(value) == 2 and 0 < value[0] <= value[1]
+
+
 def _are_positive(count):
     return lambda value: len(value) == count and all(v > 0 for v in value)
 
@@ -30,12 +34,13 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "micro_batch borrow.channels loss.negatives_per_positive loss.min_negatives "
         "loss.localization loss.matching optimizer.weight_decay optimizer.clip_norm "
-        "report.num_pictures report.contact_sheet",
+        "report.num_pictures report.contact_sheet dataset.crop_context",
         lambda value: value >= 0,
         "at least 0",
     ),
     (
-        "model.width borrow.temperature loss.matching_scale optimizer.learning_rate",
+        "model.width borrow.temperature loss.matching_scale optimizer.learning_rate "
+        "dataset.min_crop_side",
         lambda value: value > 0,
         "above 0",
     ),
@@ -45,8 +50,26 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         _is_share,
         "in [0, 1]",
     ),
-    ("ema_decay", lambda value: 0 <= value < 1, "in [0, 1)"),
-    ("augment.min_crop", lambda value: 0 < value <= 1, "in (0, 1]"),
+    (
+        "ema_decay model.dropout loss.label_smoothing",
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+    ),
+    (
+        "augment.min_crop evaluation.crop_share",
+        lambda value: 0 < value <= 1,
+        "in (0, 1]",
+    ),
+    (
+        "augment.crop_area",
+        lambda value: _is_positive_range(value) and value[1] <= 1,
+        "(smallest, largest), both in (0, 1]",
+    ),
+    (
+        "augment.crop_aspect",
+        _is_positive_range,
+        "(smallest, largest), both above 0",
+    ),
     ("augment.max_expand", lambda value: value >= 1, "at least 1"),
     ("input_size dataset.canvas", _is_size, "(height, width) in whole pixels"),
     ("model.pixel_mean", lambda value: len(value) == 3, "three numbers"),

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     config.seed = 0
-    config.task = "detection"
+    config.task = "detection"  # Or classification (pretraining): borrow_det/tasks.
     config.num_steps = 60_000
     config.batch_size = 32  # Global: over all devices and processes.
     config.eval_batch_size = 32
@@ -51,7 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _dataset():
     dataset = ml_collections.ConfigDict()
-    # scale_pairs, coco_folder, voc, coco/2017, wider_face or kitti: data/sources.py.
+    # scale_pairs, coco_folder, voc, coco/2017, wider_face, kitti or, for classification
+    # alone, imagenet2012: data/sources.py.
     dataset.name = "scale_pairs"
     dataset.path = ""  # The folder of coco_folder; unused by the others.
     dataset.data_dir = ""  # Where TFDS keeps prepared sets; "": TFDS's own default.
@@ -66,6 +67,10 @@ def _dataset():
     dataset.overflow = "error"
     # Zero-area, non-finite or out-of-image boxes: error, clip or drop (counted).
     dataset.bad_boxes = "error"
+    # Classification takes each object's box as an image, with this share of its sides
+    # around it; objects with a side of fewer pixels, of the original, are left out.
+    dataset.crop_context = 0.0
+    dataset.min_crop_side = 1.0
     dataset.num_threads = 2  # Decoding threads of this process.
     dataset.num_workers = 0  # Decoding processes beside it; 0: threads only.
     return dataset
@@ -89,6 +94,7 @@ def _model():
     # Added to the background logit at the start, so that the first steps are not
     # spent on learning that most anchors are empty.
     model.background_bias = 0.0
+    model.dropout = 0.5  # Of classification, after fc6 and fc7.
     return model
 
 
@@ -136,6 +142,8 @@ def _loss():
     loss.localization = 1.0  # Weight of the smooth L1 term.
     loss.matching = 1.0  # Weight of the matching loss; 0: the paper.
     loss.matching_scale = 2.0  # A source has at least this many times the side.
+    # Classification: this share of the target is spread evenly over all classes.
+    loss.label_smoothing = 0.1
     return loss
 
 
@@ -162,6 +170,9 @@ def _augment():
     augment.crop_ious = (0.1, 0.3, 0.5, 0.7, 0.9)  # Beside these: any, and whole.
     augment.crop_tries = 50
     augment.min_crop = 0.3  # Smallest side of a crop, in images.
+    # Of classification's crops: their share of the image, and width over height.
+    augment.crop_area = (0.08, 1.0)
+    augment.crop_aspect = (3 / 4, 4 / 3)
     augment.flip = 0.5  # Probability.
     return augment
 
@@ -191,6 +202,8 @@ def _evaluation():
     evaluation = ml_collections.ConfigDict()
     evaluation.max_detections = 100  # maxDets; COCO's 100 is the default, not a limit.
     evaluation.voc = False  # VOC 11-point and all-point AP beside COCO's.
+    # Classification sees the image's centre: this share of its shorter side.
+    evaluation.crop_share = 0.875
     return evaluation
 
 

@@ -18,7 +18,6 @@ Left out: the lighting noise (a permutation of channels), since colour tells cla
 apart in some data sets and SSD's Caffe configuration leaves it out, too.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from borrow_det.data.resampling import read_window
 from borrow_det.ops import boxes as box_ops
 
 # A crop's width over its height, in pixels.
@@ -96,7 +96,7 @@ def resize_batch(image: Array, image_size: Array, input_size: tuple[int, int]) -
     whole = jnp.array([0.0, 0.0, 1.0, 1.0], jnp.float32)
 
     def resize(image, size):
-        return _resample(image, size, whole, input_size)[0]
+        return read_window(image, size, whole, input_size)[0]
 
     return jnp.moveaxis(jax.vmap(resize)(image, image_size), 1, -1)
 
@@ -107,7 +107,7 @@ def _augment_example(key, example, augment, input_size, fill):
     image_size, mask = example["image_size"], example["box_mask"]
     objects = mask & ~example["ignore"]
     window = choose_window(draws, image_size, example["boxes"], objects, augment)
-    pixels, coverage = _resample(example["image"], image_size, window, input_size)
+    pixels, coverage = read_window(example["image"], image_size, window, input_size)
     if augment.photometric > 0:
         # On what was sampled instead of on the image: there are fewer pixels, and
         # all this is done to each pixel by itself, so the order hardly matters. The
@@ -160,7 +160,7 @@ def choose_window(
     """
     expand, ratio, y, x, flip = draws.place
     extent = jnp.where(
-        expand < augment.expand, _between(ratio, 1, augment.max_expand), 1
+        expand < augment.expand, between(ratio, 1, augment.max_expand), 1
     )
     start = -jnp.stack([y, x]) * (extent - 1)
     window = jnp.concatenate([start, start + extent])
@@ -195,7 +195,7 @@ def crop_offers(
       Windows [M, 4] and bool [M], which of them are offered: one for each of
       `augment.crop_ious`, then one for any crop, then the whole `window`.
     """
-    side = _between(draws[:, :2], augment.min_crop, 1)  # [T, 2], of the window
+    side = between(draws[:, :2], augment.min_crop, 1)  # [T, 2], of the window
     extent = window[2:] - window[:2]
     low = window[None, :2] + draws[:, 2:] * (1 - side) * extent[None]
     candidates = jnp.concatenate([low, low + side * extent[None]], axis=-1)
@@ -256,10 +256,10 @@ def distort(draws: Array, pixels: Array, augment: Any) -> Array:
       float32 [3, h, w] in [0, 255].
     """
     on = draws[:4] < augment.photometric
-    brightness = _between(draws[4], -augment.brightness, augment.brightness)
-    contrast = jnp.where(on[1], _between(draws[5], *augment.contrast), 1)
-    saturation = jnp.where(on[2], _between(draws[6], *augment.saturation), 1)
-    hue = jnp.where(on[3], _between(draws[7], -augment.hue, augment.hue), 0)
+    brightness = between(draws[4], -augment.brightness, augment.brightness)
+    contrast = jnp.where(on[1], between(draws[5], *augment.contrast), 1)
+    saturation = jnp.where(on[2], between(draws[6], *augment.saturation), 1)
+    hue = jnp.where(on[3], between(draws[7], -augment.hue, augment.hue), 0)
     contrast_first = draws[8] < 0.5
 
     pixels = jnp.clip(pixels + jnp.where(on[0], brightness, 0), 0, 255)
@@ -300,57 +300,6 @@ def shift_colors(pixels: Array, saturation: Array, hue: Array) -> Array:
     return jnp.stack([channel(5), channel(3), channel(1)])
 
 
-def _resample(image, image_size, window, input_size):
-    """Reads a window from a canvas, antialiased.
-
-    Returns (float32 [3, h, w] in [0, 255], coverage [h, w]: the part of each pixel
-    that lies on the image). Channels go first because the second product wants them
-    out of the way, and pixelwise work runs along rows.
-    """
-    size = image_size.astype(jnp.float32)
-    (height, width), (canvas_height, canvas_width, _) = input_size, image.shape
-    rows, row_cover = _weights(window[0], window[2], size[0], canvas_height, height)
-    columns, column_cover = _weights(window[1], window[3], size[1], canvas_width, width)
-    # HIGHEST: a GPU's default would round pixels to 10 bits between the two products.
-    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    pixels = image.astype(jnp.float32)
-    # The product that shortens most goes first, and leaves less to the other.
-    if height * canvas_width <= canvas_height * width:
-        pixels = product("ywc,xw->cyx", product("hwc,yh->ywc", pixels, rows), columns)
-    else:
-        pixels = product("hxc,yh->cyx", product("hwc,xw->hxc", pixels, columns), rows)
-    return pixels, row_cover[:, None] * column_cover[None, :]
-
-
-def _weights(start, end, size, canvas, length):
-    """How one axis of the output is made of the pixels of the canvas.
-
-    The triangle kernel of `jax.image.resize(method="linear", antialias=True)`, over
-    the image's own pixels alone: the padding behind them has no weight.
-
-    Args:
-      start: of the window along this axis, in units of the image.
-      end: of the window; less than `start` where it flips.
-      size: of the image in pixels, float32.
-      canvas: of the canvas in pixels.
-      length: of the output in pixels.
-
-    Returns:
-      Weights [length, canvas] that sum to 1 over the canvas where the output sees the
-      image, and the covered part [length] of each output pixel, in [0, 1].
-    """
-    step = (end - start) * size / length
-    centers = start * size + (jnp.arange(length, dtype=jnp.float32) + 0.5) * step
-    span = jnp.maximum(jnp.abs(step), 1e-6)
-    pixels = jnp.arange(canvas, dtype=jnp.float32) + 0.5
-    distance = jnp.abs(centers[:, None] - pixels[None, :]) / jnp.maximum(span, 1)
-    weights = jnp.where(pixels[None, :] < size, jnp.maximum(1 - distance, 0), 0)
-    weights = weights / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1e-6)
-    low, high = centers - span / 2, centers + span / 2
-    covered = jnp.minimum(high, size) - jnp.maximum(low, 0)
-    return weights, jnp.clip(covered / span, 0, 1)
-
-
 def _holds_center(windows, boxes):
     """Whether each window [N, 4] holds each box's [G, 4] centre: bool [N, G]."""
     center = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -360,6 +309,6 @@ def _holds_center(windows, boxes):
     return jnp.all(inside, axis=-1)
 
 
-def _between(draw, low, high):
+def between(draw, low, high):
     """A draw from [0, 1) moved to [low, high)."""
     return low + draw * (high - low)
