@@ -34,7 +34,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "micro_batch borrow.channels loss.negatives_per_positive loss.min_negatives "
         "loss.localization loss.matching optimizer.weight_decay optimizer.clip_norm "
-        "report.num_pictures report.contact_sheet dataset.crop_context",
+        "report.num_pictures report.contact_sheet dataset.crop_context "
+        "anchors.next_size",
         lambda value: value >= 0,
         "at least 0",
     ),
@@ -75,6 +76,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.pixel_mean", lambda value: len(value) == 3, "three numbers"),
     ("model.pixel_std", _are_positive(3), "three numbers above 0"),
     ("model.channel_order", lambda value: value in ("RGB", "BGR"), "RGB or BGR"),
+    ("nms.clip", lambda value: value in ("before", "after"), "before or after"),
     ("anchors.variances", _are_positive(2), "two numbers above 0"),
     ("dtype", lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("dataset.eval_splits", lambda value: len(value) >= 1, "at least one split"),

@@ -78,14 +78,16 @@ def _dataset():
 
 def _model():
     model = ml_collections.ConfigDict()
-    model.trunk = "vgg16"  # The trunk of the paper's receptive fields: models/vgg.py.
+    # vgg16, the trunk of the paper's receptive fields (models/vgg.py); or SSD's own,
+    # ssd300 or ssd512 (models/ssd_vgg.py).
+    model.trunk = "vgg16"
     model.width = 1.0  # Multiplies every trunk channel count.
     model.stages = (2, 2, 3, 3, 3)  # 3x3 convolutions a stage; VGG-16's own.
     # none (what pretrained weights need), group or batch (training from scratch).
     model.norm = "none"
     model.group_size = 16  # Channels a group when norm is group.
-    # Initial scale of L2 normalisation on conv4_3, conv5_3, ...; 0 leaves a level as
-    # it is (S3FD's precedent: 8 and 5).
+    # Initial scale of L2 normalisation on each level as neck and heads see it; 0
+    # leaves it as it is (SSD: 20 on conv4_3; S3FD: 8 on conv4_3, 5 on conv5_3).
     model.l2_scales = (0.0, 0.0, 0.0, 0.0)
     model.channel_order = "RGB"  # In which the network takes an image: RGB or BGR.
     # In that order, in units of 0..255. The defaults are ImageNet's.
@@ -127,18 +129,37 @@ def _anchors():
     anchors.aspect_ratios = (ratios, ratios, ratios, (1.0, 3.0**0.5, 3.0**-0.5))
     # Second set, sqrt(S_n S_{n+1}) at these aspect ratios; () leaves the set out.
     anchors.second_aspect_ratios = (1.0,)
-    # Its last size: side (the input's side) or geometric (sqrt(S_4 side), as SSD).
+    # Its last size: side (the input's side) or geometric (sqrt(S_N S_{N+1}), as SSD).
     anchors.second_last = "side"
+    # S_{N+1} of geometric, pixels of the input; 0: the input's side.
+    anchors.next_size = 0.0
+    # Where the second set stands in the order of a position's anchors, and so of the
+    # heads' channels: after all of the first set, or after its first (SSD's reference).
+    anchors.second_after = "all"
     anchors.variances = (0.1, 0.2)  # Of centres and of log sizes.
-    anchors.clip = False  # Clip anchors to the image.
+    # none; boxes (corners cut at the image's border: the option of Caffe's SSD, off in
+    # its configs); sizes (sides cut to the image's, centres stay: torchvision). none:
+    # an anchor keeps its position's centre, and the sides that objects may have.
+    anchors.clip = "none"
     return anchors
 
 
 def _loss():
     loss = ml_collections.ConfigDict()
     loss.positive_iou = 0.5
+    # Several objects may be nearest to one anchor. bipartite (Caffe): by falling
+    # overlap each takes the best one that is left; each (torchvision): each claims its
+    # best, at any overlap, and the last object has it. bipartite: none goes without.
+    loss.best_anchor = "bipartite"
+    # Anchors in crowds and on difficult objects: spared (no negatives either: what is
+    # there is an object), negative (as if not annotated: torchvision, Caffe on COCO) or
+    # positive (objects like others: Caffe on VOC).
+    loss.ignored = "spared"
     loss.negatives_per_positive = 3.0
-    loss.min_negatives = 3  # Mined in an image without positives, too.
+    # Mined in an image with fewer positives, or none. 0 is Caffe's and torchvision's:
+    # images without objects then train nothing; 3: they train the background. All
+    # divide by the positives of the batch, at least 1.
+    loss.min_negatives = 3
     loss.localization = 1.0  # Weight of the smooth L1 term.
     loss.matching = 1.0  # Weight of the matching loss; 0: the paper.
     loss.matching_scale = 2.0  # A source has at least this many times the side.
@@ -150,6 +171,9 @@ def _loss():
 def _nms():
     nms = ml_collections.ConfigDict()
     nms.score = 0.01
+    # Boxes are cut at the image's border before the suppression (torchvision; what is
+    # outside then tells no boxes apart) or after it (Caffe).
+    nms.clip = "before"
     nms.iou = 0.45
     nms.max_per_class = 400
     nms.max_total = 200

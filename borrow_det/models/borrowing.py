@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from borrow_det.errors import InputError
@@ -141,26 +142,47 @@ class FeatureFusionBlock(nn.Module):
 
 
 class Deconvolution(nn.Module):
-    """D: a deeper map at twice its resolution, cut to the shallow one's size."""
+    """D: a deeper map at twice its resolution, fitted to the shallow one's size.
 
-    kernel: int = 2
+    Where the shallow map is more than twice as large, so is the resolution: the
+    stride is the ratio of their sizes, rounded up, and the kernel grows with it, so
+    that neighbours overlap as much. Positions beyond those of the shallow map are cut
+    at the far sides if they are a partial last window, as where a map was halved and
+    rounded up; of maps in no whole ratio, each position takes the nearest.
+    """
+
+    kernel: int = 2  # At stride 2; one more for each step beyond.
     zero_init: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, deeper: Array, like: Array) -> Array:
-        """[B, h, w, C_m] -> [B, H, W, C] of `like`, whose H <= 2h and W <= 2w."""
+        """[B, h, w, C_m] -> [B, H, W, C] of `like`, any sizes."""
+        sizes = tuple(zip(like.shape[1:3], deeper.shape[1:3], strict=True))
+        strides = tuple(max(2, -(-large // small)) for large, small in sizes)
         random = nn.linear.default_kernel_init
         init = nn.initializers.zeros if self.zero_init else random
         x = nn.ConvTranspose(
             like.shape[-1],
-            (self.kernel, self.kernel),
-            strides=(2, 2),
+            tuple(self.kernel + stride - 2 for stride in strides),
+            strides=strides,
             kernel_init=init,
             dtype=self.dtype,
             name="deconv",
         )(deeper)
-        return x[:, : like.shape[1], : like.shape[2]]
+        for axis, ((large, small), stride) in enumerate(
+            zip(sizes, strides, strict=True), start=1
+        ):
+            x = _fit(x, axis, large, whole=-(-large // stride) == small)
+        return x
+
+
+def _fit(x: Array, axis: int, size: int, whole: bool) -> Array:
+    """An axis of at least `size` positions, cut or (unless `whole`) thinned to it."""
+    if whole:
+        return jax.lax.slice_in_dim(x, 0, size, axis=axis)
+    nearest = (np.arange(size) + 0.5) * x.shape[axis] / size
+    return jnp.take(x, nearest.astype(np.int32), axis=axis)
 
 
 class BorrowingNeck(nn.Module):

@@ -1,17 +1,22 @@
 """The detector: trunk {X} -> borrowing {Y} -> one prediction head a level."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from borrow_det.errors import InputError
 from borrow_det.models.borrowing import BorrowingNeck, Matching
 from borrow_det.models.normalization import Normalization
-from borrow_det.models.vgg import STAGE_CHANNELS, STRIDES, VGG16, L2Normalize
+from borrow_det.models.ssd_vgg import SSD300, SSD512
+from borrow_det.models.vgg import STAGE_CHANNELS, VGG16, L2Normalize
 from borrow_det.ops import anchors as anchor_ops
+
+TRUNKS = {"vgg16": VGG16, "ssd300": SSD300, "ssd512": SSD512}  # config.model.trunk
 
 
 class Predictions(NamedTuple):
@@ -99,11 +104,13 @@ def build_detector(config, num_classes: int) -> Detector:
     Raises:
       InputError: on a trunk that does not exist, or fields that do not fit its levels.
     """
-    if config.model.trunk != "vgg16":
-        raise InputError(f"model.trunk is {config.model.trunk!r}; it must be vgg16")
+    if config.model.trunk not in TRUNKS:
+        raise InputError(
+            f"model.trunk is {config.model.trunk!r}; it must be one of {list(TRUNKS)}"
+        )
     _check_levels(config)
     dtype = jnp.dtype(config.dtype)
-    trunk = VGG16(
+    trunk = TRUNKS[config.model.trunk](
         width=config.model.width,
         stages=tuple(config.model.stages),
         norm=config.model.norm,
@@ -123,19 +130,49 @@ def build_detector(config, num_classes: int) -> Detector:
 
 
 def _check_levels(config) -> None:
-    if tuple(config.anchors.strides) != STRIDES:
-        raise InputError(
-            f"anchors.strides is {tuple(config.anchors.strides)}; the levels of "
-            f"{config.model.trunk} have {STRIDES}"
-        )
+    """Refuses fields that do not fit the levels of the trunk."""
+    shapes = map_shapes(config.model.trunk, tuple(config.input_size))
     entries = {
         "model.stages": (config.model.stages, len(STAGE_CHANNELS)),
-        "model.l2_scales": (config.model.l2_scales, len(STRIDES)),
-        "anchors.sizes": (config.anchors.sizes, len(STRIDES)),
-        "anchors.aspect_ratios": (config.anchors.aspect_ratios, len(STRIDES)),
+        "model.l2_scales": (config.model.l2_scales, len(shapes)),
+        "anchors.strides": (config.anchors.strides, len(shapes)),
+        "anchors.sizes": (config.anchors.sizes, len(shapes)),
+        "anchors.aspect_ratios": (config.anchors.aspect_ratios, len(shapes)),
     }
     for field, (value, count) in entries.items():
         if len(value) != count:
             raise InputError(
                 f"{field} has {len(value)} entries; {config.model.trunk} takes {count}"
             )
+    strides, fixed = tuple(config.anchors.strides), TRUNKS[config.model.trunk].strides
+    if strides[: len(fixed)] != fixed:
+        raise InputError(
+            f"anchors.strides is {strides}; the levels of {config.model.trunk} have "
+            f"{fixed}"
+        )
+    _check_maps(config, shapes)
+
+
+def _check_maps(config, shapes) -> None:
+    """Refuses strides that give a level more or fewer positions than its map has."""
+    size = tuple(config.input_size)
+    covered = anchor_ops.level_shapes(size, config.anchors.strides)
+    for level, stride, expected, shape in zip(
+        range(1, len(shapes) + 1), config.anchors.strides, covered, shapes, strict=True
+    ):
+        if expected != shape:
+            raise InputError(
+                f"level {level} of {config.model.trunk} has a map of {shape} at "
+                f"input_size={size}, but its stride of {stride} in anchors.strides "
+                f"would make it {expected}: choose another of the two"
+            )
+
+
+@functools.cache
+def map_shapes(trunk: str, input_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each level's map that `model.trunk` makes of an input."""
+    # Neither width nor depth changes them; the narrowest is traced fastest.
+    module = TRUNKS[trunk](width=0.0, stages=(1,) * len(STAGE_CHANNELS))
+    image = jax.ShapeDtypeStruct((1, *input_size, 3), jnp.float32)
+    levels, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
+    return tuple(level.shape[1:3] for level in levels)

@@ -1,7 +1,7 @@
 """The VGG-16 trunk whose receptive fields are those of the paper's Table 1."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,6 @@ from jax import Array
 
 from borrow_det.errors import InputError
 
-STRIDES = (8, 16, 32, 64)  # Of the levels.
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
 CONV6_CHANNELS = (256, 512)
@@ -22,18 +21,24 @@ class ConvBlock(nn.Module):
     channels: int
     kernel: int = 3
     stride: int = 1
+    padding: int | None = None  # Zeros at each side; None: half of the kernel.
+    dilation: int = 1
     norm: str = "none"  # none, group or batch.
     group_size: int = 16
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels]."""
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels].
+
+        That size is an odd kernel's with its default padding, undilated.
+        """
         x = nn.Conv(
             self.channels,
             (self.kernel, self.kernel),
             strides=self.stride,
-            padding=self.kernel // 2,
+            padding=self.kernel // 2 if self.padding is None else self.padding,
+            kernel_dilation=self.dilation,
             use_bias=self.norm == "none",
             kernel_init=nn.initializers.he_normal(),
             dtype=self.dtype,
@@ -113,6 +118,8 @@ class VGG16(VGGStages):
     fc6 gives others. Poolings keep a partial last window, so that any input size is
     covered.
     """
+
+    strides: ClassVar = (8, 16, 32, 64)  # Of the levels.
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from borrow_det.errors import InputError
 
+SECOND_AFTER = ("all", "first")
+CLIPS = ("none", "boxes", "sizes")
+
 
 def level_shapes(
     input_size: tuple[int, int], strides: Sequence[int]
@@ -41,20 +44,21 @@ def position_centers(
 
 
 def second_sizes(
-    sizes: Sequence[float], input_size: tuple[int, int], last: str
+    sizes: Sequence[float],
+    input_size: tuple[int, int],
+    last: str,
+    next_size: float = 0.0,
 ) -> tuple[float, ...]:
     """Sizes in pixels of the second anchor set: sqrt(S_n S_{n+1}).
 
     `last` says what the last level's is: `side`, the input's side (the paper's text),
-    or `geometric`, sqrt(S_N side) (SSD). The side of an input that is not square is
-    that of the square of equal area.
+    or `geometric`, sqrt(S_N S_{N+1}) (SSD), where S_{N+1} is `next_size`, or the side
+    if that is 0. The side of an input that is not square is that of the square of
+    equal area.
     """
     side = math.sqrt(input_size[0] * input_size[1])
-    ends = {"side": side, "geometric": math.sqrt(sizes[-1] * side)}
-    if last not in ends:
-        raise InputError(
-            f"anchors.second_last is {last!r}; it must be one of {list(ends)}"
-        )
+    ends = {"side": side, "geometric": math.sqrt(sizes[-1] * (next_size or side))}
+    _check("second_last", last, ends)
     inner = [math.sqrt(a * b) for a, b in itertools.pairwise(sizes)]
     return (*inner, ends[last])
 
@@ -62,16 +66,21 @@ def second_sizes(
 def position_shapes(anchors, input_size: tuple[int, int]) -> list[np.ndarray]:
     """(height, width) in pixels [k, 2] of the k anchors at each level's positions.
 
-    `anchors` is `config.anchors`. The first set comes first, in the order of its
-    aspect ratios (width / height), each of area S_n squared; then the second set.
+    `anchors` is `config.anchors`. The first set stands in the order of its aspect
+    ratios (width / height), each of area S_n squared; the second set comes after it,
+    or after its first anchor.
     """
-    seconds = second_sizes(anchors.sizes, input_size, anchors.second_last)
+    _check("second_after", anchors.second_after, SECOND_AFTER)
+    seconds = second_sizes(
+        anchors.sizes, input_size, anchors.second_last, anchors.next_size
+    )
     shapes = []
     for size, second, ratios in zip(
         anchors.sizes, seconds, anchors.aspect_ratios, strict=True
     ):
         pairs = [(size, ratio) for ratio in ratios]
-        pairs += [(second, ratio) for ratio in anchors.second_aspect_ratios]
+        place = len(pairs) if anchors.second_after == "all" else 1
+        pairs[place:place] = [(second, ratio) for ratio in anchors.second_aspect_ratios]
         shapes.append(np.array([(s / r**0.5, s * r**0.5) for s, r in pairs]))
     return shapes
 
@@ -88,15 +97,27 @@ def make_anchors(anchors, input_size: tuple[int, int]) -> np.ndarray:
     Ordered by level, then row, column and anchor shape: the order in which the heads'
     maps are flattened. `anchors` is `config.anchors`; any input size is allowed,
     square or not.
+
+    Raises:
+      InputError: a field of `anchors` names no choice that there is.
     """
+    _check("clip", anchors.clip, CLIPS)
     levels = []
     shapes = level_shapes(input_size, anchors.strides)
     for shape, stride, sizes in zip(
         shapes, anchors.strides, position_shapes(anchors, input_size), strict=True
     ):
         centers = position_centers([shape], [stride], input_size)[:, None]
-        half = (sizes / np.array(input_size) / 2)[None]
+        sides = sizes / np.array(input_size)
+        half = (np.minimum(sides, 1) if anchors.clip == "sizes" else sides)[None] / 2
         corners = np.concatenate([centers - half, centers + half], axis=-1)
         levels.append(corners.reshape(-1, 4))
     corners = np.concatenate(levels).astype(np.float32)
-    return np.clip(corners, 0, 1) if anchors.clip else corners
+    return np.clip(corners, 0, 1) if anchors.clip == "boxes" else corners
+
+
+def _check(field, value, choices):
+    if value not in choices:
+        raise InputError(
+            f"anchors.{field} is {value!r}; it must be one of {list(choices)}"
+        )

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det.errors import InputError
 from borrow_det.ops import boxes as box_ops
+
+IGNORED = ("spared", "negative", "positive")
 
 
 class Assignment(NamedTuple):
@@ -24,14 +27,15 @@ def assign_anchors(
     ignore: Array,
     anchors: Array,
     positive_iou: float,
+    *,
+    best_anchor: str,
+    ignored: str,
 ) -> Assignment:
     """Assigns anchors [A, 4] to one image's objects [G, 4].
 
     An anchor takes the object that it overlaps most if their IoU is at least
-    `positive_iou`; then every object gets its best anchor by the greedy bipartite
-    rule, whatever the overlap (above zero). An anchor that lies for at least
-    `positive_iou` of its own area in an ignored box (a crowd, a difficult object) and
-    is not positive is no negative either: what it sees may be an object.
+    `positive_iou`; then every object gets its best anchor, whatever the overlap, by
+    the rule of `best_anchor`. Ties go to the lower index.
 
     Args:
       boxes: float32 [G, 4], normalised corners.
@@ -39,22 +43,38 @@ def assign_anchors(
       ignore: bool [G], crowds and difficult objects.
       anchors: float32 [A, 4].
       positive_iou: threshold in (0, 1].
+      best_anchor: `bipartite` (`bipartite_match`, as MatchBBox of the original SSD in
+        Caffe) or `each` (`claim_each`, as torchvision's SSDMatcher).
+      ignored: what boxes to ignore are. `spared`: an anchor that lies for at least
+        `positive_iou` of its own area in one and is not positive is no negative
+        either, since what it sees may be an object. `negative`: they are nothing.
+        `positive`: they are objects like others.
 
-    The rule is that of the original SSD (Caffe's MultiBoxLoss, MatchBBox). Ties go to
-    the lower index.
+    Raises:
+      InputError: `best_anchor` or `ignored` is none of these.
     """
-    target = valid & ~ignore
+    for field, value, choices in (
+        ("best_anchor", best_anchor, BEST_ANCHOR),
+        ("ignored", ignored, IGNORED),
+    ):
+        if value not in choices:
+            raise InputError(
+                f"loss.{field} is {value!r}; it must be one of {list(choices)}"
+            )
+    target = valid if ignored == "positive" else valid & ~ignore
     iou = jnp.where(target[:, None], box_ops.iou(boxes, anchors), -1.0)
     index = jnp.argmax(iou, axis=0)
     best = jnp.max(iou, axis=0)
-    owner = bipartite_match(iou)
+    owner = BEST_ANCHOR[best_anchor](iou)
     index = jnp.where(owner >= 0, owner, index).astype(jnp.int32)
     positive = (owner >= 0) | (best >= positive_iou)
     chosen = jnp.take_along_axis(iou, index[None], axis=0)[0]
 
-    own_area = jnp.maximum(box_ops.area(anchors), 1e-12)
-    inside = box_ops.intersection(boxes, anchors) / own_area[None]
-    hidden = jnp.any((inside >= positive_iou) & (valid & ignore)[:, None], axis=0)
+    hidden = jnp.zeros_like(positive)
+    if ignored == "spared":
+        own_area = jnp.maximum(box_ops.area(anchors), 1e-12)
+        inside = box_ops.intersection(boxes, anchors) / own_area[None]
+        hidden = jnp.any((inside >= positive_iou) & (valid & ignore)[:, None], axis=0)
     return Assignment(
         index=jnp.where(positive, index, 0),
         positive=positive,
@@ -105,6 +125,27 @@ def bipartite_match(iou: Array) -> Array:
     state = (owner, matched, jnp.any(iou > 0))
     owner, _, _ = jax.lax.while_loop(unfinished, take_mutual_best, state)
     return owner
+
+
+def claim_each(iou: Array) -> Array:
+    """Every row (object) claims its best column (anchor), at an overlap of zero, too.
+
+    Of several rows that want one column the last has it, and the others none.
+
+    Args:
+      iou: float32 [G, A]; rows that are no objects hold values < 0.
+
+    Returns:
+      int32 [A]: the row of each column, -1 where it has none.
+    """
+    rows, columns = iou.shape
+    # Rows that are no objects write past the end, where the update is dropped.
+    column = jnp.where(jnp.max(iou, axis=1) >= 0, jnp.argmax(iou, axis=1), columns)
+    owner = jnp.full_like(iou[0], -1, dtype=jnp.int32)
+    return owner.at[column].max(jnp.arange(rows, dtype=jnp.int32), mode="drop")
+
+
+BEST_ANCHOR = {"bipartite": bipartite_match, "each": claim_each}
 
 
 def borrow_sources(

@@ -89,7 +89,13 @@ class DetectionTask:
 
         def one_image(boxes, labels, valid, ignore):
             assigned = matching.assign_anchors(
-                boxes, valid, ignore, anchors, config.loss.positive_iou
+                boxes,
+                valid,
+                ignore,
+                anchors,
+                config.loss.positive_iou,
+                best_anchor=config.loss.best_anchor,
+                ignored=config.loss.ignored,
             )
             target = jnp.where(assigned.positive, 1 + labels[assigned.index], 0)
             offsets = box_ops.encode(
@@ -190,7 +196,8 @@ class DetectionTask:
     def detect(self, variables: dict, image: Array, image_size: Array):
         """Finds objects: uint8 canvases [B, Hc, Wc, 3] -> `nms.Detections` of [B, K].
 
-        Boxes are normalised to each image and clipped to it.
+        Boxes are normalised to each image and clipped to it, by `nms.clip` before or
+        after the suppression.
         """
         resized = augment.resize_batch(image, image_size, self.input_size)
         predictions = self.model.apply(variables, resized, train=False)
@@ -212,7 +219,10 @@ class DetectionTask:
                 max_total=config.max_total,
             )
 
-        return jax.vmap(one_image)(jnp.clip(boxes, 0, 1), scores)
+        if config.clip == "before":
+            boxes = jnp.clip(boxes, 0, 1)
+        found = jax.vmap(one_image)(boxes, scores)
+        return found._replace(boxes=jnp.clip(found.boxes, 0, 1))
 
 
 def _sum_over_batch(loss, *arrays):

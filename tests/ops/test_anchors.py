@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from borrow_det.errors import InputError
 from borrow_det.ops import anchors as anchor_ops
 from configs import base
 
@@ -92,7 +93,7 @@ def test_the_last_second_size_is_a_choice(last, size):
 
 
 def test_an_unknown_last_size_is_named():
-    with pytest.raises(ValueError, match=r"anchors\.second_last is 'paper'"):
+    with pytest.raises(InputError, match=r"anchors\.second_last is 'paper'"):
         anchor_ops.second_sizes((32.0, 64.0), (64, 64), "paper")
 
 
@@ -107,7 +108,7 @@ def test_the_second_set_has_its_own_ratios_or_is_left_out():
 
 def test_clipping_keeps_anchors_in_the_image():
     free = anchor_ops.make_anchors(tiny(), (32, 48))
-    clipped = anchor_ops.make_anchors(tiny(clip=True), (32, 48))
+    clipped = anchor_ops.make_anchors(tiny(clip="boxes"), (32, 48))
     assert free.min() < 0
     assert free.max() > 1
     np.testing.assert_array_equal(clipped, np.clip(free, 0, 1))

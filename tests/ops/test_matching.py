@@ -1,5 +1,7 @@
 """Assignment in commented tables and against the greedy rule taken one by one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,13 @@ import pytest
 from borrow_det.ops import matching
 
 bipartite = jax.jit(matching.bipartite_match)
-assign = jax.jit(matching.assign_anchors)
+
+
+@functools.partial(jax.jit, static_argnames=("best_anchor", "ignored"))
+def assign(*args, best_anchor="bipartite", ignored="spared"):
+    return matching.assign_anchors(*args, best_anchor=best_anchor, ignored=ignored)
+
+
 sources = jax.jit(matching.borrow_sources)
 objects_of = jax.jit(matching.descriptor_objects, static_argnums=(1, 2, 3))
 

@@ -3,6 +3,7 @@
 The network is replaced by what it might say, so only targets and losses are at stake.
 """
 
+import functools
 import types
 
 import jax
@@ -134,7 +135,8 @@ def assignments(batch):
     """(boxes, labels, objects, Assignment) of each image, by tested functions."""
     config = make_config()
     anchors = anchor_ops.make_anchors(config.anchors, (SIDE, SIDE))
-    assign = jax.jit(matching.assign_anchors)
+    rules = {"best_anchor": config.loss.best_anchor, "ignored": config.loss.ignored}
+    assign = jax.jit(functools.partial(matching.assign_anchors, **rules))
     for i in range(IMAGES):
         boxes, mask, ignore = (batch[k][i] for k in ("boxes", "box_mask", "ignore"))
         found = jax.tree.map(np.asarray, assign(boxes, mask, ignore, anchors, 0.5))
