@@ -14,6 +14,9 @@ NAMES = [
     "coco",
     "wider_face",
     "kitti",
+    "ssd300_coco",
+    "ssd300_voc",
+    "ssd512_coco",
 ]
 
 
