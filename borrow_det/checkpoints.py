@@ -8,6 +8,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from borrow_det.errors import InputError
@@ -73,6 +74,19 @@ class Checkpoints:
         """Waits for what is being written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def save_variables(workdir: str | os.PathLike, variables: dict) -> None:
+    """Writes {params, batch_stats} alone, as a checkpoint of step 0.
+
+    `restore_variables` reads it; a run cannot go on from it.
+    """
+    manager = Checkpoints(workdir, every=1, keep=1)
+    try:
+        # An item must not be empty.
+        manager.save(0, {**variables, "ema_params": {}, "step": np.int32(0)})
+    finally:
+        manager.close()
 
 
 def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> dict:

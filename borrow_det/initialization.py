@@ -1,8 +1,10 @@
 """Where a run's first parameters come from: another run, or an import."""
 
 import copy
+import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from borrow_det.errors import InputError
 SCOPES = ("all", "no_heads", "trunk")
 # What the weights of a trunk want of an image; fields of config.model.
 NORMALIZATION = ("channel_order", "pixel_mean", "pixel_std")
+# The layers that every trunk takes from VGG-16.
+_STAGE = re.compile(r"params/trunk/conv[1-5]_\d+/conv/kernel")
 # Beside an import's checkpoint: what it was made of (tools/import_weights.py).
 IMPORT_FILE = "import.json"
 
@@ -31,13 +35,18 @@ class Initialized(NamedTuple):
 def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Initialized:
     """Replaces in `fresh` every array for which `given` has one of its path and shape.
 
+    What one of the two lacks stays fresh (layers of another trunk; normalisation, whose
+    layers have no bias, after a trunk without it). Heads and neck of another shape stay
+    fresh, too: other classes, other anchors. A trunk must fit, for part of one is no
+    start: its stages are the same layers, and what both have is of the same shape.
+
     Args:
       given: variables {params, batch_stats}; those of a classifier are converted.
       fresh: variables {params, batch_stats} of the network to start.
       scope: `all`; `no_heads`, all but the prediction layers; or `trunk` alone.
 
     Raises:
-      InputError: on an unknown scope.
+      InputError: on an unknown scope; lists what of the trunk does not fit.
     """
     if scope not in SCOPES:
         raise InputError(f"init_scope is {scope!r}; it must be one of {list(SCOPES)}")
@@ -45,6 +54,7 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
         flax.traverse_util.flatten_dict(dict(tree), sep="/")
         for tree in (_convert(given, fresh), fresh)
     )
+    _check_trunk(given, flat)
     taken = [
         path
         for path, value in flat.items()
@@ -54,6 +64,26 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
     variables = {"params": {}, "batch_stats": {}}
     variables |= flax.traverse_util.unflatten_dict(flat, sep="/")
     return Initialized(variables, sorted(taken), sorted(set(flat) - set(taken)))
+
+
+def _check_trunk(given, fresh):
+    problems = [
+        f"{path.removeprefix('params/')} is {_shape(given, path)} there and "
+        f"{_shape(fresh, path)} here"
+        for path in sorted({*given, *fresh})
+        if path.split("/")[1] == "trunk"
+        and (_STAGE.fullmatch(path) or (path in given and path in fresh))
+        and _shape(given, path) != _shape(fresh, path)
+    ]
+    if problems:
+        raise InputError(
+            "init_from: its trunk does not fit this network (model.width, model.stages "
+            f"and input_size decide): {'; '.join(problems)}"
+        )
+
+
+def _shape(flat, path):
+    return "x".join(map(str, flat[path].shape)) if path in flat else "absent"
 
 
 def _in_scope(path, scope):
@@ -119,8 +149,14 @@ def resolve_normalization(
     may be gone.
 
     Raises:
-      InputError: `init_from` says nothing of its normalisation.
+      InputError: `init_from` says nothing of its normalisation, or `workdir` is an
+        import.
     """
+    if (pathlib.Path(workdir) / IMPORT_FILE).exists():
+        raise InputError(
+            f"{workdir} holds imported weights, no run: choose another --workdir and "
+            f"start from it with --config.init_from={workdir}"
+        )
     if not (config.init_from and config.init_normalization):
         return config
     begun = workdir_lib.has_checkpoints(workdir)
@@ -135,14 +171,29 @@ def normalization(origin: str | os.PathLike) -> dict[str, Any]:
     """`NORMALIZATION`'s fields, as a run or an import states them.
 
     Raises:
-      InputError: `origin` is neither.
+      InputError: `origin` is neither, or states them wrongly.
     """
-    path = pathlib.Path(origin) / IMPORT_FILE
-    if path.exists():
+    if (pathlib.Path(origin) / IMPORT_FILE).exists():
         fields = workdir_lib.load_json(origin, IMPORT_FILE).get("normalization", {})
     else:
         fields = workdir_lib.load_config(origin).model
     missing = [name for name in NORMALIZATION if name not in fields]
     if missing:
         raise InputError(f"{origin} does not say what {', '.join(missing)} it wants")
-    return {name: fields[name] for name in NORMALIZATION}
+    values = {name: fields[name] for name in NORMALIZATION}
+    check_normalization(values, origin)
+    return values
+
+
+def check_normalization(fields: Mapping[str, Any], origin: str | os.PathLike) -> None:
+    """Raises InputError where `NORMALIZATION`'s fields hold what makes no sense."""
+    triples = [fields["pixel_mean"], fields["pixel_std"]]
+    if fields["channel_order"] not in ("RGB", "BGR") or not (
+        all(len(triple) == 3 for triple in triples)
+        and all(math.isfinite(number) for triple in triples for number in triple)
+        and all(number > 0 for number in fields["pixel_std"])
+    ):
+        raise InputError(
+            f"{origin}: {dict(fields)} is no normalisation: RGB or BGR, three means, "
+            "three scales above 0"
+        )

@@ -1,0 +1,290 @@
+"""Turns published weights into something that `config.init_from` starts a run from.
+
+  python -m borrow_det.tools.import_weights --input=FILE --output=DIR
+
+FILE ends in .pth or .pt (PyTorch; needs torch), .safetensors, .h5 or .keras (Keras) or
+.npz (arrays under PyTorch's names). Nothing that it holds is executed. Its layout is
+recognised by the names of its tensors, or given by --layout:
+  torchvision_vgg16           torchvision's vgg16, whole
+  torchvision_vgg16_features  the same names; the classifier is absent or NaN
+  keras_vgg16                 Keras' VGG16, with or without its top
+  vgg16_reducedfc             the VGG-16 that SSD implementations pass around
+  torchvision_ssd300_vgg16    torchvision's whole detector, trained on COCO
+A file with missing, surplus or misshaped tensors is refused, with the list of them.
+
+DIR then holds
+  import.json  what was read (file, sha256, layout), the channel order, mean and scale
+               that the weights want of an image, which tensor became which parameter;
+  checkpoints/ the parameters.
+The order, mean and scale are those of the layout's publisher; --channel_order,
+--pixel_mean and --pixel_std (three numbers each, in that order of the channels, units
+of 0..255) say otherwise, together.
+
+A whole detector needs the config of its network as well, and DIR is then a work
+directory, for tools.predict as for init_from:
+
+  python -m borrow_det.tools.import_weights --input=ssd300_vgg16_coco.pth \
+      --config=configs/ssd300_coco.py:reference=torchvision --output=DIR
+
+Its outputs are COCO's 80 classes in the order of their ids; --keep_unused_classes keeps
+the ten that torchvision's ids count and nobody annotated, too.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import flax
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from borrow_det import checkpoints, command_line, initialization
+from borrow_det import workdir as workdir_lib
+from borrow_det.data import coco_classes
+from borrow_det.errors import InputError
+from borrow_det.tasks import detection
+from borrow_det.tools import command
+from borrow_det.weights import files, layouts
+
+
+class Imported(NamedTuple):
+    """What a file gave."""
+
+    layout: str  # Of layouts.LAYOUTS.
+    parameters: dict[str, np.ndarray]  # By our path, float32.
+    normalization: dict  # initialization.NORMALIZATION's fields.
+    dropped: list[str]  # Tensors that are not part of it.
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool; returns the exit status."""
+    options = _flags()
+    surplus = command.parse(options, argv, __doc__)
+    if surplus:
+        raise InputError(f"unexpected argument {surplus[0]!r}")
+    output = pathlib.Path(options.output)
+    _check_output(output)
+    normalization = _given_normalization(options)
+    imported = read(options.input, options.layout, normalization)
+    config = classes = None
+    if layouts.LAYOUTS[imported.layout].detector:
+        config = _config(options)
+        imported, classes = as_detector(imported, config, options.keep_unused_classes)
+    elif options["config"].present or options.keep_unused_classes:
+        raise InputError(
+            f"--config and --keep_unused_classes are for whole detectors; "
+            f"{options.input} is {layouts.LAYOUTS[imported.layout].about}"
+        )
+    write(output, options.input, imported, config, classes)
+    print(_summary(imported, output))
+    return 0
+
+
+def read(
+    path: str | os.PathLike, layout: str | None = None, normalization=None
+) -> Imported:
+    """Reads a weight file whole; see the module's docstring.
+
+    Args:
+      path: the file.
+      layout: its name in layouts.LAYOUTS; None recognises it.
+      normalization: initialization.NORMALIZATION's fields, where they are not those
+        of the layout's publisher.
+
+    Raises:
+      InputError: the file cannot be read, or is not of that layout, or of none.
+    """
+    with files.open_tensors(path) as tensors:
+        try:
+            name = layout or layouts.recognise(tensors)
+            known = layouts.LAYOUTS[name]
+            layouts.check(tensors, known)
+            parameters = layouts.convert(tensors, known)
+        except InputError as error:
+            # The reader names the file itself.
+            named = str(error).startswith(str(path))
+            raise error if named else InputError(f"{path}: {error}") from error
+        dropped = [tensor for tensor in tensors if not known.tensors[tensor].path]
+    return Imported(name, parameters, normalization or known.normalization, dropped)
+
+
+def as_detector(
+    imported: Imported, config, keep_unused: bool
+) -> tuple[Imported, workdir_lib.Classes]:
+    """Fits a whole detector to COCO's classes and to the network of a config.
+
+    The config gets the normalisation of the weights.
+
+    Raises:
+      InputError: lists what the config's network has otherwise.
+    """
+    ids = range(1, layouts.COCO_CHANNELS) if keep_unused else coco_classes.NAMES
+    names = [coco_classes.NAMES.get(i, f"unused {i}") for i in ids]
+    classes = workdir_lib.Classes(tuple(names), tuple(ids))
+    parameters = layouts.keep_classes(imported.parameters, ids)
+    for field, value in imported.normalization.items():
+        config.model[field] = value
+    task = detection.DetectionTask(config, len(names))
+    network = jax.eval_shape(task.init, jax.random.key(0))["params"]
+    shapes = {
+        path: leaf.shape
+        for path, leaf in flax.traverse_util.flatten_dict(network, sep="/").items()
+    }
+    given = {path: array.shape for path, array in parameters.items()}
+    problems = {
+        "the config lacks": [path for path in given if path not in shapes],
+        "the file lacks": [path for path in shapes if path not in given],
+        "of another shape": [
+            f"{path}, {given[path]} in the file and {shapes[path]} in the config"
+            for path in given
+            if path in shapes and given[path] != shapes[path]
+        ],
+    }
+    found = [f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths]
+    if found:
+        raise InputError(
+            f"the network of --config is not {layouts.LAYOUTS[imported.layout].about} "
+            f"(configs/ssd300_coco.py:reference=torchvision is); {'; '.join(found)}"
+        )
+    unused = [i for i in range(1, layouts.COCO_CHANNELS) if i not in classes[1]]
+    dropped = imported.dropped + [f"class channel {i}" for i in unused]
+    return imported._replace(parameters=parameters, dropped=dropped), classes
+
+
+def write(
+    output: pathlib.Path,
+    source: str | os.PathLike,
+    imported: Imported,
+    config=None,
+    classes: workdir_lib.Classes | None = None,
+) -> None:
+    """Writes an import, whole or not at all; with a config, as a work directory.
+
+    Raises:
+      InputError: the directory cannot be written.
+    """
+    tensors = layouts.LAYOUTS[imported.layout].tensors
+    record = {
+        "file": pathlib.Path(source).name,
+        "sha256": _sha256(source),
+        "layout": imported.layout,
+        "normalization": imported.normalization,
+        "parameters": {
+            entry.path: name
+            for name, entry in tensors.items()
+            if entry.path in imported.parameters
+        },
+        "dropped": imported.dropped,
+    }
+    if classes:
+        record |= classes._asdict()
+    with _whole(output) as folder:
+        if config is not None:
+            workdir_lib.prepare(folder, config, classes, boxes={})
+        workdir_lib.write_json(folder / initialization.IMPORT_FILE, record)
+        nested = flax.traverse_util.unflatten_dict(imported.parameters, sep="/")
+        checkpoints.save_variables(folder, {"params": nested, "batch_stats": {}})
+
+
+@contextlib.contextmanager
+def _whole(output) -> Iterator[pathlib.Path]:
+    """A folder that becomes `output` where nothing fails, and else disappears."""
+    # Resolved, so that it has a name whatever was asked for.
+    output = output.absolute()
+    folder = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        folder.replace(output)
+    except OSError as error:
+        raise InputError(f"--output={output}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_output(output):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(
+            f"--output={output} is there already, and no empty folder: name a new one"
+        )
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _summary(imported, output):
+    count = sum(array.size for array in imported.parameters.values())
+    dropped = ", ".join(imported.dropped)
+    return (
+        f"{layouts.LAYOUTS[imported.layout].about}: {len(imported.parameters)} "
+        f"parameters, {count:,} numbers; "
+        + (f"not taken: {dropped}; " if dropped else "")
+        + f"it wants {imported.normalization}; start a run from it with "
+        f"--config.init_from={output}"
+    )
+
+
+def _given_normalization(options) -> dict | None:
+    """What the flags say of it, or None."""
+    given = {name: options[name].value for name in initialization.NORMALIZATION}
+    absent = [name for name, value in given.items() if value is None]
+    if len(absent) == len(given):
+        return None
+    if absent:
+        raise InputError(
+            f"give --{', --'.join(given)} together: --{', --'.join(absent)} is missing"
+        )
+    for name in ("pixel_mean", "pixel_std"):
+        try:
+            given[name] = tuple(float(number) for number in given[name])
+        except ValueError as error:
+            raise InputError(f"--{name}: {error}") from error
+    initialization.check_normalization(given, "the flags")
+    return given
+
+
+def _config(options):
+    if not options["config"].present:
+        raise InputError(
+            f"{options.input} is a whole detector: name the config of its network, "
+            "--config=configs/ssd300_coco.py:reference=torchvision"
+        )
+    return command_line.resolved(options["config"])
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    text = {"flag_values": values}
+    flags.DEFINE_string("input", None, "The weight file.", required=True, **text)
+    flags.DEFINE_string("output", None, "A new folder.", required=True, **text)
+    flags.DEFINE_enum(
+        "layout", None, list(layouts.LAYOUTS), "What the file is.", **text
+    )
+    flags.DEFINE_enum(
+        "channel_order", None, ["RGB", "BGR"], "That the weights want.", **text
+    )
+    flags.DEFINE_list("pixel_mean", None, "Subtracted from the channels.", **text)
+    flags.DEFINE_list("pixel_std", None, "By which they are divided.", **text)
+    flags.DEFINE_boolean(
+        "keep_unused_classes",
+        False,
+        "Keep a detector's ten classes that COCO never annotated.",
+        **text,
+    )
+    config_flags.DEFINE_config_file(
+        "config", None, "Of a whole detector's network.", **text
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(command.call(main, sys.argv))

@@ -1,0 +1,1 @@
+"""Weights that others published: reading their files, and what their tensors are."""
