@@ -6,7 +6,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from borrow_det import train
+from borrow_det import command_line, train
 from borrow_det.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -27,10 +27,7 @@ def main(arguments: list[str]) -> None:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        config = _CONFIG.value.copy_and_resolve_references()
-    except OSError as error:  # ml_collections keeps it until the value is used.
-        _refuse(str(error))
-    try:
+        config = command_line.resolved(_CONFIG)
         train.train_and_evaluate(config, _WORKDIR.value)
     except InputError as error:
         _refuse(str(error))
@@ -44,22 +41,9 @@ def main(arguments: list[str]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; what is wrong with it ends in one line and status 2."""
     try:
-        return flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # ml_collections', of unknown fields.
-        inner = error.args[0]
-        field = inner.args[0] if isinstance(inner, KeyError) else inner
-        _refuse(f"the config has no field {field}; configs/base.py lists them all")
-    except flags.Error as error:
-        _refuse(str(_input_error(error) or error))
-
-
-def _input_error(error: BaseException | None) -> InputError | None:
-    """What a config file itself complained of, beneath what was made of it."""
-    found = None
-    while error is not None:
-        found = error if isinstance(error, InputError) else found
-        error = error.__context__
-    return found
+        return command_line.parse(flags.FLAGS, argv)
+    except InputError as error:
+        _refuse(str(error))
 
 
 def _refuse(message: str, status: int = 2) -> NoReturn:

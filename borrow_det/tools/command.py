@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from borrow_det import command_line
 from borrow_det.errors import InputError
 
 
@@ -33,8 +34,8 @@ def parse(
         print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help()}")
         raise SystemExit(0)
     try:
-        return flag_values(argv)[1:]
-    except flags.Error as error:
+        return command_line.parse(flag_values, argv)[1:]
+    except InputError as error:
         raise InputError(f"{error} (--help lists the flags)") from error
 
 

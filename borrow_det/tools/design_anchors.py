@@ -1,0 +1,303 @@
+"""Designs anchors for a data set by Eq. (1) of the paper, and measures them.
+
+  python -m borrow_det.tools.design_anchors --config=FILE[:arg=value,...]
+      [--config.field=value] [--theta=0.5] [--share=0.99] [--split=NAME] [--output=DIR]
+
+measures the sizes and aspect ratios of a split's objects at the training input's size
+(config.input_size, to which images are resized whole), proposes the smallest set of
+anchors on the levels of config.anchors.strides that covers `share` of them, and shows
+what it and the config's own anchors (the paper's, unless a field says otherwise)
+reach: the closed form's worst case, and the share of objects with IoU >= theta with an
+anchor where it really stands, by size. It prints a report with a config fragment, and
+writes to DIR
+  design.png   the objects, both sets of anchors, and what is covered at each size;
+  design.json  the same figures.
+
+  python -m borrow_det.tools.design_anchors --object_aspect_ratio=6 [--theta=0.5]
+      [--scale_step=2]
+
+needs no data: it prints one JSON object with the largest aspect ratio that anchors
+need for objects of up to that one (max_aspect_ratio), and the fewest ratios that do.
+
+Wrong input gives one line on stderr and exit status 2.
+"""
+
+import itertools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from borrow_det import anchor_plot, command_line, workdir
+from borrow_det.data import sources
+from borrow_det.errors import InputError
+from borrow_det.ops import anchor_coverage, anchor_design
+from borrow_det.ops import anchors as anchor_ops
+from borrow_det.tools import anchor_proposal, anchor_report, command
+
+# Sides in pixels of the input. COCO's small ends at 32, its medium at 96.
+_EDGES = (0, 8, 16, 32, 64, 96, 192, math.inf)
+_COCO = {"small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool; returns the exit status."""
+    options = _flags(argv)
+    surplus = command.parse(options, argv, __doc__)
+    if surplus:
+        raise InputError(f"unexpected argument {surplus[0]!r}")
+    if not 0 < options.theta < 1:
+        raise InputError(f"--theta={options.theta:g} must lie between 0 and 1")
+    if (options["config"].value is None) == (options.object_aspect_ratio is None):
+        raise InputError(
+            "give either --config, to design for a data set, or --object_aspect_ratio"
+        )
+    data_only, plain_only = ("share", "split", "output"), ("scale_step",)
+    for name in plain_only if options.object_aspect_ratio is None else data_only:
+        if options[name].present:
+            mode = "--object_aspect_ratio" if name in plain_only else "--config"
+            raise InputError(f"--{name} goes with {mode} only")
+    if options.object_aspect_ratio is not None:
+        answer = from_ratio(
+            options.object_aspect_ratio, options.theta, options.scale_step
+        )
+        print(json.dumps(answer))
+        return 0
+    if not 0 < options.share <= 1:
+        raise InputError(f"--share={options.share:g} must lie above 0, up to 1")
+    config = command_line.resolved(options["config"])
+    split = options.split or config.dataset.train_split
+    design, drawn = from_data(config, split, options.theta, options.share)
+    output = pathlib.Path(options.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        workdir.write_json(output / "design.json", design)
+        anchor_plot.write(output / "design.png", design, **drawn)
+    except OSError as error:
+        raise InputError(
+            f"--output={output} cannot be written: {error.strerror}"
+        ) from error
+    print(anchor_report.text(design))
+    print(f"\nFigures and plot: {output / 'design.json'}, {output / 'design.png'}")
+    return 0
+
+
+def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> dict:
+    """What Eq. (1) says of objects from 1 : a to a : 1, as a JSON object.
+
+    Raises:
+      InputError: the ratio or the step is below 1, or the step is too large for theta.
+    """
+    for name, value in (
+        ("object_aspect_ratio", object_aspect_ratio),
+        ("scale_step", scale_step),
+    ):
+        if not 1 <= value < math.inf:
+            raise InputError(f"--{name}={value:g} must be a number from 1 on")
+    quotient = anchor_design.largest_quotient(scale_step, theta)
+    largest = anchor_design.max_aspect_ratio(object_aspect_ratio, theta, scale_step)
+    ratios = anchor_design.aspect_ratios(
+        1 / object_aspect_ratio, object_aspect_ratio, quotient
+    )
+    return {
+        "theta": theta,
+        "object_aspect_ratio": _plain(object_aspect_ratio),
+        "scale_step": _plain(scale_step),
+        "worst_mismatch": _plain(math.sqrt(scale_step)),
+        "max_quotient": _plain(quotient),
+        "max_aspect_ratio": _plain(largest),
+        "aspect_ratios": [_plain(ratio) for ratio in ratios],
+    }
+
+
+def from_data(config, split: str, theta: float, share: float) -> tuple[dict, dict]:
+    """Designs anchors for one split and measures them beside the config's own.
+
+    Returns:
+      What design.json holds, and the arrays that the plot needs beside it:
+      `objects` [N, 2] and, by set, `shapes` [k, 2], (height, width) in pixels.
+
+    Raises:
+      InputError: the split has no objects, or as sources.load and the proposal do.
+    """
+    _check_levels(config.anchors)
+    boxes, left_out = _read_boxes(config, split)
+    objects = anchor_proposal.measure(boxes, config.input_size)
+    region = anchor_proposal.wanted_region(objects, share)
+    own = config.anchors
+    proposal, step = anchor_proposal.propose(
+        objects, region, own, config.input_size, theta, share
+    )
+    sets = {"config": own, "proposal": proposal}
+    found = {
+        name: _measured(anchors, objects, region, config.input_size, theta)
+        for name, anchors in sets.items()
+    }
+    design = {
+        "dataset": config.dataset.name,
+        "path": config.dataset.path,
+        "split": split,
+        "input_size": list(config.input_size),
+        "theta": theta,
+        "share": share,
+        "objects": len(boxes),
+        "left_out": left_out,
+        "size_range": [_plain(v) for v in region.sizes],
+        "aspect_ratio_range": [_plain(v) for v in region.ratios],
+        "equation_1": from_ratio(
+            max(1 / region.ratios[0], region.ratios[1]), theta, step
+        ),
+        "sets": {name: figures for name, (figures, _) in found.items()},
+        "bins": _bins(objects.sizes, {name: ok for name, (_, ok) in found.items()}),
+        "fragment": {name: getattr(proposal, name) for name in anchor_proposal.FIELDS},
+    }
+    shapes = {
+        name: anchor_proposal.all_shapes(anchors, config.input_size)
+        for name, anchors in sets.items()
+    }
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return design, {"objects": sides * np.array(config.input_size), "shapes": shapes}
+
+
+def _check_levels(anchors):
+    for name in ("sizes", "aspect_ratios"):
+        count = len(getattr(anchors, name))
+        if count != len(anchors.strides):
+            raise InputError(
+                f"anchors.{name} has {count} levels, anchors.strides has "
+                f"{len(anchors.strides)}: give each level its own"
+            )
+
+
+def _read_boxes(config, split):
+    """Boxes [N, 4] of the objects that training has to find; how many it has not."""
+    source = sources.load(config.dataset, split)
+    found, left_out = [np.zeros((0, 4), np.float32)], 0
+    for index in range(len(source)):
+        record = source[index]
+        target = ~(record["is_crowd"] | record["is_difficult"])
+        found.append(record["boxes"][target])
+        left_out += int((~target).sum())
+    boxes = np.concatenate(found)
+    if not len(boxes):
+        raise InputError(
+            f"split {split} of {config.dataset.path or config.dataset.name} has no "
+            "objects to design anchors for: choose another --split"
+        )
+    return boxes, left_out
+
+
+def _measured(anchors, objects, region, input_size, theta):
+    """The figures of one set of anchors, and which objects it covers, bool [N]."""
+    placed = anchor_ops.make_anchors(anchors, input_size)
+    covered = anchor_coverage.best_iou(objects.boxes, placed) >= theta
+    shapes = anchor_proposal.all_shapes(anchors, input_size)
+    centered = anchor_design.best_centered_iou(objects.sizes, objects.ratios, shapes)
+    reachable = centered >= theta - anchor_proposal.TOLERANCE
+    sides, worst = anchor_proposal.closed_form(anchors, region, input_size)
+    figures = {
+        "anchors_per_position": list(anchor_ops.anchors_per_position(anchors)),
+        "anchors": len(placed),
+        **{
+            name: _plain_nested(getattr(anchors, name))
+            for name in anchor_proposal.FIELDS
+        },
+        "worst_case_iou": _plain(worst.min()),
+        "guaranteed_sizes": _longest_run(
+            sides, worst >= theta - anchor_proposal.TOLERANCE
+        ),
+        "share_centered": _plain(reachable.mean()),
+        "share_measured": _plain(covered.mean()),
+        "missed_shape": _describe(objects, ~covered & ~reachable),
+        "missed_place": _describe(objects, ~covered & reachable),
+    }
+    return figures, covered
+
+
+def _describe(objects, missed):
+    """Count, and middle 90 % of sizes and aspect ratios, of some objects."""
+    if not missed.any():
+        return {"objects": 0}
+    sizes, ratios = (
+        [_plain(v) for v in np.quantile(values[missed], (0.05, 0.5, 0.95))]
+        for values in (objects.sizes, objects.ratios)
+    )
+    return {"objects": int(missed.sum()), "sizes": sizes, "aspect_ratios": ratios}
+
+
+def _longest_run(sides, holds):
+    """Smallest and largest side of the longest run where it holds; None for none."""
+    best, start = None, None
+    for i, held in enumerate(holds):
+        if not held:
+            start = None
+            continue
+        start = i if start is None else start
+        if best is None or sides[i] / sides[start] >= best[1] / best[0]:
+            best = [_plain(sides[start]), _plain(sides[i])]
+    return best
+
+
+def _bins(sizes, covered):
+    """Objects and covered shares of COCO's classes of size, then of finer ones."""
+    named = [*_COCO.items()]
+    for low, high in itertools.pairwise(_EDGES):
+        text = f"{low}-{high}" if high < math.inf else f"{low}-"
+        named.append((text, (low, high)))
+    bins = []
+    for name, (low, high) in named:
+        inside = (sizes >= low) & (sizes < high)
+        shares = {
+            of_set: _plain(ok[inside].mean()) if inside.any() else None
+            for of_set, ok in covered.items()
+        }
+        bins.append({"size": name, "objects": int(inside.sum()), **shares})
+    return bins
+
+
+def _plain(value: float) -> float | int:
+    """A number for JSON: ten digits, and 3 rather than 3.0000000000000004."""
+    value = float(f"{float(value):.10g}")
+    return int(value) if value.is_integer() else value
+
+
+def _plain_nested(value):
+    if isinstance(value, tuple):
+        return [_plain_nested(inner) for inner in value]
+    return value if isinstance(value, str) else _plain(value)
+
+
+def _flags(argv) -> flags.FlagValues:
+    values = flags.FlagValues()
+    text = {"flag_values": values}
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Names the data set, the input's size and the anchors to compare with.",
+        # Where the fields that are set are looked for; the default is sys.argv.
+        sys_argv=list(argv),
+        **text,
+    )
+    flags.DEFINE_float("theta", 0.5, "IoU from which an object is covered.", **text)
+    flags.DEFINE_float("share", 0.99, "Of the objects, to be covered.", **text)
+    flags.DEFINE_string("split", None, "The split; dataset.train_split.", **text)
+    flags.DEFINE_string("output", "anchor_design", "Where results go.", **text)
+    flags.DEFINE_float(
+        "object_aspect_ratio",
+        None,
+        "Without data: of the objects, a from 1 on.",
+        **text,
+    )
+    flags.DEFINE_float(
+        "scale_step", 2.0, "Without data: from one anchor size to the next.", **text
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(command.call(main, sys.argv))

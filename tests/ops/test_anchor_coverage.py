@@ -1,0 +1,70 @@
+"""Coverage by anchors as placed, against loops over anchors."""
+
+import numpy as np
+import pytest
+
+from borrow_det.ops import anchor_coverage
+from borrow_det.ops import anchors as anchor_ops
+from configs import base
+
+
+def config():
+    anchors = base.get_config().anchors
+    anchors.strides = (16, 32)
+    anchors.sizes = (20.0, 45.0)
+    anchors.aspect_ratios = ((1.0, 3.0), (1.0, 0.4))
+    return anchors
+
+
+def random_boxes(count):
+    corners = np.random.default_rng(0).uniform(0, 1, (count, 2, 2))
+    return np.concatenate([corners.min(1), corners.max(1)], axis=1).astype(np.float32)
+
+
+def overlap(a, b):
+    height = min(a[2], b[2]) - max(a[0], b[0])
+    width = min(a[3], b[3]) - max(a[1], b[1])
+    common = max(height, 0) * max(width, 0)
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    return common / (sum(areas) - common)
+
+
+def test_best_iou_against_a_loop():
+    anchors = anchor_ops.make_anchors(config(), (64, 80))
+    boxes = random_boxes(30)
+    expected = [max(overlap(box, anchor) for anchor in anchors) for box in boxes]
+    got = anchor_coverage.best_iou(boxes, anchors)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 256, 257])
+def test_any_number_of_objects(count):
+    anchors = np.array([[0.2, 0.2, 0.6, 0.6]], np.float32)
+    boxes = np.tile(np.float32([[0.2, 0.2, 0.6, 0.4]]), (count, 1))
+    boxes[-1:] = anchors
+    expected = np.full(count, 0.5)
+    expected[-1:] = 1
+    got = anchor_coverage.best_iou(boxes, anchors)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 80), (72, 56), (300, 300)])
+def test_the_nearest_anchor_of_a_shape_is_its_best(size):
+    settings = config()
+    boxes = random_boxes(300)
+    # At the border, where the last position may stand outside of the image.
+    boxes = np.concatenate([boxes, np.float32([[0.9, 0.9, 1, 1], [0, 0, 0.1, 0.05]])])
+    expected = anchor_coverage.best_iou(boxes, anchor_ops.make_anchors(settings, size))
+    got = anchor_coverage.nearest_iou(boxes, settings, size)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_an_object_half_way_between_anchors():
+    """Half a stride off along both axes, and on an anchor, counted by hand."""
+    settings = config()
+    settings.sizes = (16.0, 1000.0)
+    boxes = np.float32([[8, 8, 24, 24], [16, 16, 32, 32]]) / 64
+    got = anchor_coverage.nearest_iou(boxes, settings, (64, 64))
+    # Centres stand at 8, 24, ...: a box from 16 to 32 is on one, one from 8 to 24 has
+    # a quarter of its area in common with each of four.
+    np.testing.assert_allclose(got, [64 / (2 * 256 - 64), 1.0], atol=1e-6)
