@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 
 import tqdm
 
@@ -43,10 +44,12 @@ class Console:
         else:
             self._bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
 
-    def evaluation(self, step: int, source, metrics: dict[str, float]) -> None:
-        """Shows the main figures of an evaluation."""
-        names = ("AP", "AP50", "AP_small", "AP50_small")
-        text = "  ".join(f"{name} {metrics[name]:.4f}" for name in names)
+    def evaluation(
+        self, step: int, source, metrics: dict[str, float], names: Sequence[str]
+    ) -> None:
+        """Shows those figures of an evaluation that are named, and there."""
+        shown = [name for name in names if name in metrics]
+        text = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
         self.line(f"step {step}  {source.name} {source.split}: {text}")
 
     def finish(self) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,44 +12,40 @@ import numpy as np
 
 from borrow_det import json_files, sharding, visualize
 from borrow_det import workdir as workdir_lib
-from borrow_det.data import pipeline, sources
-from borrow_det.evaluation import average_precision
+from borrow_det.tasks.task import EvalSet, Task
 
 
-def make_detect(task, mesh) -> Callable:
-    """The compiled detection function of (variables, images, image sizes)."""
+def make_predict(task: Task, mesh) -> Callable:
+    """The compiled predictions of (variables, fields of a batch)."""
     split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
-    return jax.jit(task.detect, in_shardings=(whole, split, split), out_shardings=whole)
+    return jax.jit(task.predict, in_shardings=(whole, split), out_shardings=whole)
 
 
 def evaluate(
-    detect: Callable,
+    task: Task,
+    predict: Callable,
     variables: dict,
-    source: sources.Source,
-    truth: Mapping[str, Any],
-    config,
+    eval_set: EvalSet,
     mesh,
     workdir: pathlib.Path,
     step: int,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Evaluates one split, whose `sources.ground_truth` is `truth`.
+    """Evaluates one split.
 
-    Writes to `evaluations/SPLIT` `STEP.detections.json` (COCO results), pictures, the
-    ground truth on their left, the detections on their right, to `STEP/`, and last,
-    so that it stands for a whole evaluation, `STEP.json`.
+    Writes to `evaluations/SPLIT` what was found, as `STEP.detections.json` (or what
+    `task.results` says), pictures, the truth on their left, the predictions on their
+    right, to `STEP/`, and last, so that it stands for a whole evaluation, `STEP.json`.
 
     Returns:
       (metrics, pictures).
     """
-    with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
-        detections = list(
-            run_detector(detect, variables, batches, mesh, truth, source.category_ids)
-        )
-    metrics = score(truth, detections, config)
-    path = metrics_path(workdir, source.split, step)
+    with contextlib.closing(task.eval_batches(eval_set.source)) as batches:
+        results = list(run_predict(task, predict, variables, batches, mesh, eval_set))
+    metrics = task.score(eval_set, results)
+    path = metrics_path(workdir, eval_set.source.split, step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".detections.json").write_text(json.dumps(detections))
-    pictures = draw_pictures(source, detections, config)
+    path.with_suffix(f".{task.results}.json").write_text(json.dumps(results))
+    pictures = task.pictures(eval_set, results)
     for name, picture in pictures.items():
         visualize.write_image(path.with_suffix("") / f"{name}.png", picture)
     finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
@@ -69,128 +65,24 @@ def read_metrics(path: pathlib.Path) -> dict[str, float]:
     return {name: np.nan if v is None else v for name, v in record.items()}
 
 
-def run_detector(
-    detect: Callable,
+def run_predict(
+    task: Task,
+    predict: Callable,
     variables: dict,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh,
-    truth: Mapping[str, Any],
-    category_ids: tuple[int, ...],
-) -> Iterable[dict[str, Any]]:
-    """Yields COCO results of every image that a batch's mask does not exclude."""
-    sizes = {
-        image["id"]: np.array([image["height"], image["width"]])
-        for image in truth["images"]
-    }
+    eval_set: EvalSet,
+) -> Iterator[dict[str, Any]]:
+    """Yields the results of every image that a batch's mask does not exclude."""
+    to_results = task.to_results(eval_set)
     for batch in batches:
-        found = jax.device_get(
-            detect(
-                variables,
-                *sharding.put_batch(
-                    {name: batch[name] for name in ("image", "image_size")}, mesh
-                ).values(),
-            )
-        )
+        fields = {name: batch[name] for name in task.predict_fields}
+        found = jax.device_get(predict(variables, sharding.put_batch(fields, mesh)))
         for i in np.flatnonzero(batch["mask"]):
-            image_id = int(batch["image_id"][i])
-            kept = found.mask[i]
-            yield from coco_results(
-                image_id,
-                sizes[image_id],
-                found.boxes[i][kept],
-                found.scores[i][kept],
-                found.labels[i][kept],
-                category_ids,
-            )
-
-
-def coco_results(
-    image_id: int,
-    size: np.ndarray,
-    boxes: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    category_ids: tuple[int, ...],
-) -> list[dict[str, Any]]:
-    """One image's detections in COCO's results format.
-
-    Args:
-      image_id: the image.
-      size: its (height, width) in pixels.
-      boxes: float [n, 4], normalised `[y_min, x_min, y_max, x_max]`.
-      scores: float [n].
-      labels: int [n].
-      category_ids: the id of each label.
-    """
-    low, high = boxes[:, :2] * size, boxes[:, 2:] * size
-    xywh = np.concatenate([low[:, ::-1], (high - low)[:, ::-1]], axis=1)
-    return [
-        {
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": [round(float(v), 3) for v in box],
-            "score": float(score),
-        }
-        for box, score, label in zip(xywh, scores, labels, strict=True)
-    ]
-
-
-def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str, float]:
-    """COCO's metrics, and VOC's where `evaluation.voc` asks for them."""
-    metrics = average_precision.coco_metrics(
-        truth, detections, config.evaluation.max_detections
-    )
-    if config.evaluation.voc:
-        # Sources' boxes are continuous: VOC's inclusive pixels were turned into such
-        # when they were read (data/records.py).
-        metrics |= average_precision.voc_metrics(
-            truth, detections, inclusive_pixels=False
-        )
-    return metrics
-
-
-def draw_pictures(
-    source: sources.Source, detections: list[dict], config
-) -> dict[str, np.ndarray]:
-    """Pictures of the first images, by name: ground truth left, detections right."""
-    count = min(config.report.num_pictures, len(source))
-    records = [source[i] for i in range(count)]
-    ids = {record["image_id"] for record in records}
-    label = {category: i for i, category in enumerate(source.category_ids)}
-    drawn = {image_id: [] for image_id in ids}
-    for detection in detections:
-        visible = detection["score"] >= config.report.min_score
-        if visible and detection["image_id"] in ids:
-            drawn[detection["image_id"]].append(detection)
-    pictures = {}
-    for record in records:
-        image = pipeline.decode_image(record, record["file_name"])
-        found = drawn[record["image_id"]]
-        sides = (
-            visualize.draw_boxes(
-                image, record["boxes"], record["labels"], source.class_names
-            ),
-            visualize.draw_boxes(
-                image,
-                _normalized(found, image.shape[:2]),
-                np.array([label[d["category_id"]] for d in found], int),
-                source.class_names,
-                np.array([d["score"] for d in found]),
-            ),
-        )
-        name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
-        pictures[name] = visualize.contact_sheet(sides, columns=2)
-    return pictures
+            one = jax.tree.map(lambda x, i=i: x[i], found)
+            yield from to_results(int(batch["image_id"][i]), one)
 
 
 def split_folder(split: str) -> str:
     """A folder name for a split: `train[:16]` becomes `train_16`."""
     return re.sub(r"[^\w.+-]+", "_", split).strip("_")
-
-
-def _normalized(detections, size):
-    """COCO boxes as normalised corners [n, 4]."""
-    boxes = np.array([d["bbox"] for d in detections], float).reshape(-1, 4)
-    y, x = boxes[:, 1], boxes[:, 0]
-    corners = np.stack([y, x, y + boxes[:, 3], x + boxes[:, 2]], axis=1)
-    return corners / np.array([*size, *size])

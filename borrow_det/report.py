@@ -5,34 +5,27 @@ from collections.abc import Mapping, Sequence
 
 from borrow_det import visualize
 from borrow_det import workdir as workdir_lib
-from borrow_det.data import pipeline, sources
 from borrow_det.evaluation.report import markdown_report, per_class_table
+from borrow_det.tasks.task import Task
 
 # Classes of a table that still suits the console; report.md holds them all.
 _CONSOLE_CLASSES = 30
 
 
-def write_contact_sheet(source: sources.Source, config, workdir: pathlib.Path) -> None:
-    """Draws the first `report.contact_sheet` training images with their objects."""
+def write_contact_sheet(task: Task, source, config, workdir: pathlib.Path) -> None:
+    """Draws the first `report.contact_sheet` training images and what they show."""
     count = min(config.report.contact_sheet, len(source))
     if not count:
         return
-    scenes = []
-    for i in range(count):
-        record = source[i]
-        image = pipeline.decode_image(record, record["file_name"])
-        scenes.append(
-            visualize.draw_boxes(
-                image, record["boxes"], record["labels"], source.class_names
-            )
-        )
+    scenes = [task.scene(source, i) for i in range(count)]
     sheet = visualize.contact_sheet(scenes, columns=max(1, round(count**0.5)))
     visualize.write_image(workdir / "contact_sheet.png", sheet)
 
 
 def write_report(
+    task: Task,
     workdir: pathlib.Path,
-    eval_sources: Sequence[sources.Source],
+    eval_sources: Sequence,
     metrics: Mapping[str, Mapping[str, float]],
 ) -> str:
     """Writes `report.md` and the learning curves; returns the text for the console.
@@ -43,7 +36,8 @@ def write_report(
     lines = {}
     for source in eval_sources:
         lines |= source.reference_lines
-    text = markdown_report(metrics, lines)
+    figures = task.figures
+    text = markdown_report(metrics, lines, figures.report)
     config = workdir_lib.load_config(workdir)
     if config.report.curves:
         visualize.learning_curves(
@@ -52,7 +46,7 @@ def write_report(
     places = {
         "learning curves": "learning_curves.png",
         "training scenes": "contact_sheet.png",
-        "pictures, figures and detections": "evaluations",
+        f"pictures, figures and {task.results}": "evaluations",
         "checkpoints": "checkpoints",
     }
     found = [
@@ -61,8 +55,10 @@ def write_report(
         if (workdir / name).exists()
     ]
     complete, shown = [text], [text]
-    for source in eval_sources:
-        table = per_class_table(metrics[source.split], source.class_names)
+    for source in eval_sources if figures.per_class else ():
+        table = per_class_table(
+            metrics[source.split], source.class_names, figures.per_class
+        )
         table = f"{source.split}, class by class:\n\n{table}"
         complete.append(table)
         if len(source.class_names) <= _CONSOLE_CLASSES:

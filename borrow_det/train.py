@@ -6,7 +6,6 @@ import functools
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax
 import jax
@@ -26,20 +25,15 @@ from borrow_det import (
 )
 from borrow_det import workdir as workdir_lib
 from borrow_det.console import Console
-from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
 from borrow_det.metric_writer import MetricWriter
 from borrow_det.optimizer import make_optimizer, make_schedule
-from borrow_det.tasks import detection
+from borrow_det.tasks import classification, detection
 
-TASKS = {"detection": detection.DetectionTask}
-
-
-class EvalSet(NamedTuple):
-    """A split to evaluate on, with its annotations read."""
-
-    source: sources.Source
-    truth: dict
+TASKS = {
+    "detection": detection.DetectionTask,
+    "classification": classification.ClassificationTask,
+}
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -71,23 +65,14 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
     mesh = sharding.make_mesh(config.mesh)
     config_check.check(config, TASKS, mesh.shape["data"])
     config = initialization.resolve_normalization(config, workdir)
-    train_source, *eval_sources = sources.load_splits(
-        config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
-    )
-    boxes = {source.split: dict(source.counts) for source in eval_sources}
-    boxes[train_source.split] = {
-        **train_source.counts,
-        **pipeline.check_training_data(train_source, config),
-    }
-    for source in eval_sources:
-        pipeline.check_source(source, config)
-    eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_sources]
-    classes = workdir_lib.Classes(train_source.class_names, train_source.category_ids)
-    task = TASKS[config.task](config, len(classes.class_names))
+    task_class = TASKS[config.task]
+    data = task_class.open(config)
+    classes = workdir_lib.Classes(data.train.class_names, data.train.category_ids)
+    task = task_class(config, len(classes.class_names))
     # What does not fit is refused before a work directory is made of it.
     jax.eval_shape(lambda: init_state(task, config, mesh))
-    workdir = workdir_lib.prepare(workdir, config, classes, boxes)
-    run = Run(config, workdir, task, mesh, train_source, eval_sets)
+    workdir = workdir_lib.prepare(workdir, config, classes, data.boxes)
+    run = Run(config, workdir, task, mesh, data.train, data.eval_sets)
     try:
         return run.go()
     finally:
@@ -146,7 +131,7 @@ def train_step(
     metrics = {name: value for name, value in terms.items() if name == "loss"}
     metrics |= {f"loss/{n}": v for n, v in terms.items() if n != "loss"}
     metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics["positives_per_image"] = totals["positives"] / config.batch_size
+    metrics |= task.step_metrics(totals)
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -202,6 +187,7 @@ class Run:
     def __init__(self, config, workdir, task, mesh, train_source, eval_sets):
         self.config = config
         self.workdir = workdir
+        self.task = task
         self.mesh = mesh
         self.train_source = train_source
         self.eval_sets = eval_sets
@@ -209,18 +195,18 @@ class Run:
         self.checkpoints = checkpoints.Checkpoints(
             workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
         )
-        self.state = self._initial_state(task)
+        self.state = self._initial_state()
         self.start = int(self.state.step)
         self.writer = MetricWriter(workdir, resume_step=self.start)
         self.train_step = make_train_step(task, config, mesh)
-        self.detect = evaluate.make_detect(task, mesh)
+        self.predict = evaluate.make_predict(task, mesh)
         self.schedule = make_schedule(config)
         self.unchecked = []  # (step, metrics on the device) since the last check.
         self.unlogged = []  # Metrics that passed it, since the last line.
         self.metrics = {}
 
-    def _initial_state(self, task) -> TrainState:
-        fresh = functools.partial(init_state, task, self.config, self.mesh)
+    def _initial_state(self) -> TrainState:
+        fresh = functools.partial(init_state, self.task, self.config, self.mesh)
         if self.checkpoints.latest_step is not None:
             # Shapes are enough: values would be compiled and drawn to be dropped.
             whole = sharding.replicated(self.mesh)
@@ -265,13 +251,13 @@ class Run:
             self._catch_up()
         else:
             self._describe()
-        batches = pipeline.train_batches(self.train_source, self.config, self.start)
+        batches = self.task.train_batches(self.train_source, self.start)
         with contextlib.closing(batches):
             self._train(batches)
         self.writer.flush()
         self.console.finish()
         eval_sources = [eval_set.source for eval_set in self.eval_sets]
-        print(report.write_report(self.workdir, eval_sources, self.metrics))
+        print(report.write_report(self.task, self.workdir, eval_sources, self.metrics))
         return self.metrics
 
     def _describe(self):
@@ -281,7 +267,9 @@ class Run:
         )
         (self.workdir / "parameters.txt").write_text(overview + "\n")
         self.writer.write_hparams(self.config.to_dict())
-        report.write_contact_sheet(self.train_source, self.config, self.workdir)
+        report.write_contact_sheet(
+            self.task, self.train_source, self.config, self.workdir
+        )
 
     def _catch_up(self):
         """Evaluates what a run lacks that was stopped after its checkpoint."""
@@ -354,10 +342,10 @@ class Run:
     def _evaluate(self, eval_set, step):
         source = eval_set.source
         metrics, pictures = evaluate.evaluate(
-            self.detect,
+            self.task,
+            self.predict,
             self.state.eval_variables,
-            *eval_set,
-            self.config,
+            eval_set,
             self.mesh,
             self.workdir,
             step,
@@ -369,7 +357,7 @@ class Run:
         )
         for i, picture in enumerate(pictures):
             self.writer.write_images(step, {f"{split}/{i}": picture[None]})
-        self.console.evaluation(step, source, metrics)
+        self.console.evaluation(step, source, metrics, self.task.figures.console)
 
     def close(self) -> None:
         """Waits for checkpoints and metrics to reach the disk."""

@@ -20,7 +20,7 @@ _READABLE_SIDE = 1000
 _LARGEST_FACTOR = 4
 _FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
-_EVALUATION = re.compile(r"(?:(?P<split>.*)/)?(?P<metric>A[PR]\d*(?:_\w+)?)")
+_EVALUATION = re.compile(r"(?:(?P<split>.*)/)?(?P<metric>A[PR]\d*(?:_\w+)?|top\d)")
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -132,7 +132,7 @@ def learning_curves(
 
     The kinds: every value with "loss" in its name; with "learning_rate"; and the
     AP and AR figures of each split (`SPLIT/AP50_small`; per-class figures are left
-    out). What the file does not hold is skipped.
+    out), or its top-1 and top-5 accuracy. What the file does not hold is skipped.
 
     Args:
       metrics_jsonl: the file that `metric_writer` writes.

@@ -9,8 +9,9 @@ import pytest
 from jax.sharding import AxisType
 
 from borrow_det import checkpoints, evaluate
-from borrow_det.data import pipeline, sources
-from borrow_det.tasks import detection
+from borrow_det.data import sources
+from borrow_det.tasks import detection, detection_evaluation
+from borrow_det.tasks.task import EvalSet
 from configs import base
 
 
@@ -24,19 +25,18 @@ def make_mesh(devices):
 def run_pass(tiny_run):
     """A function: the detections of the 7 images of val in batches of some size."""
     source = sources.load(tiny_run.config.dataset, "val")
-    truth = sources.ground_truth(source)
+    eval_set = EvalSet(source, sources.ground_truth(source))
     variables = checkpoints.restore_variables(tiny_run.workdir)
 
     def run_pass(batch_size, devices):
         config = tiny_run.config.copy_and_resolve_references()
         config.eval_batch_size = batch_size
         mesh = make_mesh(devices)
-        detect = evaluate.make_detect(detection.DetectionTask(config, 4), mesh)
-        batches = pipeline.eval_batches(source, config)
+        task = detection.DetectionTask(config, 4)
+        predict = evaluate.make_predict(task, mesh)
+        batches = task.eval_batches(source)
         return list(
-            evaluate.run_detector(
-                detect, variables, batches, mesh, truth, source.category_ids
-            )
+            evaluate.run_predict(task, predict, variables, batches, mesh, eval_set)
         )
 
     return run_pass
@@ -70,7 +70,7 @@ def test_detections_do_not_depend_on_the_batch(tiny_run, run_pass, batch_size, d
         assert categories == expected[image_id][1]
         np.testing.assert_allclose(boxes, expected[image_id][0], atol=2e-3)
     truth = sources.ground_truth(sources.load(tiny_run.config.dataset, "val"))
-    metrics = evaluate.score(truth, found, tiny_run.config)
+    metrics = detection_evaluation.score(truth, found, tiny_run.config)
     for name, value in tiny_run.metrics["val"].items():
         np.testing.assert_allclose(metrics[name], value, atol=1e-6, err_msg=name)
 
@@ -81,14 +81,13 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     config.report.num_pictures = 3
     source = sources.load(config.dataset, "val[:5]")
     mesh = make_mesh(2)
-    detect = evaluate.make_detect(detection.DetectionTask(config, 4), mesh)
+    task = detection.DetectionTask(config, 4)
     variables = checkpoints.restore_variables(tiny_run.workdir)
     metrics, pictures = evaluate.evaluate(
-        detect,
+        task,
+        evaluate.make_predict(task, mesh),
         variables,
-        source,
-        sources.ground_truth(source),
-        config,
+        EvalSet(source, sources.ground_truth(source)),
         mesh,
         tmp_path,
         17,
@@ -111,7 +110,7 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
 
 
 def test_coco_results_are_pixels_and_category_ids():
-    (result,) = evaluate.coco_results(
+    (result,) = detection_evaluation.coco_results(
         12,
         np.array([100, 200]),
         np.float32([[0.1, 0.2, 0.5, 0.25]]),
@@ -173,7 +172,7 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
     for i in range(len(source)):
         record = source[i]
         kept = ~record["is_crowd"] & ~record["is_difficult"]
-        detections += evaluate.coco_results(
+        detections += detection_evaluation.coco_results(
             record["image_id"],
             sizes[record["image_id"]],
             record["boxes"][kept],
@@ -186,11 +185,11 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
         assert source.class_names[label] == next(
             c["name"] for c in coco["categories"] if c["id"] == category_id
         )
-    metrics = evaluate.score(truth, detections, config)
+    metrics = detection_evaluation.score(truth, detections, config)
     for figure in ("AP", "AP50", "AP75", "AP_11point", "AP_allpoint"):
         assert metrics[figure] == pytest.approx(1.0, abs=1e-9), figure
     # Against the annotation file itself, as well as what was made of it.
     for annotation in coco["annotations"]:
         annotation.setdefault("difficult", 0)
-    again = evaluate.score(coco, detections, config)
+    again = detection_evaluation.score(coco, detections, config)
     assert again["AP50"] == pytest.approx(1.0, abs=1e-9)

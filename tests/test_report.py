@@ -7,6 +7,7 @@ import pytest
 
 from borrow_det import report
 from borrow_det import workdir as workdir_lib
+from borrow_det.tasks.detection import DetectionTask
 from configs import base
 
 
@@ -31,7 +32,7 @@ def test_each_class_of_each_split_has_a_row(workdir):
     metrics["test"] |= {"AP_11point": 0.375, "AP_11point/dog": 0.375}
     sources = [source(split, ("cat", "dog")) for split in metrics]
     (workdir / "evaluations").mkdir()
-    shown = report.write_report(workdir, sources, metrics)
+    shown = report.write_report(DetectionTask, workdir, sources, metrics)
     written = (workdir / "report.md").read_text()
     assert written.splitlines()[4:] == [
         "",
@@ -59,6 +60,6 @@ def test_each_class_of_each_split_has_a_row(workdir):
 def test_many_classes_are_in_the_file_alone(workdir, count, on_console):
     names = tuple(f"class {i}" for i in range(count))
     metrics = {"val": {f"AP/{name}": 0.5 for name in names}}
-    shown = report.write_report(workdir, [source("val", names)], metrics)
+    shown = report.write_report(DetectionTask, workdir, [source("val", names)], metrics)
     assert ("class 29" in shown) == on_console
     assert f"| class {count - 1} |" in (workdir / "report.md").read_text()

@@ -10,10 +10,10 @@ import optax
 import pytest
 from jax.sharding import AxisType
 
-from borrow_det import checkpoints, evaluate, sharding, train, workdir
+from borrow_det import checkpoints, sharding, train, workdir
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
-from borrow_det.tasks import detection
+from borrow_det.tasks import detection, detection_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +110,8 @@ def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
         (tiny_run.workdir / "evaluations/val/4.detections.json").read_text()
     )
     source = sources.load(tiny_run.config.dataset, "val")
-    again = evaluate.score(sources.ground_truth(source), detections, tiny_run.config)
+    truth = sources.ground_truth(source)
+    again = detection_evaluation.score(truth, detections, tiny_run.config)
     np.testing.assert_equal(again, metrics)
     assert {d["category_id"] for d in detections} <= {3, 5, 9, 11}
 

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import grain
@@ -68,16 +68,20 @@ class Batches:
 
 
 def train_dataset(
-    source: sources.Source, config, process_index: int = 0, process_count: int = 1
+    source: sources.Source,
+    config,
+    process_index: int = 0,
+    process_count: int = 1,
+    make_row: Callable | None = None,
 ) -> grain.MapDataset:
     """Returns this process' share of every training batch: dataset[step].
 
     A function of (config.seed, step) alone. Order: source, seed, shuffle, repeat (each
     epoch shuffled anew), per-example map, batch, host slice.
     """
-    _check_training_settings(source, config)
+    check_source(source, config)
     batch_size = _share(config.batch_size, process_count, "batch_size")
-    load_example = _TrainExample.of(source, config.dataset)
+    make_row = make_row or BoxesRow.of(source, config.dataset)
     # The slice comes after batches of a process' size, not before: step s of process
     # p is then rows [p B/P, (p+1) B/P) of one global batch, which is the same for any
     # number P of processes.
@@ -86,7 +90,7 @@ def train_dataset(
         .seed(config.seed)
         .shuffle()
         .repeat()
-        .map(load_example)
+        .map(make_row)
         # Nothing remains of an endless sequence; without the option Grain divides its
         # length as floats, which overflows for batches of one.
         .batch(batch_size, drop_remainder=True)[process_index::process_count]
@@ -99,6 +103,7 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
+    make_row: Callable | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields the training batches of steps start_step, start_step + 1, ... for ever.
 
@@ -108,9 +113,11 @@ def train_batches(
       start_step: of the first batch; a resumed run goes on as if never stopped.
       process_index: of this process.
       process_count: of the run; each yields batch_size / process_count rows.
+      make_row: from a record of the source to a row of a batch; detection's where
+        none is given.
 
     Returns:
-      A `Batches`; each batch holds
+      A `Batches`; of detection each batch holds
         image: uint8 [B, H, W, 3] RGB in [0, 255]; (H, W) = dataset.canvas; the image
           lies top left, the rest is zero.
         image_size: int32 [B, 2], (height, width) of the image within the canvas.
@@ -126,27 +133,32 @@ def train_batches(
       InputError: for bad settings, and while iterating for an image that does not
         decode or, unless `check_training_data` has been called, holds too many boxes.
     """
-    dataset = train_dataset(source, config, process_index, process_count)
+    dataset = train_dataset(source, config, process_index, process_count, make_row)
     return Batches(dataset[start_step:], config.dataset)
 
 
 def eval_batches(
-    source: sources.Source, config, process_index: int = 0, process_count: int = 1
+    source: sources.Source,
+    config,
+    process_index: int = 0,
+    process_count: int = 1,
+    make_row: Callable | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields every image of a split once, in order, in batches of eval_batch_size.
 
     The last batch is filled up with rows whose mask is False. Every process yields
     the same number of batches, of the same shapes. A batch holds `image`,
     `image_size`, `image_id` and `mask` of `train_batches`, and no boxes: scoring has
-    them all from `sources.ground_truth`, however many an image has.
+    them all from `sources.ground_truth`, however many an image has. `make_row`, from
+    a record to a row, is for batches that hold something else.
     """
     check_source(source, config)
     batch_size = _share(config.eval_batch_size, process_count, "eval_batch_size")
     num_batches = -(-len(source) // config.eval_batch_size)
-    load_example = _EvalExample(source, tuple(config.dataset.canvas))
+    make_row = make_row or ImageRow(tuple(config.dataset.canvas), source.name)
     dataset = (
         grain.MapDataset.range(num_batches * config.eval_batch_size)
-        .map(load_example)
+        .map(_EvalRow(source, make_row))
         .batch(batch_size)[process_index::process_count]
     )
     return Batches(dataset, config.dataset)
@@ -165,12 +177,12 @@ def check_training_data(source: sources.Source, config) -> dict[str, int]:
         than dataset.max_boxes under the policy error, or dataset.bad_boxes refuses
         one.
     """
-    _check_training_settings(source, config)
-    load_example = _TrainExample.of(source, config.dataset)
+    check_source(source, config)
+    row = BoxesRow.of(source, config.dataset)
     counts = dict.fromkeys(_COUNTS, 0)
     for index in range(len(source)):
         record = source[index]
-        counts["cut_boxes"] += len(record["boxes"]) - len(load_example.choose(record))
+        counts["cut_boxes"] += len(record["boxes"]) - len(row.choose(record))
         counts["bad_boxes"] += record["bad_boxes"]
     return counts
 
@@ -191,32 +203,47 @@ def check_source(source: sources.Source, config) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _EvalExample:
+class _EvalRow:
     """From an index to a row; beyond the end of the source to a padded row.
 
     Attributes:
       source: the split.
-      canvas: (height, width) in pixels.
+      make_row: from a record to a row.
     """
 
     source: sources.Source
-    canvas: tuple[int, int]
+    make_row: Callable[[dict], dict[str, np.ndarray]]
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         if index < len(self.source):
-            return _image_fields(self.source[index], self.canvas, self.source.name)
-        return {
-            "image": np.zeros((*self.canvas, 3), np.uint8),
-            # Not (0, 0): padded rows are resized like the others.
-            "image_size": np.array(self.canvas, np.int32),
-            "image_id": np.zeros((), np.int64),
-            "mask": np.zeros((), np.bool_),
-        }
+            return self.make_row(self.source[index])
+        row = {n: np.zeros_like(v) for n, v in self.make_row(self.source[0]).items()}
+        # Not (0, 0): padded rows are resized like the others.
+        row["image_size"][:] = row["image"].shape[:2]
+        return row
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainExample:
-    """From a record to one row of a batch.
+class ImageRow:
+    """From a record to what every row holds.
+
+    Attributes:
+      canvas: (height, width) in pixels.
+      set_name: for errors.
+    """
+
+    canvas: tuple[int, int]
+    set_name: str
+
+    def __call__(self, record: dict) -> dict[str, np.ndarray]:
+        """`image`, `image_size`, `image_id` and `mask` of `train_batches`."""
+        image = decode_image(record, f"{record['file_name']} of {self.set_name}")
+        return image_fields(image, record["image_id"], self.canvas)
+
+
+@dataclasses.dataclass(frozen=True)
+class BoxesRow:
+    """From a record to one row of a training batch of detection.
 
     Attributes:
       canvas: (height, width) in pixels.
@@ -231,7 +258,17 @@ class _TrainExample:
     set_name: str
 
     @classmethod
-    def of(cls, source: sources.Source, dataset_config) -> "_TrainExample":
+    def of(cls, source: sources.Source, dataset_config) -> "BoxesRow":
+        """Rows of a source.
+
+        Raises:
+          InputError: dataset.overflow is unknown.
+        """
+        if dataset_config.overflow not in OVERFLOWS:
+            raise InputError(
+                f"dataset.overflow is {dataset_config.overflow!r}: choose one of "
+                f"{', '.join(OVERFLOWS)}"
+            )
         return cls(
             canvas=tuple(dataset_config.canvas),
             max_boxes=dataset_config.max_boxes,
@@ -240,10 +277,11 @@ class _TrainExample:
         )
 
     def __call__(self, record: dict) -> dict[str, np.ndarray]:
+        """A row of `train_batches`, and its counts."""
         chosen = self.choose(record)
         ignore = record["is_crowd"] | record["is_difficult"]
         return {
-            **_image_fields(record, self.canvas, self.set_name),
+            **ImageRow(self.canvas, self.set_name)(record),
             "boxes": self._pad(record["boxes"][chosen]),
             "labels": self._pad(record["labels"][chosen]),
             "box_mask": np.arange(self.max_boxes) < len(chosen),
@@ -275,16 +313,15 @@ class _TrainExample:
         return padded
 
 
-def _image_fields(
-    record: dict, canvas: tuple[int, int], set_name: str
+def image_fields(
+    image: np.ndarray, image_id: int, canvas: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """What the rows of training and of evaluation have in common."""
-    image = decode_image(record, f"{record['file_name']} of {set_name}")
+    """What all rows have in common, of a decoded image."""
     image, image_size = to_canvas(image, canvas)
     return {
         "image": image,
         "image_size": np.array(image_size, np.int32),
-        "image_id": np.array(record["image_id"], np.int64),
+        "image_id": np.array(image_id, np.int64),
         "mask": np.ones((), np.bool_),
     }
 
@@ -332,15 +369,6 @@ def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     new_height = min(max(round(height * scale), 1), canvas[0])
     new_width = min(max(round(width * scale), 1), canvas[1])
     return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
-
-
-def _check_training_settings(source: sources.Source, config) -> None:
-    check_source(source, config)
-    if config.dataset.overflow not in OVERFLOWS:
-        raise InputError(
-            f"dataset.overflow is {config.dataset.overflow!r}: choose one of "
-            f"{', '.join(OVERFLOWS)}"
-        )
 
 
 def _share(batch_size: int, process_count: int, field: str) -> int:

@@ -1,6 +1,7 @@
 """Opening TFDS's prepared sets, and preparing those that are not there yet."""
 
 import importlib.util
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -37,15 +38,21 @@ def prepared(builder_class, config, data_dir: str):
     return builder
 
 
-def prepared_by_name(tfds_name: str, data_dir: str):
+def prepared_by_name(tfds_name: str, data_dir: str, manual_files: Sequence[str] = ()):
     """Returns a reader of one of TFDS's own sets, prepared if need be.
 
     Reading a prepared set takes no TensorFlow; generating one does.
 
+    Args:
+      tfds_name: of the set.
+      data_dir: dataset.data_dir; "" is TFDS's default.
+      manual_files: what only a person can download, into `downloads/manual` of the
+        data_dir.
+
     Raises:
-      InputError: the set is to be prepared and TensorFlow is absent, it cannot be
-        downloaded or written, or it lies on the disk in another format than
-        array_record.
+      InputError: the set is to be prepared and TensorFlow or a manual file is absent,
+        it cannot be downloaded or written, or it lies on the disk in another format
+        than array_record.
     """
     builder = _find_prepared(tfds_name, data_dir)
     if builder is None:
@@ -59,6 +66,7 @@ def prepared_by_name(tfds_name: str, data_dir: str):
         builder = tfds.builder(
             tfds_name, data_dir=data_dir or None, file_format="array_record"
         )
+        _check_manual_files(builder, manual_files)
         _download_and_prepare(builder)
         builder = _find_prepared(tfds_name, data_dir)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
@@ -73,6 +81,17 @@ def prepared_by_name(tfds_name: str, data_dir: str):
 def data_source(builder, split: str) -> Sequence[dict]:
     """Random access to the records of a whole split, images left encoded."""
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _check_manual_files(builder, names: Sequence[str]) -> None:
+    # TFDS would stop at the first missing folder, or prepare some splits only.
+    folder = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{builder.name} has no public download: register at its home page, "
+            f"{builder.info.homepage}, and put {' and '.join(missing)} into {folder}"
+        )
 
 
 def _has_tensorflow() -> bool:

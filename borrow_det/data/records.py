@@ -129,6 +129,20 @@ def kitti(record: dict, index: int, policy: str) -> dict:
     )
 
 
+def imagenet2012(record: dict, index: int, policy: str) -> dict:
+    """From TFDS's imagenet2012: one box, the whole image, of the image's class."""
+    del policy
+    file_name = _text(record["file_name"])
+    return _record(
+        record["image"],
+        file_name,
+        index,  # The set has no ids.
+        _image_size(record["image"], file_name),
+        np.array([[0, 0, 1, 1]], np.float32),
+        np.array([record["label"]], np.int32),
+    )
+
+
 def _own_record(record: dict, **fields) -> dict:
     """From the features that our own builders share, and `fields` of `_record`."""
     objects = record["objects"]

@@ -36,6 +36,8 @@ class Source:
       counts: boxes of the splits, slices uncut, that dataset.bad_boxes "clipped" and
         "dropped" when the set was prepared; {} for sets where that happens on reading
         (then `pipeline.check_training_data` counts).
+      whole_images: every record has one box, the whole image: a set of classes of
+        images, without objects' places.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Source:
     normalise: Callable[[dict, int], dict]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    whole_images: bool = False
 
     def __len__(self) -> int:
         """The number of images."""
@@ -100,6 +103,7 @@ def load_splits(dataset_config, splits: Sequence[str]) -> list[Source]:
             normalise=normalise,
             reference_lines=opened.reference_lines,
             counts=_sum_counts(opened, {split_name for split_name, *_ in parts}),
+            whole_images=opened.whole_images,
         )
         for split, parts in zip(splits, slices, strict=True)
     ]
@@ -243,6 +247,7 @@ class _Opened:
     normalise: Callable[..., dict]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    whole_images: bool = False
 
 
 def _check_splits(name: str, wanted: set[str], known) -> None:
@@ -290,6 +295,8 @@ class _TfdsSet:
       normalise: from its records to ours.
       class_names: where the features name none.
       category_ids: where they are not 1, 2, ...
+      whole_images: see Source.
+      manual_files: what a person has to download before it can be prepared.
     """
 
     splits: dict[str, tuple[tuple[str, str], ...]]
@@ -297,6 +304,8 @@ class _TfdsSet:
     label: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
+    whole_images: bool = False
+    manual_files: tuple[str, ...] = ()
 
 
 def _splits(tfds_name: str, *names: str) -> dict[str, tuple[tuple[str, str], ...]]:
@@ -333,6 +342,14 @@ _TFDS_SETS = {
         normalise=records.kitti,
         label=("objects", "type"),
     ),
+    # Its test split has no labels.
+    "imagenet2012": _TfdsSet(
+        splits=_splits("imagenet2012", "train", "validation"),
+        normalise=records.imagenet2012,
+        label=("label",),
+        whole_images=True,
+        manual_files=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+    ),
 }
 
 
@@ -343,7 +360,9 @@ def _open_tfds(name: str, dataset_config, wanted: set[str]) -> _Opened:
     for split in wanted:
         splits[split] = []
         for tfds_name, tfds_split in tfds_set.splits[split]:
-            builder = prepare.prepared_by_name(tfds_name, dataset_config.data_dir)
+            builder = prepare.prepared_by_name(
+                tfds_name, dataset_config.data_dir, tfds_set.manual_files
+            )
             splits[split].append(prepare.data_source(builder, tfds_split))
             if tfds_set.label:
                 feature = functools.reduce(
@@ -357,6 +376,7 @@ def _open_tfds(name: str, dataset_config, wanted: set[str]) -> _Opened:
         class_names=class_names,
         category_ids=tfds_set.category_ids or tuple(range(1, len(class_names) + 1)),
         normalise=tfds_set.normalise,
+        whole_images=tfds_set.whole_images,
     )
 
 

@@ -43,19 +43,25 @@ def markdown_report(
     return text
 
 
-def per_class_table(metrics: Mapping[str, float], class_names: Sequence[str]) -> str:
-    """A Markdown table of classes by PER_CLASS_FIELDS, those that there are.
+def per_class_table(
+    metrics: Mapping[str, float],
+    class_names: Sequence[str],
+    fields: Sequence[str] = PER_CLASS_FIELDS,
+) -> str:
+    """A Markdown table of classes by metrics.
 
     Args:
       metrics: those of one split (average_precision.py: COCO's, VOC's or both).
       class_names: the rows, in order; the last row is the mean over all classes.
+      fields: the metrics to show, without `/class`; those that there are not are left
+        out.
 
     Returns:
       Lines without a trailing newline; a class without objects shows "-".
     """
     shown = [
         field
-        for field in PER_CLASS_FIELDS
+        for field in fields
         if any(f"{field}/{name}" in metrics for name in class_names)
     ]
     rows = [

@@ -1,7 +1,8 @@
 """Detection as a task: initial variables, targets, loss, and detections."""
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,16 @@ from jax import Array
 
 from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
-from borrow_det.data import augment
+from borrow_det.data import augment, pipeline
+from borrow_det.errors import InputError
 from borrow_det.models import ssd
 from borrow_det.models.borrowing import source_levels
 from borrow_det.models.normalization import Normalization
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import losses, matching, nms
+from borrow_det.tasks import detection_evaluation
+from borrow_det.tasks.task import EvalSet
 
 
 class BorrowTargets(NamedTuple):
@@ -39,7 +43,12 @@ class Examples(NamedTuple):
 
 
 class DetectionTask:
-    """The pure functions of a detection run; holds no state but its configuration."""
+    """Detection as tasks/task.py defines a task."""
+
+    figures = detection_evaluation.FIGURES
+    results = "detections"
+    predict_fields = ("image", "image_size")
+    open = staticmethod(detection_evaluation.open_data)
 
     def __init__(self, config, num_classes: int):
         self.config = config
@@ -193,6 +202,14 @@ class DetectionTask:
             loss = loss + config.matching * terms["matching"]
         return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
 
+    def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
+        """Anchors a training image that are assigned to objects."""
+        return {"positives_per_image": totals["positives"] / self.config.batch_size}
+
+    def predict(self, variables: dict, batch: dict[str, Array]):
+        """`detect` for a batch of `predict_fields`."""
+        return self.detect(variables, batch["image"], batch["image_size"])
+
     def detect(self, variables: dict, image: Array, image_size: Array):
         """Finds objects: uint8 canvases [B, Hc, Wc, 3] -> `nms.Detections` of [B, K].
 
@@ -224,6 +241,45 @@ class DetectionTask:
         found = jax.vmap(one_image)(boxes, scores)
         return found._replace(boxes=jnp.clip(found.boxes, 0, 1))
 
+    def train_batches(self, source, start_step: int) -> pipeline.Batches:
+        """See tasks/task.py."""
+        return pipeline.train_batches(source, self.config, start_step)
+
+    def eval_batches(self, source) -> pipeline.Batches:
+        """See tasks/task.py."""
+        return pipeline.eval_batches(source, self.config)
+
+    def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
+        """To COCO's results format: an entry a detection."""
+        sizes = {
+            image["id"]: np.array([image["height"], image["width"]])
+            for image in eval_set.truth["images"]
+        }
+
+        def image_results(image_id, found):
+            return detection_evaluation.coco_results(
+                image_id,
+                sizes[image_id],
+                found.boxes[found.mask],
+                found.scores[found.mask],
+                found.labels[found.mask],
+                eval_set.source.category_ids,
+            )
+
+        return image_results
+
+    def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
+        """COCO's metrics, and VOC's where they are asked for."""
+        return detection_evaluation.score(eval_set.truth, results, self.config)
+
+    def scene(self, source, index: int) -> np.ndarray:
+        """An image with its objects."""
+        return detection_evaluation.draw_scene(source, index)
+
+    def pictures(self, eval_set: EvalSet, results: list[dict]) -> dict[str, np.ndarray]:
+        """The first images, the truth left, detections right."""
+        return detection_evaluation.draw_pictures(eval_set.source, results, self.config)
+
 
 def _sum_over_batch(loss, *arrays):
     return jnp.sum(jax.vmap(loss)(*arrays))
@@ -250,9 +306,15 @@ class Detector:
         """Rebuilds a work directory's network, with averaged parameters if it has any.
 
         Raises:
-          InputError: the folder is no work directory, or has no such checkpoint.
+          InputError: the folder is no work directory of a detection run, or has no
+            such checkpoint.
         """
         config = workdir_lib.load_config(workdir)
+        if config.task != "detection":
+            raise InputError(
+                f"{workdir} is a run of task={config.task}: it detects nothing; name "
+                "a detection run, which may start from it by config.init_from"
+            )
         classes = workdir_lib.load_classes(workdir)
         return cls(config, classes, checkpoints.restore_variables(workdir, step))
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from borrow_det import evaluate, visualize, workdir
+from borrow_det import visualize, workdir
 from borrow_det.errors import InputError
-from borrow_det.tasks import detection, tiling
+from borrow_det.tasks import detection, detection_evaluation, tiling
 
 
 class Item(NamedTuple):
@@ -76,7 +76,7 @@ class Output:
         if item.frame is not None:
             place["frame"] = item.frame
         boxes = found.boxes / np.array([height, width, height, width])
-        results = evaluate.coco_results(
+        results = detection_evaluation.coco_results(
             image_id,
             np.array([height, width]),
             boxes,

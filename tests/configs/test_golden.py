@@ -13,7 +13,6 @@ import pytest
 from borrow_det import config_check, train
 from borrow_det.errors import InputError
 from borrow_det.sharding import make_mesh
-from borrow_det.tasks import detection
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -63,7 +62,7 @@ def test_overlays_add_no_field_and_the_run_starts(name):
     assert list(as_fields(config)) == list(as_fields(base))
     assert config.is_locked
     config_check.check(config, train.TASKS, make_mesh(config.mesh).shape["data"])
-    task = detection.DetectionTask(config, num_classes=3)
+    task = train.TASKS[config.task](config, num_classes=3)
     jax.eval_shape(task.init, jax.random.key(0))
 
 

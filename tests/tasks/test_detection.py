@@ -6,11 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import evaluate
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
 from borrow_det.models import ssd
-from borrow_det.tasks import detection
+from borrow_det.tasks import detection, detection_evaluation
 from configs import base
 
 CANVAS = (96, 128)
@@ -106,7 +105,7 @@ def test_a_perfect_prediction_scores_one(knowing_task, config, batch):
                 }
             )
         kept = found.mask[i]
-        detections += evaluate.coco_results(
+        detections += detection_evaluation.coco_results(
             i,
             np.array([height, width]),
             found.boxes[i][kept],
@@ -114,7 +113,7 @@ def test_a_perfect_prediction_scores_one(knowing_task, config, batch):
             found.labels[i][kept],
             CATEGORY_IDS,
         )
-    metrics = evaluate.score(truth, detections, config)
+    metrics = detection_evaluation.score(truth, detections, config)
     assert metrics["AP"] == metrics["AP50"] == metrics["AR_100"] == 1.0
     assert min(found.scores[found.mask]) > 0.99
     # Every box of the truth is found to a hundredth of a pixel.
@@ -181,7 +180,7 @@ def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):
             kept = out["mask"][i]
             arrays = [out[name][i][kept] for name in ("boxes", "scores", "labels")]
             image_id = int(batch["image_id"][i])
-            found += evaluate.coco_results(
+            found += detection_evaluation.coco_results(
                 image_id, np.array([64, 64]), *arrays, detector.category_ids
             )
     path = tiny_run.workdir / "evaluations/val/4.detections.json"

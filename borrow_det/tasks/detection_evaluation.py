@@ -1,0 +1,141 @@
+"""The data of a detection run, and detections as files, figures and pictures."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from borrow_det import visualize
+from borrow_det.data import pipeline, sources
+from borrow_det.errors import InputError
+from borrow_det.evaluation import average_precision, report
+from borrow_det.tasks.task import Data, EvalSet, Figures
+
+FIGURES = Figures(
+    console=("AP", "AP50", "AP_small", "AP50_small"),
+    report=report.MAIN_FIELDS,
+    per_class=report.PER_CLASS_FIELDS,
+)
+
+
+def open_data(config) -> Data:
+    """Opens the splits of a detection run, and reads all their boxes.
+
+    Raises:
+      InputError: on unknown, empty or unsuitable splits, and wrong fields of
+        config.dataset.
+    """
+    train_source, *eval_sources = sources.load_splits(
+        config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
+    )
+    if train_source.whole_images:
+        raise InputError(
+            f"{train_source.name} names classes of images, and no boxes: it is for "
+            "task=classification"
+        )
+    boxes = {source.split: dict(source.counts) for source in eval_sources}
+    boxes[train_source.split] = {
+        **train_source.counts,
+        **pipeline.check_training_data(train_source, config),
+    }
+    for source in eval_sources:
+        pipeline.check_source(source, config)
+    eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_sources]
+    return Data(train_source, eval_sets, boxes)
+
+
+def coco_results(
+    image_id: int,
+    size: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    category_ids: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    """One image's detections in COCO's results format.
+
+    Args:
+      image_id: the image.
+      size: its (height, width) in pixels.
+      boxes: float [n, 4], normalised `[y_min, x_min, y_max, x_max]`.
+      scores: float [n].
+      labels: int [n].
+      category_ids: the id of each label.
+    """
+    low, high = boxes[:, :2] * size, boxes[:, 2:] * size
+    xywh = np.concatenate([low[:, ::-1], (high - low)[:, ::-1]], axis=1)
+    return [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": [round(float(v), 3) for v in box],
+            "score": float(score),
+        }
+        for box, score, label in zip(xywh, scores, labels, strict=True)
+    ]
+
+
+def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str, float]:
+    """COCO's metrics, and VOC's where `evaluation.voc` asks for them."""
+    metrics = average_precision.coco_metrics(
+        truth, detections, config.evaluation.max_detections
+    )
+    if config.evaluation.voc:
+        # Sources' boxes are continuous: VOC's inclusive pixels were turned into such
+        # when they were read (data/records.py).
+        metrics |= average_precision.voc_metrics(
+            truth, detections, inclusive_pixels=False
+        )
+    return metrics
+
+
+def draw_scene(source: sources.Source, index: int) -> np.ndarray:
+    """An image with its ground truth, uint8 RGB [H, W, 3]."""
+    record = source[index]
+    image = pipeline.decode_image(record, record["file_name"])
+    return visualize.draw_boxes(
+        image, record["boxes"], record["labels"], source.class_names
+    )
+
+
+def draw_pictures(
+    source: sources.Source, detections: list[dict], config
+) -> dict[str, np.ndarray]:
+    """Pictures of the first images, by name: ground truth left, detections right."""
+    count = min(config.report.num_pictures, len(source))
+    records = [source[i] for i in range(count)]
+    ids = {record["image_id"] for record in records}
+    label = {category: i for i, category in enumerate(source.category_ids)}
+    drawn = {image_id: [] for image_id in ids}
+    for detection in detections:
+        visible = detection["score"] >= config.report.min_score
+        if visible and detection["image_id"] in ids:
+            drawn[detection["image_id"]].append(detection)
+    pictures = {}
+    for record in records:
+        image = pipeline.decode_image(record, record["file_name"])
+        found = drawn[record["image_id"]]
+        sides = (
+            visualize.draw_boxes(
+                image, record["boxes"], record["labels"], source.class_names
+            ),
+            visualize.draw_boxes(
+                image,
+                _normalized(found, image.shape[:2]),
+                np.array([label[d["category_id"]] for d in found], int),
+                source.class_names,
+                np.array([d["score"] for d in found]),
+            ),
+        )
+        name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
+        pictures[name] = visualize.contact_sheet(sides, columns=2)
+    return pictures
+
+
+def _normalized(detections, size):
+    """COCO boxes as normalised corners [n, 4]."""
+    boxes = np.array([d["bbox"] for d in detections], float).reshape(-1, 4)
+    y, x = boxes[:, 1], boxes[:, 0]
+    corners = np.stack([y, x, y + boxes[:, 3], x + boxes[:, 2]], axis=1)
+    return corners / np.array([*size, *size])
