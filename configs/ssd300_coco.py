@@ -10,7 +10,7 @@ vgg16 will do, too. Without such weights it does not train well: it has no norm 
 
 Arguments: reference=caffe (the paper's implementation, whose results the field
 compares with; or torchvision, whose detector can be imported), borrow=False (true:
-all levels but the last borrow).
+all levels but the last two borrow).
 
 Of others, not measured here: SSD300 has 25.1 box AP on test-dev, trained on trainval35k
 (Liu et al. 2016, the paper's v5); torchvision's ssd300_vgg16 has 25.1 on val2017 (its
@@ -71,7 +71,8 @@ def get_config(arg=None):
             f"config argument reference={args.reference} must be one of "
             f"{', '.join(REFERENCES)}"
         )
-    config.borrow.levels = (0, 1, 2, 3, 4)
+    # The fifth has a single deeper position: there is nothing to choose among.
+    config.borrow.levels = (0, 1, 2, 3)
     if not args.borrow:
         arguments.set_plain_ssd(config)
     return config

@@ -8,7 +8,7 @@
 vgg16_reducedfc.pth is the VGG-16 that SSD implementations pass around; torchvision's
 vgg16 will do, too. Without such weights it does not train well: it has no norm layers.
 
-Argument: borrow=False (true: all levels but the last borrow).
+Argument: borrow=False (true: all levels but the last two borrow).
 
 The paper's: 120,000 steps of 32 images, difficult objects among those to learn. Of
 others, not measured here: SSD300 has 77.2 mAP on 2007 test, 11-point (Liu et al. 2016,

@@ -8,7 +8,7 @@
 vgg16_reducedfc.pth is the VGG-16 that SSD implementations pass around; torchvision's
 vgg16 will do, too. Without such weights it does not train well: it has no norm layers.
 
-Argument: borrow=False (true: all levels but the last borrow).
+Argument: borrow=False (true: all levels but the last two borrow).
 
 Of others, not measured here: SSD512 has 28.8 box AP on test-dev, trained on trainval35k
 (Liu et al. 2016, the paper's v5).
@@ -32,5 +32,5 @@ def get_config(arg=None):
     config.anchors.next_size = 542.72
     two, three = ssd300_coco.TWO, ssd300_coco.THREE
     config.anchors.aspect_ratios = (two, three, three, three, three, two, two)
-    config.borrow.levels = (0, 1, 2, 3, 4, 5)
+    config.borrow.levels = (0, 1, 2, 3, 4)
     return config

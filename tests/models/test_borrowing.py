@@ -196,6 +196,51 @@ def test_deconvolution_spreads_a_position_evenly_around_itself(kernel):
     np.testing.assert_array_equal(D[0, ..., 0], expected)
 
 
+def deconvolve_by_loop(deeper, kernel, bias, stride):
+    """Each deeper position writes its kernel around itself: [h stride, w stride]."""
+    height, width = deeper.shape[:2]
+    reach = [(size - s) // 2 for size, s in zip(kernel.shape, stride, strict=False)]
+    D = np.tile(bias, (height * stride[0], width * stride[1], 1))
+    for y, x in np.ndindex(height, width):
+        for row, column in np.ndindex(kernel.shape[:2]):
+            i = y * stride[0] + row - reach[0]
+            j = x * stride[1] + column - reach[1]
+            if 0 <= i < D.shape[0] and 0 <= j < D.shape[1]:
+                # flax's kernels of transposed convolutions run backwards.
+                D[i, j] += deeper[y, x] @ kernel[::-1, ::-1][row, column]
+    return D
+
+
+# Sizes of the shallow and the deeper map; stride of each axis; the rows that are kept.
+FITTED = [
+    ((3, 3), (1, 1), (3, 3), [0, 1, 2]),  # SSD300's last two levels.
+    ((5, 5), (3, 3), (2, 2), [0, 1, 2, 3, 4]),  # Its fourth and fifth.
+    ((2, 5), (1, 2), (2, 3), [0, 1]),
+    ((7, 2), (2, 1), (4, 2), [0, 1, 2, 3, 4, 5, 6]),
+    ((1, 1), (1, 1), (2, 2), [0]),
+    # 8 from 6 is no halving: of the 12 rows the nearest, up to the last but one.
+    ((8, 4), (6, 2), (2, 2), [0, 2, 3, 5, 6, 8, 9, 11]),
+    ((4, 4), (4, 2), (2, 2), [1, 3, 5, 7]),
+]
+
+
+@pytest.mark.parametrize("kernel_size", [2, 4])
+@pytest.mark.parametrize(("shallow", "small", "stride", "rows"), FITTED)
+def test_deconvolution_fits_any_two_maps(kernel_size, shallow, small, stride, rows):
+    rng = np.random.default_rng(6)
+    deeper = rng.normal(size=(2, *small, 3)).astype(np.float32)
+    like = np.zeros((2, *shallow, 4), np.float32)
+    module = borrowing.Deconvolution(kernel_size)
+    variables = random_variables(module, deeper, like)
+    kernel, bias = (variables["params"]["deconv"][name] for name in ("kernel", "bias"))
+    assert kernel.shape[:2] == tuple(kernel_size + s - 2 for s in stride)
+    D = module.apply(variables, deeper, like)
+    for image, found in zip(deeper, D, strict=True):
+        expected = deconvolve_by_loop(image, kernel, bias, stride)
+        expected = expected[rows, : shallow[1]]
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def neck_output(pyramid, **fields):
     neck = borrowing.BorrowingNeck(channels=CHANNELS, **fields)
     variables = random_variables(neck, pyramid)

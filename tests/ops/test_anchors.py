@@ -8,7 +8,7 @@ import pytest
 
 from borrow_det.errors import InputError
 from borrow_det.ops import anchors as anchor_ops
-from configs import base
+from configs import base, ssd300_coco, ssd300_voc, ssd512_coco
 
 ROOT3 = 3**0.5
 
@@ -92,9 +92,19 @@ def test_the_last_second_size_is_a_choice(last, size):
     assert anchor_ops.second_sizes(sizes, (256, 1024), last)[-1] == pytest.approx(size)
 
 
-def test_an_unknown_last_size_is_named():
-    with pytest.raises(InputError, match=r"anchors\.second_last is 'paper'"):
-        anchor_ops.second_sizes((32.0, 64.0), (64, 64), "paper")
+def test_the_size_after_the_last_is_the_inputs_side_or_given():
+    sizes = (30.0, 264.0)
+    found = [
+        anchor_ops.second_sizes(sizes, (300, 300), "geometric", next_size)[-1]
+        for next_size in (0.0, 315.0)
+    ]
+    assert found == pytest.approx([math.sqrt(264 * 300), math.sqrt(264 * 315)])
+
+
+@pytest.mark.parametrize("field", ["second_last", "second_after", "clip"])
+def test_unknown_choices_are_named(field):
+    with pytest.raises(InputError, match=rf"anchors\.{field} is 'paper'"):
+        anchor_ops.make_anchors(tiny(**{field: "paper"}), (32, 48))
 
 
 def test_the_second_set_has_its_own_ratios_or_is_left_out():
@@ -106,12 +116,102 @@ def test_the_second_set_has_its_own_ratios_or_is_left_out():
     assert len(anchor_ops.make_anchors(without, (32, 48))) == 2 * 6 + 2
 
 
-def test_clipping_keeps_anchors_in_the_image():
+def test_the_second_set_stands_last_or_second():
+    ratios = {"second_aspect_ratios": (1.0, 9.0)}
+    last = anchor_ops.position_shapes(tiny(**ratios), (32, 48))[0]
+    second = anchor_ops.position_shapes(tiny(**ratios, second_after="first"), (32, 48))[
+        0
+    ]
+    # First set 8 x 8, 4 x 16; second set 16 x 16 and, at 9:1, 16/3 x 48.
+    np.testing.assert_allclose(last, [[8, 8], [4, 16], [16, 16], [16 / 3, 48]])
+    np.testing.assert_allclose(second, [[8, 8], [16, 16], [16 / 3, 48], [4, 16]])
+
+
+def test_clipping_is_a_choice():
     free = anchor_ops.make_anchors(tiny(), (32, 48))
-    clipped = anchor_ops.make_anchors(tiny(clip="boxes"), (32, 48))
     assert free.min() < 0
     assert free.max() > 1
-    np.testing.assert_array_equal(clipped, np.clip(free, 0, 1))
+    corners = anchor_ops.make_anchors(tiny(clip="boxes"), (32, 48))
+    np.testing.assert_array_equal(corners, np.clip(free, 0, 1))
+    sizes = anchor_ops.make_anchors(tiny(clip="sizes"), (32, 48))
+    centers = (free[:, :2] + free[:, 2:]) / 2
+    half = np.minimum(free[:, 2:] - free[:, :2], 1) / 2
+    expected = np.concatenate([centers - half, centers + half], axis=1)
+    np.testing.assert_allclose(sizes, expected, atol=1e-6)
+    # Only the last level's second anchors, of 35 pixels, are higher than the image.
+    assert (np.abs(sizes - free).max(axis=1) > 0.01).sum() == 2
+
+
+def reference_anchors(side, steps, percents, last, ratios, limit=math.inf):
+    """SSD's prior boxes by Caffe's loop, centres and sides in pixels: [A, 4]."""
+    sizes = [side * percent / 100 for percent in percents] + [last]
+    boxes = []
+    for n, (step, level_ratios) in enumerate(zip(steps, ratios, strict=True)):
+        count = math.ceil(side / step)
+        shapes = [(sizes[n], sizes[n]), (math.sqrt(sizes[n] * sizes[n + 1]),) * 2]
+        for ratio in level_ratios:
+            wide = (sizes[n] / math.sqrt(ratio), sizes[n] * math.sqrt(ratio))
+            shapes += [wide, wide[::-1]]
+        for row in range(count):
+            for column in range(count):
+                for height, width in shapes:
+                    center = ((row + 0.5) * step, (column + 0.5) * step)
+                    boxes.append([*center, min(height, limit), min(width, limit)])
+    return np.array(boxes)
+
+
+SSD300_STEPS = (8, 16, 32, 64, 100, 300)
+SSD300_RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "arguments"),
+    [
+        (
+            ssd300_coco.get_config(),
+            8732,
+            (300, SSD300_STEPS, (7, 15, 33, 51, 69, 87), 315, SSD300_RATIOS),
+        ),
+        (
+            ssd300_coco.get_config("reference=torchvision"),
+            8732,
+            (300, SSD300_STEPS, (7, 15, 33, 51, 69, 87), 315, SSD300_RATIOS, 300),
+        ),
+        (
+            ssd300_voc.get_config(),
+            8732,
+            (300, SSD300_STEPS, (10, 20, 37, 54, 71, 88), 315, SSD300_RATIOS),
+        ),
+        (
+            ssd512_coco.get_config(),
+            24564,
+            (
+                512,
+                (8, 16, 32, 64, 128, 256, 512),
+                (4, 10, 26, 42, 58, 74, 90),
+                542.72,
+                ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+            ),
+        ),
+    ],
+    ids=["ssd300_coco", "torchvision", "ssd300_voc", "ssd512_coco"],
+)
+def test_ssds_anchors_are_the_references(settings, count, arguments):
+    side = arguments[0]
+    found = anchor_ops.make_anchors(settings.anchors, (side, side)).astype(np.float64)
+    assert len(found) == count
+    centers, sides = (found[:, :2] + found[:, 2:]) / 2, found[:, 2:] - found[:, :2]
+    found = np.concatenate([centers, sides], axis=1) * side
+    np.testing.assert_allclose(found, reference_anchors(*arguments), atol=1e-4)
+
+
+def test_the_first_and_the_last_anchor_of_ssd300_by_hand():
+    anchors = anchor_ops.make_anchors(ssd300_coco.get_config().anchors, (300, 300))
+    # 21 pixels about (4, 4); 261/sqrt(2) wide, 261 sqrt(2) high about (150, 150).
+    np.testing.assert_allclose(anchors[0] * 300, [-6.5, -6.5, 14.5, 14.5], atol=1e-4)
+    high, wide = 261 * math.sqrt(2) / 2, 261 / math.sqrt(2) / 2
+    expected = [150 - high, 150 - wide, 150 + high, 150 + wide]
+    np.testing.assert_allclose(anchors[-1] * 300, expected, atol=1e-4)
 
 
 def test_centers_are_those_of_the_anchors():

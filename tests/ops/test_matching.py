@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from borrow_det.errors import InputError
 from borrow_det.ops import matching
 
 bipartite = jax.jit(matching.bipartite_match)
@@ -81,6 +82,38 @@ def test_bipartite_survives_a_long_chain():
         if i + 1 < count:
             iou[i, i + 1] = iou[i, i] + 0.01
     np.testing.assert_array_equal(bipartite(iou), greedy_bipartite(iou))
+
+
+# (IoU of objects (rows) with anchors (columns), owner of each anchor)
+CLAIMED = [
+    # Each object has its own best anchor.
+    ([[0.9, 0.1, 0.0], [0.2, 0.3, 0.0]], [0, 1, -1]),
+    # All want anchor 0: the last has it, however small its overlap, the others none.
+    ([[0.8, 0.4, 0.0], [0.6, 0.1, 0.2], [0.1, 0.0, 0.0]], [2, -1, -1]),
+    # An object's tie between anchors: the first one, also at no overlap at all.
+    ([[0.0, 0.5, 0.5], [0.0, 0.0, 0.0]], [1, 0, -1]),
+    # Padding (below zero) claims nothing, and takes nothing from others.
+    ([[0.3, 0.4], [-1.0, -1.0]], [-1, 0]),
+]
+
+
+@pytest.mark.parametrize(("iou", "owner"), CLAIMED)
+def test_each_claims_its_best(iou, owner):
+    found = jax.jit(matching.claim_each)(jnp.array(iou, jnp.float32))
+    np.testing.assert_array_equal(found, owner)
+
+
+def test_claiming_is_the_loop():
+    rng = np.random.default_rng(0)
+    claim = jax.jit(matching.claim_each)
+    for _ in range(40):
+        iou = (rng.integers(0, 5, (12, 20)) / 5).astype(np.float32)
+        iou[rng.uniform(size=12) < 0.3] = -1
+        owner = np.full(20, -1)
+        for row in range(12):
+            if iou[row].max() >= 0:
+                owner[iou[row].argmax()] = row
+        np.testing.assert_array_equal(claim(iou), owner)
 
 
 def numpy_iou(a, b):
@@ -170,6 +203,53 @@ def test_two_objects_that_want_one_anchor_both_get_one():
     np.testing.assert_array_equal(got.positive, [True, True, False, False])
     np.testing.assert_array_equal(got.index, [0, 1, 0, 0])
     np.testing.assert_allclose(got.iou, [1, 1 / 6, 0, 0], atol=1e-6)
+
+
+def test_two_objects_that_want_one_anchor_by_claims():
+    # As above, but the second has taken anchor 0; the first, which overlaps no other
+    # anchor by half, is left without.
+    both = np.ones(2, bool)
+    got = assign(spans((0, 4), (0, 3)), both, ~both, LINE, 0.5, best_anchor="each")
+    np.testing.assert_array_equal(got.positive, [True, False, False, False])
+    np.testing.assert_array_equal(got.index, [1, 0, 0, 0])
+    np.testing.assert_allclose(got.iou, [0.75, 0, 0, 0], atol=1e-6)
+    # An object that no anchor touches claims the first: it takes it from the other.
+    got = assign(spans((0, 4), (50, 60)), both, ~both, LINE, 0.5, best_anchor="each")
+    np.testing.assert_array_equal(got.index, [1, 0, 0, 0])
+    np.testing.assert_allclose(got.iou, [0, 0, 0, 0])
+    # By the other rule it goes without, and the first keeps what is its own.
+    got = assign(spans((0, 4), (50, 60)), both, ~both, LINE, 0.5)
+    np.testing.assert_array_equal(got.index, 0)
+    np.testing.assert_array_equal(got.positive, [True, False, False, False])
+
+
+def test_neither_padding_nor_ignored_boxes_claim():
+    boxes = spans((2, 6), (2, 6), (10, 14))
+    valid, ignore = np.array([True, False, True]), np.array([False, False, True])
+    got = assign(boxes, valid, ignore, LINE, 0.5, best_anchor="each")
+    np.testing.assert_array_equal(got.positive, [False, True, False, False])
+    np.testing.assert_array_equal(got.index, 0)
+
+
+# Of the anchors of LINE: 1 is object 0's best, 3 lies on the ignored box.
+@pytest.mark.parametrize(
+    ("ignored", "positive", "spared"),
+    [("spared", [1], [3]), ("negative", [1], []), ("positive", [1, 3], [])],
+)
+def test_what_ignored_boxes_are_is_a_choice(ignored, positive, spared):
+    boxes, ignore = spans((2, 6), (10, 14), (10, 14)), np.array([False, True, True])
+    valid = np.array([True, True, False])
+    got = assign(boxes, valid, ignore, LINE, 0.5, ignored=ignored)
+    np.testing.assert_array_equal(np.flatnonzero(got.positive), positive)
+    np.testing.assert_array_equal(np.flatnonzero(got.ignored), spared)
+    np.testing.assert_array_equal(got.index[3], 1 if ignored == "positive" else 0)
+
+
+@pytest.mark.parametrize("field", ["best_anchor", "ignored"])
+def test_unknown_rules_are_named(field):
+    none = np.zeros(1, bool)
+    with pytest.raises(InputError, match=rf"loss\.{field} is 'best'"):
+        assign(spans((0, 4)), none, none, LINE, 0.5, **{field: "best"})
 
 
 def test_padding_and_ignored_boxes():
