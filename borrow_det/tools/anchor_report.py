@@ -23,6 +23,7 @@ def text(design: dict) -> str:
         *_table(design),
         "",
         *_sentences(design),
+        *_shortfall(design),
         "",
         "Fragment for a config file:",
         "",
@@ -95,3 +96,12 @@ def _sentences(design):
                     f"{low:.1f} to {high:.1f} (median {middle:.1f}) and aspect ratios "
                     f"of {thin:.3g} to {wide:.3g}"
                 )
+
+
+def _shortfall(design):
+    reached = design["sets"]["proposal"]["share_measured"]
+    if reached < design["share"]:
+        yield (
+            f"no set that was tried covers {design['share']:.4g} on these strides, this one "
+            f"{reached:.3f}; a larger input_size brings small objects nearer to anchors"
+        )
