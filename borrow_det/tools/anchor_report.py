@@ -102,6 +102,7 @@ def _shortfall(design):
     reached = design["sets"]["proposal"]["share_measured"]
     if reached < design["share"]:
         yield (
-            f"no set that was tried covers {design['share']:.4g} on these strides, this one "
-            f"{reached:.3f}; a larger input_size brings small objects nearer to anchors"
+            f"no set that was tried covers {design['share']:.4g} on these strides, "
+            f"this one {reached:.3f}; a larger input_size brings small objects nearer "
+            "to anchors"
         )
