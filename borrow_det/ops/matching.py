@@ -21,6 +21,16 @@ class Assignment(NamedTuple):
     iou: Array  # float32 [A]: overlap with the assigned object, 0 where none.
 
 
+def objects(valid: Array, ignore: Array, ignored: str) -> Array:
+    """Which boxes are objects to learn: bool [G], by `loss.ignored`.
+
+    Raises:
+      InputError: `ignored` is none of IGNORED.
+    """
+    _check("ignored", ignored, IGNORED)
+    return valid if ignored == "positive" else valid & ~ignore
+
+
 def assign_anchors(
     boxes: Array,
     valid: Array,
@@ -53,15 +63,8 @@ def assign_anchors(
     Raises:
       InputError: `best_anchor` or `ignored` is none of these.
     """
-    for field, value, choices in (
-        ("best_anchor", best_anchor, BEST_ANCHOR),
-        ("ignored", ignored, IGNORED),
-    ):
-        if value not in choices:
-            raise InputError(
-                f"loss.{field} is {value!r}; it must be one of {list(choices)}"
-            )
-    target = valid if ignored == "positive" else valid & ~ignore
+    _check("best_anchor", best_anchor, BEST_ANCHOR)
+    target = objects(valid, ignore, ignored)
     iou = jnp.where(target[:, None], box_ops.iou(boxes, anchors), -1.0)
     index = jnp.argmax(iou, axis=0)
     best = jnp.max(iou, axis=0)
@@ -143,6 +146,13 @@ def claim_each(iou: Array) -> Array:
     column = jnp.where(jnp.max(iou, axis=1) >= 0, jnp.argmax(iou, axis=1), columns)
     owner = jnp.full_like(iou[0], -1, dtype=jnp.int32)
     return owner.at[column].max(jnp.arange(rows, dtype=jnp.int32), mode="drop")
+
+
+def _check(field, value, choices):
+    if value not in choices:
+        raise InputError(
+            f"loss.{field} is {value!r}; it must be one of {list(choices)}"
+        )
 
 
 BEST_ANCHOR = {"bipartite": bipartite_match, "each": claim_each}

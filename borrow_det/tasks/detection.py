@@ -110,8 +110,9 @@ class DetectionTask:
             offsets = box_ops.encode(
                 boxes[assigned.index], anchors, tuple(config.anchors.variances)
             )
+            objects = matching.objects(valid, ignore, config.loss.ignored)
             borrow = {
-                n: self._borrow_targets(n, boxes, labels, valid & ~ignore, assigned)
+                n: self._borrow_targets(n, boxes, labels, objects, assigned)
                 for n in self._matched_levels()
             }
             return target, offsets, assigned.positive, assigned.ignored, borrow
