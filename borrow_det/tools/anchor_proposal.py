@@ -1,6 +1,7 @@
 """From the objects of a data set to the anchors that they need."""
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -88,16 +89,16 @@ def propose(
 ) -> Proposal:
     """The smallest set of anchors that covers the objects, on the levels of a config.
 
-    Sizes are in equal proportion, one a level. The aspect ratios follow from Eq. (1)
-    for their step, and are the same at every level. There are three kinds of set: the
-    first sizes alone, the second sizes beside them with one aspect ratio (the
-    paper's), and with all (which halves the step). First size, step and kind are
-    searched: the closed form knows nothing of the distance to the next anchor, which
-    sizes near the stride suffer from, so the share of objects that are covered by the
-    anchors as placed decides. Of the sets that reach `share`, and whose closed form
-    covers the region if any does, it is the one with the fewest anchors, then the one
-    with the largest share. Where none reaches it, it is the smallest of those that
-    come closest.
+    Sizes are in equal proportion, one a level, and none larger than the image. The
+    aspect ratios follow from Eq. (1) for their step, and are the same at every level.
+    There are three kinds of set: the first sizes alone, the second sizes beside them
+    with one aspect ratio (the paper's), and with all (which halves the step). First
+    size, step and kind are searched: the closed form knows nothing of the distance to
+    the next anchor, which sizes near the stride suffer from, so the share of objects
+    that the anchors cover as placed decides. Of the sets that reach `share`, and whose
+    closed form covers the region if any does, it is the one with the fewest anchors,
+    then the one with the largest share. Where none reaches it, it is the smallest of
+    those that come closest.
 
     Args:
       objects: of the split.
@@ -116,7 +117,9 @@ def propose(
     every = math.ceil(len(objects.boxes) / _SAMPLE)
     boxes = objects.boxes[::every]
     candidates = []
-    for proposal in _proposals(region, anchors, theta):
+    for proposal in _proposals(
+        region, anchors, math.sqrt(math.prod(input_size)), theta
+    ):
         iou = anchor_coverage.nearest_iou(boxes, proposal.anchors, input_size)
         count = sum(anchor_ops.anchors_per_position(proposal.anchors))
         candidates.append(_Candidate(proposal, count, float((iou >= theta).mean())))
@@ -153,7 +156,9 @@ def _shortest(values, share):
     return values[start], values[start + count - 1]
 
 
-def _proposals(region: Region, anchors, theta: float) -> Iterator[Proposal]:
+def _proposals(
+    region: Region, anchors, side: float, theta: float
+) -> Iterator[Proposal]:
     limit = 1 / theta
     if limit < 1.1:
         raise InputError(
@@ -162,6 +167,7 @@ def _proposals(region: Region, anchors, theta: float) -> Iterator[Proposal]:
         )
     low, high = region.sizes
     firsts = np.geomspace(low, high, 1 + math.ceil(4 * math.log2(high / low) + 1e-9))
+    levels = len(anchors.strides)
     middle = (math.sqrt(region.ratios[0] * region.ratios[1]),)
     for kind in ("none", "one", "all"):
         largest = limit**2 if kind == "all" else limit
@@ -170,20 +176,21 @@ def _proposals(region: Region, anchors, theta: float) -> Iterator[Proposal]:
             quotient = anchor_design.largest_quotient(between, theta)
             ratios = anchor_design.aspect_ratios(*region.ratios, quotient)
             second = {"none": (), "one": middle, "all": ratios}[kind]
-            for first in firsts:
-                for last in ("geometric", "side") if second else ("geometric",):
-                    changed = _with(anchors, first, step, ratios, second, last)
-                    yield Proposal(changed, between)
+            lasts = ("geometric", "side") if second else ("geometric",)
+            for first, last in itertools.product(firsts, lasts):
+                # Deep levels that would have larger anchors than the image share one.
+                sizes = [min(first * step**n, side) for n in range(levels)]
+                changed = _with(anchors, sizes, ratios, second, last)
+                yield Proposal(changed, between)
 
 
-def _with(anchors, first, step, ratios, second, last):
+def _with(anchors, sizes, ratios, second, last):
     changed = copy.deepcopy(anchors)
-    count = len(anchors.strides)
     ratios, second = (
         tuple(float(f"{ratio:.4g}") for ratio in of_set) for of_set in (ratios, second)
     )
-    changed.sizes = tuple(round(float(first * step**n), 2) for n in range(count))
-    changed.aspect_ratios = (ratios,) * count
+    changed.sizes = tuple(round(float(size), 2) for size in sizes)
+    changed.aspect_ratios = (ratios,) * len(sizes)
     changed.second_aspect_ratios = second
     changed.second_last = last
     changed.next_size = 0.0

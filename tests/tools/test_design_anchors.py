@@ -225,6 +225,17 @@ def test_one_aspect_ratio_where_objects_have_one():
     assert own.sizes == (32.0, 64.0, 128.0, 256.0)
 
 
+def test_deep_levels_have_no_anchors_larger_than_the_image():
+    objects = objects_of(np.geomspace(16, 120, 40), np.geomspace(0.7, 1.4, 9), 128)
+    region = anchor_proposal.wanted_region(objects, 0.99)
+    own = base.get_config().anchors
+    own.strides, own.sizes = (8, 16, 32, 64, 128, 128), (1.0,) * 6
+    proposal, _ = anchor_proposal.propose(objects, region, own, (128, 128), 0.5, 0.99)
+    assert max(proposal.sizes) <= 128
+    assert len(proposal.sizes) == len(proposal.aspect_ratios) == 6
+    assert np.allclose(np.diff(np.log(proposal.sizes[:3]), 2), 0, atol=1e-3)
+
+
 def test_objects_as_wide_as_the_papers_need_three_aspect_ratios():
     objects = objects_of(np.geomspace(60, 200, 30), np.geomspace(1 / 6, 6, 31), 1024)
     region = anchor_proposal.wanted_region(objects, 1.0)
