@@ -128,6 +128,33 @@ def tiny_config(make_tiny_config):
 
 
 @pytest.fixture(scope="session")
+def make_tiny_crops_config(make_tiny_config):
+    """A function: `tiny_config`'s trunk, to be pretrained on its objects' crops."""
+
+    def make():
+        config = make_tiny_config()
+        config.task = "classification"
+        config.num_steps = config.eval_every = config.log_every = 2
+        config.checkpoint_every = 1
+        config.input_size = (193, 193)  # The least for fc6.
+        config.dataset.canvas = (32, 32)
+        config.dataset.min_crop_side = 12.0
+        config.dataset.crop_context = 0.1
+        config.augment.photometric = 0.0
+        config.augment.flip = 0.0
+        config.report.contact_sheet = 4
+        return config
+
+    return make
+
+
+@pytest.fixture
+def tiny_crops_config(make_tiny_crops_config):
+    """The config of a pretraining of seconds."""
+    return make_tiny_crops_config()
+
+
+@pytest.fixture(scope="session")
 def tiny_run(make_tiny_config, tmp_path_factory):
     """A finished run of `tiny_config`, with averaged parameters; not to be changed.
 

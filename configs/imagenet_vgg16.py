@@ -1,0 +1,57 @@
+"""ILSVRC pretraining of VGG-16, whose trunk a detector starts from.
+
+    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    python -m borrow_det.main --config=configs/imagenet_vgg16.py --workdir=W \
+        --config.dataset.data_dir=DATA
+    python -m borrow_det.main --config=configs/voc.py --workdir=V \
+        --config.init_from=W --config.init_scope=trunk
+
+Arguments: norm=none (of the trunk's convolutions; or batch, then for detectors with
+model.norm=batch), width=1.0 (of the trunk; the detector's must be the same).
+
+ImageNet has no public download. Register at https://image-net.org/download-images,
+fetch `ILSVRC2012_img_train.tar` (138 GB) and `ILSVRC2012_img_val.tar` (6.3 GB), and put
+both, as they are, into DATA/downloads/manual (DATA is ~/tensorflow_datasets where
+dataset.data_dir is not set). The first run prepares TFDS's imagenet2012 from them, by
+one process and without a GPU in hours; it needs as much room again (about 150 GB), and
+TensorFlow for this step alone. The archives may go afterwards.
+
+The recipe is VGG's: batches of 256, SGD with momentum 0.9, weight decay 5e-4, rate
+0.01, dropout 0.5, 74 epochs (370,000 steps), the rate divided by 10 three times, which
+VGG did by hand and this does at 40, 70 and 90 % of the run. Not VGG's: He's
+initialisation and a warm-up (instead of starting from a shallower network), random
+resized crops (instead of cutting from a fixed scale), and label smoothing. Cost and
+accuracy: not measured here.
+"""
+
+from configs import arguments, base
+
+_TRAIN_IMAGES = 1_281_167
+_EPOCHS = 74
+
+
+def get_config(arg=None):
+    """Returns the configuration; see the module's docstring."""
+    args = arguments.parse(arg, norm="none", width=1.0)
+    config = base.get_config()
+    config.task = "classification"
+    config.batch_size = 256
+    config.eval_batch_size = 256
+    config.num_steps = _EPOCHS * _TRAIN_IMAGES // config.batch_size
+    config.input_size = (224, 224)
+    config.log_every = 100
+
+    config.dataset.name = "imagenet2012"
+    config.dataset.eval_splits = ("validation",)
+    config.dataset.canvas = (512, 512)  # Most images are 500 x 375.
+    config.dataset.num_threads = 16
+
+    config.model.norm = args.norm
+    config.model.width = args.width
+
+    config.augment.photometric = 0.0
+    config.augment.crop_tries = 10
+    config.optimizer.learning_rate = 1e-2
+    config.schedule.boundaries = (0.4, 0.7, 0.9)
+    config.schedule.warmup_steps = 5_000  # An epoch.
+    return config

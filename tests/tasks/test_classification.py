@@ -1,0 +1,133 @@
+"""Classification from canvases to predictions: batches, devices, refusals."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from borrow_det import sharding, train
+from borrow_det.data import sources
+from borrow_det.errors import InputError
+from borrow_det.ops.label_smoothing import smoothed_cross_entropy
+from borrow_det.tasks import detection
+from borrow_det.tasks.classification import ClassificationTask
+from configs import base
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    """Integers are promoted inside of optax."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+class Oracle:
+    """Stands for a network: the logits are read from the corners of the image."""
+
+    def apply(self, variables, image, train):
+        del variables
+        assert not train
+        return image[:, 0, :2].reshape(len(image), 6) / 10
+
+
+def test_a_prediction_is_the_softmax_of_the_middle_of_the_image():
+    config = base.get_config()
+    config.input_size = (28, 28)
+    task = ClassificationTask(config, 6)
+    task.model = Oracle()
+    canvas = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 3), np.uint8)
+    batch = {
+        "image": canvas,
+        # The middle 28 of 32 rows.
+        "image_size": np.array([[32, 32], [32, 64]], np.int32),
+        "label": np.array([3, 0], np.int32),
+    }
+    found = jax.jit(task.predict)({}, batch)
+    logits = np.stack([canvas[0, 2, 2:4], canvas[1, 2, 18:20]]).reshape(2, 6) / 10
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    order = np.argsort(-p, axis=1)[:, :5]
+    np.testing.assert_array_equal(found.labels, order)
+    np.testing.assert_allclose(
+        found.probabilities, np.take_along_axis(p, order, axis=1), rtol=1e-3
+    )
+    np.testing.assert_allclose(found.loss, -np.log(p[[0, 1], [3, 0]]), rtol=1e-3)
+
+
+def train_mesh(devices):
+    return jax.make_mesh(
+        (devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+
+
+def one_step(config, devices):
+    """(metrics, parameters) after one step on the first batch, in NumPy."""
+    mesh = train_mesh(devices)
+    source = ClassificationTask.open(config).train
+    task = ClassificationTask(config, len(source.class_names))
+    batch = next(task.train_batches(source, 0))
+    state = train.init_state(task, config, mesh)
+    step = train.make_train_step(task, config, mesh)
+    state, metrics = step(state, sharding.put_batch(batch, mesh))
+    return jax.device_get((metrics, state.params))
+
+
+def test_devices_and_micro_batches_change_no_more_than_rounding(tiny_crops_config):
+    config = tiny_crops_config
+    expected, expected_params = one_step(config, 1)
+    config.micro_batch = 1
+    metrics, params = one_step(config, 2)
+    assert set(metrics) == {"loss", "gradient_norm"}
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+    # Whatever is dropped, and how the image is cropped, is the same.
+    for leaf, other in zip(
+        jax.tree.leaves(params), jax.tree.leaves(expected_params), strict=True
+    ):
+        np.testing.assert_allclose(leaf, other, atol=1e-5)
+
+
+def test_each_example_has_its_own_draws(tiny_crops_config):
+    config = tiny_crops_config
+    task = ClassificationTask(config, 4)
+    source = task.open(config).train
+    batch = next(task.train_batches(source, 0))
+    same = {name: np.repeat(value[:1], 4, axis=0) for name, value in batch.items()}
+    prepare = jax.jit(task.prepare)
+    examples, totals = prepare(jax.random.key(0), same)
+    assert totals == {"examples": 4.0}
+    assert len(np.unique(examples.key_data, axis=0)) == 4
+    assert len(np.unique(np.asarray(examples.image), axis=0)) == 4
+    again, _ = prepare(jax.random.key(0), same)
+    jax.tree.map(np.testing.assert_array_equal, again, examples)
+    other, _ = prepare(jax.random.key(1), same)
+    assert not np.array_equal(other.image, examples.image)
+
+
+def test_without_augmentation_it_trains_on_what_it_is_evaluated_on(tiny_crops_config):
+    config = tiny_crops_config
+    config.augment.enabled = False
+    task = ClassificationTask(config, 6)
+    task.model = Oracle()
+    batch = next(task.train_batches(task.open(config).train, 0))
+    examples, _ = jax.jit(task.prepare)(jax.random.key(0), batch)
+    logits = task.model.apply({}, examples.image, train=False)
+    expected = smoothed_cross_entropy(logits, examples.label, 0.0)
+    fields = {name: batch[name] for name in task.predict_fields}
+    found = jax.jit(task.predict)({}, fields).loss
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_detection_refuses_a_set_without_boxes(monkeypatch, tiny_crops_config):
+    load_splits = sources.load_splits
+
+    def whole(*arguments):
+        return [
+            dataclasses.replace(source, whole_images=True)
+            for source in load_splits(*arguments)
+        ]
+
+    monkeypatch.setattr(sources, "load_splits", whole)
+    with pytest.raises(InputError, match="no boxes: it is for task=classification"):
+        detection.DetectionTask.open(tiny_crops_config)
