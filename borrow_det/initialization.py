@@ -18,8 +18,8 @@ from borrow_det.errors import InputError
 SCOPES = ("all", "no_heads", "trunk")
 # What the weights of a trunk want of an image; fields of config.model.
 NORMALIZATION = ("channel_order", "pixel_mean", "pixel_std")
-# The layers that every trunk takes from VGG-16.
-_STAGE = re.compile(r"params/trunk/conv[1-5]_\d+/conv/kernel")
+# The layers that every trunk takes from VGG-16, and what normalises them.
+_STAGE = re.compile(r"\w+/trunk/conv[1-5]_\d+/(?:conv/kernel|(?P<norm>norm/\w+))")
 # Beside an import's checkpoint: what it was made of (tools/import_weights.py).
 IMPORT_FILE = "import.json"
 
@@ -35,10 +35,11 @@ class Initialized(NamedTuple):
 def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Initialized:
     """Replaces in `fresh` every array for which `given` has one of its path and shape.
 
-    What one of the two lacks stays fresh (layers of another trunk; normalisation, whose
-    layers have no bias, after a trunk without it). Heads and neck of another shape stay
-    fresh, too: other classes, other anchors. A trunk must fit, for part of one is no
-    start: its stages are the same layers, and what both have is of the same shape.
+    What one of the two lacks stays fresh: the layers of another trunk, normalisation
+    (which takes the place of biases). Heads and neck of another shape stay fresh, too:
+    other classes, other anchors. A trunk must fit, for part of one is no start: its
+    stages are the same layers, keep the normalisation that they were trained with, and
+    what both have is of the same shape.
 
     Args:
       given: variables {params, batch_stats}; those of a classifier are converted.
@@ -68,18 +69,24 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
 
 def _check_trunk(given, fresh):
     problems = [
-        f"{path.removeprefix('params/')} is {_shape(given, path)} there and "
-        f"{_shape(fresh, path)} here"
+        f"{path} is {_shape(given, path)} there and {_shape(fresh, path)} here"
         for path in sorted({*given, *fresh})
         if path.split("/")[1] == "trunk"
-        and (_STAGE.fullmatch(path) or (path in given and path in fresh))
+        and _must_agree(path, given, fresh)
         and _shape(given, path) != _shape(fresh, path)
     ]
     if problems:
         raise InputError(
             "init_from: its trunk does not fit this network (model.width, model.stages "
-            f"and input_size decide): {'; '.join(problems)}"
+            f"and model.norm decide): {'; '.join(problems)}"
         )
+
+
+def _must_agree(path, given, fresh):
+    stage = _STAGE.fullmatch(path)
+    if stage and not (stage["norm"] and path not in given):
+        return True
+    return path in given and path in fresh
 
 
 def _shape(flat, path):

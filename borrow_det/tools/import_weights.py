@@ -241,7 +241,7 @@ def _given_normalization(options) -> dict | None:
         return None
     if absent:
         raise InputError(
-            f"give --{', --'.join(given)} together: --{', --'.join(absent)} is missing"
+            f"give --{', --'.join(given)} together; missing: --{', --'.join(absent)}"
         )
     for name in ("pixel_mean", "pixel_std"):
         try:

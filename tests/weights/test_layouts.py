@@ -1,0 +1,281 @@
+"""What the tensors of weight files become: index by index, and what is refused."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from borrow_det import initialization
+from borrow_det.errors import InputError
+from borrow_det.weights import layouts
+from borrow_det.weights.files import Tensor
+
+PLAIN, FEATURES = "torchvision_vgg16", "torchvision_vgg16_features"
+
+
+def filled(shape, value=0.0):
+    """A tensor of one value that takes no memory."""
+    return Tensor(shape, "float32", lambda: np.broadcast_to(np.float32(value), shape))
+
+
+def tensors_of(name):
+    return {n: filled(e.shape) for n, e in layouts.LAYOUTS[name].tensors.items()}
+
+
+def entry(layout, name):
+    return layouts.LAYOUTS[layout].tensors[name]
+
+
+# Recognising and checking.
+
+
+@pytest.mark.parametrize("name", layouts.LAYOUTS)
+def test_every_layout_is_recognised_by_its_names(name):
+    known = layouts.LAYOUTS[name]
+    required = {n: filled(known.tensors[n].shape) for n in known.required}
+    assert layouts.recognise(required) == name
+    if name != FEATURES:  # With a finite classifier it is plain vgg16.
+        assert layouts.recognise(tensors_of(name)) == name
+    layouts.check(required, known)
+    layouts.check(tensors_of(name), known)
+
+
+def test_a_classifier_without_one_finite_number_makes_it_features():
+    tensors = tensors_of(PLAIN)
+    classifier = layouts.LAYOUTS[FEATURES].optional
+    assert len(classifier) == 6
+    for name in classifier:
+        tensors[name] = filled((2, 2), np.nan)
+    assert layouts.recognise(tensors) == FEATURES
+    for name in classifier:
+        assert layouts.recognise(tensors | {name: filled((2, 2), 1)}) == PLAIN
+
+
+def test_names_that_are_nearly_a_layouts_are_held_against_it():
+    tensors = {f"{name}_": tensor for name, tensor in tensors_of(PLAIN).items()}
+    with pytest.raises(InputError, match=r"no known layout: torchvision_vgg16, .*ssd"):
+        layouts.recognise(tensors)
+    renamed = tensors_of("vgg16_reducedfc")
+    renamed["fc7.weight"] = renamed.pop("33.weight")
+    assert layouts.recognise(renamed) == "vgg16_reducedfc"
+    with pytest.raises(InputError, match="holds no tensors"):
+        layouts.recognise({})
+
+
+def test_all_that_is_wrong_with_a_file_is_listed():
+    known = layouts.LAYOUTS[PLAIN]
+    tensors = tensors_of(PLAIN)
+    del tensors["features.0.bias"], tensors["classifier.6.weight"]
+    tensors["features.2.weight"] = filled((64, 64, 1, 1))
+    tensors["features.5.bias"] = Tensor((128,), "int64", None)
+    tensors["extra"] = tensors["more.weight"] = filled((1,))
+    with pytest.raises(InputError) as error:
+        layouts.check(tensors, known)
+    assert str(error.value) == (
+        "it is not torchvision's vgg16; missing: features.0.bias, classifier.6.weight; "
+        "surplus: extra, more.weight; misshaped: features.2.weight is float32 "
+        "[64, 64, 1, 1], not float [64, 64, 3, 3], features.5.bias is int64 [128], not "
+        "float [128]"
+    )
+
+
+@pytest.mark.parametrize("name", [FEATURES, "keras_vgg16"])
+def test_a_top_is_there_whole_or_not_at_all(name):
+    tensors = tensors_of(name)
+    first, *others = layouts.LAYOUTS[name].optional
+    del tensors[first]
+    with pytest.raises(InputError, match=f"missing: {first}$"):
+        layouts.check(tensors, layouts.LAYOUTS[name])
+    for other in others:
+        del tensors[other]
+    layouts.check(tensors, layouts.LAYOUTS[name])
+
+
+def test_numbers_that_are_not_finite_are_listed():
+    known = layouts.LAYOUTS["vgg16_reducedfc"]
+    tensors = tensors_of("vgg16_reducedfc")
+    tensors["2.bias"] = filled((64,), np.nan)
+    tensors["33.bias"] = filled((1024,), np.inf)
+    with pytest.raises(InputError, match=r"NaN or infinite numbers in 2\.bias, 33\.b"):
+        layouts.convert(tensors, known)
+
+
+# The table.
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        (PLAIN, 138_357_544),  # Published with torchvision's weights ...
+        ("torchvision_ssd300_vgg16", 35_641_826),  # ... these, too.
+        ("keras_vgg16", 138_357_544),  # keras.io's table says 138.4 million.
+        # VGG-16's 13 convolutions (14,714,688), fc6 3x3x512x1024, fc7 1024x1024.
+        ("vgg16_reducedfc", 14_714_688 + 4_719_616 + 1_049_600),
+    ],
+)
+def test_layouts_have_the_published_number_of_parameters(name, count):
+    shapes = [entry.shape for entry in layouts.LAYOUTS[name].tensors.values()]
+    assert sum(np.prod(shape) for shape in shapes) == count
+
+
+@pytest.mark.parametrize("name", layouts.LAYOUTS)
+def test_normalisations_are_complete_and_make_sense(name):
+    normalization = layouts.LAYOUTS[name].normalization
+    assert set(normalization) == set(initialization.NORMALIZATION)
+    initialization.check_normalization(normalization, name)
+    # In every order, ImageNet's red is brighter than its blue.
+    red = 0 if normalization["channel_order"] == "RGB" else 2
+    mean = normalization["pixel_mean"]
+    assert mean[red] > mean[1] > mean[2 - red]
+    np.testing.assert_allclose(mean[red], 123.3, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "path"),
+    [
+        (PLAIN, "features.28.weight", "trunk/conv5_3/conv/kernel"),
+        (PLAIN, "classifier.3.bias", "fc7/bias"),
+        (FEATURES, "features.10.bias", "trunk/conv3_1/conv/bias"),
+        (FEATURES, "classifier.3.bias", ""),
+        ("keras_vgg16", "block4_conv2/kernel", "trunk/conv4_2/conv/kernel"),
+        ("keras_vgg16", "predictions/kernel", "fc8/kernel"),
+        ("vgg16_reducedfc", "21.weight", "trunk/conv4_3/conv/kernel"),
+        ("vgg16_reducedfc", "31.weight", "trunk/conv_fc6/conv/kernel"),
+        ("vgg16_reducedfc", "33.bias", "trunk/conv_fc7/conv/bias"),
+        ("torchvision_ssd300_vgg16", "backbone.scale_weight", "l2_1/scale"),
+        (
+            "torchvision_ssd300_vgg16",
+            "backbone.extra.0.1.weight",
+            "trunk/conv5_1/conv/kernel",
+        ),
+        (
+            "torchvision_ssd300_vgg16",
+            "backbone.extra.3.2.bias",
+            "trunk/conv8_2/conv/bias",
+        ),
+    ],
+)
+def test_places_in_a_file_are_our_parameters(layout, name, path):
+    assert entry(layout, name).path == path
+
+
+# Conversions.
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        (PLAIN, "features.0.weight"),
+        ("vgg16_reducedfc", "31.weight"),
+        ("torchvision_ssd300_vgg16", "backbone.extra.1.2.weight"),
+    ],
+)
+def test_torch_convolutions_index_by_index(layout, name):
+    array = np.random.default_rng(0).normal(size=(4, 3, 2, 5))
+    kernel = entry(layout, name).convert(array)
+    assert kernel.shape == (2, 5, 3, 4)
+    for o, i, y, x in np.ndindex(4, 3, 2, 5):
+        assert kernel[y, x, i, o] == array[o, i, y, x]
+
+
+def test_fc_layers_of_torch_and_keras_index_by_index():
+    rng = np.random.default_rng(0)
+    fc6 = rng.normal(size=(8, 512, 7, 7))  # [output, channel, y, x]
+    from_torch = entry(PLAIN, "classifier.0.weight").convert(fc6.reshape(8, -1))
+    rows = fc6.transpose(2, 3, 1, 0).reshape(-1, 8)  # Keras flattens [y, x, channel].
+    from_keras = entry("keras_vgg16", "fc1/kernel").convert(rows)
+    assert from_torch.shape == (7, 7, 512, 8)
+    for o, y, x in np.ndindex(8, 7, 7):
+        np.testing.assert_array_equal(from_torch[y, x, :, o], fc6[o, :, y, x])
+    np.testing.assert_array_equal(from_keras, from_torch)
+
+    fc7 = rng.normal(size=(8, 12))  # [output, input]
+    kernels = [
+        entry(PLAIN, "classifier.3.weight").convert(fc7),
+        entry(PLAIN, "classifier.6.weight").convert(fc7),
+        entry("keras_vgg16", "fc2/kernel").convert(fc7.T),
+        entry("keras_vgg16", "predictions/kernel").convert(fc7.T),
+    ]
+    for kernel in kernels:
+        np.testing.assert_array_equal(kernel, fc7.T[None, None])
+
+
+def test_flattening_of_torch_and_keras_give_the_same_decimated_fc6():
+    rng = np.random.default_rng(1)
+    fc6 = rng.normal(size=(8, 512, 7, 7))
+    fc7 = rng.normal(size=(8, 8))
+    bias = rng.normal(size=8)
+    both = {
+        PLAIN: ("classifier.0.weight", fc6.reshape(8, -1), "classifier.3.weight", fc7),
+        "keras_vgg16": (
+            *("fc1/kernel", fc6.transpose(2, 3, 1, 0).reshape(-1, 8)),
+            *("fc2/kernel", fc7.T),
+        ),
+    }
+    for layout, (first, fc6_array, second, fc7_array) in both.items():
+        made = initialization.decimate(
+            {
+                "fc6": {
+                    "kernel": entry(layout, first).convert(fc6_array),
+                    "bias": bias,
+                },
+                "fc7": {
+                    "kernel": entry(layout, second).convert(fc7_array),
+                    "bias": bias,
+                },
+            }
+        )
+        kernel = made["conv_fc6"]["conv"]["kernel"]
+        for (i, row), (j, column), (k, output) in itertools.product(
+            *map(enumerate, ((0, 3, 6), (0, 3, 6), (0, 4)))
+        ):
+            expected = fc6[output, :, row, column]
+            np.testing.assert_array_equal(kernel[i, j, :, k], expected)
+        np.testing.assert_array_equal(
+            made["conv_fc7"]["conv"]["kernel"][0, 0], fc7[::4, ::4].T
+        )
+
+
+def test_box_outputs_turn_from_x_first_to_y_first_within_each_anchor():
+    ssd = "torchvision_ssd300_vgg16"
+    name = "head.regression_head.module_list.0"
+    bias = np.arange(16.0)  # Of 4 anchors: dx, dy, dw, dh.
+    expected = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14]
+    found = entry(ssd, f"{name}.bias").convert(bias)
+    np.testing.assert_array_equal(found, expected)
+    weight = np.random.default_rng(0).normal(size=(16, 2, 3, 3))
+    kernel = entry(ssd, f"{name}.weight").convert(weight)
+    for channel, source in enumerate(expected):
+        np.testing.assert_array_equal(
+            kernel[..., channel], weight[source].transpose(1, 2, 0)
+        )
+
+
+def test_class_channels_that_are_kept_stay_with_their_anchors():
+    ids = (1, 2, 11, 13, 90)
+    bias = np.arange(2 * 91)  # Of 2 anchors.
+    box = np.arange(8)
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 2 * 91))
+    given = {"head1/class/bias": bias, "head1/class/kernel": kernel, "head1/box/b": box}
+    kept = layouts.keep_classes(given, ids)
+    channels = [0, 1, 2, 11, 13, 90, 91, 92, 93, 102, 104, 181]
+    np.testing.assert_array_equal(kept["head1/class/bias"], channels)
+    np.testing.assert_array_equal(kept["head1/class/kernel"], kernel[..., channels])
+    assert kept["head1/box/b"] is box
+    every = layouts.keep_classes(given, range(1, 91))
+    np.testing.assert_array_equal(every["head1/class/kernel"], kernel)
+
+
+def test_converting_takes_what_the_layout_names_and_leaves_the_rest():
+    known = layouts.LAYOUTS[FEATURES]
+    tensors = tensors_of(FEATURES)
+    for name in known.optional:
+        tensors[name] = filled((1,), np.nan)
+    value = np.random.default_rng(0).normal(size=(64, 3, 3, 3)).astype(np.float32)
+    tensors["features.0.weight"] = Tensor(value.shape, "float32", lambda: value)
+    converted = layouts.convert(tensors, known)
+    assert set(converted) == {e.path for e in known.tensors.values() if e.path}
+    kernel = converted["trunk/conv1_1/conv/kernel"]
+    np.testing.assert_array_equal(kernel, value.transpose(2, 3, 1, 0))
+    assert kernel.flags.c_contiguous
+    assert {array.dtype for array in converted.values()} == {np.dtype(np.float32)}
