@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from borrow_det.ops import anchor_coverage
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools import anchor_proposal, command, design_anchors
 from configs import base
@@ -223,6 +224,21 @@ def test_one_aspect_ratio_where_objects_have_one():
     _, worst = anchor_proposal.closed_form(proposal, region, (512, 512))
     assert worst.min() >= 0.5 - 1e-3
     assert own.sizes == (32.0, 64.0, 128.0, 256.0)
+
+
+def test_the_share_decides_how_many_anchors_there_are():
+    """First sizes alone, second sizes with one aspect ratio, and with all."""
+    objects = objects_of(np.geomspace(18, 200, 24), np.geomspace(1 / 3, 3, 15), 256)
+    region = anchor_proposal.wanted_region(objects, 0.99)
+    own = base.get_config().anchors
+    for share, per_position in ((0.7, 2), (0.9, 3), (0.95, 4)):
+        proposal, _ = anchor_proposal.propose(
+            objects, region, own, (256, 256), 0.5, share
+        )
+        assert anchor_ops.anchors_per_position(proposal) == (per_position,) * 4
+        placed = anchor_ops.make_anchors(proposal, (256, 256))
+        covered = anchor_coverage.best_iou(objects.boxes, placed) >= 0.5
+        assert covered.mean() >= share
 
 
 def test_deep_levels_have_no_anchors_larger_than_the_image():
