@@ -49,8 +49,7 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
     Raises:
       InputError: on an unknown scope; lists what of the trunk does not fit.
     """
-    if scope not in SCOPES:
-        raise InputError(f"init_scope is {scope!r}; it must be one of {list(SCOPES)}")
+    _check_scope(scope)
     given, flat = (
         flax.traverse_util.flatten_dict(dict(tree), sep="/")
         for tree in (_convert(given, fresh), fresh)
@@ -65,6 +64,11 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
     variables = {"params": {}, "batch_stats": {}}
     variables |= flax.traverse_util.unflatten_dict(flat, sep="/")
     return Initialized(variables, sorted(taken), sorted(set(flat) - set(taken)))
+
+
+def _check_scope(scope):
+    if scope not in SCOPES:
+        raise InputError(f"init_scope is {scope!r}; it must be one of {list(SCOPES)}")
 
 
 def _check_trunk(given, fresh):
@@ -156,14 +160,15 @@ def resolve_normalization(
     may be gone.
 
     Raises:
-      InputError: `init_from` says nothing of its normalisation, or `workdir` is an
-        import.
+      InputError: `init_from` says nothing of its normalisation, `init_scope` is
+        unknown, or `workdir` is an import.
     """
     if (pathlib.Path(workdir) / IMPORT_FILE).exists():
         raise InputError(
             f"{workdir} holds imported weights, no run: choose another --workdir and "
             f"start from it with --config.init_from={workdir}"
         )
+    _check_scope(config.init_scope)
     if not (config.init_from and config.init_normalization):
         return config
     begun = workdir_lib.has_checkpoints(workdir)

@@ -99,9 +99,13 @@ def test_a_scope_decides_which_modules_are_taken(tiny_config, scope, modules):
     assert "batch_stats/trunk/conv1_1/norm/mean" in taken
 
 
-def test_an_unknown_scope_is_named(tiny_config):
-    with pytest.raises(InputError, match="init_scope is 'neck'; it must be one of"):
+def test_an_unknown_scope_is_named(tiny_config, tmp_path):
+    message = "init_scope is 'neck'; it must be one of"
+    with pytest.raises(InputError, match=message):
         initialization.take(full(tiny_config, 1), full(tiny_config, 7), "neck")
+    tiny_config.init_scope = "neck"
+    with pytest.raises(InputError, match=message):
+        initialization.resolve_normalization(tiny_config, tmp_path / "W")
 
 
 def test_a_trunk_without_normalisation_starts_one_with_it(plain_config):
