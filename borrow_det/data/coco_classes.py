@@ -1,6 +1,5 @@
 """The 80 classes of COCO, by their ids: 1 to 90, of which ten were never annotated."""
 
-LARGEST_ID = 90
 NAMES: dict[int, str] = {
     **{1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus"},
     **{7: "train", 8: "truck", 9: "boat", 10: "traffic light", 11: "fire hydrant"},

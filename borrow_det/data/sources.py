@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from borrow_det.data import bad_boxes, coco_folder, prepare, records, scale_pairs
+from borrow_det.data import (
+    bad_boxes,
+    coco_classes,
+    coco_folder,
+    prepare,
+    records,
+    scale_pairs,
+)
 from borrow_det.errors import InputError
 
-# The ids of COCO's 80 classes: 1 to 90 without those that were never annotated.
-_COCO_IDS = tuple(
-    i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-)
 _BOUND = r"\s*(-?\d+%?)?\s*"
 _SPLIT = re.compile(rf"\s*([\w.-]+)\s*(?:\[{_BOUND}:{_BOUND}\])?\s*")
 
@@ -330,7 +333,7 @@ _TFDS_SETS = {
         splits=_splits("coco/2017", "train", "validation"),
         normalise=records.coco,
         label=("objects", "label"),
-        category_ids=_COCO_IDS,
+        category_ids=tuple(coco_classes.NAMES),
     ),
     "wider_face": _TfdsSet(
         splits=_splits("wider_face", "train", "validation"),
