@@ -10,11 +10,11 @@ Arguments: norm=none (of the trunk's convolutions; or batch, then for detectors 
 model.norm=batch), width=1.0 (of the trunk; the detector's must be the same).
 
 ImageNet has no public download. Register at https://image-net.org/download-images,
-fetch `ILSVRC2012_img_train.tar` (138 GB) and `ILSVRC2012_img_val.tar` (6.3 GB), and put
-both, as they are, into DATA/downloads/manual (DATA is ~/tensorflow_datasets where
-dataset.data_dir is not set). The first run prepares TFDS's imagenet2012 from them, by
-one process and without a GPU in hours; it needs as much room again (about 150 GB), and
-TensorFlow for this step alone. The archives may go afterwards.
+fetch `ILSVRC2012_img_train.tar` (138 GiB) and `ILSVRC2012_img_val.tar` (6.3 GiB), and
+put both, as they are, into DATA/downloads/manual (DATA is ~/tensorflow_datasets where
+dataset.data_dir is not set). The first run prepares TFDS's imagenet2012 from them, in
+one process, before it trains: that needs as much room again, and TensorFlow for this
+step alone. The archives may go afterwards.
 
 The recipe is VGG's: batches of 256, SGD with momentum 0.9, weight decay 5e-4, rate
 0.01, dropout 0.5, 74 epochs (370,000 steps), the rate divided by 10 three times, which

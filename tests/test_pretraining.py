@@ -100,7 +100,10 @@ def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
     with pytest.raises(StopError):
         train.train_and_evaluate(pretrained.config, folder)
     metrics = train.train_and_evaluate(pretrained.config, folder)
-    assert "resuming at step 1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "resuming at step 1" in shown
+    figures = "  ".join(f"{n} {metrics['val'][n]:.4f}" for n in ("top1", "loss"))
+    assert f"step 2  coco_folder val: {figures}\n" in shown
     assert metrics == pretrained.metrics
     found, expected = (
         checkpoints.restore_variables(w) for w in (folder, pretrained.workdir)

@@ -112,6 +112,7 @@ def test_learning_curves_show_what_the_file_holds(tmp_path, monkeypatch):
         {"step": 2, "loss": 2.0, "loss/matching": 1.0, "images_per_second": 7.0},
         {"step": 2, "validation/AP": 0.5, "validation/AP50_small": None},
         {"step": 2, "validation/AP/cat": 0.1, "train[:16]/AR_100": 0.25},
+        {"step": 2, "val/top1": 0.5, "val/loss": 1.5},
     ]
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -120,12 +121,17 @@ def test_learning_curves_show_what_the_file_holds(tmp_path, monkeypatch):
         visualize, "_plot", lambda axes, title, curves: drawn.update({title: curves})
     )
     panels = visualize.learning_curves(path, tmp_path / "curves.png")
-    assert panels == ["loss", "learning rate", "validation", "train[:16]"]
+    assert panels == ["loss", "learning rate", "validation", "train[:16]", "val"]
     assert drawn == {
-        "loss": {"loss": [(1, 4.0), (2, 2.0)], "loss/matching": [(2, 1.0)]},
+        "loss": {
+            "loss": [(1, 4.0), (2, 2.0)],
+            "loss/matching": [(2, 1.0)],
+            "val/loss": [(2, 1.5)],
+        },
         "learning rate": {"learning_rate": [(1, 0.1)]},
         "validation": {"AP": [(2, 0.5)]},
         "train[:16]": {"AR_100": [(2, 0.25)]},
+        "val": {"top1": [(2, 0.5)]},
     }
     monkeypatch.undo()
     visualize.learning_curves(path, tmp_path / "curves.png")
