@@ -53,6 +53,8 @@ from borrow_det.tasks import detection
 from borrow_det.tools import command
 from borrow_det.weights import files, layouts
 
+_DETECTOR_CONFIG = "configs/ssd300_coco.py:reference=torchvision"
+
 
 class Imported(NamedTuple):
     """What a file gave."""
@@ -123,7 +125,8 @@ def as_detector(
     The config gets the normalisation of the weights.
 
     Raises:
-      InputError: lists what the config's network has otherwise.
+      InputError: lists what the config's network has otherwise; its anchors are not
+        those that the weights were trained on.
     """
     ids = range(1, layouts.COCO_CHANNELS) if keep_unused else coco_classes.NAMES
     names = [coco_classes.NAMES.get(i, f"unused {i}") for i in ids]
@@ -131,7 +134,14 @@ def as_detector(
     parameters = layouts.keep_classes(imported.parameters, ids)
     for field, value in imported.normalization.items():
         config.model[field] = value
-    task = detection.DetectionTask(config, len(names))
+    _check_network(parameters, config, len(names))
+    unused = [i for i in range(1, layouts.COCO_CHANNELS) if i not in classes[1]]
+    dropped = imported.dropped + [f"class channel {i}" for i in unused]
+    return imported._replace(parameters=parameters, dropped=dropped), classes
+
+
+def _check_network(parameters, config, num_classes):
+    task = detection.DetectionTask(config, num_classes)
     network = jax.eval_shape(task.init, jax.random.key(0))["params"]
     shapes = {
         path: leaf.shape
@@ -148,14 +158,14 @@ def as_detector(
         ],
     }
     found = [f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths]
+    # No parameter tells the anchors, and detections would be off without a word.
+    if config.anchors.clip != "sizes":
+        found.append(f"anchors.clip is {config.anchors.clip}, not sizes")
     if found:
         raise InputError(
-            f"the network of --config is not {layouts.LAYOUTS[imported.layout].about} "
-            f"(configs/ssd300_coco.py:reference=torchvision is); {'; '.join(found)}"
+            f"the network of --config is not torchvision's ({_DETECTOR_CONFIG} has "
+            f"it); {'; '.join(found)}"
         )
-    unused = [i for i in range(1, layouts.COCO_CHANNELS) if i not in classes[1]]
-    dropped = imported.dropped + [f"class channel {i}" for i in unused]
-    return imported._replace(parameters=parameters, dropped=dropped), classes
 
 
 def write(
@@ -256,7 +266,7 @@ def _config(options):
     if not options["config"].present:
         raise InputError(
             f"{options.input} is a whole detector: name the config of its network, "
-            "--config=configs/ssd300_coco.py:reference=torchvision"
+            f"--config={_DETECTOR_CONFIG}"
         )
     return command_line.resolved(options["config"])
 

@@ -294,6 +294,9 @@ def test_a_detector_needs_the_config_of_its_network(tmp_path, ssd_file, capsys):
     flag = f"--config={tmp_path / 'nowhere.py'}"
     assert "nowhere.py" in refused(capsys, ssd_file, tmp_path / "W", flag)
 
+    flag = f"--config={ssd300_coco.__file__}:reference=caffe"
+    message = refused(capsys, ssd_file, tmp_path / "W", flag)
+    assert "has it); anchors.clip is none, not sizes" in message
     config = ssd300_coco.get_config("reference=torchvision,borrow=True")
     config.model.width = 0.5
     imported = import_weights.read(ssd_file)
