@@ -11,6 +11,7 @@ from jax import Array
 
 from borrow_det import visualize
 from borrow_det.data import augment_classification, object_crops, pipeline
+from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
@@ -56,10 +57,15 @@ class ClassificationTask:
         """Opens the objects, or the whole images, of a set; see data/object_crops.py.
 
         Raises:
-          InputError: on unknown, empty or unsuitable splits, and wrong fields of
+          InputError: on unknown or empty splits, a single class, and wrong fields of
             config.dataset.
         """
         train, *evals = object_crops.load_splits(config.dataset)
+        if len(train.class_names) < 2:
+            raise InputError(
+                f"{train.name} has the class {train.class_names[0]} alone, of which "
+                "nothing can be learnt by classification: name another set"
+            )
         for source in (train, *evals):
             pipeline.check_source(source, config)
         boxes = {source.split: source.counts for source in (train, *evals)}

@@ -119,15 +119,28 @@ def test_without_augmentation_it_trains_on_what_it_is_evaluated_on(tiny_crops_co
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_detection_refuses_a_set_without_boxes(monkeypatch, tiny_crops_config):
+@pytest.fixture
+def changed_sources(monkeypatch):
+    """A function: sources open as before, with these fields."""
     load_splits = sources.load_splits
 
-    def whole(*arguments):
-        return [
-            dataclasses.replace(source, whole_images=True)
-            for source in load_splits(*arguments)
-        ]
+    def change(**fields):
+        def changed(*arguments):
+            found = load_splits(*arguments)
+            return [dataclasses.replace(source, **fields) for source in found]
 
-    monkeypatch.setattr(sources, "load_splits", whole)
+        monkeypatch.setattr(sources, "load_splits", changed)
+
+    return change
+
+
+def test_detection_refuses_a_set_without_boxes(tiny_crops_config, changed_sources):
+    changed_sources(whole_images=True)
     with pytest.raises(InputError, match="no boxes: it is for task=classification"):
         detection.DetectionTask.open(tiny_crops_config)
+
+
+def test_a_single_class_is_refused(tiny_crops_config, changed_sources):
+    changed_sources(class_names=("face",))
+    with pytest.raises(InputError, match="has the class face alone"):
+        ClassificationTask.open(tiny_crops_config)
