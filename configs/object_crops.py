@@ -16,6 +16,11 @@ scale_pairs is one of another class).
 
 In scale_pairs only the large discs show their class: the small ones, under 24 pixels
 here, are left out.
+
+Measured on 2 CPU cores that had other work, seed 0: 4 minutes (2 of processor time),
+top1 1.000 on the 1,024 discs of validation. The second command, cut to 160 steps by
+--config.num_steps=160 --config.eval_every=160: AP50_small 0.995, and 0.990 without
+init_from; what is drawn here is learnt quickly either way.
 """
 
 from configs import arguments, base, quickstart
