@@ -25,14 +25,14 @@ def _are_positive(count):
 # Fields, what holds of them, and how to say it.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
-        "num_steps log_every eval_every checkpoint_every keep_checkpoints "
+        "log_every eval_every checkpoint_every keep_checkpoints "
         "dataset.max_boxes model.group_size borrow.context_kernel nms.max_per_class "
         "nms.max_total augment.crop_tries evaluation.max_detections",
         lambda value: value >= 1,
         "at least 1",
     ),
     (
-        "micro_batch borrow.channels loss.negatives_per_positive loss.min_negatives "
+        "num_steps micro_batch borrow.channels loss.negatives_per_positive loss.min_negatives "
         "loss.localization loss.matching optimizer.weight_decay optimizer.clip_norm "
         "report.num_pictures report.contact_sheet dataset.crop_context "
         "anchors.next_size",

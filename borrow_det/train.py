@@ -247,10 +247,12 @@ class Run:
             f"{count:,} parameters, {len(self.train_source):,} training images, "
             f"{self.mesh.size} device(s), work directory {self.workdir}"
         )
-        if self.start:
-            self._catch_up()
-        else:
+        if not self.start:
             self._describe()
+        if not self.config.num_steps and self.checkpoints.latest_step is None:
+            self.checkpoints.save(0, vars(self.state), force=True)
+        if self.start or not self.config.num_steps:
+            self._catch_up()
         batches = self.task.train_batches(self.train_source, self.start)
         with contextlib.closing(batches):
             self._train(batches)
@@ -272,7 +274,10 @@ class Run:
         )
 
     def _catch_up(self):
-        """Evaluates what a run lacks that was stopped after its checkpoint."""
+        """Evaluates what a run lacks that was stopped after its checkpoint.
+
+        Or that has no step to make: it evaluates the parameters that it starts from.
+        """
         if self.start < self.config.num_steps and self.start % self.config.eval_every:
             return
         for eval_set in self.eval_sets:

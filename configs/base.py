@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.seed = 0
     config.task = "detection"  # Or classification (pretraining): borrow_det/tasks.
-    config.num_steps = 60_000
+    config.num_steps = 60_000  # 0: evaluates the parameters that the run starts from.
     config.batch_size = 32  # Global: over all devices and processes.
     config.eval_batch_size = 32
     # Images in one forward and backward pass of a device; gradients accumulate over

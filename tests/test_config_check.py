@@ -11,7 +11,7 @@ from configs import base
     ("field", "value"),
     [
         ("task", "segmentation"),
-        ("num_steps", 0),
+        ("num_steps", -1),
         ("log_every", 0),
         ("eval_every", -1),
         ("checkpoint_every", 0),

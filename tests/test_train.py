@@ -271,6 +271,21 @@ def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_pa
     run.close()
 
 
+def test_a_run_of_no_steps_evaluates_what_it_starts_from(
+    tiny_run, tiny_config, tmp_path
+):
+    tiny_config.init_from = str(tiny_run.workdir)
+    tiny_config.num_steps = 0
+    for _ in range(2):  # The second finds the first one's checkpoint.
+        metrics = train.train_and_evaluate(tiny_config, tmp_path / "W")
+        assert metrics["val"] == pytest.approx(tiny_run.metrics["val"], nan_ok=True)
+    given, kept = (
+        checkpoints.restore_variables(workdir)["params"]
+        for workdir in (tiny_run.workdir, tmp_path / "W")
+    )
+    assert_equal_trees(given, kept)
+
+
 # Divergence.
 
 
