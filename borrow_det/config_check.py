@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 
 
 def _is_share(value):
@@ -32,9 +32,9 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
     ),
     (
-        "num_steps micro_batch borrow.channels loss.negatives_per_positive loss.min_negatives "
-        "loss.localization loss.matching optimizer.weight_decay optimizer.clip_norm "
-        "report.num_pictures report.contact_sheet dataset.crop_context "
+        "num_steps micro_batch borrow.channels loss.negatives_per_positive "
+        "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
+        "optimizer.clip_norm report.num_pictures report.contact_sheet dataset.crop_context "
         "anchors.next_size",
         lambda value: value >= 0,
         "at least 0",
@@ -95,8 +95,7 @@ def check(config, tasks, data_parallelism: int) -> None:
       InputError: names the first field that is out of its range, and the range.
     """
     fields = config.to_dict()
-    if config.task not in tasks:
-        raise InputError(f"task is {config.task!r}; it must be one of {list(tasks)}")
+    check_choice("task", config.task, tasks)
     for names, holds, range_ in _RULES:
         for name in names.split():
             value = _at(fields, name)

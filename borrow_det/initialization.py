@@ -13,7 +13,7 @@ import ml_collections
 
 from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 
 SCOPES = ("all", "no_heads", "trunk")
 # What the weights of a trunk want of an image; fields of config.model.
@@ -49,7 +49,7 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
     Raises:
       InputError: on an unknown scope; lists what of the trunk does not fit.
     """
-    _check_scope(scope)
+    check_choice("init_scope", scope, SCOPES)
     given, flat = (
         flax.traverse_util.flatten_dict(dict(tree), sep="/")
         for tree in (_convert(given, fresh), fresh)
@@ -64,11 +64,6 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
     variables = {"params": {}, "batch_stats": {}}
     variables |= flax.traverse_util.unflatten_dict(flat, sep="/")
     return Initialized(variables, sorted(taken), sorted(set(flat) - set(taken)))
-
-
-def _check_scope(scope):
-    if scope not in SCOPES:
-        raise InputError(f"init_scope is {scope!r}; it must be one of {list(SCOPES)}")
 
 
 def _check_trunk(given, fresh):
@@ -168,7 +163,7 @@ def resolve_normalization(
             f"{workdir} holds imported weights, no run: choose another --workdir and "
             f"start from it with --config.init_from={workdir}"
         )
-    _check_scope(config.init_scope)
+    check_choice("init_scope", config.init_scope, SCOPES)
     if not (config.init_from and config.init_normalization):
         return config
     begun = workdir_lib.has_checkpoints(workdir)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 
 
 def make_schedule(config) -> optax.Schedule:
@@ -40,10 +40,7 @@ def make_schedule(config) -> optax.Schedule:
 
 def _check(schedule):
     """Raises InputError unless the fields of `config.schedule` make sense."""
-    if schedule.name not in ("step", "cosine"):
-        raise InputError(
-            f"schedule.name is {schedule.name!r}; it must be step or cosine"
-        )
+    check_choice("schedule.name", schedule.name, ("step", "cosine"))
     if schedule.warmup_steps < 0:
         raise InputError(
             f"schedule.warmup_steps is {schedule.warmup_steps}; it must be 0 or more"

@@ -1,13 +1,13 @@
 """ILSVRC pretraining of VGG-16, whose trunk a detector starts from.
 
     pip install -r requirements-tf.txt  # Once, to prepare the set.
-    python -m borrow_det.main --config=configs/imagenet_vgg16.py:norm=batch --workdir=W \
-        --config.dataset.data_dir=DATA
+    python -m borrow_det.main --config=configs/imagenet_vgg16.py:norm=batch \
+        --workdir=W --config.dataset.data_dir=DATA
     python -m borrow_det.main --config=configs/voc.py --workdir=V \
         --config.init_from=W --config.init_scope=trunk
 
-Arguments: norm=none (of the trunk's convolutions, as in the paper; or batch, as the
-detector above has it: model.norm of both must be the same), width=1.0 (of the trunk; the detector's must be the same).
+Arguments: norm=none (of the trunk's convolutions, as in the paper; or batch, as in the
+detector above), width=1.0 (of the trunk). Both must be the detector's.
 
 ImageNet has no public download. Register at https://image-net.org/download-images,
 fetch `ILSVRC2012_img_train.tar` (138 GiB) and `ILSVRC2012_img_val.tar` (6.3 GiB), and

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 
 POLICIES = ("error", "clip", "drop")
 # Annotation tools round: a box that sticks out of the image by no more than this is
@@ -14,10 +14,7 @@ TOLERANCE = 1.0
 
 def check_policy(policy: str) -> None:
     """Raises InputError when dataset.bad_boxes is none of POLICIES."""
-    if policy not in POLICIES:
-        raise InputError(
-            f"dataset.bad_boxes is {policy!r}: choose one of {', '.join(POLICIES)}"
-        )
+    check_choice("dataset.bad_boxes", policy, POLICIES)
 
 
 def clean(

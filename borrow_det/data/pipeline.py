@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags, logging
 
 from borrow_det.data import sources
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 
 # Grain's threads and workers are the parallelism; OpenCV's own would fight them.
 cv2.setNumThreads(0)
@@ -264,11 +264,7 @@ class BoxesRow:
         Raises:
           InputError: dataset.overflow is unknown.
         """
-        if dataset_config.overflow not in OVERFLOWS:
-            raise InputError(
-                f"dataset.overflow is {dataset_config.overflow!r}: choose one of "
-                f"{', '.join(OVERFLOWS)}"
-            )
+        check_choice("dataset.overflow", dataset_config.overflow, OVERFLOWS)
         return cls(
             canvas=tuple(dataset_config.canvas),
             max_boxes=dataset_config.max_boxes,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 from borrow_det.models.vgg import unit_vectors
 
 SIMILARITIES = ("embedded_gaussian", "scaled", "cosine", "dot_product")
@@ -79,11 +79,7 @@ class FeatureMatchingBlock(nn.Module):
         return Matching(P, log_p)
 
     def _similarity(self, Q: Array, K: Array) -> Array:
-        if self.similarity not in SIMILARITIES:
-            raise InputError(
-                f"borrow.similarity is {self.similarity!r}; "
-                f"it must be one of {list(SIMILARITIES)}"
-            )
+        check_choice("borrow.similarity", self.similarity, SIMILARITIES)
         if self.similarity == "cosine":
             log_temperature = self.param(
                 "log_temperature",
@@ -210,10 +206,7 @@ class BorrowingNeck(nn.Module):
         self, X: Sequence[Array]
     ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
         """Maps X_1..X_N -> (Y_1..Y_N, the matching of each level that borrows)."""
-        if self.context_from not in ("X", "Y"):
-            raise InputError(
-                f"borrow.context_from is {self.context_from!r}; it must be X or Y"
-            )
+        check_choice("borrow.context_from", self.context_from, ("X", "Y"))
         if not set(self.levels) <= set(range(len(X) - 1)):
             raise InputError(
                 f"borrow.levels is {tuple(self.levels)}; it may name the levels "
@@ -252,10 +245,7 @@ class BorrowingNeck(nn.Module):
     def _borrow(
         self, n: int, shallow: Array, sources: Sequence[Array]
     ) -> tuple[Array, Matching]:
-        if self.source not in SOURCES:
-            raise InputError(
-                f"borrow.source is {self.source!r}; it must be one of {list(SOURCES)}"
-            )
+        check_choice("borrow.source", self.source, SOURCES)
         channels = self.channels or shallow.shape[-1]
         matching = FeatureMatchingBlock(
             channels,

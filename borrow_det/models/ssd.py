@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 from borrow_det.models.borrowing import BorrowingNeck, Matching
 from borrow_det.models.normalization import Normalization
 from borrow_det.models.ssd_vgg import SSD300, SSD512
@@ -104,10 +104,7 @@ def build_detector(config, num_classes: int) -> Detector:
     Raises:
       InputError: on a trunk that does not exist, or fields that do not fit its levels.
     """
-    if config.model.trunk not in TRUNKS:
-        raise InputError(
-            f"model.trunk is {config.model.trunk!r}; it must be one of {list(TRUNKS)}"
-        )
+    check_choice("model.trunk", config.model.trunk, TRUNKS)
     _check_levels(config)
     dtype = jnp.dtype(config.dtype)
     trunk = TRUNKS[config.model.trunk](

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from borrow_det.errors import InputError
+from borrow_det.errors import check_choice
 
 SECOND_AFTER = ("all", "first")
 CLIPS = ("none", "boxes", "sizes")
@@ -58,7 +58,7 @@ def second_sizes(
     """
     side = math.sqrt(input_size[0] * input_size[1])
     ends = {"side": side, "geometric": math.sqrt(sizes[-1] * (next_size or side))}
-    _check("second_last", last, ends)
+    check_choice("anchors.second_last", last, ends)
     inner = [math.sqrt(a * b) for a, b in itertools.pairwise(sizes)]
     return (*inner, ends[last])
 
@@ -70,7 +70,7 @@ def position_shapes(anchors, input_size: tuple[int, int]) -> list[np.ndarray]:
     ratios (width / height), each of area S_n squared; the second set comes after it,
     or after its first anchor.
     """
-    _check("second_after", anchors.second_after, SECOND_AFTER)
+    check_choice("anchors.second_after", anchors.second_after, SECOND_AFTER)
     seconds = second_sizes(
         anchors.sizes, input_size, anchors.second_last, anchors.next_size
     )
@@ -101,7 +101,7 @@ def make_anchors(anchors, input_size: tuple[int, int]) -> np.ndarray:
     Raises:
       InputError: a field of `anchors` names no choice that there is.
     """
-    _check("clip", anchors.clip, CLIPS)
+    check_choice("anchors.clip", anchors.clip, CLIPS)
     levels = []
     shapes = level_shapes(input_size, anchors.strides)
     for shape, stride, sizes in zip(
@@ -114,10 +114,3 @@ def make_anchors(anchors, input_size: tuple[int, int]) -> np.ndarray:
         levels.append(corners.reshape(-1, 4))
     corners = np.concatenate(levels).astype(np.float32)
     return np.clip(corners, 0, 1) if anchors.clip == "boxes" else corners
-
-
-def _check(field, value, choices):
-    if value not in choices:
-        raise InputError(
-            f"anchors.{field} is {value!r}; it must be one of {list(choices)}"
-        )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from borrow_det.errors import InputError
+from borrow_det.errors import check_choice
 from borrow_det.ops import boxes as box_ops
 
 IGNORED = ("spared", "negative", "positive")
@@ -27,7 +27,7 @@ def objects(valid: Array, ignore: Array, ignored: str) -> Array:
     Raises:
       InputError: `ignored` is none of IGNORED.
     """
-    _check("ignored", ignored, IGNORED)
+    check_choice("loss.ignored", ignored, IGNORED)
     return valid if ignored == "positive" else valid & ~ignore
 
 
@@ -63,7 +63,7 @@ def assign_anchors(
     Raises:
       InputError: `best_anchor` or `ignored` is none of these.
     """
-    _check("best_anchor", best_anchor, BEST_ANCHOR)
+    check_choice("loss.best_anchor", best_anchor, BEST_ANCHOR)
     target = objects(valid, ignore, ignored)
     iou = jnp.where(target[:, None], box_ops.iou(boxes, anchors), -1.0)
     index = jnp.argmax(iou, axis=0)
@@ -146,13 +146,6 @@ def claim_each(iou: Array) -> Array:
     column = jnp.where(jnp.max(iou, axis=1) >= 0, jnp.argmax(iou, axis=1), columns)
     owner = jnp.full_like(iou[0], -1, dtype=jnp.int32)
     return owner.at[column].max(jnp.arange(rows, dtype=jnp.int32), mode="drop")
-
-
-def _check(field, value, choices):
-    if value not in choices:
-        raise InputError(
-            f"loss.{field} is {value!r}; it must be one of {list(choices)}"
-        )
 
 
 BEST_ANCHOR = {"bipartite": bipartite_match, "each": claim_each}

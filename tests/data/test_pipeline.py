@@ -315,7 +315,7 @@ def test_closing_frees_the_shared_memory_of_the_last_batch(drawn_config):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("dataset.overflow", "cut", "'cut': choose one of error, keep_largest"),
+        ("dataset.overflow", "cut", "'cut'; it must be one of "),
         ("dataset.num_threads", -1, "dataset.num_threads is negative"),
         ("dataset.num_workers", -1, "dataset.num_workers is negative"),
         ("batch_size", 7, "batch_size is 7: set a positive multiple of .* 2"),

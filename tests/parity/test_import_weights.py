@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.torch
 
 from borrow_det import initialization
 from borrow_det.models import classifier, vgg
@@ -161,7 +160,9 @@ def test_decimation_of_torchvisions_fc_layers_index_by_index(torch_vgg, torch_im
 def test_other_forms_of_the_file_give_the_same(torch_vgg, torch_import, tmp_path, kind):
     path = tmp_path / kind
     if kind == "vgg16.safetensors":
-        safetensors.torch.save_file(torch_vgg.state, path)
+        from safetensors import torch as safetensors_torch
+
+        safetensors_torch.save_file(torch_vgg.state, path)
     else:  # The published file is of the older form.
         old = kind == "old.pth"
         torch_vgg.torch.save(
