@@ -34,8 +34,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "num_steps micro_batch borrow.channels loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
-        "optimizer.clip_norm report.num_pictures report.contact_sheet dataset.crop_context "
-        "anchors.next_size",
+        "optimizer.clip_norm report.num_pictures report.contact_sheet "
+        "dataset.crop_context anchors.next_size",
         lambda value: value >= 0,
         "at least 0",
     ),

@@ -276,7 +276,7 @@ def test_closing_ends_threads_and_workers(num_workers, drawn_config):
         assert not multiprocessing.active_children()
         for thread in started:
             thread.join(timeout=20)  # It may finish the image that it is at.
-            assert not thread.is_alive()
+            assert not thread.is_alive(), thread
 
 
 def test_bad_boxes_are_counted(drawn_config, caplog):
