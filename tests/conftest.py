@@ -18,7 +18,7 @@ import PIL.Image
 import pytest
 
 from borrow_det import train
-from borrow_det.data import scale_pairs
+from borrow_det.data import pipeline, scale_pairs
 from configs import base
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -167,3 +167,42 @@ def tiny_run(make_tiny_config, tmp_path_factory):
     with jax.numpy_dtype_promotion("standard"):
         metrics = train.train_and_evaluate(config, workdir)
     return types.SimpleNamespace(workdir=workdir, config=config, metrics=metrics)
+
+
+class StopError(Exception):
+    """Stands for whatever ends a process."""
+
+
+class StoppingBatches:
+    """Batches of which a process sees so many before it ends."""
+
+    def __init__(self, batches, left):
+        self.batches, self.left = batches, left
+
+    def __getattr__(self, name):
+        return getattr(self.batches, name)
+
+    def __next__(self):
+        if not self.left:
+            raise StopError
+        self.left -= 1
+        return next(self.batches)
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """A function: from now on, a run ends before it has so many more batches.
+
+    Its `error` is what ends it.
+    """
+    endless = pipeline.train_batches
+
+    def stop_after(count):
+        monkeypatch.setattr(
+            pipeline,
+            "train_batches",
+            lambda *args, **kwargs: StoppingBatches(endless(*args, **kwargs), count),
+        )
+
+    stop_after.error = StopError
+    return stop_after

@@ -9,7 +9,6 @@ import pytest
 
 from borrow_det import checkpoints, train
 from borrow_det import workdir as workdir_lib
-from borrow_det.data import pipeline
 from borrow_det.errors import InputError
 from borrow_det.tools import predict
 
@@ -71,33 +70,12 @@ def test_its_figures_are_those_of_its_predictions(pretrained):
     assert written == {"step": 2, **metrics}
 
 
-class StopError(Exception):
-    """Stands for whatever ends a process."""
-
-
 def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
-    pretrained, tmp_path, monkeypatch, capsys
+    pretrained, tmp_path, stop_after, capsys
 ):
-    endless = pipeline.train_batches
-
-    class OneBatch:
-        def __init__(self, batches):
-            self.batches, self.left = batches, 1
-
-        def __getattr__(self, name):
-            return getattr(self.batches, name)
-
-        def __next__(self):
-            if not self.left:
-                raise StopError
-            self.left -= 1
-            return next(self.batches)
-
-    monkeypatch.setattr(
-        pipeline, "train_batches", lambda *a, **k: OneBatch(endless(*a, **k))
-    )
     folder = tmp_path / "W"
-    with pytest.raises(StopError):
+    stop_after(1)
+    with pytest.raises(stop_after.error):
         train.train_and_evaluate(pretrained.config, folder)
     metrics = train.train_and_evaluate(pretrained.config, folder)
     shown = capsys.readouterr().out

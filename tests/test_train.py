@@ -140,41 +140,6 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
 # It repeats, and resumes.
 
 
-class StopError(Exception):
-    """Stands for whatever ends a process."""
-
-
-class StoppingBatches:
-    """Batches of which a process sees so many before it ends."""
-
-    def __init__(self, batches, left):
-        self.batches, self.left = batches, left
-
-    def __getattr__(self, name):
-        return getattr(self.batches, name)
-
-    def __next__(self):
-        if not self.left:
-            raise StopError
-        self.left -= 1
-        return next(self.batches)
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """A function: from now on, a run stops before it has so many more batches."""
-    endless = pipeline.train_batches
-
-    def stop_after(count):
-        monkeypatch.setattr(
-            pipeline,
-            "train_batches",
-            lambda *arguments: StoppingBatches(endless(*arguments), count),
-        )
-
-    return stop_after
-
-
 @pytest.fixture
 def traces(monkeypatch):
     """How often the step and the detection were traced."""
@@ -197,7 +162,7 @@ def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
 ):
     folder = tmp_path / "W"
     stop_after(3)
-    with pytest.raises(StopError):
+    with pytest.raises(stop_after.error):
         train.train_and_evaluate(tiny_run.config, folder)
     assert traces == {"prepare": 1, "detect": 0}
     assert [line["step"] for line in metric_lines(folder)] == [2]

@@ -15,7 +15,7 @@ from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
-from borrow_det.tasks.task import Data, EvalSet, Figures
+from borrow_det.tasks.task import Data, EvalSet, Figures, init_variables
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 
@@ -86,12 +86,7 @@ class ClassificationTask:
 
     def init(self, key: Array) -> dict:
         """Initial variables {params, batch_stats}; jit-able."""
-        image = jnp.zeros((1, *self.input_size, 3), jnp.float32)
-        variables = self.model.init(key, image, train=False)
-        return {
-            "params": variables["params"],
-            "batch_stats": variables.get("batch_stats", {}),
-        }
+        return init_variables(self.model, key, self.input_size)
 
     def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
         """Augments a training batch, and draws a key for each example's dropout."""

@@ -20,7 +20,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import losses, matching, nms
 from borrow_det.tasks import detection_evaluation
-from borrow_det.tasks.task import EvalSet
+from borrow_det.tasks.task import EvalSet, init_variables
 
 
 class BorrowTargets(NamedTuple):
@@ -61,12 +61,7 @@ class DetectionTask:
 
     def init(self, key: Array) -> dict:
         """Initial variables {params, batch_stats}; jit-able."""
-        image = jnp.zeros((1, *self.input_size, 3), jnp.float32)
-        variables = self.model.init(key, image, train=False)
-        return {
-            "params": variables["params"],
-            "batch_stats": variables.get("batch_stats", {}),
-        }
+        return init_variables(self.model, key, self.input_size)
 
     def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
         """Augments a training batch and finds its targets.

@@ -7,6 +7,8 @@ satisfies `Task`, and a line in train.TASKS.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -122,3 +124,15 @@ class Task(Protocol):
         self, eval_set: EvalSet, results: list[dict]
     ) -> Mapping[str, np.ndarray]:
         """Some images by name: what is known of each left, what was found right."""
+
+
+def init_variables(
+    model: nn.Module, key: Array, input_size: tuple[int, int]
+) -> dict[str, dict]:
+    """Initial {params, batch_stats} of a network of images; jit-able."""
+    image = jnp.zeros((1, *input_size, 3), jnp.float32)
+    variables = model.init(key, image, train=False)
+    return {
+        "params": variables["params"],
+        "batch_stats": variables.get("batch_stats", {}),
+    }
