@@ -78,6 +78,21 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.channel_order", lambda value: value in ("RGB", "BGR"), "RGB or BGR"),
     ("nms.clip", lambda value: value in ("before", "after"), "before or after"),
     ("anchors.variances", _are_positive(2), "two numbers above 0"),
+    (
+        "anchors.strides anchors.sizes",
+        lambda value: len(value) >= 1 and min(value) > 0,
+        "a number of pixels above 0 for each level",
+    ),
+    (
+        "anchors.aspect_ratios",
+        lambda value: all(len(ratios) >= 1 and min(ratios) > 0 for ratios in value),
+        "for each level its aspect ratios, above 0, one at least",
+    ),
+    (
+        "anchors.second_aspect_ratios",
+        lambda value: all(ratio > 0 for ratio in value),
+        "aspect ratios above 0",
+    ),
     ("dtype", lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("dataset.eval_splits", lambda value: len(value) >= 1, "at least one split"),
 )

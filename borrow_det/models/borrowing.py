@@ -144,7 +144,8 @@ class Deconvolution(nn.Module):
     stride is the ratio of their sizes, rounded up, and the kernel grows with it, so
     that neighbours overlap as much. Positions beyond those of the shallow map are cut
     at the far sides if they are a partial last window, as where a map was halved and
-    rounded up; of maps in no whole ratio, each position takes the nearest.
+    rounded up; of maps in no whole ratio, each position takes the nearest. Sizes alone
+    decide: SSD300's 5 -> 3, a convolution without padding, counts as a halving.
     """
 
     kernel: int = 2  # At stride 2; one more for each step beyond.

@@ -12,7 +12,7 @@ from jax import Array
 from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
 from borrow_det.data import augment, pipeline
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 from borrow_det.models import ssd
 from borrow_det.models.borrowing import source_levels
 from borrow_det.models.normalization import Normalization
@@ -52,6 +52,8 @@ class DetectionTask:
 
     def __init__(self, config, num_classes: int):
         self.config = config
+        check_choice("loss.best_anchor", config.loss.best_anchor, matching.BEST_ANCHOR)
+        check_choice("loss.ignored", config.loss.ignored, matching.IGNORED)
         self.model = ssd.build_detector(config, num_classes)
         self.input_size = tuple(config.input_size)
         self.anchors = anchor_ops.make_anchors(config.anchors, self.input_size)

@@ -240,3 +240,10 @@ def test_a_picture_of_nothing_trains_with_finite_gradients(config, batch, norm):
     assert terms["matching"] > 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
     assert np.any(found["head1"]["class"]["bias"] != 0)
+
+
+@pytest.mark.parametrize("field", ["best_anchor", "ignored"])
+def test_an_unknown_rule_is_refused_before_anything_is_traced(tiny_config, field):
+    tiny_config.loss[field] = "best"
+    with pytest.raises(InputError, match=f"loss.{field} is 'best'; it must be one of"):
+        detection.DetectionTask(tiny_config, num_classes=2)
