@@ -109,15 +109,10 @@ def check(config, tasks, data_parallelism: int) -> None:
     Raises:
       InputError: names the first field that is out of its range, and the range.
     """
-    fields = config.to_dict()
     check_choice("task", config.task, tasks)
-    for names, holds, range_ in _RULES:
-        for name in names.split():
-            value = _at(fields, name)
-            if not holds(value):
-                raise InputError(f"{name} is {value!r}; it must be {range_}")
+    check_fields(config)
     for name in ("batch_size", "eval_batch_size"):
-        size = fields[name]
+        size = config[name]
         if size < 1 or size % data_parallelism:
             raise InputError(
                 f"{name} is {size}; it must be a positive multiple of the "
@@ -129,6 +124,20 @@ def check(config, tasks, data_parallelism: int) -> None:
             f"micro_batch is {config.micro_batch}; it must be 0 or divide the {share} "
             "images that each device has of a batch"
         )
+
+
+def check_fields(config) -> None:
+    """Checks every field whose range depends on nothing else.
+
+    Raises:
+      InputError: names the first field that is out of its range, and the range.
+    """
+    fields = config.to_dict()
+    for names, holds, range_ in _RULES:
+        for name in names.split():
+            value = _at(fields, name)
+            if not holds(value):
+                raise InputError(f"{name} is {value!r}; it must be {range_}")
 
 
 def _at(fields, name):
