@@ -4,6 +4,7 @@
 of the state; a tool reads the first alone.
 """
 
+import contextlib
 import os
 import pathlib
 
@@ -95,8 +96,40 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> di
     The parameters are the averaged ones where the run keeps an average.
 
     Raises:
-      InputError: there is no such checkpoint.
+      InputError: there is no such checkpoint, or it is damaged.
     """
+    with _stored_model(workdir, step) as (restore, abstract):
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            abstract,
+        )
+        return _variables(restore(target))
+
+
+def variable_shapes(workdir: str | os.PathLike) -> dict:
+    """Zeros of the shapes that `restore_variables` gives: no value is read.
+
+    The arrays repeat one zero and take no room.
+
+    Raises:
+      InputError: there is no checkpoint, or it is damaged.
+    """
+    with _stored_model(workdir, None) as (_, abstract):
+        return jax.tree.map(
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+            _variables(abstract),
+        )
+
+
+def _variables(model):
+    params = model["ema_params"] or model["params"]
+    return {"params": params, "batch_stats": model["batch_stats"]}
+
+
+@contextlib.contextmanager
+def _stored_model(workdir, step):
+    """A checkpoint's (reader of the item `model` as laid out, its abstract arrays)."""
     folder = _folder(workdir)
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: train there first")
@@ -105,18 +138,23 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> di
     handlers = {item: ocp.StandardCheckpointHandler() for item in items}
     with ocp.CheckpointManager(folder, item_handlers=handlers) as manager:
         steps = manager.all_steps()
-        step = max(steps, default=None) if step is None else step
+        if not steps:
+            raise InputError(f"{workdir} holds no finished checkpoint")
+        step = max(steps) if step is None else step
         if step not in steps:
             raise InputError(f"{workdir} has checkpoints of steps {steps}, not {step}")
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            manager.item_metadata(step)["model"].tree,
-        )
-        restore = ocp.args.Composite(model=ocp.args.StandardRestore(target))
-        model = manager.restore(step, args=restore).model
-    params = model["ema_params"] or model["params"]
-    return {"params": params, "batch_stats": model["batch_stats"]}
+
+        def restore(target):
+            args = ocp.args.Composite(model=ocp.args.StandardRestore(target))
+            return manager.restore(step, args=args).model
+
+        try:
+            yield restore, manager.item_metadata(step)["model"].tree
+        except Exception as error:  # A damaged file makes a parser raise anything.
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(
+                f"the checkpoint of step {step} in {workdir} cannot be read: {reason}"
+            ) from error
 
 
 def _folder(workdir):

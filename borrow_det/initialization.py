@@ -5,7 +5,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax
@@ -19,7 +19,9 @@ SCOPES = ("all", "no_heads", "trunk")
 # What the weights of a trunk want of an image; fields of config.model.
 NORMALIZATION = ("channel_order", "pixel_mean", "pixel_std")
 # The layers that every trunk takes from VGG-16, and what normalises them.
-_STAGE = re.compile(r"\w+/trunk/conv[1-5]_\d+/(?:conv/kernel|(?P<norm>norm/\w+))")
+_STAGE = re.compile(
+    r"\w+/trunk/(?P<layer>conv[1-5]_\d+)/(?:conv/kernel|(?P<norm>norm/\w+))"
+)
 # Beside an import's checkpoint: what it was made of (tools/import_weights.py).
 IMPORT_FILE = "import.json"
 
@@ -32,7 +34,80 @@ class Initialized(NamedTuple):
     fresh: list[str]  # Paths of those that stayed as they were.
 
 
-def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Initialized:
+class Start(NamedTuple):
+    """What a run starts from."""
+
+    origin: str
+    scope: str
+    variables: dict
+    taken: list[str]
+    fresh: list[str]
+    other_heads: dict[str, str]  # Parts of the heads that were not taken: why.
+    normalization: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        """All but the values, for the run's initialization.json."""
+        return {n: v for n, v in self._asdict().items() if n != "variables"}
+
+    def describe(self) -> str:
+        """A line for the console."""
+        why = "".join(f"; {part} heads: {w}" for part, w in self.other_heads.items())
+        return (
+            f"from {self.origin}: {len(self.taken)} parameters taken: "
+            f"{', '.join(self.taken)}; {len(self.fresh)} fresh: "
+            f"{', '.join(self.fresh) or 'none'}{why}; normalisation: "
+            f"{self.normalization}"
+        )
+
+
+def start_from(
+    config,
+    classes: workdir_lib.Classes,
+    fresh: Mapping[str, Any],
+    read: Callable[[str], dict] = checkpoints.restore_variables,
+) -> Start:
+    """What a run of `config` takes from `init_from`, and what is left of `fresh`.
+
+    Args:
+      config: the run's, its normalisation resolved.
+      classes: of its data set.
+      fresh: variables {params, batch_stats} of its network; shapes will do.
+      read: from a directory to its variables; where only the fit is asked for,
+        `checkpoints.variable_shapes`.
+
+    Raises:
+      InputError: `init_from` cannot be read or its trunk does not fit, or a run of
+        no steps would evaluate fresh parameters.
+    """
+    origin, scope = config.init_from, config.init_scope
+    try:
+        given = read(origin)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
+    others = other_heads(origin, config, classes) if scope == "all" else {}
+    variables, taken, left = take(given, fresh, scope, others)
+    start = Start(
+        origin=origin,
+        scope=scope,
+        variables=variables,
+        taken=taken,
+        fresh=left,
+        other_heads=others,
+        normalization={name: config.model[name] for name in NORMALIZATION},
+    )
+    if left and not config.num_steps:
+        raise InputError(
+            f"num_steps=0 would evaluate fresh parameters; {start.describe()}"
+        )
+    return start
+
+
+def take(
+    given: Mapping[str, Any],
+    fresh: Mapping[str, Any],
+    scope: str,
+    other_heads: Collection[str] = (),
+) -> Initialized:
     """Replaces in `fresh` every array for which `given` has one of its path and shape.
 
     What one of the two lacks stays fresh: the layers of another trunk, normalisation
@@ -45,6 +120,8 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
       given: variables {params, batch_stats}; those of a classifier are converted.
       fresh: variables {params, batch_stats} of the network to start.
       scope: `all`; `no_heads`, all but the prediction layers; or `trunk` alone.
+      other_heads: parts of the heads, `class` and `box`, that stay fresh though their
+        shapes may fit (see `other_heads`).
 
     Raises:
       InputError: on an unknown scope; lists what of the trunk does not fit.
@@ -58,7 +135,10 @@ def take(given: Mapping[str, Any], fresh: Mapping[str, Any], scope: str) -> Init
     taken = [
         path
         for path, value in flat.items()
-        if _in_scope(path, scope) and path in given and given[path].shape == value.shape
+        if _in_scope(path, scope)
+        and _head_part(path) not in other_heads
+        and path in given
+        and given[path].shape == value.shape
     ]
     flat |= {path: given[path] for path in taken}
     variables = {"params": {}, "batch_stats": {}}
@@ -83,9 +163,16 @@ def _check_trunk(given, fresh):
 
 def _must_agree(path, given, fresh):
     stage = _STAGE.fullmatch(path)
-    if stage and not (stage["norm"] and path not in given):
+    # Normalisation that the origin's layer did not have at all may be added to it.
+    if stage and (stage["norm"] is None or stage["layer"] in _normalized(given)):
         return True
     return path in given and path in fresh
+
+
+def _normalized(flat):
+    """The stage layers of a trunk that have a normalisation."""
+    stages = filter(None, map(_STAGE.fullmatch, flat))
+    return {stage["layer"] for stage in stages if stage["norm"]}
 
 
 def _shape(flat, path):
@@ -93,10 +180,17 @@ def _shape(flat, path):
 
 
 def _in_scope(path, scope):
-    module = path.split("/")[1]
     if scope == "trunk":
-        return module == "trunk"
-    return scope == "all" or not (module.startswith("head") or module == "fc8")
+        return path.split("/")[1] == "trunk"
+    return scope == "all" or _head_part(path) is None
+
+
+def _head_part(path):
+    """`class` or `box` of a prediction layer's parameter; None of others."""
+    _, module, part = path.split("/")[:3]
+    if module == "fc8":
+        return "class"
+    return part if module.startswith("head") else None
 
 
 def _convert(given, fresh):
@@ -134,16 +228,40 @@ def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
     }
 
 
-def load(origin: str | os.PathLike) -> dict:
-    """The variables {params, batch_stats} of a run or an import, its newest.
+def other_heads(
+    origin: str | os.PathLike, config, classes: workdir_lib.Classes
+) -> dict[str, str]:
+    """Parts of the heads that mean something else at the origin: {part: why}.
+
+    No shape shows that: class logits of other classes, boxes against other anchors. An
+    import without config and classes has no heads.
 
     Raises:
-      InputError: `origin` holds no checkpoint.
+      InputError: a trunk normalised in groups, of another number of channels.
     """
-    try:
-        return checkpoints.restore_variables(origin)
-    except InputError as error:
-        raise InputError(f"init_from: {error}") from error
+    if not (pathlib.Path(origin) / "config.json").exists():
+        return {}
+    there = workdir_lib.load_config(origin).to_dict()
+    here = workdir_lib.as_stored(config.to_dict())
+    _check_groups(there["model"], here["model"], origin)
+    found = {}
+    if workdir_lib.load_classes(origin).class_names != classes.class_names:
+        found["class"] = "other classes"
+    anchors = there["anchors"]
+    differing = [n for n, v in here["anchors"].items() if anchors.get(n) != v]
+    if differing:
+        why = f"other anchors.{differing[0]}"
+        found |= {part: found.get(part, why) for part in ("class", "box")}
+    return found
+
+
+def _check_groups(there, here, origin):
+    sizes = there["group_size"], here["group_size"]
+    if there["norm"] == here["norm"] == "group" and sizes[0] != sizes[1]:
+        raise InputError(
+            f"init_from: the trunk of {origin} is normalised with model.group_size="
+            f"{sizes[0]}, this config says {sizes[1]}"
+        )
 
 
 def resolve_normalization(
@@ -167,7 +285,10 @@ def resolve_normalization(
     if not (config.init_from and config.init_normalization):
         return config
     begun = workdir_lib.has_checkpoints(workdir)
-    values = normalization(workdir if begun else config.init_from)
+    try:
+        values = normalization(workdir if begun else config.init_from)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from error
     config = copy.deepcopy(config)
     for name, value in values.items():
         config.model[name] = value
@@ -181,7 +302,8 @@ def normalization(origin: str | os.PathLike) -> dict[str, Any]:
       InputError: `origin` is neither, or states them wrongly.
     """
     if (pathlib.Path(origin) / IMPORT_FILE).exists():
-        fields = workdir_lib.load_json(origin, IMPORT_FILE).get("normalization", {})
+        fields = workdir_lib.load_json(origin, IMPORT_FILE).get("normalization")
+        fields = fields if isinstance(fields, Mapping) else {}
     else:
         fields = workdir_lib.load_config(origin).model
     missing = [name for name in NORMALIZATION if name not in fields]
@@ -194,13 +316,21 @@ def normalization(origin: str | os.PathLike) -> dict[str, Any]:
 
 def check_normalization(fields: Mapping[str, Any], origin: str | os.PathLike) -> None:
     """Raises InputError where `NORMALIZATION`'s fields hold what makes no sense."""
-    triples = [fields["pixel_mean"], fields["pixel_std"]]
-    if fields["channel_order"] not in ("RGB", "BGR") or not (
-        all(len(triple) == 3 for triple in triples)
-        and all(math.isfinite(number) for triple in triples for number in triple)
-        and all(number > 0 for number in fields["pixel_std"])
-    ):
+    sound = (
+        fields["channel_order"] in ("RGB", "BGR")
+        and all(_is_triple(fields[name]) for name in ("pixel_mean", "pixel_std"))
+        and min(fields["pixel_std"]) > 0
+    )
+    if not sound:
         raise InputError(
             f"{origin}: {dict(fields)} is no normalisation: RGB or BGR, three means, "
             "three scales above 0"
         )
+
+
+def _is_triple(value):
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 3
+        and all(isinstance(v, int | float) and math.isfinite(v) for v in value)
+    )

@@ -25,7 +25,6 @@ from borrow_det import (
 )
 from borrow_det import workdir as workdir_lib
 from borrow_det.console import Console
-from borrow_det.errors import InputError
 from borrow_det.metric_writer import MetricWriter
 from borrow_det.optimizer import make_optimizer, make_schedule
 from borrow_det.tasks import classification, detection
@@ -45,6 +44,11 @@ class TrainState(flax.struct.PyTreeNode):
     ema_params: dict  # Empty where no average is kept.
     opt_state: optax.OptState
     key_data: Array  # uint32, of the key from which each step's is folded.
+
+    @property
+    def variables(self) -> dict:
+        """What is trained."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def eval_variables(self) -> dict:
@@ -70,7 +74,11 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
     classes = workdir_lib.Classes(data.train.class_names, data.train.category_ids)
     task = task_class(config, len(classes.class_names))
     # What does not fit is refused before a work directory is made of it.
-    jax.eval_shape(lambda: init_state(task, config, mesh))
+    shapes = jax.eval_shape(lambda: init_state(task, config, mesh))
+    if config.init_from and not workdir_lib.has_checkpoints(workdir):
+        initialization.start_from(
+            config, classes, shapes.variables, checkpoints.variable_shapes
+        )
     workdir = workdir_lib.prepare(workdir, config, classes, data.boxes)
     run = Run(config, workdir, task, mesh, data.train, data.eval_sets)
     try:
@@ -223,19 +231,12 @@ class Run:
         return state
 
     def _initialize(self, state: TrainState) -> TrainState:
-        origin = self.config.init_from
-        fresh = {"params": state.params, "batch_stats": state.batch_stats}
-        variables, taken, left = initialization.take(
-            initialization.load(origin), fresh, self.config.init_scope
-        )
-        if not taken:
-            raise InputError(f"init_from: no parameter of {origin} fits this network")
-        wants = {name: self.config.model[name] for name in initialization.NORMALIZATION}
-        self.console.line(
-            f"from {origin}: {len(taken)} parameters taken: {', '.join(taken)}; "
-            f"{len(left)} fresh: {', '.join(left) or 'none'}; normalisation: {wants}"
-        )
-        variables = jax.device_put(variables, sharding.replicated(self.mesh))
+        source = self.train_source
+        classes = workdir_lib.Classes(source.class_names, source.category_ids)
+        begun = initialization.start_from(self.config, classes, state.variables)
+        self.console.line(begun.describe())
+        workdir_lib.write_json(self.workdir / "initialization.json", begun.record())
+        variables = jax.device_put(begun.variables, sharding.replicated(self.mesh))
         averages = variables["params"] if state.ema_params else {}
         ema_params = jax.tree.map(jnp.copy, averages)
         return dataclasses.replace(state, **variables, ema_params=ema_params)

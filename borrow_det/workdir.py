@@ -89,6 +89,14 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(load_json(workdir, "config.json")).lock()
 
 
+def as_stored(fields: dict) -> dict:
+    """A configuration's fields as they come back from config.json.
+
+    So that equal values compare equal.
+    """
+    return _as_tuples(json.loads(json.dumps(fields)))
+
+
 def load_classes(workdir: str | os.PathLike) -> Classes:
     """The classes of a run.
 
@@ -147,11 +155,9 @@ def _as_tuples(value):
 
 
 def _check_fixed(old, new, workdir):
-    # Through JSON, as the old one went, so that equal values compare equal.
-    new = _as_tuples(json.loads(json.dumps(new.to_dict())))
     old, new = (
         flax.traverse_util.flatten_dict(config, sep=".")
-        for config in (old.to_dict(), new)
+        for config in (old.to_dict(), as_stored(new.to_dict()))
     )
     for field in sorted({*old, *new}):
         if field not in FIXED and field.split(".")[0] not in FIXED:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det import initialization, train
+from borrow_det import checkpoints, initialization, train
 from borrow_det import workdir as workdir_lib
 from borrow_det.errors import InputError
 from borrow_det.tasks import classification, detection
@@ -60,7 +60,7 @@ def tiny_import(plain_config, tmp_path):
 
 def test_take_leaves_heads_and_neck_that_do_not_fit_as_they_were(tiny_run, tiny_config):
     tiny_config.borrow.channels = 4
-    given = initialization.load(tiny_run.workdir)
+    given = checkpoints.restore_variables(tiny_run.workdir)
     variables, taken, fresh = initialization.take(given, full(tiny_config, 7), "all")
     params = variables["params"]
     jax.tree.map(
@@ -248,7 +248,7 @@ def test_a_classifier_starts_a_classifier_whole_but_for_its_classes(plain_config
 
 def test_load_of_nothing_is_an_error(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoints"):
-        initialization.load(tmp_path / "none")
+        checkpoints.restore_variables(tmp_path / "none")
 
 
 # Normalisation.
@@ -285,6 +285,9 @@ def test_normalisation_stays_the_runs_own_where_that_is_asked_for(
         (lambda n: n.update(pixel_std=[1, 0, 1]), "is no normalisation: RGB or BGR"),
         (lambda n: n.update(pixel_mean=[1, 2]), "is no normalisation: RGB or BGR"),
         (lambda n: n.update(pixel_mean=[1, 2, float("nan")]), "is no normalisation"),
+        (lambda n: n.update(pixel_mean=1.0), "is no normalisation"),
+        (lambda n: n.update(pixel_std=["a", 1, 1]), "is no normalisation"),
+        (dict.clear, "does not say what channel_order, pixel_mean, pixel_std"),
     ],
 )
 def test_normalisation_that_makes_no_sense_is_refused(tiny_import, change, message):

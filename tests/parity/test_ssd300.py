@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from borrow_det import initialization
+from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
 from borrow_det.models.ssd import Predictions
 from borrow_det.ops import boxes as box_ops
@@ -45,7 +45,7 @@ def ours(reference, tmp_path_factory):
     return types.SimpleNamespace(
         config=config,
         task=detection.DetectionTask(config, CLASSES),
-        variables=initialization.load(workdir),
+        variables=checkpoints.restore_variables(workdir),
     )
 
 
