@@ -43,12 +43,13 @@ import flax
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
-from borrow_det import checkpoints, command_line, initialization
+from borrow_det import checkpoints, command_line, config_check, initialization
 from borrow_det import workdir as workdir_lib
 from borrow_det.data import coco_classes
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
+from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tasks import detection
 from borrow_det.tools import command
 from borrow_det.weights import files, layouts
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     normalization = _given_normalization(options)
     imported = read(options.input, options.layout, normalization)
     config = classes = None
-    if layouts.LAYOUTS[imported.layout].detector:
+    if layouts.LAYOUTS[imported.layout].trained:
         config = _config(options)
         imported, classes = as_detector(imported, config, options.keep_unused_classes)
     elif options["config"].present or options.keep_unused_classes:
@@ -125,8 +126,8 @@ def as_detector(
     The config gets the normalisation of the weights.
 
     Raises:
-      InputError: lists what the config's network has otherwise; its anchors are not
-        those that the weights were trained on.
+      InputError: a field of the config is out of its range; lists what its anchors or
+        its network have otherwise than the weights.
     """
     ids = range(1, layouts.COCO_CHANNELS) if keep_unused else coco_classes.NAMES
     names = [coco_classes.NAMES.get(i, f"unused {i}") for i in ids]
@@ -134,10 +135,50 @@ def as_detector(
     parameters = layouts.keep_classes(imported.parameters, ids)
     for field, value in imported.normalization.items():
         config.model[field] = value
+    # It is stored as it is, for predictions and for runs.
+    check_choice("task", config.task, ["detection"])
+    config_check.check_fields(config)
+    _check_anchors(config, layouts.LAYOUTS[imported.layout].trained)
     _check_network(parameters, config, len(names))
     unused = [i for i in range(1, layouts.COCO_CHANNELS) if i not in classes[1]]
     dropped = imported.dropped + [f"class channel {i}" for i in unused]
     return imported._replace(parameters=parameters, dropped=dropped), classes
+
+
+def _check_anchors(config, trained):
+    """No parameter tells the anchors, and detections would be off without a word."""
+    given = {"input_size": tuple(config.input_size)}
+    given |= {f"anchors.{name}": config.anchors[name] for name in trained.anchors}
+    wanted = {"input_size": trained.input_size}
+    wanted |= {f"anchors.{name}": value for name, value in trained.anchors.items()}
+    differing = [name for name in wanted if given[name] != wanted[name]]
+    if differing and not _same_anchors(config, trained):
+        found = (f"{name} is {given[name]}, not {wanted[name]}" for name in differing)
+        raise InputError(
+            "the anchors of --config are not those that the weights were trained with "
+            f"({_DETECTOR_CONFIG} has them); {'; '.join(found)}"
+        )
+
+
+def _same_anchors(config, trained):
+    """Whether fields that differ mean the same after all."""
+    given, wanted = config.anchors, config_dict.ConfigDict(trained.anchors)
+    lengths = [
+        [len(anchors[name]) for name in ("strides", "sizes", "aspect_ratios")]
+        for anchors in (given, wanted)
+    ]
+    if (
+        lengths[0] != lengths[1]
+        or tuple(config.input_size) != trained.input_size
+        or tuple(given.variances) != wanted.variances
+    ):
+        return False
+    found, expected = (
+        anchor_ops.make_anchors(anchors, trained.input_size)
+        for anchors in (given, wanted)
+    )
+    # A rounding or two of numbers around 1.
+    return found.shape == expected.shape and np.allclose(found, expected, 0, 1e-6)
 
 
 def _check_network(parameters, config, num_classes):
@@ -158,9 +199,6 @@ def _check_network(parameters, config, num_classes):
         ],
     }
     found = [f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths]
-    # No parameter tells the anchors, and detections would be off without a word.
-    if config.anchors.clip != "sizes":
-        found.append(f"anchors.clip is {config.anchors.clip}, not sizes")
     if found:
         raise InputError(
             f"the network of --config is not torchvision's ({_DETECTOR_CONFIG} has "
@@ -206,8 +244,8 @@ def write(
 @contextlib.contextmanager
 def _whole(output) -> Iterator[pathlib.Path]:
     """A folder that becomes `output` where nothing fails, and else disappears."""
-    # Resolved, so that it has a name whatever was asked for.
-    output = output.absolute()
+    # Resolved: `.` gets a name to replace, and a link to an empty folder stays one.
+    output = output.resolve()
     folder = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         folder.mkdir(parents=True)

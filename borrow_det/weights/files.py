@@ -7,8 +7,10 @@ Shapes and types are known before a tensor is read.
 
 import contextlib
 import io
+import math
 import os
 import pathlib
+import pickle
 import re
 import warnings
 import zipfile
@@ -23,8 +25,11 @@ import safetensors
 from borrow_det.errors import InputError
 from borrow_det.weights import keras_names
 
-# A .keras archive's weights are unpacked in memory; VGG-16's are 0.55 GB.
+# What an archive's weights may unpack to; VGG-16's are 0.55 GB, half a gigabyte more
+# where they are float64.
 _MAX_UNPACKED = 2**31
+# Bytes before an array's numbers; NumPy parses no more than 10,000 of them.
+_MAX_HEADER = 2**14
 
 
 class Tensor(NamedTuple):
@@ -59,6 +64,10 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
         )
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
     with contextlib.ExitStack() as stack:
         with _refusing(path):
             tensors = opener(path, stack)
@@ -78,9 +87,12 @@ def _refusing(path):
     except Exception as error:  # A damaged file can make a parser raise anything.
         kind = _KINDS[path.suffix.lower()]
         reason = " ".join(str(error).split())[:200]
-        # NumPy's texts tell how to run the file's code: they are not passed on.
-        reason = "" if "pickle" in reason or not reason else f": {reason}"
+        # Some tell how to run the file's code: they are not passed on.
+        reason = "" if _ADVICE.search(reason) or not reason else f": {reason}"
         raise InputError(f"{path}: not {kind}, or a damaged one{reason}") from error
+
+
+_ADVICE = re.compile("pickle|weights_only|safe_globals")
 
 
 def _guarded(path, read):
@@ -109,17 +121,16 @@ def _open_torch(path, _):
                 # Files from before PyTorch 1.6 are no zip archives: not to be mapped.
                 mmap=zipfile.is_zipfile(path),
             )
-    except Exception as error:
-        # PyTorch's own text tells how to run the file's code: it is not passed on.
+    except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
             raise InputError(
                 f"{path}: refused, it holds more than tensors: loading it would call "
                 f"{wanted[1]}. Save the state dict alone"
             ) from error
-        raise InputError(
-            f"{path}: not a file of tensors by PyTorch, or a damaged one"
-        ) from error
+        # What is wrong stands amid advice on how to run the file's code.
+        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        raise ValueError(reason[1] if reason else str(error)) from error
     if not isinstance(loaded, Mapping):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, not a state dict")
     return {name: _torch_tensor(path, name, value) for name, value in loaded.items()}
@@ -128,11 +139,17 @@ def _open_torch(path, _):
 def _torch_tensor(path, name, value):
     import torch
 
-    plain = isinstance(value, torch.Tensor) and value.layout == torch.strided
-    if not (plain and isinstance(name, str)):
+    if not isinstance(value, torch.Tensor):
         raise InputError(
-            f"{path}: entry {name!r} is a {type(value).__name__}, not a plain tensor: "
+            f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor: "
             "save the state dict alone"
+        )
+    if not isinstance(name, str):
+        raise InputError(f"{path}: entry {name!r}: a tensor's name must be a text")
+    if value.layout != torch.strided:
+        raise InputError(
+            f"{path}: entry {name!r} is a tensor of layout {value.layout}, not a dense "
+            "one: save what its to_dense() gives"
         )
 
     def read():
@@ -161,18 +178,62 @@ _SAFETENSORS_TYPES = {
 
 
 def _open_npz(path, stack):
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise InputError(f"{path}: holds one array, not arrays with names")
-    stack.enter_context(file)
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    _check_members(path, archive.infolist())
+    tensors: dict[str, Tensor] = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in tensors:
+            raise InputError(f"{path}: two tensors are {name}")
+        try:
+            tensors[name] = _npz_tensor(archive, member)
+        # NumPy evaluates headers: those nested deeply raise anything, MemoryError too.
+        except Exception as error:
+            reason = str(error) or "its header cannot be parsed"
+            raise ValueError(f"{member.filename}: {reason}") from error
+    return tensors
 
-    def tensor(name):
-        array = file[name]
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"{path}: {name} is no array")
-        return Tensor(array.shape, array.dtype.name, lambda: _float32(array))
 
-    return {name: tensor(name) for name in file.files}
+def _npz_tensor(archive, member):
+    with archive.open(member) as file:
+        head = io.BytesIO(file.read(_MAX_HEADER))
+    version = np.lib.format.read_magic(head)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"version {version} of the format, which numbers do not need")
+    shape, _, dtype = _NPY_HEADERS[version](head)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    declared, stored = math.prod(shape) * dtype.itemsize, member.file_size - head.tell()
+    if declared != stored:
+        raise ValueError(f"{dtype} {list(shape)} takes {declared} bytes, not {stored}")
+
+    def read():
+        with archive.open(member) as file:
+            return _float32(np.lib.format.read_array(file, allow_pickle=False))
+
+    return Tensor(shape, dtype.name, read)
+
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def _check_members(path, members):
+    """Refuses parts of an archive that would not fit in memory, before any is read."""
+    size = sum(member.file_size for member in members)
+    if size > _MAX_UNPACKED:
+        raise InputError(
+            f"{path}: its weights take {size} bytes; {_MAX_UNPACKED} are read at most"
+        )
+    for member in members:
+        # Python unpacks the others at once, whatever size they declare.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(
+                f"{path}: {member.filename} is packed otherwise than NumPy and Keras "
+                "do, stored or deflated"
+            )
 
 
 def _open_hdf5(path, stack):
@@ -182,9 +243,9 @@ def _open_hdf5(path, stack):
 def _open_keras(path, stack):
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo("model.weights.h5")
-        if member.file_size > _MAX_UNPACKED:
-            raise InputError(f"{path}: its weights take {member.file_size} bytes")
-        unpacked = io.BytesIO(archive.read(member))
+        _check_members(path, [member])
+        with archive.open(member) as file:
+            unpacked = io.BytesIO(file.read(member.file_size))
     return _hdf5_tensors(path, stack.enter_context(h5py.File(unpacked, "r")))
 
 
@@ -223,8 +284,8 @@ _OPENERS = {
     ".npz": _open_npz,
 }
 _KINDS = {
-    ".pth": "a PyTorch file",
-    ".pt": "a PyTorch file",
+    ".pth": "a file of tensors by PyTorch",
+    ".pt": "a file of tensors by PyTorch",
     ".safetensors": "a safetensors file",
     ".h5": "an HDF5 file",
     ".keras": "a Keras archive",

@@ -5,7 +5,7 @@ are convolutions (fc6 is 7x7), so that initialization.py can decimate them by sl
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,13 @@ class Entry(NamedTuple):
     convert: Callable[[np.ndarray], np.ndarray]
 
 
+class Trained(NamedTuple):
+    """What a whole detector's parameters were trained with, and do not tell."""
+
+    input_size: tuple[int, int]  # (height, width) in pixels.
+    anchors: dict[str, Any]  # The fields of config.anchors.
+
+
 class Layout(NamedTuple):
     """A kind of weight file."""
 
@@ -32,7 +39,7 @@ class Layout(NamedTuple):
     # Of initialization.NORMALIZATION: order, mean and scale in units of 0..255.
     normalization: dict
     optional: tuple[str, ...] = ()  # Present all together or not at all.
-    detector: bool = False  # Heads and all.
+    trained: Trained | None = None  # Of a whole detector, heads and all.
 
     @property
     def required(self) -> list[str]:
@@ -63,8 +70,11 @@ def recognise(tensors: Mapping[str, Tensor]) -> str:
             f"{', '.join(LAYOUTS)} (--layout names one)"
         )
     plain, features = "torchvision_vgg16", "torchvision_vgg16_features"
-    if best == plain:
-        classifier = [n for n in LAYOUTS[features].optional if n in tensors]
+    if best == plain and not set(LAYOUTS[features].optional) & tensors.keys():
+        return features
+    # Numbers are read of a file that is else in order alone.
+    if best == plain and not _problems(tensors, LAYOUTS[plain]):
+        classifier = list(LAYOUTS[features].optional)
         classifier.sort(key=lambda name: len(tensors[name].shape))  # Biases first.
         if not any(_has_finite(tensors[name]) for name in classifier):
             return features
@@ -77,19 +87,7 @@ def check(tensors: Mapping[str, Tensor], layout: Layout) -> None:
     Raises:
       InputError: lists every tensor that is missing, surplus or misshaped.
     """
-    optional = layout.optional if set(layout.optional) & tensors.keys() else ()
-    expected = [*layout.required, *optional]
-    problems = {
-        "missing": [name for name in expected if name not in tensors],
-        "surplus": [name for name in tensors if name not in layout.tensors],
-        "misshaped": [
-            f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, not float "
-            f"{list(layout.tensors[name].shape)}"
-            for name in expected
-            if name in tensors and not _fits(tensors[name], layout.tensors[name])
-        ],
-    }
-    found = [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+    found = _problems(tensors, layout)
     if found:
         raise InputError(f"it is not {layout.about}; {'; '.join(found)}")
 
@@ -131,6 +129,23 @@ def keep_classes(
         return kept.reshape(*lead, -1)
 
     return {path: keep(path, array) for path, array in parameters.items()}
+
+
+def _problems(tensors, layout):
+    """Lists, as texts, of the tensors that keep a file from being of a layout."""
+    optional = layout.optional if set(layout.optional) & tensors.keys() else ()
+    expected = [*layout.required, *optional]
+    problems = {
+        "missing": [name for name in expected if name not in tensors],
+        "surplus": [name for name in tensors if name not in layout.tensors],
+        "misshaped": [
+            f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, not float "
+            f"{list(layout.tensors[name].shape)}"
+            for name in expected
+            if name in tensors and not _fits(tensors[name], layout.tensors[name])
+        ],
+    }
+    return [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
 
 
 def _fits(tensor, entry):
@@ -319,6 +334,25 @@ _CAFFE = _normalization("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
 # that conv1_1 was turned round: --channel_order says otherwise where you know better.
 _REDUCED = _normalization("RGB", (123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
 
+_TWO, _THREE = (1.0, 2.0, 1 / 2), (1.0, 2.0, 1 / 2, 3.0, 1 / 3)  # Aspect ratios.
+# torchvision's ssd300_vgg16: scales 0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05 and steps
+# 8, 16, 32, 64, 100, 300 of its DefaultBoxGenerator, weights (10, 10, 5, 5) of its box
+# coder; it cuts the sides of its boxes, not their corners.
+_SSD300 = Trained(
+    input_size=(300, 300),
+    anchors={
+        "strides": (8, 16, 32, 64, 100, 300),
+        "sizes": (21.0, 45.0, 99.0, 153.0, 207.0, 261.0),
+        "aspect_ratios": (_TWO, _THREE, _THREE, _THREE, _TWO, _TWO),
+        "second_aspect_ratios": (1.0,),
+        "second_last": "geometric",
+        "next_size": 315.0,
+        "second_after": "first",
+        "variances": (0.1, 0.2),
+        "clip": "sizes",
+    },
+)
+
 LAYOUTS: dict[str, Layout] = {
     "torchvision_vgg16": Layout(
         "torchvision's vgg16",
@@ -342,6 +376,6 @@ LAYOUTS: dict[str, Layout] = {
         "torchvision's ssd300_vgg16",
         _ssd300(),
         _FEATURES_NORMALIZATION,
-        detector=True,
+        trained=_SSD300,
     ),
 }

@@ -9,18 +9,12 @@ import h5py
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from borrow_det import checkpoints, initialization
-from borrow_det import workdir as workdir_lib
-from borrow_det.data import coco_classes
-from borrow_det.errors import InputError
 from borrow_det.tasks import detection
-from borrow_det.tools import command, import_weights
 from borrow_det.weights import keras_names, layouts
 from configs import ssd300_coco
 
-SSD300 = "torchvision_ssd300_vgg16"
 CONFIG = f"{ssd300_coco.__file__}:reference=torchvision"
 BGR = {
     "channel_order": "BGR",
@@ -58,28 +52,11 @@ def keras_file(tmp_path):
     return write
 
 
-def run(path, output, *arguments):
-    flags = [f"--input={path}", f"--output={output}", *arguments]
-    return command.call(import_weights.main, ["import_weights", *flags])
-
-
-def refused(capsys, path, output, *arguments):
-    """The one line of a refusal, which leaves nothing of DIR."""
-    before = sorted(output.parent.iterdir())
-    assert run(path, output, *arguments) == 2
-    assert sorted(output.parent.iterdir()) == before
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    return err
-
-
 # What an import holds.
 
 
 def test_an_import_holds_the_parameters_and_what_they_came_from(
-    tmp_path, keras_file, capsys
+    tmp_path, keras_file, capsys, run
 ):
     path, output = keras_file(), tmp_path / "new" / "W"
     assert run(path, output) == 0
@@ -98,7 +75,7 @@ def test_an_import_holds_the_parameters_and_what_they_came_from(
     assert parameters["trunk/conv3_2/conv/bias"] == "block3_conv2/bias"
     assert len(parameters) == 26
 
-    variables = initialization.load(output)
+    variables = checkpoints.restore_variables(output)
     assert variables["batch_stats"] == {}
     trunk = variables["params"]["trunk"]
     np.testing.assert_array_equal(trunk["conv1_1"]["conv"]["kernel"], keras_file.first)
@@ -107,7 +84,7 @@ def test_an_import_holds_the_parameters_and_what_they_came_from(
 
 
 def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
-    tmp_path, keras_file, tiny_config
+    tmp_path, keras_file, tiny_config, run
 ):
     run(keras_file(), tmp_path / "W")
     tiny_config.model.width = 1.0
@@ -116,13 +93,13 @@ def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
     task = detection.DetectionTask(tiny_config, 2)
     fresh = jax.eval_shape(task.init, jax.random.key(0))
     taken = initialization.take(
-        initialization.load(tmp_path / "W"), fresh, "trunk"
+        checkpoints.restore_variables(tmp_path / "W"), fresh, "trunk"
     ).taken
     record = json.loads((tmp_path / "W" / "import.json").read_text())
     assert taken == sorted(f"params/{path}" for path in record["parameters"])
 
 
-def test_the_flags_name_another_normalisation(tmp_path, keras_file):
+def test_the_flags_name_another_normalisation(tmp_path, keras_file, run):
     flags = ("--channel_order=RGB", "--pixel_mean=1,2.5,3", "--pixel_std=4,5,6")
     assert run(keras_file(), tmp_path / "W", *flags) == 0
     assert initialization.normalization(tmp_path / "W") == {
@@ -152,37 +129,47 @@ def test_the_flags_name_another_normalisation(tmp_path, keras_file):
     ],
 )
 def test_flags_that_make_no_sense_are_refused(
-    tmp_path, keras_file, capsys, flags, message
+    tmp_path, keras_file, flags, message, refused
 ):
-    assert message in refused(capsys, keras_file(), tmp_path / "W", *flags)
+    assert message in refused(keras_file(), tmp_path / "W", *flags)
 
 
 # Where it goes.
 
 
-def test_only_a_new_or_an_empty_folder_is_written(tmp_path, keras_file, capsys):
+def test_only_a_new_or_an_empty_folder_is_written(
+    tmp_path, keras_file, capsys, run, refused
+):
     path, output = keras_file(), tmp_path / "W"
     output.mkdir()
     assert run(path, output) == 0
     capsys.readouterr()
-    assert "no empty folder" in refused(capsys, path, output)
-    assert "no empty folder" in refused(capsys, path, path)
+    assert "no empty folder" in refused(path, output)
+    assert "no empty folder" in refused(path, path)
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, keras_file, capsys, monkeypatch):
+def test_a_link_to_an_empty_folder_is_followed(tmp_path, keras_file, run):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "W").symlink_to(tmp_path / "disk")
+    assert run(keras_file(), tmp_path / "W") == 0
+    assert (tmp_path / "W").is_symlink()
+    assert (tmp_path / "disk" / "import.json").exists()
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, keras_file, monkeypatch, refused):
     def fail(folder, variables):
         (folder / "checkpoints").mkdir()
         raise OSError(28, "No space left on device")
 
     path = keras_file()
     monkeypatch.setattr(checkpoints, "save_variables", fail)
-    assert "No space left" in refused(capsys, path, tmp_path / "W")
+    assert "No space left" in refused(path, tmp_path / "W")
 
 
 # What is refused.
 
 
-def test_all_that_is_wrong_with_the_tensors_is_listed(tmp_path, keras_file, capsys):
+def test_all_that_is_wrong_with_the_tensors_is_listed(tmp_path, keras_file, refused):
     def spoil(file):
         del file["block1_conv1/block1_conv1/bias:0"]
         del file["block2_conv1/block2_conv1/kernel:0"]
@@ -191,7 +178,7 @@ def test_all_that_is_wrong_with_the_tensors_is_listed(tmp_path, keras_file, caps
         file.create_dataset("block6_conv1/block6_conv1/bias:0", (9,), "f4")
         file["fc1/fc1/bias:0"] = np.zeros(4096, np.float32)
 
-    message = refused(capsys, keras_file(spoil), tmp_path / "W")
+    message = refused(keras_file(spoil), tmp_path / "W")
     for part in (
         "vgg16_notop.weights.h5: it is not Keras' VGG16",
         "missing: block1_conv1/bias, fc1/kernel, fc2/kernel, fc2/bias, predictions/",
@@ -201,18 +188,37 @@ def test_all_that_is_wrong_with_the_tensors_is_listed(tmp_path, keras_file, caps
         assert part in message
 
 
-def test_numbers_that_are_not_finite_are_refused(tmp_path, keras_file, capsys):
+def test_numbers_that_are_not_finite_are_refused(tmp_path, keras_file, refused):
     def spoil(file):
         file["block4_conv1/block4_conv1/bias:0"][3] = np.nan
 
-    message = refused(capsys, keras_file(spoil), tmp_path / "W")
+    message = refused(keras_file(spoil), tmp_path / "W")
     assert "NaN or infinite numbers in block4_conv1/bias" in message
 
 
-def test_a_file_is_held_against_the_layout_that_is_given(tmp_path, keras_file, capsys):
+def test_a_file_is_held_against_the_layout_that_is_given(tmp_path, keras_file, refused):
     flag = "--layout=vgg16_reducedfc"
-    message = refused(capsys, keras_file(), tmp_path / "W", flag)
+    message = refused(keras_file(), tmp_path / "W", flag)
     assert "it is not vgg16_reducedfc; missing: 0.weight, 0.bias" in message
+
+
+@pytest.mark.parametrize("kind", ["surplus", "renamed"])
+def test_a_wrong_name_is_refused_before_anything_is_unpacked(
+    tmp_path, monkeypatch, kind, refused
+):
+    names = [*shapes_of("vgg16_reducedfc")]
+    if kind == "surplus":
+        shapes = shapes_of("vgg16_reducedfc") | {"extra": (2,)}
+    else:
+        shapes = {f"a{name}": (2,) for name in names}
+    np.savez_compressed(
+        tmp_path / "a.npz", **{n: np.zeros(s, np.float32) for n, s in shapes.items()}
+    )
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    message = refused(tmp_path / "a.npz", tmp_path / "W")
+    expected = {"surplus": "surplus: extra", "renamed": "those of no known layout"}
+    assert f"{tmp_path / 'a.npz'}: it" in message
+    assert expected[kind] in message
 
 
 def test_program_refuses_an_absent_file_in_a_line_and_ends_with_2(tmp_path):
@@ -228,80 +234,3 @@ def test_program_refuses_an_absent_file_in_a_line_and_ends_with_2(tmp_path):
     assert process.returncode == 2
     assert process.stderr == f"error: {tmp_path / 'a.pth'}: there is no such file\n"
     assert not (tmp_path / "W").exists()
-
-
-# A whole detector.
-
-
-@pytest.fixture(scope="module")
-def ssd_file(tmp_path_factory):
-    """torchvision's detector, zero but for the biases of its first heads."""
-    arrays = {n: np.zeros(s, np.float32) for n, s in shapes_of(SSD300).items()}
-    for name in ("classification", "regression"):
-        bias = arrays[f"head.{name}_head.module_list.0.bias"]
-        bias[:] = np.arange(len(bias))
-    path = tmp_path_factory.mktemp("ssd") / "ssd300.safetensors"
-    safetensors.numpy.save_file(arrays, path)
-    return path
-
-
-def test_a_detector_becomes_a_work_directory(tmp_path, ssd_file, capsys):
-    output = tmp_path / "W"
-    assert run(ssd_file, output, f"--config={CONFIG}") == 0
-    assert "not taken: class channel 12, class channel 26" in capsys.readouterr().out
-    classes = workdir_lib.load_classes(output)
-    assert len(classes.class_names) == 80
-    assert classes.class_names[:3] == ("person", "bicycle", "car")
-    assert classes.class_names[-1] == "toothbrush"
-    assert classes.category_ids[10:13] == (11, 13, 14)
-    config = workdir_lib.load_config(output)
-    assert config.model.pixel_mean == (122.99925, 116.9991, 103.9992)
-    assert config.model.pixel_std == (1, 1, 1)
-    assert config.model.channel_order == "RGB"
-    assert initialization.normalization(output)["pixel_std"] == (1, 1, 1)
-    record = json.loads((output / "import.json").read_text())
-    assert record["class_names"] == list(classes.class_names)
-    assert len(record["dropped"]) == 10
-
-    detector = detection.Detector.load(output)
-    assert detector.class_names == classes.class_names
-    head = initialization.load(output)["params"]["head1"]
-    bias = np.asarray(head["class"]["bias"]).reshape(4, 81)
-    expected = np.arange(4)[:, None] * 91 + np.array([0, *coco_classes.NAMES])
-    np.testing.assert_array_equal(bias, expected)
-    offsets = np.asarray(head["box"]["bias"])
-    np.testing.assert_array_equal(offsets[:8], [1, 0, 3, 2, 5, 4, 7, 6])
-
-
-def test_a_detector_may_keep_the_classes_that_coco_never_annotated(ssd_file):
-    imported = import_weights.read(ssd_file)
-    config = ssd300_coco.get_config("reference=torchvision")
-    kept, classes = import_weights.as_detector(imported, config, True)
-    assert kept.parameters.keys() == imported.parameters.keys()
-    for path, array in kept.parameters.items():
-        np.testing.assert_array_equal(array, imported.parameters[path])
-    assert kept.dropped == []
-    assert classes.category_ids == tuple(range(1, 91))
-    assert classes.class_names[10:14] == (
-        *("fire hydrant", "unused 12"),
-        *("stop sign", "parking meter"),
-    )
-
-
-def test_a_detector_needs_the_config_of_its_network(tmp_path, ssd_file, capsys):
-    message = refused(capsys, ssd_file, tmp_path / "W")
-    assert "name the config of its network, --config=configs/ssd300_coco.py" in message
-    flag = f"--config={tmp_path / 'nowhere.py'}"
-    assert "nowhere.py" in refused(capsys, ssd_file, tmp_path / "W", flag)
-
-    flag = f"--config={ssd300_coco.__file__}:reference=caffe"
-    message = refused(capsys, ssd_file, tmp_path / "W", flag)
-    assert "has it); anchors.clip is none, not sizes" in message
-    config = ssd300_coco.get_config("reference=torchvision,borrow=True")
-    config.model.width = 0.5
-    imported = import_weights.read(ssd_file)
-    with pytest.raises(InputError, match="the file lacks: neck/") as error:
-        import_weights.as_detector(imported, config, False)
-    assert "trunk/conv1_1/conv/bias, (64,) in the file and (32,) in the config" in str(
-        error.value
-    )

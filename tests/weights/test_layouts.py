@@ -1,14 +1,18 @@
 """What the tensors of weight files become: index by index, and what is refused."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from borrow_det import initialization
 from borrow_det.errors import InputError
+from borrow_det.ops import anchors
 from borrow_det.weights import layouts
 from borrow_det.weights.files import Tensor
+from configs import base
 
 PLAIN, FEATURES = "torchvision_vgg16", "torchvision_vgg16_features"
 
@@ -44,11 +48,30 @@ def test_a_classifier_without_one_finite_number_makes_it_features():
     tensors = tensors_of(PLAIN)
     classifier = layouts.LAYOUTS[FEATURES].optional
     assert len(classifier) == 6
-    for name in classifier:
-        tensors[name] = filled((2, 2), np.nan)
+
+    def holding(name, value):
+        # As few as will do: half a gigabyte else.
+        return tensors[name]._replace(read=lambda: np.array([np.nan, value]))
+
+    tensors |= {name: holding(name, np.nan) for name in classifier}
     assert layouts.recognise(tensors) == FEATURES
     for name in classifier:
-        assert layouts.recognise(tensors | {name: filled((2, 2), 1)}) == PLAIN
+        assert layouts.recognise(tensors | {name: holding(name, 1)}) == PLAIN
+
+
+@pytest.mark.parametrize("wrong", ["name", "shape", "type"])
+def test_no_number_is_read_of_a_file_that_is_not_in_order(wrong):
+    tensors = {n: t._replace(read=None) for n, t in tensors_of(PLAIN).items()}
+    fc6 = "classifier.0.weight"
+    if wrong == "name":
+        tensors["fc6"] = tensors.pop(fc6)
+    elif wrong == "shape":
+        tensors[fc6] = tensors[fc6]._replace(shape=(10**6, 10**6))
+    else:
+        tensors[fc6] = tensors[fc6]._replace(dtype="int64")
+    assert layouts.recognise(tensors) == PLAIN
+    with pytest.raises(InputError, match=r"classifier\.0\.weight"):
+        layouts.check(tensors, layouts.LAYOUTS[PLAIN])
 
 
 def test_names_that_are_nearly_a_layouts_are_held_against_it():
@@ -128,6 +151,38 @@ def test_normalisations_are_complete_and_make_sense(name):
     mean = normalization["pixel_mean"]
     assert mean[red] > mean[1] > mean[2 - red]
     np.testing.assert_allclose(mean[red], 123.3, atol=0.5)
+
+
+def test_a_detectors_anchors_are_those_of_torchvisions_formula():
+    trained = layouts.LAYOUTS["torchvision_ssd300_vgg16"].trained
+    assert set(trained.anchors) == set(base.get_config().anchors)
+    # Its documented defaults: a box of each scale, one of the mean with the next scale,
+    # then each ratio and its inverse; all shares of the side, cut at 1.
+    scales = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+    expected = []
+    for k, (step, ratios) in enumerate(
+        zip(
+            (8, 16, 32, 64, 100, 300),
+            ([2], [2, 3], [2, 3], [2, 3], [2], [2]),
+            strict=True,
+        )
+    ):
+        here, mean = scales[k], math.sqrt(scales[k] * scales[k + 1])
+        sides = [(here, here), (mean, mean)]  # (width, height)
+        for ratio in ratios:
+            wide = here * math.sqrt(ratio), here / math.sqrt(ratio)
+            sides += [wide, wide[::-1]]
+        count = math.ceil(300 / step)
+        for i, j in np.ndindex(count, count):
+            x, y = (j + 0.5) * step / 300, (i + 0.5) * step / 300
+            for width, height in sides:
+                w, h = min(width, 1) / 2, min(height, 1) / 2
+                expected.append((y - h, x - w, y + h, x + w))
+    found = anchors.make_anchors(ConfigDict(trained.anchors), trained.input_size)
+    assert len(expected) == 8732
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # The weights of its box coder are what the offsets are multiplied by.
+    assert [1 / v for v in trained.anchors["variances"]] == [10, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""Running tools.import_weights as its command line does."""
+
+import sys
+
+import pytest
+
+from borrow_det.tools import command, import_weights
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A function: imports a file into a folder; the exit status."""
+
+    def run(path, output, *arguments):
+        argv = ["import_weights", f"--input={path}", f"--output={output}", *arguments]
+        # ml_collections looks for the fields of a config there.
+        monkeypatch.setattr(sys, "argv", argv)
+        return command.call(import_weights.main, argv)
+
+    return run
+
+
+@pytest.fixture
+def refused(run, capsys):
+    """A function: the one line of a refusal, which leaves nothing of the folder."""
+
+    def refused(path, output, *arguments):
+        before = sorted(output.parent.iterdir())
+        assert run(path, output, *arguments) == 2
+        assert sorted(output.parent.iterdir()) == before
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return refused
