@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det import initialization
+from borrow_det import checkpoints, initialization
 from borrow_det.models import classifier, vgg
 from borrow_det.models import ssd as ssd_models
 from borrow_det.models.normalization import Normalization
@@ -41,7 +41,7 @@ def load(output):
     config = base.get_config()
     config.init_from = str(output)
     config = initialization.resolve_normalization(config, output.parent / "none")
-    return initialization.load(output)["params"], config.model
+    return checkpoints.restore_variables(output)["params"], config.model
 
 
 def flatten(params):
@@ -334,72 +334,3 @@ def test_keras_vgg16_without_its_top(keras, tmp_path, kind):
     for name, layer in (("conv1_1", "block1_conv1"), ("conv5_3", "block5_conv3")):
         kernel, _ = model.get_layer(layer).get_weights()
         np.testing.assert_array_equal(params["trunk"][name]["conv"]["kernel"], kernel)
-
-
-# Files that would run something, or are broken.
-
-
-class Trap:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def refused(capsys, path):
-    """The one line of a refusal, which leaves nothing."""
-    output = path.parent / "W"
-    flags = [f"--input={path}", f"--output={output}"]
-    assert command.call(import_weights.main, ["import_weights", *flags]) == 2
-    assert not output.exists()
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"error: {path}: ")
-    assert err.count("\n") == 1
-    assert "weights_only" not in err  # No advice to load it anyway.
-    return err
-
-
-@pytest.mark.parametrize("old", [False, True])
-def test_a_pickle_that_calls_something_is_refused_and_not_run(
-    torch_vgg, tmp_path, capsys, old
-):
-    torch, path, sprung = torch_vgg.torch, tmp_path / "a.pth", tmp_path / "sprung"
-    state = {"features.0.weight": Trap(sprung)}
-    torch.save(state, path, _use_new_zipfile_serialization=not old)
-    message = refused(capsys, path)
-    assert "refused, it holds more than tensors: loading it would call " in message
-    assert "open" in message
-    assert not sprung.exists()
-    torch.load(path, weights_only=False)
-    assert sprung.exists()  # The trap works.
-
-
-def test_other_things_than_state_dicts_are_refused(torch_vgg, tmp_path, capsys):
-    torch, path = torch_vgg.torch, tmp_path / "a.pth"
-    features = torch_vgg.model.features[:1]
-    for content, message in (
-        (features, "loading it would call torch.nn.modules"),
-        ({"state_dict": features.state_dict()}, "entry 'state_dict' is a OrderedDict"),
-        ({0: torch.zeros(1)}, "entry 0 is a Tensor"),
-        ({"a": torch.zeros(2, 2).to_sparse()}, "not a plain tensor"),
-        ([torch.zeros(1)], "holds a list, not a state dict"),
-        ({"a": torch.zeros(2)}, "no known layout"),
-        ({}, "holds no tensors"),
-    ):
-        torch.save(content, path)
-        assert message in refused(capsys, path)
-
-
-def test_damaged_and_wrong_files_are_refused(torch_vgg, tmp_path, capsys):
-    torch, path = torch_vgg.torch, tmp_path / "a.pth"
-    state = {"a": torch.zeros(5000)}
-    for old in (False, True):
-        torch.save(state, path, _use_new_zipfile_serialization=not old)
-        content = path.read_bytes()
-        for wrong in (content[: len(content) // 2], content[:-100], b"words\n", b""):
-            path.write_bytes(wrong)
-            assert "not a file of tensors by PyTorch" in refused(capsys, path)

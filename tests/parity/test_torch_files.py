@@ -1,0 +1,90 @@
+"""PyTorch's files that would run something, hold something else, or are broken."""
+
+import pytest
+
+from borrow_det.tools import command, import_weights
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="requirements-parity.txt has it")
+
+
+class Trap:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def refused(capsys, path):
+    """The one line of a refusal, which leaves nothing."""
+    output = path.parent / "W"
+    flags = [f"--input={path}", f"--output={output}"]
+    assert command.call(import_weights.main, ["import_weights", *flags]) == 2
+    assert not output.exists()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {path}: ")
+    assert err.count("\n") == 1
+    assert "weights_only" not in err  # No advice to load it anyway.
+    return err
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_pickle_that_calls_something_is_refused_and_not_run(
+    torch, tmp_path, capsys, old
+):
+    path, sprung = tmp_path / "a.pth", tmp_path / "sprung"
+    state = {"features.0.weight": Trap(sprung)}
+    torch.save(state, path, _use_new_zipfile_serialization=not old)
+    message = refused(capsys, path)
+    assert "refused, it holds more than tensors: loading it would call " in message
+    assert "open" in message
+    assert not sprung.exists()
+    torch.load(path, weights_only=False)
+    assert sprung.exists()  # The trap works.
+
+
+def test_other_things_than_state_dicts_are_refused(torch, tmp_path, capsys):
+    path = tmp_path / "a.pth"
+    features = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    sparse = torch.zeros(2, 2).to_sparse()
+    for content, message in (
+        (features, "loading it would call torch.nn.modules"),
+        ({"state_dict": features.state_dict()}, "entry 'state_dict' is a OrderedDict"),
+        ({"epoch": 3}, "entry 'epoch' is a int, not a tensor: save the state dict"),
+        ({0: torch.zeros(1)}, "entry 0: a tensor's name must be a text"),
+        (
+            {"a": sparse},
+            "entry 'a' is a tensor of layout torch.sparse_coo, not a dense",
+        ),
+        ([torch.zeros(1)], "holds a list, not a state dict"),
+        ({"a": torch.zeros(2)}, "no known layout"),
+        ({}, "holds no tensors"),
+    ):
+        torch.save(content, path)
+        assert message in refused(capsys, path)
+
+
+def test_damaged_and_wrong_files_are_refused(torch, tmp_path, capsys):
+    path = tmp_path / "a.pth"
+    state = {"a": torch.zeros(5000)}
+    for old in (False, True):
+        torch.save(state, path, _use_new_zipfile_serialization=not old)
+        content = path.read_bytes()
+        for wrong, reason in (
+            (content[: len(content) // 2], ": unexpected EOF" if old else ": [Errno"),
+            (content[:-100], ": unexpected EOF" if old else ": [Errno"),
+            (b"words\n", ": Unsupported operand 119\n"),
+            (b"", "one\n"),
+        ):
+            path.write_bytes(wrong)
+            message = refused(capsys, path)
+            assert "not a file of tensors by PyTorch, or a damaged one" in message
+            assert reason in message
