@@ -4,6 +4,7 @@ absl and ml_collections complain of wrong flags, unknown fields and bad files in
 dozen ways, some of which keep what the config file itself said beneath.
 """
 
+import re
 from collections.abc import Sequence
 
 import ml_collections
@@ -43,7 +44,9 @@ def resolved(config: flags.FlagHolder) -> ml_collections.ConfigDict:
     try:
         return config.value.copy_and_resolve_references()
     except OSError as error:  # ml_collections keeps it until the value is used.
-        raise InputError(str(error)) from error
+        # Of its three reports of one error the innermost names the file.
+        reason = re.split(r"\[Errno \d+\] ", str(error))[-1]
+        raise InputError(f"the config cannot be read: {reason}") from error
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
