@@ -1,5 +1,7 @@
 """How well anchors, where they really stand, overlap the objects of a data set."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,51 +28,59 @@ def _best_of_chunk(boxes, anchors):
     return jnp.max(box_ops.iou(boxes, anchors), axis=1)
 
 
-def nearest_iou(boxes: np.ndarray, anchors, input_size: tuple[int, int]) -> np.ndarray:
-    """`best_iou` with the anchors of a config, in thousands of times fewer steps.
+def nearest_iou(
+    boxes: np.ndarray,
+    stride: int,
+    shapes: np.ndarray,
+    input_size: tuple[int, int],
+    clip: str,
+) -> np.ndarray:
+    """`best_iou` with the anchors of one level, in thousands of times fewer steps.
 
     Among anchors of one shape the one whose centre is nearest along both axes has the
-    largest overlap along both, and, all being of one area, the largest IoU. This holds
-    of anchors that are not clipped; clipping at the image's border is left out here.
+    largest overlap along both, and, all being of one area, the largest IoU. Anchors
+    that are clipped at the image's border are not of one area: along either axis those
+    whose edge is nearest to an edge of the object are looked at, too. What is found is
+    then the best for most objects, and never better than it.
 
     Args:
       boxes: [N, 4], normalised corners.
-      anchors: `config.anchors`.
+      stride: of the level, in pixels.
+      shapes: [k, 2], (height, width) in pixels, of the anchors at each position.
       input_size: (height, width) in pixels.
+      clip: `config.anchors.clip`.
 
     Returns:
       float64 [N].
     """
     boxes = np.asarray(boxes, np.float64)
-    scale = np.array(input_size)
-    low, high = boxes[:, :2] * scale, boxes[:, 2:] * scale
-    areas = (high - low).prod(axis=1)
+    maps = anchor_ops.level_shapes(input_size, [stride])[0]
+    area, axes = 1.0, []
+    for axis, length in enumerate(input_size):
+        low, high = boxes[:, axis] * length, boxes[:, axis + 2] * length
+        area = area * (high - low)
+        sides = shapes[:, axis, None]
+        if clip == "sizes":
+            sides = np.minimum(sides, length)
+        border = length if clip == "boxes" else None
+        axes.append(list(_along(low, high, sides, stride, maps[axis], border)))
     best = np.zeros(len(boxes))
-    maps = anchor_ops.level_shapes(input_size, anchors.strides)
-    shapes = anchor_ops.position_shapes(anchors, input_size)
-    for map_shape, stride, level_shapes in zip(
-        maps, anchors.strides, shapes, strict=True
-    ):
-        centers = anchor_ops.position_centers([map_shape], [stride], input_size)
-        grid = centers.reshape(*map_shape, 2) * scale
-        middle = (low + high) / 2
-        nearest = np.stack(
-            [
-                _nearest(grid[:, 0, 0], middle[:, 0]),
-                _nearest(grid[0, :, 1], middle[:, 1]),
-            ],
-            axis=1,
-        )[:, None]
-        half = level_shapes / 2
-        overlap = np.minimum(high[:, None], nearest + half)
-        overlap -= np.maximum(low[:, None], nearest - half)
-        common = np.maximum(overlap, 0).prod(axis=-1)
-        union = areas[:, None] + level_shapes.prod(axis=1) - common
-        best = np.maximum(best, (common / union).max(axis=1))
+    for (down, height), (across, width) in itertools.product(*axes):
+        common = down * across
+        iou = common / (area + height * width - common)
+        best = np.maximum(best, iou.max(axis=0))
     return best
 
 
-def _nearest(places, values):
-    """The one of the rising `places` that is nearest each of `values`."""
-    borders = (places[1:] + places[:-1]) / 2
-    return places[np.searchsorted(borders, values)]
+def _along(low, high, sides, stride, count, border):
+    """What intervals [N] and anchors near them share along an axis, and their sides."""
+    wanted = [(low + high) / 2]
+    if border is not None:
+        wanted += [low + sides / 2, high - sides / 2]
+    for middle in wanted:
+        center = (np.clip(middle // stride, 0, count - 1) + 0.5) * stride
+        start, end = center - sides / 2, center + sides / 2
+        if border is not None:
+            start, end = np.clip(start, 0, border), np.clip(end, 0, border)
+        overlap = np.minimum(high, end) - np.maximum(low, start)
+        yield np.maximum(overlap, 0), end - start

@@ -1,6 +1,7 @@
 """From the objects of a data set to the anchors that they need."""
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ FIELDS = (
     *("sizes", "aspect_ratios", "second_aspect_ratios", "second_last"),
     "next_size",
 )
-# Objects that the search looks at; the figures of the report are of all.
+# Objects that the search looks at; what it finds is then judged on all.
 _SAMPLE = 10_000
 # Where the wanted share is out of reach, this much of it is not worth more anchors.
-_WORTHLESS = 0.005
+WORTHLESS = 0.005
+# Sets are made for the aspect ratios of these shares of the objects, whatever share is
+# wanted: how many of the others they cover is seen when they are measured.
+_SERVED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
 class Objects(NamedTuple):
@@ -41,17 +45,13 @@ class Region(NamedTuple):
     ratios: tuple[float, float]
 
 
-class Proposal(NamedTuple):
-    """A set of anchors, and how near the closed form lets it stand to the objects."""
+class _Set(NamedTuple):
+    """Of config.anchors what is tried."""
 
-    anchors: object  # As config.anchors.
+    sizes: tuple[float, ...]
+    ratios: tuple[tuple[float, ...], ...]
+    second_ratios: tuple[float, ...]
     scale_step: float  # From one size with all aspect ratios to the next.
-
-
-class _Candidate(NamedTuple):
-    proposal: Proposal
-    per_position: int
-    share: float  # Of the objects that were looked at, covered as placed.
 
 
 def measure(boxes: np.ndarray, input_size: tuple[int, int]) -> Objects:
@@ -80,60 +80,51 @@ def wanted_region(objects: Objects, share: float) -> Region:
 
 
 def propose(
-    objects: Objects,
-    region: Region,
-    anchors,
-    input_size: tuple[int, int],
-    theta: float,
-    share: float,
-) -> Proposal:
+    objects: Objects, anchors, input_size: tuple[int, int], theta: float, share: float
+) -> tuple[object, float]:
     """The smallest set of anchors that covers the objects, on the levels of a config.
 
     Sizes are in equal proportion, one a level, and none larger than the image. The
-    aspect ratios follow from Eq. (1) for their step, and are the same at every level.
-    There are three kinds of set: the first sizes alone, the second sizes beside them
-    with one aspect ratio (the paper's), and with all (which halves the step). First
-    size, step and kind are searched: the closed form knows nothing of the distance to
-    the next anchor, which sizes near the stride suffer from, so the share of objects
-    that the anchors cover as placed decides. Of the sets that reach `share`, and whose
-    closed form covers the region if any does, it is the one with the fewest anchors,
-    then the one with the largest share. Where none reaches it, it is the smallest of
-    those that come closest.
+    aspect ratios are those of Eq. (1) for the sizes' step, or one, and are the same at
+    every level, but for first anchors that would be wider or higher than the image:
+    these are left out, since no object of aquarium, bccd or traffic_vehicles needs
+    them, at 300 pixels or at 512. There are three kinds of set: the first sizes alone,
+    the second sizes beside them with one aspect ratio (the paper's), and with all
+    (which halves the step).
+
+    First size, step, kind and the range of aspect ratios that is served are searched:
+    the closed form knows nothing of the distance to the next anchor, which sizes near
+    the stride suffer from, so the share of objects that the anchors cover as placed
+    decides. The sets that are tried are the same for any `share`. Of those that reach
+    it the one with the fewest anchors is taken, then the one with the largest share;
+    where none does, the smallest that comes within WORTHLESS of the best.
 
     Args:
       objects: of the split.
-      region: `wanted_region` of them.
       anchors: config.anchors; its strides, clip and variances are kept.
       input_size: (height, width) in pixels.
       theta: the IoU that counts as covered.
       share: of the objects, in (0, 1].
 
     Returns:
-      A copy of `anchors` with other values of FIELDS, and the step of its sizes.
+      A copy of `anchors` with other values of FIELDS, and the step of its sizes: from
+      one with all aspect ratios to the next.
 
     Raises:
       InputError: theta is so large that there is no step of sizes between levels.
     """
-    every = math.ceil(len(objects.boxes) / _SAMPLE)
-    boxes = objects.boxes[::every]
-    candidates = []
-    for proposal in _proposals(
-        region, anchors, math.sqrt(math.prod(input_size)), theta
-    ):
-        iou = anchor_coverage.nearest_iou(boxes, proposal.anchors, input_size)
-        count = sum(anchor_ops.anchors_per_position(proposal.anchors))
-        candidates.append(_Candidate(proposal, count, float((iou >= theta).mean())))
-    reached = [c for c in candidates if c.share >= share]
-    if not reached:
-        best = max(c.share for c in candidates)
-        reached = [c for c in candidates if c.share >= best - _WORTHLESS]
-    # The closed form takes longer: it is asked until one candidate satisfies it.
-    reached.sort(key=lambda c: (c.per_position, -c.share))
-    for candidate in reached:
-        _, worst = closed_form(candidate.proposal.anchors, region, input_size)
-        if worst.min() >= theta - TOLERANCE:
-            return candidate.proposal
-    return reached[0].proposal
+    best = sorted(_best_by_count(objects, anchors, input_size, theta).items())
+    for _, (covered, found) in best:
+        if covered >= share:
+            proposal = _with(anchors, found)
+            placed = anchor_ops.make_anchors(proposal, input_size)
+            iou = anchor_coverage.best_iou(objects.boxes, placed)
+            # The search may have seen a sample only.
+            if (iou >= theta).mean() >= share:
+                return proposal, found.scale_step
+    enough = max(covered for _, (covered, _) in best) - WORTHLESS
+    found = next(found for _, (covered, found) in best if covered >= enough)
+    return _with(anchors, found), found.scale_step
 
 
 def closed_form(anchors, region: Region, input_size: tuple[int, int]):
@@ -156,42 +147,86 @@ def _shortest(values, share):
     return values[start], values[start + count - 1]
 
 
-def _proposals(
-    region: Region, anchors, side: float, theta: float
-) -> Iterator[Proposal]:
+def _best_by_count(objects, anchors, input_size, theta):
+    """By number of anchors a position, all levels together: largest share, and set."""
+    boxes = objects.boxes[:: math.ceil(len(objects.boxes) / _SAMPLE)]
+
+    # Sets that follow each other have most of their levels in common.
+    @functools.lru_cache(maxsize=2048)
+    def level_covers(stride, size, ratios):
+        shapes = np.array([(size / r**0.5, size * r**0.5) for r in ratios])
+        iou = anchor_coverage.nearest_iou(
+            boxes, stride, shapes, input_size, anchors.clip
+        )
+        return iou >= theta
+
+    best = {}
+    for tried in _sets(objects, len(anchors.strides), input_size, theta):
+        seconds = anchor_ops.second_sizes(tried.sizes, input_size, "geometric")
+        covered = np.zeros(len(boxes), bool)
+        count = 0
+        for stride, first, ratios, second in zip(
+            anchors.strides, tried.sizes, tried.ratios, seconds, strict=True
+        ):
+            covered |= level_covers(stride, first, ratios)
+            if tried.second_ratios:
+                covered |= level_covers(stride, second, tried.second_ratios)
+            count += len(ratios + tried.second_ratios)
+        share = float(covered.mean())
+        if count not in best or share > best[count][0]:
+            best[count] = share, tried
+    return best
+
+
+def _sets(objects, levels, input_size, theta) -> Iterator[_Set]:
     limit = 1 / theta
     if limit < 1.1:
         raise InputError(
             f"theta={theta:g} would need sizes less than a factor 1.1 apart, more than "
             "one a level can give: choose a smaller --theta"
         )
-    low, high = region.sizes
+    side = math.sqrt(math.prod(input_size))
+    regions = [wanted_region(objects, share) for share in _SERVED]
+    low, high = regions[-1].sizes
     firsts = np.geomspace(low, high, 1 + math.ceil(4 * math.log2(high / low) + 1e-9))
-    levels = len(anchors.strides)
-    middle = (math.sqrt(region.ratios[0] * region.ratios[1]),)
-    for kind in ("none", "one", "all"):
-        largest = limit**2 if kind == "all" else limit
-        for step in np.geomspace(limit**0.5, largest, 7 if kind == "all" else 5):
-            between = step**0.5 if kind == "all" else step
-            quotient = anchor_design.largest_quotient(between, theta)
-            ratios = anchor_design.aspect_ratios(*region.ratios, quotient)
-            second = {"none": (), "one": middle, "all": ratios}[kind]
-            lasts = ("geometric", "side") if second else ("geometric",)
-            for first, last in itertools.product(firsts, lasts):
+    # Eighths: up to the largest step that Eq. (1) allows between neighbours.
+    for served, eighths in itertools.product(regions, range(2, 9)):
+        between = limit ** (eighths / 8)
+        quotient = anchor_design.largest_quotient(between, theta)
+        middle = (_short(math.sqrt(math.prod(served.ratios))),)
+        equation_1 = anchor_design.aspect_ratios(*served.ratios, quotient)
+        for ratios in {middle, tuple(_short(ratio) for ratio in equation_1)}:
+            kinds = [(between**2, ratios)]
+            if eighths >= 4:
+                kinds += [(between, ()), (between, middle)]
+            for (step, second), first in itertools.product(kinds, firsts):
                 # Deep levels that would have larger anchors than the image share one.
-                sizes = [min(first * step**n, side) for n in range(levels)]
-                changed = _with(anchors, sizes, ratios, second, last)
-                yield Proposal(changed, between)
+                sizes = (min(first * step**n, side) for n in range(levels))
+                sizes = tuple(round(float(size), 2) for size in sizes)
+                of_levels = tuple(_that_fit(size, ratios, input_size) for size in sizes)
+                yield _Set(sizes, of_levels, second, between)
 
 
-def _with(anchors, sizes, ratios, second, last):
+def _short(ratio):
+    return float(f"{ratio:.4g}")
+
+
+def _that_fit(size, ratios, input_size):
+    """Those with which an anchor is within the image's sides; the nearest, if none."""
+    height, width = input_size
+
+    def excess(ratio):
+        return max(size * ratio**0.5 / width, size / ratio**0.5 / height)
+
+    fitting = tuple(ratio for ratio in ratios if excess(ratio) <= 1)
+    return fitting or (min(ratios, key=excess),)
+
+
+def _with(anchors, found: _Set):
     changed = copy.deepcopy(anchors)
-    ratios, second = (
-        tuple(float(f"{ratio:.4g}") for ratio in of_set) for of_set in (ratios, second)
-    )
-    changed.sizes = tuple(round(float(size), 2) for size in sizes)
-    changed.aspect_ratios = (ratios,) * len(sizes)
-    changed.second_aspect_ratios = second
-    changed.second_last = last
+    changed.sizes = found.sizes
+    changed.aspect_ratios = found.ratios
+    changed.second_aspect_ratios = found.second_ratios
+    changed.second_last = "geometric"
     changed.next_size = 0.0
     return changed

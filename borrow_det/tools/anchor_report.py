@@ -2,6 +2,8 @@
 
 import shlex
 
+from borrow_det.tools import anchor_proposal
+
 
 def text(design: dict) -> str:
     """The figures of design.json for reading, and a config fragment."""
@@ -12,7 +14,7 @@ def text(design: dict) -> str:
     name = design["path"] or design["dataset"]
     lines = [
         f"{name}, split {design['split']}: {design['objects']} objects at {width} x "
-        f"{height} pixels ({design['left_out']} crowds or difficult ones left out)",
+        f"{height} pixels ({_left_out(design)} left out)",
         f"{design['share']:.4g} of them have sizes of {low:.1f} to {high:.1f} pixels "
         f"(square root of the area) and aspect ratios (width / height) of {thin:.3g} "
         f"to {wide:.3g}",
@@ -39,13 +41,24 @@ def text(design: dict) -> str:
     return "\n".join(lines)
 
 
+def _left_out(design):
+    text = f"{design['left_out']} crowds or difficult ones"
+    if design["without_area"]:
+        text += f" and {design['without_area']} whose box has no area"
+    return text
+
+
 def _equation(figures):
+    ratios = figures["aspect_ratios"]
+    listed = ", ".join(f"{ratio:.3g}" for ratio in ratios)
+    needed = f"these need {listed}"
+    if len(ratios) == 1:
+        needed = f"a single one, {listed}, serves these"
     return (
         f"Eq. (1): with sizes a factor {figures['scale_step']:.3g} apart (mismatch "
         f"{figures['worst_mismatch']:.3g} at worst) an anchor serves aspect ratios up "
-        f"to a factor {figures['max_quotient']:.3g} from its own, so objects of up to "
-        f"{figures['object_aspect_ratio']:.3g}:1 need anchors of up to "
-        f"{figures['max_aspect_ratio']:.3g}:1"
+        f"to a factor {figures['max_quotient']:.3g} from its own, so {needed}; objects "
+        "measured where anchors stand, not this, decide how many are proposed"
     )
 
 
@@ -102,7 +115,8 @@ def _shortfall(design):
     reached = design["sets"]["proposal"]["share_measured"]
     if reached < design["share"]:
         yield (
-            f"no set that was tried covers {design['share']:.4g} on these strides, "
-            f"this one {reached:.3f}; a larger input_size brings small objects nearer "
-            "to anchors"
+            f"no set was found that covers {design['share']:.4g} on these strides; "
+            f"this one covers {reached:.3f}, and is the smallest within "
+            f"{anchor_proposal.WORTHLESS:g} of the best; a larger input_size brings "
+            "small objects nearer to anchors"
         )

@@ -33,16 +33,19 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from borrow_det import anchor_plot, command_line, workdir
+from borrow_det import anchor_plot, command_line, config_check, workdir
 from borrow_det.data import sources
 from borrow_det.errors import InputError
-from borrow_det.ops import anchor_coverage, anchor_design
+from borrow_det.ops import anchor_coverage, anchor_design, matching
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools import anchor_proposal, anchor_report, command
 
 # Sides in pixels of the input. COCO's small ends at 32, its medium at 96.
 _EDGES = (0, 8, 16, 32, 64, 96, 192, math.inf)
 _COCO = {"small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
+# Beyond these the fewest aspect ratios are hundreds, and serve nobody.
+_THETAS = (0.01, 0.99)
+_LARGEST_RATIO = 1000
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,8 +54,11 @@ def main(argv: Sequence[str]) -> int:
     surplus = command.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
-    if not 0 < options.theta < 1:
-        raise InputError(f"--theta={options.theta:g} must lie between 0 and 1")
+    low, high = _THETAS
+    if not low <= options.theta <= high:
+        raise InputError(
+            f"--theta={options.theta:.12g} must lie between {low:g} and {high:g}"
+        )
     if (options["config"].value is None) == (options.object_aspect_ratio is None):
         raise InputError(
             "give either --config, to design for a data set, or --object_aspect_ratio"
@@ -91,26 +97,33 @@ def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> d
     """What Eq. (1) says of objects from 1 : a to a : 1, as a JSON object.
 
     Raises:
-      InputError: the ratio or the step is below 1, or the step is too large for theta.
+      InputError: the ratio or the step is out of range, or the step is too large for
+        theta.
     """
-    for name, value in (
-        ("object_aspect_ratio", object_aspect_ratio),
-        ("scale_step", scale_step),
-    ):
-        if not 1 <= value < math.inf:
-            raise InputError(f"--{name}={value:g} must be a number from 1 on")
-    quotient = anchor_design.largest_quotient(scale_step, theta)
+    if not 1 <= object_aspect_ratio <= _LARGEST_RATIO:
+        raise InputError(
+            f"--object_aspect_ratio={object_aspect_ratio:g} must be a number from 1 to "
+            f"{_LARGEST_RATIO}"
+        )
+    if not 1 <= scale_step < math.inf:
+        raise InputError(f"--scale_step={scale_step:g} must be a number from 1 on")
     largest = anchor_design.max_aspect_ratio(object_aspect_ratio, theta, scale_step)
-    ratios = anchor_design.aspect_ratios(
-        1 / object_aspect_ratio, object_aspect_ratio, quotient
-    )
     return {
         "theta": theta,
         "object_aspect_ratio": _plain(object_aspect_ratio),
+        "max_aspect_ratio": _plain(largest),
+        **_equation(1 / object_aspect_ratio, object_aspect_ratio, theta, scale_step),
+    }
+
+
+def _equation(low, high, theta, scale_step):
+    """What Eq. (1) says of objects whose aspect ratios lie from low to high."""
+    quotient = anchor_design.largest_quotient(scale_step, theta)
+    ratios = anchor_design.aspect_ratios(low, high, quotient)
+    return {
         "scale_step": _plain(scale_step),
         "worst_mismatch": _plain(math.sqrt(scale_step)),
         "max_quotient": _plain(quotient),
-        "max_aspect_ratio": _plain(largest),
         "aspect_ratios": [_plain(ratio) for ratio in ratios],
     }
 
@@ -125,13 +138,14 @@ def from_data(config, split: str, theta: float, share: float) -> tuple[dict, dic
     Raises:
       InputError: the split has no objects, or as sources.load and the proposal do.
     """
+    config_check.check_fields(config)
     _check_levels(config.anchors)
     boxes, left_out = _read_boxes(config, split)
     objects = anchor_proposal.measure(boxes, config.input_size)
     region = anchor_proposal.wanted_region(objects, share)
     own = config.anchors
     proposal, step = anchor_proposal.propose(
-        objects, region, own, config.input_size, theta, share
+        objects, own, config.input_size, theta, share
     )
     sets = {"config": own, "proposal": proposal}
     found = {
@@ -146,12 +160,10 @@ def from_data(config, split: str, theta: float, share: float) -> tuple[dict, dic
         "theta": theta,
         "share": share,
         "objects": len(boxes),
-        "left_out": left_out,
+        **left_out,
         "size_range": [_plain(v) for v in region.sizes],
         "aspect_ratio_range": [_plain(v) for v in region.ratios],
-        "equation_1": from_ratio(
-            max(1 / region.ratios[0], region.ratios[1]), theta, step
-        ),
+        "equation_1": _equation(*region.ratios, theta, step),
         "sets": {name: figures for name, (figures, _) in found.items()},
         "bins": _bins(objects.sizes, {name: ok for name, (_, ok) in found.items()}),
         "fragment": {name: getattr(proposal, name) for name in anchor_proposal.FIELDS},
@@ -175,21 +187,31 @@ def _check_levels(anchors):
 
 
 def _read_boxes(config, split):
-    """Boxes [N, 4] of the objects that training has to find; how many it has not."""
+    """Boxes [N, 4] of the objects that training learns; counts of those it does not.
+
+    Boxes without an area cannot overlap anything.
+    """
     source = sources.load(config.dataset, split)
-    found, left_out = [np.zeros((0, 4), np.float32)], 0
+    found, count = [np.zeros((0, 4), np.float32)], 0
     for index in range(len(source)):
         record = source[index]
-        target = ~(record["is_crowd"] | record["is_difficult"])
+        ignore = record["is_crowd"] | record["is_difficult"]
+        valid = np.ones_like(ignore)
+        target = np.asarray(matching.objects(valid, ignore, config.loss.ignored))
         found.append(record["boxes"][target])
-        left_out += int((~target).sum())
+        count += len(target)
     boxes = np.concatenate(found)
-    if not len(boxes):
+    with_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    if not with_area.any():
         raise InputError(
             f"split {split} of {config.dataset.path or config.dataset.name} has no "
             "objects to design anchors for: choose another --split"
         )
-    return boxes, left_out
+    left_out = {
+        "left_out": count - len(boxes),
+        "without_area": int((~with_area).sum()),
+    }
+    return boxes[with_area], left_out
 
 
 def _measured(anchors, objects, region, input_size, theta):

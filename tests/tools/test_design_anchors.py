@@ -11,10 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.ops import anchor_coverage
-from borrow_det.ops import anchors as anchor_ops
-from borrow_det.tools import anchor_proposal, command, design_anchors
-from configs import base
+from borrow_det.tools import command, design_anchors
 
 CONFIG = pathlib.Path(__file__).resolve().parents[2] / "configs" / "coco_folder.py"
 
@@ -129,21 +126,68 @@ def test_sizes_and_ratios_are_those_after_resizing(tmp_path, capsys):
     assert (tmp_path / "out" / "design.png").stat().st_size > 10_000
     text = capsys.readouterr().out
     assert "3 objects at 64 x 64 pixels" in text
-    assert ("no set that was tried covers 1 " in text) == (
-        design["sets"]["proposal"]["share_measured"] < 1
-    )
     # Square after resizing: squares suffice.
     assert all(r == 1 for r in design["fragment"]["aspect_ratios"][0])
+    assert design["equation_1"]["aspect_ratios"] == pytest.approx([1])
+    assert "so a single one, 1, serves these" in text
 
 
-def test_crowds_are_no_objects(tmp_path):
+def test_equation_1_is_of_the_objects_that_there_are(tmp_path, capsys):
+    """Only wide ones: not also their inverse. 1 : 1 after resizing is 2 : 1 before."""
+    wide = [[10, 10 + 20 * i, 10 * ratio * 2, 10] for i, ratio in enumerate((2, 4, 9))]
+    folder = write_folder(tmp_path / "set", [wide], size=(200, 400))
+    design = on_folder(tmp_path, folder, "--share=1", size=256)
+    assert design["aspect_ratio_range"] == pytest.approx([2, 9])
+    equation = design["equation_1"]
+    quotient = equation["max_quotient"]
+    step, theta = equation["scale_step"], 0.5
+    assert quotient == pytest.approx(step * ((1 + theta) / (theta * (1 + step))) ** 2)
+    # The fewest intervals of quotient squared that tile 2 to 9.
+    count = math.ceil(math.log(9 / 2) / (2 * math.log(quotient)))
+    ratios = equation["aspect_ratios"]
+    assert len(ratios) == count
+    ends = [math.sqrt(18)] if count == 1 else [2 * quotient, 9 / quotient]
+    assert sorted({min(ratios), max(ratios)}) == pytest.approx(sorted(ends))
+    listed = ", ".join(f"{ratio:.3g}" for ratio in ratios)
+    assert listed in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ignored", "objects", "sizes"),
+    [("spared", 1, [16, 16]), ("negative", 1, [16, 16]), ("positive", 2, [16, 64])],
+)
+def test_crowds_are_objects_where_training_learns_them(
+    tmp_path, ignored, objects, sizes
+):
     folder = write_folder(tmp_path / "set", [[[20, 10, 50, 25], [0, 0, 200, 100]]])
     coco = json.loads((folder / "train.json").read_text())
     coco["annotations"][1]["iscrowd"] = 1
     (folder / "train.json").write_text(json.dumps(coco))
+    design = on_folder(tmp_path, folder, f"--config.loss.ignored={ignored}", size=64)
+    assert (design["objects"], design["left_out"]) == (objects, 2 - objects)
+    assert design["size_range"] == pytest.approx(sizes)
+
+
+def test_boxes_without_an_area_are_counted_and_left_out(tmp_path, capsys):
+    boxes = [[[20, 10, 50, 25], [60, 60, 1e-9, 20]], [[30, 30, 9, 1e-9]]]
+    folder = write_folder(tmp_path / "set", boxes)
     design = on_folder(tmp_path, folder, size=64)
-    assert (design["objects"], design["left_out"]) == (1, 1)
-    assert design["size_range"] == pytest.approx([16, 16])
+    assert (design["objects"], design["left_out"], design["without_area"]) == (1, 0, 2)
+    output = capsys.readouterr()
+    assert "and 2 whose box has no area left out" in output.out
+    assert "RuntimeWarning" not in output.err
+
+
+def test_a_shortfall_is_named_where_there_is_one(tmp_path, capsys):
+    """Boxes of 3 pixels between anchors 8 pixels apart, and boxes of 20 on anchors."""
+    far = [[8 * i + 6.5, 8 * i + 6.5, 3, 3] for i in range(1, 7)]
+    near = [[2 + 16 * i, 2 + 16 * i, 20, 20] for i in range(3)]
+    folder = write_folder(tmp_path / "far", [far, near], size=(64, 64))
+    line = "no set was found that covers 0.9 on these strides; this one covers 0.333,"
+    on_folder(tmp_path, folder, "--share=0.9", size=64)
+    assert line in capsys.readouterr().out
+    on_folder(tmp_path, folder, "--share=0.33", size=64)
+    assert "no set was found" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
@@ -183,89 +227,6 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
     assert again["sets"]["config"] == proposal
 
 
-def objects_of(sizes, ratios, size):
-    """Objects of all sizes and aspect ratios, evenly over the image."""
-    generator = np.random.default_rng(0)
-    side, ratio = (a.ravel() for a in np.meshgrid(sizes, ratios))
-    half = np.stack([side / ratio**0.5, side * ratio**0.5], axis=1) / 2 / size
-    centers = half + generator.uniform(0, 1, half.shape) * (1 - 2 * half)
-    boxes = np.concatenate([centers - half, centers + half], axis=1)
-    return anchor_proposal.measure(boxes.astype(np.float32), (size, size))
-
-
-def test_the_wanted_region_holds_the_share_and_no_more_than_it_must():
-    generator = np.random.default_rng(0)
-    sides = np.exp(generator.normal(0, 0.4, (4000, 2))) * 0.1
-    boxes = np.concatenate([np.zeros_like(sides), sides], axis=1)
-    objects = anchor_proposal.measure(boxes, (512, 512))
-    spans = []
-    for share in (0.5, 0.9, 0.99, 1.0):
-        region = anchor_proposal.wanted_region(objects, share)
-        inside = np.ones(4000, bool)
-        for values, (low, high) in zip(objects[1:], region, strict=True):
-            inside &= (values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9))
-        assert share <= inside.mean() <= share + 0.01
-        spans.append(math.log(region.ratios[1] / region.ratios[0]))
-    assert spans == sorted(spans)
-    assert spans[-1] == pytest.approx(np.ptp(np.log(objects.ratios)))
-
-
-def test_one_aspect_ratio_where_objects_have_one():
-    objects = objects_of(np.geomspace(40, 250, 40), [0.5] * 20, 512)
-    region = anchor_proposal.wanted_region(objects, 0.99)
-    own = base.get_config().anchors
-    proposal, step = anchor_proposal.propose(
-        objects, region, own, (512, 512), 0.5, 0.99
-    )
-    assert proposal.aspect_ratios == ((0.5,),) * 4
-    # Boxes of one aspect ratio need no second set: one anchor a position.
-    assert anchor_ops.anchors_per_position(proposal) == (1, 1, 1, 1)
-    assert step <= 2
-    _, worst = anchor_proposal.closed_form(proposal, region, (512, 512))
-    assert worst.min() >= 0.5 - 1e-3
-    assert own.sizes == (32.0, 64.0, 128.0, 256.0)
-
-
-def test_the_share_decides_how_many_anchors_there_are():
-    """First sizes alone, second sizes with one aspect ratio, and with all."""
-    objects = objects_of(np.geomspace(18, 200, 24), np.geomspace(1 / 3, 3, 15), 256)
-    region = anchor_proposal.wanted_region(objects, 0.99)
-    own = base.get_config().anchors
-    for share, per_position in ((0.7, 2), (0.9, 3), (0.95, 4)):
-        proposal, _ = anchor_proposal.propose(
-            objects, region, own, (256, 256), 0.5, share
-        )
-        assert anchor_ops.anchors_per_position(proposal) == (per_position,) * 4
-        placed = anchor_ops.make_anchors(proposal, (256, 256))
-        covered = anchor_coverage.best_iou(objects.boxes, placed) >= 0.5
-        assert covered.mean() >= share
-
-
-def test_deep_levels_have_no_anchors_larger_than_the_image():
-    objects = objects_of(np.geomspace(16, 120, 40), np.geomspace(0.7, 1.4, 9), 128)
-    region = anchor_proposal.wanted_region(objects, 0.99)
-    own = base.get_config().anchors
-    own.strides, own.sizes = (8, 16, 32, 64, 128, 128), (1.0,) * 6
-    proposal, _ = anchor_proposal.propose(objects, region, own, (128, 128), 0.5, 0.99)
-    assert max(proposal.sizes) <= 128
-    assert len(proposal.sizes) == len(proposal.aspect_ratios) == 6
-    assert np.allclose(np.diff(np.log(proposal.sizes[:3]), 2), 0, atol=1e-3)
-
-
-def test_objects_as_wide_as_the_papers_need_three_aspect_ratios():
-    objects = objects_of(np.geomspace(60, 200, 30), np.geomspace(1 / 6, 6, 31), 1024)
-    region = anchor_proposal.wanted_region(objects, 1.0)
-    own = base.get_config().anchors
-    proposal, step = anchor_proposal.propose(
-        objects, region, own, (1024, 1024), 0.5, 0.97
-    )
-    ratios = proposal.aspect_ratios[0]
-    assert len(ratios) == 3
-    assert ratios[1] == pytest.approx(1, abs=1e-3)
-    equation = design_anchors.from_ratio(6, 0.5, step)["max_aspect_ratio"]
-    assert max(ratios) == pytest.approx(equation, rel=1e-3)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -276,6 +237,12 @@ def test_objects_as_wide_as_the_papers_need_three_aspect_ratios():
         (["--object_aspect_ratio=6", "--scale_step=0.9"], "--scale_step=0.9 must be"),
         (["--object_aspect_ratio=6", "--theta=1"], "--theta=1 must lie between"),
         (["--object_aspect_ratio=6", "--theta=0"], "--theta=0 must lie between"),
+        (["--object_aspect_ratio=1e300"], "must be a number from 1 to 1000"),
+        (["--object_aspect_ratio=6", "--theta=1e-200", "--scale_step=1"], "0.01 and"),
+        (
+            ["--object_aspect_ratio=6", "--theta=0.9999999999", "--scale_step=1"],
+            "--theta=0.9999999999 must lie between 0.01 and 0.99",
+        ),
         (["--object_aspect_ratio=6", "--theta=0.6"], "the largest step for 0.6 is"),
         (["--object_aspect_ratio=6", "--share=0.9"], "--share goes with --config"),
         (["--object_aspect_ratio=6", "more"], "unexpected argument 'more'"),
@@ -288,7 +255,12 @@ def test_objects_as_wide_as_the_papers_need_three_aspect_ratios():
         ([f"--config={CONFIG}:path=x", "--share=1.1"], "--share=1.1 must lie above"),
         ([f"--config={CONFIG}:path=x", "--scale_step=2"], "--scale_step goes with"),
         ([f"--config={CONFIG}:path=/nowhere"], "/nowhere"),
-        (["--config=absent.py"], "absent.py"),
+        (
+            ["--config=absent.py"],
+            "error: the config cannot be read: No such file or directory: 'absent.py'",
+        ),
+        ([f"--config={CONFIG}:path=x", "--config.input_size=(512,)"], "input_size is"),
+        ([f"--config={CONFIG}:path=x", "--config.input_size=(0,512)"], "input_size is"),
         (
             [f"--config={CONFIG}:path=x", "--config.anchors.sizes=(1.0,2.0)"],
             "anchors.sizes has 2 levels, anchors.strides has 4",
