@@ -20,8 +20,9 @@ The order, mean and scale are those of the layout's publisher; --channel_order,
 --pixel_mean and --pixel_std (three numbers each, in that order of the channels, units
 of 0..255) say otherwise, together.
 
-A whole detector needs the config of its network as well, and DIR is then a work
-directory, for tools.predict as for init_from:
+A whole detector needs the config of its network as well, with the input size, anchors
+and variances that it was trained with; DIR is then a work directory, for tools.predict
+as for init_from:
 
   python -m borrow_det.tools.import_weights --input=ssd300_vgg16_coco.pth \
       --config=configs/ssd300_coco.py:reference=torchvision --output=DIR

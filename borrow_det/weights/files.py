@@ -25,8 +25,7 @@ import safetensors
 from borrow_det.errors import InputError
 from borrow_det.weights import keras_names
 
-# What an archive's weights may unpack to; VGG-16's are 0.55 GB, half a gigabyte more
-# where they are float64.
+# What an archive's weights may unpack to; VGG-16's are 0.55 GB, or 1.1 as float64.
 _MAX_UNPACKED = 2**31
 # Bytes before an array's numbers; NumPy parses no more than 10,000 of them.
 _MAX_HEADER = 2**14

@@ -72,7 +72,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> str:
     plain, features = "torchvision_vgg16", "torchvision_vgg16_features"
     if best == plain and not set(LAYOUTS[features].optional) & tensors.keys():
         return features
-    # Numbers are read of a file that is else in order alone.
+    # Of a file that is not in order no number is read: it may declare any size.
     if best == plain and not _problems(tensors, LAYOUTS[plain]):
         classifier = list(LAYOUTS[features].optional)
         classifier.sort(key=lambda name: len(tensors[name].shape))  # Biases first.

@@ -102,6 +102,10 @@ def test_headers_of_arrays_are_read_alone(tmp_path, monkeypatch):
         (b"some words", r"x.npy: the magic string is not correct"),
         (b"", r"x.npy: EOF: reading magic string"),
     ],
+    ids=[
+        *("shape", "short", "long", "negative", "version", "minuses", "brackets"),
+        *("fields", "length", "type", "words", "empty"),
+    ],
 )
 def test_headers_of_arrays_that_lie_are_refused_at_opening(tmp_path, content, reason):
     path = write_npz(tmp_path / "a.npz", ("x.npy", content))
