@@ -3,8 +3,9 @@
   python -m borrow_det.tools.design_anchors --config=FILE[:arg=value,...]
       [--config.field=value] [--theta=0.5] [--share=0.99] [--split=NAME] [--output=DIR]
 
-measures the sizes and aspect ratios of a split's objects at the training input's size
-(config.input_size, to which images are resized whole), proposes the smallest set of
+measures the sizes and aspect ratios of a split's objects (crowds and difficult ones
+are some where loss.ignored says so) at the training input's size (config.input_size,
+to which images are resized whole), proposes the smallest set of
 anchors on the levels of config.anchors.strides that covers `share` of them, and shows
 what it and the config's own anchors (the paper's, unless a field says otherwise)
 reach: the closed form's worst case, and the share of objects with IoU >= theta with an

@@ -80,6 +80,19 @@ def test_a_larger_share_is_never_covered_worse():
         assert not any(c < count and better >= covered for _, c, better in found)
 
 
+def test_out_of_reach_a_little_more_is_not_worth_more_anchors(monkeypatch):
+    objects = objects_of([40.0], [1.0], 128)
+    own = base.get_config().anchors
+    shares = {4: 0.7, 8: 0.794, 12: 0.7951, 16: 0.798, 20: 0.8}
+    best = {
+        count: (share, anchor_proposal._Set((count,) * 4, ((1.0,),) * 4, (), 2.0))
+        for count, share in shares.items()
+    }
+    monkeypatch.setattr(anchor_proposal, "_best_by_count", lambda *_: best)
+    proposal, _ = anchor_proposal.propose(objects, own, (128, 128), 0.5, 0.9)
+    assert proposal.sizes == (12,) * 4
+
+
 def test_what_a_sample_covers_is_judged_on_all_objects(monkeypatch):
     objects = objects_of(np.geomspace(18, 100, 20), np.geomspace(1 / 4, 4, 17), 128)
     own = base.get_config().anchors

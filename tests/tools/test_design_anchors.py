@@ -260,6 +260,17 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
             "error: the config cannot be read: No such file or directory: 'absent.py'",
         ),
         ([f"--config={CONFIG}:path=x", "--config.input_size=(512,)"], "input_size is"),
+        (
+            [f"--config={CONFIG}:path=x", "--config.anchors.strides=(0,16,32,64)"],
+            "anchors.strides is (0, 16, 32, 64)",
+        ),
+        (
+            [
+                f"--config={CONFIG}:path=x",
+                "--config.anchors.aspect_ratios=((1.0,),(1.0,),(-1.0,),(1.0,))",
+            ],
+            "anchors.aspect_ratios is",
+        ),
         ([f"--config={CONFIG}:path=x", "--config.input_size=(0,512)"], "input_size is"),
         (
             [f"--config={CONFIG}:path=x", "--config.anchors.sizes=(1.0,2.0)"],
