@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import flax
 import ml_collections
+import numpy as np
 
 from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
 from borrow_det.errors import InputError, check_choice
+from borrow_det.ops import anchors as anchor_ops
 
 SCOPES = ("all", "no_heads", "trunk")
 # What the weights of a trunk want of an image; fields of config.model.
@@ -84,6 +86,7 @@ def start_from(
         given = read(origin)
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
+    check_groups(origin, config)
     others = other_heads(origin, config, classes) if scope == "all" else {}
     variables, taken, left = take(given, fresh, scope, others)
     start = Start(
@@ -195,7 +198,7 @@ def _head_part(path):
 
 def _convert(given, fresh):
     """A classifier's fully connected layers become a detector's convolutions."""
-    if "fc6" not in given["params"] or "fc6" in fresh["params"]:
+    if not {"fc6", "fc7"} <= given["params"].keys() or "fc6" in fresh["params"]:
         return given
     layers = {name: given["params"][name] for name in ("fc6", "fc7")}
     trunk = {**given["params"]["trunk"], **decimate(layers)}
@@ -228,6 +231,23 @@ def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
     }
 
 
+def check_groups(origin: str | os.PathLike, config) -> None:
+    """Compares what no shape shows of a trunk that is normalised in groups.
+
+    Raises:
+      InputError: both trunks are, in groups of another number of channels.
+    """
+    if not _is_run(origin):
+        return
+    here, there = config.model, _stored_fields(origin)["model"]
+    sizes = there.get("group_size"), here.group_size
+    if there.get("norm") == here.norm == "group" and sizes[0] != sizes[1]:
+        raise InputError(
+            f"init_from: the trunk of {origin} is normalised with model.group_size="
+            f"{sizes[0]}, this config says {sizes[1]}"
+        )
+
+
 def other_heads(
     origin: str | os.PathLike, config, classes: workdir_lib.Classes
 ) -> dict[str, str]:
@@ -237,31 +257,50 @@ def other_heads(
     import without config and classes has no heads.
 
     Raises:
-      InputError: a trunk normalised in groups, of another number of channels.
+      InputError: the origin's files are not those of a run.
     """
-    if not (pathlib.Path(origin) / "config.json").exists():
+    if not _is_run(origin):
         return {}
-    there = workdir_lib.load_config(origin).to_dict()
-    here = workdir_lib.as_stored(config.to_dict())
-    _check_groups(there["model"], here["model"], origin)
+    there, here = _stored_fields(origin), workdir_lib.as_stored(config.to_dict())
     found = {}
     if workdir_lib.load_classes(origin).class_names != classes.class_names:
         found["class"] = "other classes"
-    anchors = there["anchors"]
-    differing = [n for n, v in here["anchors"].items() if anchors.get(n) != v]
-    if differing:
-        why = f"other anchors.{differing[0]}"
-        found |= {part: found.get(part, why) for part in ("class", "box")}
+    if there["task"] == here["task"] == "detection":
+        why = _other_anchors(there, here)
+        found |= {part: found.get(part, why) for part in ("class", "box") if why}
     return found
 
 
-def _check_groups(there, here, origin):
-    sizes = there["group_size"], here["group_size"]
-    if there["norm"] == here["norm"] == "group" and sizes[0] != sizes[1]:
-        raise InputError(
-            f"init_from: the trunk of {origin} is normalised with model.group_size="
-            f"{sizes[0]}, this config says {sizes[1]}"
+def _other_anchors(there, here):
+    """How two configs' anchors differ; "" where they do not."""
+    for name, value in here["anchors"].items():
+        if there["anchors"].get(name) != value:
+            return f"other anchors.{name}"
+    shapes, other_shapes = (
+        anchor_ops.position_shapes(
+            ml_collections.ConfigDict(fields["anchors"]), fields["input_size"]
         )
+        for fields in (here, there)
+    )
+    same = all(map(np.array_equal, shapes, other_shapes))
+    return "" if same else "other anchors by another input_size"
+
+
+def _is_run(origin):
+    return (pathlib.Path(origin) / "config.json").exists()
+
+
+def _stored_fields(origin):
+    """The fields of a run's config.json that are compared here."""
+    fields = workdir_lib.load_json(origin, "config.json")
+    groups = {"model": Mapping, "anchors": Mapping, "task": str, "input_size": tuple}
+    wrong = [n for n, kind in groups.items() if not isinstance(fields.get(n), kind)]
+    if wrong:
+        raise InputError(
+            f"init_from: {origin}/config.json is not a run's: {', '.join(wrong)} "
+            "missing or damaged"
+        )
+    return fields
 
 
 def resolve_normalization(
@@ -303,9 +342,9 @@ def normalization(origin: str | os.PathLike) -> dict[str, Any]:
     """
     if (pathlib.Path(origin) / IMPORT_FILE).exists():
         fields = workdir_lib.load_json(origin, IMPORT_FILE).get("normalization")
-        fields = fields if isinstance(fields, Mapping) else {}
     else:
-        fields = workdir_lib.load_config(origin).model
+        fields = workdir_lib.load_json(origin, "config.json").get("model")
+    fields = fields if isinstance(fields, Mapping) else {}
     missing = [name for name in NORMALIZATION if name not in fields]
     if missing:
         raise InputError(f"{origin} does not say what {', '.join(missing)} it wants")

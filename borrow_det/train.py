@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import pathlib
 import time
 from collections.abc import Callable
 
@@ -226,16 +227,18 @@ class Run:
             self.console.line(f"resuming at step {int(fields['step'])}")
             return TrainState(**fields)
         state = fresh()
+        record = self.workdir / "initialization.json"
+        record.unlink(missing_ok=True)  # Of a start that reached no checkpoint.
         if self.config.init_from:
-            return self._initialize(state)
+            return self._initialize(state, record)
         return state
 
-    def _initialize(self, state: TrainState) -> TrainState:
+    def _initialize(self, state: TrainState, record: pathlib.Path) -> TrainState:
         source = self.train_source
         classes = workdir_lib.Classes(source.class_names, source.category_ids)
         begun = initialization.start_from(self.config, classes, state.variables)
         self.console.line(begun.describe())
-        workdir_lib.write_json(self.workdir / "initialization.json", begun.record())
+        workdir_lib.write_json(record, begun.record())
         variables = jax.device_put(begun.variables, sharding.replicated(self.mesh))
         averages = variables["params"] if state.ema_params else {}
         ema_params = jax.tree.map(jnp.copy, averages)

@@ -72,7 +72,9 @@ def prepare(
 
 def has_checkpoints(workdir: str | os.PathLike) -> bool:
     """Whether a run has begun in this directory."""
-    return any(pathlib.Path(workdir).glob("checkpoints/[0-9]*"))
+    # One that is being written has a longer name.
+    steps = pathlib.Path(workdir).glob("checkpoints/*")
+    return any(step.name.isdigit() for step in steps)
 
 
 def _describe(classes):

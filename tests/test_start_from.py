@@ -75,6 +75,38 @@ def test_heads_for_other_anchors_are_not_taken(origin, tiny_config, field, value
     assert np.all(begun.variables["params"]["head1"]["box"]["kernel"] == 7)
 
 
+def test_an_input_of_another_size_may_move_the_last_anchor(origin, tiny_config):
+    tiny_config.input_size = (96, 96)
+    assert start(tiny_config, origin).other_heads["box"].endswith("input_size")
+    # With a size of its own for what follows the last level, none depends on it.
+    config = json.loads((origin / "config.json").read_text())
+    for anchors in (config["anchors"], tiny_config.anchors):
+        anchors["second_last"], anchors["next_size"] = "geometric", 100.0
+    (origin / "config.json").write_text(json.dumps(config))
+    assert start(tiny_config, origin).other_heads == {}
+
+
+def test_a_classifiers_last_layer_knows_no_anchors(origin, tiny_config):
+    config = json.loads((origin / "config.json").read_text())
+    config["task"] = tiny_config.task = "classification"
+    (origin / "config.json").write_text(json.dumps(config))
+    tiny_config.anchors.clip = "sizes"
+    classes = workdir_lib.load_classes(origin)
+    assert initialization.other_heads(origin, tiny_config, classes) == {}
+
+
+@pytest.mark.parametrize("damage", ["model", "anchors", "task", "everything"])
+def test_an_origin_of_damaged_files_is_named(origin, tiny_config, damage):
+    config = json.loads((origin / "config.json").read_text())
+    config = {} if damage == "everything" else {**config, damage: 3}
+    (origin / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json is not a run's: "):
+        start(tiny_config, origin)
+    if damage in ("model", "everything"):
+        with pytest.raises(InputError, match="does not say what channel_order"):
+            initialization.normalization(origin)
+
+
 def test_fresh_parameters_are_not_evaluated(origin, tiny_config):
     tiny_config.num_steps = 0
     assert not start(tiny_config, origin).fresh
@@ -83,7 +115,9 @@ def test_fresh_parameters_are_not_evaluated(origin, tiny_config):
         start(tiny_config, origin)
 
 
-def test_groups_of_another_size_are_another_trunk(origin, tiny_config):
+@pytest.mark.parametrize("scope", initialization.SCOPES)
+def test_groups_of_another_size_are_another_trunk(origin, tiny_config, scope):
+    tiny_config.init_scope = scope
     tiny_config.model.group_size = 2
     with pytest.raises(InputError, match=r"model\.group_size=4, this config says 2"):
         start(tiny_config, origin)
@@ -137,6 +171,12 @@ def test_what_a_run_began_from_stays_recorded(origin, tiny_config, tmp_path):
         config.init_from = ""
         shutil.rmtree(origin)
         train.train_and_evaluate(config, workdir)
+        # Begun anew: a checkpoint that is being written is none.
+        again = tmp_path / "again"
+        (again / "checkpoints" / "2.orbax-checkpoint-tmp").mkdir(parents=True)
+        shutil.copy(workdir / "initialization.json", again)
+        train.train_and_evaluate(config, again)
+    assert not (again / "initialization.json").exists()
     assert json.loads((workdir / "initialization.json").read_text()) == record
     assert (record["origin"], record["scope"]) == (str(origin), "trunk")
     assert "params/trunk/conv1_1/conv/kernel" in record["taken"]
