@@ -150,11 +150,20 @@ def take(
 
 
 def _check_trunk(given, fresh):
+    normalized = _normalized(given)
+
+    def must_agree(path):
+        stage = _STAGE.fullmatch(path)
+        # Normalisation that the origin's layer did not have at all may be added to it.
+        if stage and (stage["norm"] is None or stage["layer"] in normalized):
+            return True
+        return path in given and path in fresh
+
     problems = [
         f"{path} is {_shape(given, path)} there and {_shape(fresh, path)} here"
         for path in sorted({*given, *fresh})
         if path.split("/")[1] == "trunk"
-        and _must_agree(path, given, fresh)
+        and must_agree(path)
         and _shape(given, path) != _shape(fresh, path)
     ]
     if problems:
@@ -162,14 +171,6 @@ def _check_trunk(given, fresh):
             "init_from: its trunk does not fit this network (model.width, model.stages "
             f"and model.norm decide): {'; '.join(problems)}"
         )
-
-
-def _must_agree(path, given, fresh):
-    stage = _STAGE.fullmatch(path)
-    # Normalisation that the origin's layer did not have at all may be added to it.
-    if stage and (stage["norm"] is None or stage["layer"] in _normalized(given)):
-        return True
-    return path in given and path in fresh
 
 
 def _normalized(flat):

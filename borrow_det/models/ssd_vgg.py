@@ -35,9 +35,8 @@ class SSDTrunk(VGGStages):
     """
 
     extra_layers: ClassVar[tuple[ExtraLayer, ...]]
-    strides: ClassVar[
-        tuple[int, ...]
-    ]  # Of the first levels, those it has at any input.
+    # Of the first levels, those that it has at any input.
+    strides: ClassVar[tuple[int, ...]]
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:

@@ -5,12 +5,11 @@
 
 measures the sizes and aspect ratios of a split's objects (crowds and difficult ones
 are some where loss.ignored says so) at the training input's size (config.input_size,
-to which images are resized whole), proposes the smallest set of
-anchors on the levels of config.anchors.strides that covers `share` of them, and shows
-what it and the config's own anchors (the paper's, unless a field says otherwise)
-reach: the closed form's worst case, and the share of objects with IoU >= theta with an
-anchor where it really stands, by size. It prints a report with a config fragment, and
-writes to DIR
+to which images are resized whole), proposes the smallest set of anchors on the levels
+of config.anchors.strides that covers `share` of them, and shows what it and the
+config's own anchors (the paper's, unless a field says otherwise) reach: the closed
+form's worst case, and the share of objects with IoU >= theta with an anchor where it
+really stands, by size. It prints a report with a config fragment, and writes to DIR
   design.png   the objects, both sets of anchors, and what is covered at each size;
   design.json  the same figures.
 
