@@ -105,13 +105,21 @@ def _borrow():
     borrow.enabled = True  # FMB, FRB and the fusion's relu(W[X, Z]) term.
     borrow.context = True  # The fusion's deconvolution term.
     # embedded_gaussian (raw dot product), scaled (1/sqrt(C)), cosine (learned
-    # temperature) or dot_product (divided by T, no softmax).
+    # temperature), dot_product (divided by T, no softmax) or query_independent (global
+    # pooling: the control that cannot match).
     borrow.similarity = "cosine"
     borrow.center = True  # Subtract the mean over positions from queries and keys.
     borrow.temperature = 10.0  # Initial value; multiplies the cosine.
+    # Queries and keys from descriptors of zero mean and unit variance over channels.
+    borrow.normalize = False
     borrow.channels = 0  # Embedding channels; 0: those of the level (the paper).
+    borrow.value_channels = 0  # Of V and Z; 0: as many as the embedding (the paper).
     borrow.levels = (0, 1, 2)  # Which levels borrow; the last has none below it.
-    borrow.source = "deeper"  # deeper, or deconvolved (the paper's discussion).
+    # deeper; deconvolved (the paper's discussion); same (a plain non-local block).
+    borrow.source = "deeper"
+    borrow.from_levels = ()  # Of deeper, those that are borrowed from; (): all.
+    # X + D in place of X is what borrows, so that queries know their context.
+    borrow.after_context = False
     borrow.context_from = "X"  # The deconvolution's input: X (trunk) or Y (fused).
     borrow.context_kernel = 2  # Of the stride-2 deconvolution.
     # The deconvolution starts at zero: the network then starts from X plus what it

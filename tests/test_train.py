@@ -14,6 +14,7 @@ from borrow_det import checkpoints, sharding, train, workdir
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
 from borrow_det.tasks import detection, detection_evaluation
+from borrow_det.tasks.detector import Detector
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +124,7 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
     kernels = [fields[n]["head1"]["class"]["kernel"] for n in ("params", "ema_params")]
     assert not np.array_equal(*kernels)
 
-    detector = detection.Detector.load(tiny_run.workdir)
+    detector = Detector.load(tiny_run.workdir)
     source = sources.load(tiny_run.config.dataset, "val")
     (batch, _) = pipeline.eval_batches(source, tiny_run.config)
     found = detector(batch["image"], batch["image_size"])

@@ -18,8 +18,16 @@ from jax import Array
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.vgg import unit_vectors
 
-SIMILARITIES = ("embedded_gaussian", "scaled", "cosine", "dot_product")
-SOURCES = ("deeper", "deconvolved")
+SIMILARITIES = (
+    "embedded_gaussian",
+    "scaled",
+    "cosine",
+    "dot_product",
+    "query_independent",
+)
+SOURCES = ("deeper", "deconvolved", "same")
+# Keys of length zero (a relu's) are no directions; this bounds their gradient.
+_COSINE_EPSILON = 1e-6
 
 
 class Matching(NamedTuple):
@@ -58,39 +66,58 @@ class FeatureMatchingBlock(nn.Module):
       scaled             q.k / sqrt(C)
       cosine             temperature * cos(q, k), the temperature learned
       dot_product        q.k, divided by T in place of the softmax
+      query_independent  w.k, with a learned w in place of the queries: every
+                         descriptor receives the same pooled vector, as GCNet's
+                         simplified non-local block. The control that cannot match;
+                         w starts at zero, which is global average pooling
     """
 
     channels: int  # C of the embedding.
     similarity: str = "embedded_gaussian"
     center: bool = False
     temperature: float = 10.0  # Initial, of cosine.
+    normalize: bool = False  # Layer normalisation of each level before theta and phi.
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, shallow: Array, deeper: Sequence[Array]) -> Matching:
         """[B, H, W, C_n] and maps [B, H_m, W_m, C_m] -> scores [B, R, T]."""
-        Q = Embed(self.channels, self.dtype, name="theta")([shallow])
+        check_choice("borrow.similarity", self.similarity, SIMILARITIES)
+        if self.normalize:
+            shallow, *deeper = (_standardize(x) for x in (shallow, *deeper))
         K = Embed(self.channels, self.dtype, name="phi")(deeper)
-        if self.center:
-            Q, K = (_center(x) for x in (Q, K))
-        S = self._similarity(Q, K)
+        K = _center(K) if self.center else K
+        if self.similarity == "query_independent":
+            S = self._pooling(K, shallow.shape[1] * shallow.shape[2])
+        else:
+            Q = Embed(self.channels, self.dtype, name="theta")([shallow])
+            S = self._similarity(_center(Q) if self.center else Q, K)
         log_p = jax.nn.log_softmax(S, axis=-1)
         P = S / S.shape[-1] if self.similarity == "dot_product" else jnp.exp(log_p)
         return Matching(P, log_p)
 
     def _similarity(self, Q: Array, K: Array) -> Array:
-        check_choice("borrow.similarity", self.similarity, SIMILARITIES)
         if self.similarity == "cosine":
             log_temperature = self.param(
                 "log_temperature",
                 nn.initializers.constant(jnp.log(self.temperature)),
                 (),
             )
-            Q = unit_vectors(Q).astype(self.dtype)
-            K = unit_vectors(K).astype(self.dtype)
+            Q = unit_vectors(Q, _COSINE_EPSILON).astype(self.dtype)
+            K = unit_vectors(K, _COSINE_EPSILON).astype(self.dtype)
             return _dot(Q, K) * jnp.exp(log_temperature)
         S = _dot(Q, K)
         return S / self.channels**0.5 if self.similarity == "scaled" else S
+
+    def _pooling(self, K: Array, queries: int) -> Array:
+        w = self.param("w", nn.initializers.zeros, (self.channels,))
+        S = _dot(jnp.broadcast_to(w.astype(K.dtype), (K.shape[0], 1, w.size)), K)
+        return jnp.broadcast_to(S, (S.shape[0], queries, S.shape[2]))
+
+
+def _standardize(x: Array) -> Array:
+    """Zero mean and unit variance over channels, without parameters, in float32."""
+    return jax.nn.standardize(x.astype(jnp.float32), axis=-1).astype(x.dtype)
 
 
 def _center(x: Array) -> Array:
@@ -187,6 +214,10 @@ class BorrowingNeck(nn.Module):
 
     Works over any list of levels, shallow to deep; the last is returned as it is
     (Y_N = X_N). The fields are those of `config.borrow`.
+
+    Sources of level n: `deeper`, the levels beyond it (3.1), of those `from_levels` if
+    it names any; `deconvolved`, the next one, deconvolved to its size (the paper's
+    discussion); `same`, itself: a plain non-local block.
     """
 
     enabled: bool = True
@@ -194,9 +225,13 @@ class BorrowingNeck(nn.Module):
     similarity: str = "cosine"
     center: bool = True
     temperature: float = 10.0
+    normalize: bool = False
     channels: int = 0
+    value_channels: int = 0
     levels: Sequence[int] = (0, 1, 2)
     source: str = "deeper"
+    from_levels: Sequence[int] = ()
+    after_context: bool = False
     context_from: str = "X"
     context_kernel: int = 2
     zero_init_context: bool = True
@@ -208,6 +243,7 @@ class BorrowingNeck(nn.Module):
     ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
         """Maps X_1..X_N -> (Y_1..Y_N, the matching of each level that borrows)."""
         check_choice("borrow.context_from", self.context_from, ("X", "Y"))
+        check_choice("borrow.source", self.source, SOURCES)
         if not set(self.levels) <= set(range(len(X) - 1)):
             raise InputError(
                 f"borrow.levels is {tuple(self.levels)}; it may name the levels "
@@ -218,13 +254,14 @@ class BorrowingNeck(nn.Module):
         # From the deepest on, so that the context can come from the fused map.
         for n in reversed(range(len(X) - 1)):
             deeper = (X if self.context_from == "X" else Y)[n + 1]
-            D = self._deconvolve(n, deeper, X[n]) if self._needs_map(n) else None
+            mapped = self._deconvolve(n, deeper, X[n]) if self._needs_map(n) else None
+            x, D = X[n], mapped if self.context else None
+            if self.after_context and D is not None:
+                x, D = x + D, None
             Z = None
             if self.borrows(n):
-                sources = [D] if self.source == "deconvolved" else list(X[n + 1 :])
-                Z, matchings[n] = self._borrow(n, X[n], sources)
-            fuse = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")
-            Y[n] = fuse(X[n], Z, D if self.context else None)
+                Z, matchings[n] = self._borrow(n, x, self._sources(n, X, x, mapped))
+            Y[n] = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")(x, Z, D)
         return tuple(Y), matchings
 
     def borrows(self, n: int) -> bool:
@@ -243,25 +280,53 @@ class BorrowingNeck(nn.Module):
         )
         return block(deeper, like)
 
+    def _sources(self, n, X, x, mapped) -> list[Array]:
+        if self.source == "deconvolved":
+            return [mapped]
+        if self.source == "same":
+            return [x]
+        return [X[m] for m in source_levels(self, n, len(X))]
+
     def _borrow(
         self, n: int, shallow: Array, sources: Sequence[Array]
     ) -> tuple[Array, Matching]:
-        check_choice("borrow.source", self.source, SOURCES)
         channels = self.channels or shallow.shape[-1]
         matching = FeatureMatchingBlock(
             channels,
             self.similarity,
             self.center,
             self.temperature,
+            self.normalize,
             self.dtype,
             name=f"fmb{n + 1}",
         )(shallow, sources)
         representing = FeatureRepresentingBlock(
-            channels, self.dtype, name=f"frb{n + 1}"
+            self.value_channels or channels, self.dtype, name=f"frb{n + 1}"
         )
         return representing(matching.P, sources), matching
 
 
-def source_levels(source: str, n: int, num_levels: int) -> tuple[int, ...]:
-    """The levels on whose grids level n's T source positions lie, in order."""
-    return (n,) if source == "deconvolved" else tuple(range(n + 1, num_levels))
+def source_levels(borrow, n: int, num_levels: int) -> tuple[int, ...]:
+    """The levels on whose grids level n's T source positions lie, in order.
+
+    Args:
+      borrow: has the fields `source` and `from_levels` of config.borrow.
+      n: the level that borrows, from 0.
+      num_levels: N.
+
+    Raises:
+      InputError: from_levels leaves it none.
+    """
+    if borrow.source != "deeper":
+        return (n,)
+    deeper = range(n + 1, num_levels)
+    if not borrow.from_levels:
+        return tuple(deeper)
+    levels = tuple(m for m in deeper if m in borrow.from_levels)
+    if not levels or not set(borrow.from_levels) <= set(range(1, num_levels)):
+        raise InputError(
+            f"borrow.from_levels is {tuple(borrow.from_levels)}; it may name the "
+            f"levels 1 to {num_levels - 1}, and needs a deeper one than level {n}, "
+            "which borrows"
+        )
+    return levels

@@ -1,7 +1,6 @@
 """Detection as a task: initial variables, targets, loss, and detections."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det import checkpoints
-from borrow_det import workdir as workdir_lib
 from borrow_det.data import augment, pipeline
-from borrow_det.errors import InputError, check_choice
+from borrow_det.errors import check_choice
 from borrow_det.models import ssd
 from borrow_det.models.borrowing import source_levels
 from borrow_det.models.normalization import Normalization
@@ -126,12 +123,7 @@ class DetectionTask:
         return tuple(self.config.borrow.levels)
 
     def _borrow_targets(self, n, boxes, labels, valid, assigned):
-        levels = source_levels(self.config.borrow.source, n, len(self.level_shapes))
-        centers = anchor_ops.position_centers(
-            [self.level_shapes[m] for m in levels],
-            [self.config.anchors.strides[m] for m in levels],
-            self.input_size,
-        )
+        centers = self.centers(self.source_levels(n))
         sources = matching.borrow_sources(
             boxes, labels, valid, jnp.asarray(centers), self.config.loss.matching_scale
         )
@@ -209,13 +201,22 @@ class DetectionTask:
         return self.detect(variables, batch["image"], batch["image_size"])
 
     def detect(self, variables: dict, image: Array, image_size: Array):
-        """Finds objects: uint8 canvases [B, Hc, Wc, 3] -> `nms.Detections` of [B, K].
+        """Detections [B, K] in uint8 canvases [B, Hc, Wc, 3]."""
+        return self.decode(self.forward(variables, image, image_size))
+
+    def forward(
+        self, variables: dict, image: Array, image_size: Array
+    ) -> ssd.Predictions:
+        """What the network says of uint8 canvases [B, Hc, Wc, 3]."""
+        resized = augment.resize_batch(image, image_size, self.input_size)
+        return self.model.apply(variables, resized, train=False)
+
+    def decode(self, predictions: ssd.Predictions) -> nms.Detections:
+        """Detections [B, K] of what the network says.
 
         Boxes are normalised to each image and clipped to it, by `nms.clip` before or
         after the suppression.
         """
-        resized = augment.resize_batch(image, image_size, self.input_size)
-        predictions = self.model.apply(variables, resized, train=False)
         scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
         boxes = box_ops.decode(
             predictions.offsets,
@@ -238,6 +239,18 @@ class DetectionTask:
             boxes = jnp.clip(boxes, 0, 1)
         found = jax.vmap(one_image)(boxes, scores)
         return found._replace(boxes=jnp.clip(found.boxes, 0, 1))
+
+    def source_levels(self, n: int) -> tuple[int, ...]:
+        """The levels on whose grids level n's T source positions lie, in order."""
+        return source_levels(self.config.borrow, n, len(self.level_shapes))
+
+    def centers(self, levels: Sequence[int]) -> np.ndarray:
+        """Centres `[y, x]` of these levels' positions, float32 [T, 2] in [0, 1]."""
+        return anchor_ops.position_centers(
+            [self.level_shapes[m] for m in levels],
+            [self.config.anchors.strides[m] for m in levels],
+            self.input_size,
+        )
 
     def train_batches(self, source, start_step: int) -> pipeline.Batches:
         """See tasks/task.py."""
@@ -285,42 +298,3 @@ def _sum_over_batch(loss, *arrays):
 
 def _level_matching(log_p, sources, index, counts):
     return losses.matching_loss(log_p, sources[index], counts)
-
-
-class Detector:
-    """A trained run as one function from canvases to detections."""
-
-    def __init__(self, config, classes: workdir_lib.Classes, variables: dict):
-        self.class_names = classes.class_names
-        self.category_ids = classes.category_ids
-        self.canvas = tuple(config.dataset.canvas)
-        self.input_size = tuple(config.input_size)
-        self.config = config
-        self._variables = variables
-        self._detect = jax.jit(DetectionTask(config, len(classes.class_names)).detect)
-
-    @classmethod
-    def load(cls, workdir: str | os.PathLike, step: int | None = None) -> "Detector":
-        """Rebuilds a work directory's network, with averaged parameters if it has any.
-
-        Raises:
-          InputError: the folder is no work directory of a detection run, or has no
-            such checkpoint.
-        """
-        config = workdir_lib.load_config(workdir)
-        if config.task != "detection":
-            raise InputError(
-                f"{workdir} is a run of task={config.task}: it detects nothing; name "
-                "a detection run, which may start from it by config.init_from"
-            )
-        classes = workdir_lib.load_classes(workdir)
-        return cls(config, classes, checkpoints.restore_variables(workdir, step))
-
-    def __call__(self, image: np.ndarray, image_size: np.ndarray) -> dict:
-        """Detections of uint8 canvases [B, Hc, Wc, 3] whose images have `image_size`.
-
-        Returns NumPy arrays: boxes [B, K, 4] normalised to the image, scores [B, K],
-        labels [B, K] and mask [B, K], false where there is no detection.
-        """
-        found = self._detect(self._variables, image, image_size)
-        return jax.device_get(found._asdict())

@@ -35,7 +35,8 @@ from borrow_det import json_files
 from borrow_det.data import images, pipeline
 from borrow_det.errors import InputError
 from borrow_det.evaluation import coco_format
-from borrow_det.tasks import detection, tiling
+from borrow_det.tasks import tiling
+from borrow_det.tasks.detector import Detector
 from borrow_det.tools import command
 from borrow_det.tools.prediction_files import Item, Output
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     output = pathlib.Path(options.output)
     paths = images.find(inputs, leave_out=output / "pictures")
     ids = _known_ids(options.ids_from, paths) if options.ids_from else None
-    detector = detection.Detector.load(options.workdir, options.step)
+    detector = Detector.load(options.workdir, options.step)
     writer = Output(output, detector, options.score, options.pictures, ids)
     failures: list[str] = []
     views = _views(tile_size, detector, options.overlap, options.whole)
@@ -86,7 +87,7 @@ def read_items(paths: Iterable[pathlib.Path], failures: list[str]) -> Iterator[I
 
 
 def detect(
-    detector: detection.Detector,
+    detector: Detector,
     items: Iterable[Item],
     views: Callable[[tuple[int, int]], np.ndarray],
     batch: int,

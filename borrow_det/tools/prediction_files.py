@@ -10,7 +10,8 @@ import numpy as np
 
 from borrow_det import visualize, workdir
 from borrow_det.errors import InputError
-from borrow_det.tasks import detection, detection_evaluation, tiling
+from borrow_det.tasks import detection_evaluation, tiling
+from borrow_det.tasks.detector import Detector
 
 
 class Item(NamedTuple):
@@ -35,7 +36,7 @@ class Output:
     def __init__(
         self,
         folder: pathlib.Path,
-        detector: detection.Detector,
+        detector: Detector,
         score: float,
         pictures: bool,
         ids: dict[pathlib.Path, Any] | None = None,

@@ -297,8 +297,6 @@ def test_deconvolved_source_matches_against_the_deconvolved_map(pyramid):
         Z = P @ embed_by_loop(params["frb1"]["g"], [D])
         expected = fuse(X, Z.astype(np.float32), D if context else 0, params["ffb1"])
         np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
-    assert borrowing.source_levels("deconvolved", 1, 4) == (1,)
-    assert borrowing.source_levels("deeper", 1, 4) == (2, 3)
 
 
 @pytest.mark.parametrize("chosen", [(0,), (1,), (2, 0), ()])

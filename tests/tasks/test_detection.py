@@ -10,6 +10,7 @@ from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
 from borrow_det.models import ssd
 from borrow_det.tasks import detection, detection_evaluation
+from borrow_det.tasks.detector import Detector
 from configs import base
 
 CANVAS = (96, 128)
@@ -168,7 +169,7 @@ def test_borrow_targets_lie_on_the_grid_that_is_matched_against(config, batch, s
 
 
 def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):
-    detector = detection.Detector.load(tiny_run.workdir)
+    detector = Detector.load(tiny_run.workdir)
     assert detector.category_ids == (3, 5, 9, 11)
     assert detector.class_names[1] == "stripes_45"
     assert detector.canvas == detector.input_size == (64, 64)
@@ -196,15 +197,15 @@ def test_a_step_can_be_chosen_and_must_exist(tiny_run, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     size = np.full((2, 2), 64, np.int32)
     last, fourth, second = (
-        detection.Detector.load(tiny_run.workdir, step)(image, size)["scores"]
+        Detector.load(tiny_run.workdir, step)(image, size)["scores"]
         for step in (None, 4, 2)
     )
     np.testing.assert_array_equal(last, fourth)
     assert not np.array_equal(last, second)
     with pytest.raises(InputError, match=r"steps \[2, 4\], not 3"):
-        detection.Detector.load(tiny_run.workdir, 3)
+        Detector.load(tiny_run.workdir, 3)
     with pytest.raises(InputError, match="is not a work directory"):
-        detection.Detector.load(tmp_path)
+        Detector.load(tmp_path)
 
 
 @pytest.mark.parametrize(

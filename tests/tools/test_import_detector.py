@@ -10,7 +10,7 @@ from borrow_det import checkpoints, initialization
 from borrow_det import workdir as workdir_lib
 from borrow_det.data import coco_classes
 from borrow_det.errors import InputError
-from borrow_det.tasks import detection
+from borrow_det.tasks.detector import Detector
 from borrow_det.tools import import_weights
 from borrow_det.weights import layouts
 from configs import ssd300_coco, ssd300_voc
@@ -49,7 +49,7 @@ def test_a_detector_becomes_a_work_directory(tmp_path, ssd_file, capsys, run):
     assert record["class_names"] == list(classes.class_names)
     assert len(record["dropped"]) == 10
 
-    detector = detection.Detector.load(output)
+    detector = Detector.load(output)
     assert detector.class_names == classes.class_names
     head = checkpoints.restore_variables(output)["params"]["head1"]
     bias = np.asarray(head["class"]["bias"]).reshape(4, 81)

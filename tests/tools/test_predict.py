@@ -14,6 +14,7 @@ from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
 from borrow_det.data import pipeline
 from borrow_det.tasks import detection
+from borrow_det.tasks.detector import Detector
 from borrow_det.tools import command, predict, score
 from configs import base
 
@@ -58,9 +59,7 @@ class BlobDetector:
 @pytest.fixture
 def detector(monkeypatch):
     blobs = BlobDetector()
-    monkeypatch.setattr(
-        detection.Detector, "load", staticmethod(lambda workdir, step: blobs)
-    )
+    monkeypatch.setattr(Detector, "load", staticmethod(lambda workdir, step: blobs))
     return blobs
 
 
@@ -450,7 +449,7 @@ def test_a_run_on_disk_predicts_what_its_detector_finds(tmp_path):
     argv = ["predict", f"--workdir={workdir}", f"--output={tmp_path}/out"]
     assert command.call(predict.main, [*argv, "--score=0", "--batch=2", path]) == 0
 
-    detector = detection.Detector.load(workdir)
+    detector = Detector.load(workdir)
     canvas, size = pipeline.to_canvas(noise, CANVAS)
     out = detector(np.stack([canvas] * 2), np.array([size] * 2, np.int32))
     found = results(tmp_path / "out")
