@@ -45,11 +45,14 @@ def embed_by_loop(params, maps):
 
 def match_by_loop(params, shallow, deeper, similarity, center):
     """P, row by row and score by score."""
-    Q = embed_by_loop(params["theta"], [shallow])
     K = embed_by_loop(params["phi"], deeper)
-    if center:
-        Q = Q - Q.mean(axis=1, keepdims=True)
-        K = K - K.mean(axis=1, keepdims=True)
+    if similarity == "query_independent":
+        positions = shallow.shape[1] * shallow.shape[2]
+        Q = np.tile(params["w"], (len(K), positions, 1))
+    else:
+        Q = embed_by_loop(params["theta"], [shallow])
+        Q = Q - Q.mean(axis=1, keepdims=True) if center else Q
+    K = K - K.mean(axis=1, keepdims=True) if center else K
     P = np.zeros((*Q.shape[:2], K.shape[1]))
     for b in range(Q.shape[0]):
         for r in range(Q.shape[1]):
@@ -102,6 +105,9 @@ def test_temperature_starts_as_given_and_only_for_cosine(levels):
         params = jax.jit(module.init)(key, levels[0], levels[1:])["params"]
         if similarity == "cosine":
             np.testing.assert_allclose(params["log_temperature"], np.log(7), rtol=1e-6)
+        elif similarity == "query_independent":
+            assert set(params) == {"phi", "w"}
+            assert not params["w"].any()  # Average pooling at the start.
         else:
             assert set(params) == {"theta", "phi"}
 
@@ -112,7 +118,7 @@ def test_gradients_are_finite_at_zero_descriptors(similarity, center):
     zeros = [np.zeros((1, *shape), np.float32) for shape in SHAPES]
     module = borrowing.FeatureMatchingBlock(CHANNELS, similarity, center)
     variables = random_variables(module, zeros[0], zeros[1:])
-    for block in ("theta", "phi"):
+    for block in {"theta", "phi"} & set(variables["params"]):
         for conv in variables["params"][block].values():
             conv["bias"][:] = 0  # As initialised: every query and key is zero.
 
@@ -128,6 +134,41 @@ def test_gradients_are_finite_at_zero_descriptors(similarity, center):
     if similarity != "dot_product":
         P = module.apply(variables, zeros[0], zeros[1:]).P
         np.testing.assert_allclose(P, 1 / P.shape[-1], rtol=1e-6)
+
+
+def test_cosine_bounds_the_gradient_of_keys_of_length_zero(levels):
+    zeros = [np.zeros_like(level) for level in levels[1:]]
+    module = borrowing.FeatureMatchingBlock(CHANNELS, "cosine", False)
+    variables = random_variables(module, levels[0], zeros)
+    for conv in variables["params"]["phi"].values():
+        conv["bias"][:] = 0  # Every key is zero: relu's descriptors, no bias yet.
+    variables["params"]["log_temperature"] *= 0
+
+    def first_score(keys):
+        return module.apply(variables, levels[0], keys).log_p[0, 0, 0]
+
+    gradient = jax.grad(first_score)(zeros)
+    # A thousandth is the least length that counts as one; kernels are about 1.
+    assert 10 < max(np.abs(leaf).max() for leaf in gradient) < 1e4
+
+
+def test_normalised_queries_and_keys_forget_each_descriptor_s_scale(levels):
+    shallow, deeper = levels[0], levels[1:]
+    module = borrowing.FeatureMatchingBlock(CHANNELS, "scaled", normalize=True)
+    variables = random_variables(module, shallow, deeper)
+    P = module.apply(variables, shallow, deeper).P
+    plain = borrowing.FeatureMatchingBlock(CHANNELS, "scaled")
+
+    def standardized(x):
+        centered = x - x.mean(axis=-1, keepdims=True)
+        return centered / np.sqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-5)
+
+    by_hand = plain.apply(
+        variables, standardized(shallow), [standardized(x) for x in deeper]
+    ).P
+    np.testing.assert_allclose(P, by_hand, rtol=1e-3, atol=1e-5)
+    moved = module.apply(variables, 3 * shallow + 1, [7 * x - 2 for x in deeper]).P
+    np.testing.assert_allclose(P, moved, rtol=1e-3, atol=1e-4)
 
 
 def test_centring_forgets_what_all_positions_share(levels):
@@ -297,6 +338,70 @@ def test_deconvolved_source_matches_against_the_deconvolved_map(pyramid):
         Z = P @ embed_by_loop(params["frb1"]["g"], [D])
         expected = fuse(X, Z.astype(np.float32), D if context else 0, params["ffb1"])
         np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_source_same_is_a_non_local_block(pyramid):
+    X = pyramid[0]
+    params, Y, matchings = neck_output(
+        pyramid, source="same", levels=(0,), context=False, value_channels=7
+    )
+    P = match_by_loop(params["fmb1"], X, [X], "cosine", True)
+    np.testing.assert_allclose(matchings[0].P, P, rtol=1e-3, atol=1e-5)
+    Z = P @ embed_by_loop(params["frb1"]["g"], [X])
+    assert Z.shape[-1] == 7
+    expected = fuse(X, Z.astype(np.float32), 0, params["ffb1"])
+    np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_borrowing_after_the_context_borrows_for_their_sum(pyramid):
+    params, Y, matchings = neck_output(pyramid, levels=(0,), after_context=True)
+    D = borrowing.Deconvolution().apply(
+        {"params": params["context1"]}, pyramid[1], pyramid[0]
+    )
+    X = np.asarray(pyramid[0] + D)
+    P = match_by_loop(params["fmb1"], X, pyramid[1:], "cosine", True)
+    np.testing.assert_allclose(matchings[0].P, P, rtol=1e-3, atol=1e-4)
+    Z = P @ embed_by_loop(params["frb1"]["g"], pyramid[1:])
+    expected = fuse(X, Z.astype(np.float32), 0, params["ffb1"])
+    np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
+    # The other levels: context alone, as without borrowing.
+    for n in (1, 2):
+        D = borrowing.Deconvolution().apply(
+            {"params": params[f"context{n + 1}"]}, pyramid[n + 1], pyramid[n]
+        )
+        np.testing.assert_allclose(Y[n], pyramid[n] + D, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_chosen_deeper_levels_lend(pyramid):
+    params, _, matchings = neck_output(pyramid, levels=(0, 1), from_levels=(3, 2))
+    for n in (0, 1):
+        P = match_by_loop(
+            params[f"fmb{n + 1}"], pyramid[n], pyramid[2:], "cosine", True
+        )
+        np.testing.assert_allclose(matchings[n].P, P, rtol=1e-3, atol=1e-5)
+
+
+# source, from_levels, the level of four that borrows, levels of its sources.
+SOURCE_LEVELS = [
+    ("deeper", (), 1, (2, 3)),
+    ("deeper", (3, 1), 0, (1, 3)),
+    ("deeper", (3, 1), 1, (3,)),
+    ("deconvolved", (), 1, (1,)),
+    ("same", (3,), 0, (0,)),
+]
+
+
+@pytest.mark.parametrize(("source", "from_levels", "n", "expected"), SOURCE_LEVELS)
+def test_source_levels(source, from_levels, n, expected):
+    borrow = borrowing.BorrowingNeck(source=source, from_levels=from_levels)
+    assert borrowing.source_levels(borrow, n, 4) == expected
+
+
+@pytest.mark.parametrize("from_levels", [(1,), (0, 3), (2, 4)])
+def test_levels_that_cannot_lend_are_named(pyramid, from_levels):
+    neck = borrowing.BorrowingNeck(levels=(1,), from_levels=from_levels)
+    with pytest.raises(InputError, match=r"borrow\.from_levels is \("):
+        jax.eval_shape(neck.init, jax.random.key(0), pyramid)
 
 
 @pytest.mark.parametrize("chosen", [(0,), (1,), (2, 0), ()])

@@ -1,0 +1,19 @@
+"""Which levels borrow, and from which (levels count from 0, shallow to deep).
+
+python -m borrow_det.tools.ablate --sweep=configs/sweeps/levels.py \
+    --config=configs/quickstart.py --workdir=runs/levels --seeds=5
+"""
+
+
+def sweep(add):
+    """The first row is the baseline: nobody borrows, the context stays."""
+    add("none", {"borrow.enabled": False, "loss.matching": 0.0})
+    for levels in ((0,), (0, 1), (0, 1, 2), (1, 2)):
+        names = " and ".join(map(str, levels))
+        add(f"{names} from all deeper", {"borrow.levels": levels})
+    for sources in ((1,), (2,), (3,), (2, 3)):
+        names = " and ".join(map(str, sources))
+        add(
+            f"0 from {names}",
+            {"borrow.levels": (0,), "borrow.from_levels": sources},
+        )
