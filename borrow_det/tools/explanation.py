@@ -1,0 +1,149 @@
+"""What a detection borrowed: from which positions, levels and objects, how much."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tasks.detector import Attended
+
+
+class Found(NamedTuple):
+    """The n detections of an image that count, by falling score."""
+
+    boxes: np.ndarray  # float32 [n, 4], normalised to the image.
+    scores: np.ndarray  # float32 [n]
+    labels: np.ndarray  # int32 [n]
+    levels: np.ndarray  # int32 [n], from 0: that of each one's anchor.
+
+
+class Source(NamedTuple):
+    """A position that was borrowed from."""
+
+    level: int  # From 0.
+    center: tuple[float, float]  # (y, x), normalised to the image.
+    weight: float  # Its share of the attention.
+    detections: tuple[int, ...]  # Those whose boxes hold the centre, best first.
+
+
+class Borrowed(NamedTuple):
+    """What one detection borrowed.
+
+    Attributes:
+      level: the level (from 0) whose descriptors are looked at.
+      descriptors: float32 [k, 2], the centres (y, x) of these descriptors.
+      heat: by source level, its share of the attention, position by position: float
+        [H, W]; all levels' sum is 1.
+      sources: the strongest positions, falling.
+      lenders: the detections of its class that are larger by loss.matching_scale.
+      precision: the share of the attention inside of the lenders' boxes; None where
+        there is none.
+    """
+
+    level: int
+    descriptors: np.ndarray
+    heat: dict[int, np.ndarray]
+    sources: tuple[Source, ...]
+    lenders: tuple[int, ...]
+    precision: float | None
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """By source level, its share of the attention."""
+        return {level: float(heat.sum()) for level, heat in self.heat.items()}
+
+
+def detections(attended: Attended, row: int, score: float) -> Found:
+    """The detections of one image of a batch that score `score` or more."""
+    found = attended.detections
+    shown = found.mask[row] & (found.scores[row] >= score)
+    return Found(
+        found.boxes[row][shown],
+        found.scores[row][shown],
+        found.labels[row][shown],
+        attended.levels[row][shown],
+    )
+
+
+def is_small(boxes: np.ndarray, size: Sequence[int], side: float) -> np.ndarray:
+    """Which boxes [n, 4] have an area below side² pixels in an image of (h, w)."""
+    sides = (boxes[:, 2:] - boxes[:, :2]) * np.asarray(size)
+    return sides.prod(axis=1) < side**2
+
+
+def descriptors_of(box: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """The descriptors that stand for a box: indices of at least one of R centres.
+
+    Those whose centres [R, 2] lie in the box; the one nearest to the box's centre
+    where none does.
+    """
+    inside = np.all((centers >= box[:2]) & (centers <= box[2:]), axis=1)
+    if inside.any():
+        return np.flatnonzero(inside)
+    away = np.square(centers - (box[:2] + box[2:]) / 2).sum(axis=1)
+    return np.argmin(away)[None]
+
+
+def attention(P: np.ndarray) -> np.ndarray:
+    """The mean attention [T] of descriptors [k, T]: shares that sum to 1.
+
+    Rows of P sum to 1, but for those of borrow.similarity=dot_product, which may be
+    negative: a row counts by its absolute values over their sum.
+    """
+    weights = np.abs(P.astype(np.float64))
+    total = weights.sum(axis=1, keepdims=True)
+    # A row of zeros borrows nothing, and has nothing to share out.
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    return weights.mean(axis=0)
+
+
+def explain(
+    task: DetectionTask, P: np.ndarray, level: int, found: Found, k: int, count: int
+) -> Borrowed:
+    """What detection k of `found` borrowed at a level.
+
+    Args:
+      task: where positions stand.
+      P: float32 [R, T], the level's matching scores of this image.
+      level: from 0; one that borrows.
+      found: the image's detections.
+      k: the detection.
+      count: how many of the strongest sources to name.
+    """
+    own = task.centers((level,))
+    rows = descriptors_of(found.boxes[k], own)
+    weights = attention(P[rows])
+    levels = task.source_levels(level)
+    centers = task.centers(levels)
+    lends = lenders(found, k, task.config.loss.matching_scale)
+    held = holds(found.boxes, centers)
+    strongest = np.argsort(-weights, kind="stable")[:count]
+    of_level = np.repeat(levels, [np.prod(task.level_shapes[m]) for m in levels])
+    sources = tuple(
+        Source(
+            int(of_level[t]),
+            tuple(centers[t].tolist()),
+            float(weights[t]),
+            tuple(np.flatnonzero(held[:, t]).tolist()),
+        )
+        for t in strongest
+        if weights[t] > 0
+    )
+    precision = float(weights[held[lends].any(axis=0)].sum()) if lends.size else None
+    heat = {m: weights[of_level == m].reshape(task.level_shapes[m]) for m in levels}
+    return Borrowed(level, own[rows], heat, sources, tuple(lends.tolist()), precision)
+
+
+def holds(boxes: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """Which boxes [n, 4] hold which centres [T, 2], borders included: bool [n, T]."""
+    low = centers[None] >= boxes[:, None, :2]
+    high = centers[None] <= boxes[:, None, 2:]
+    return np.all(low & high, axis=-1)
+
+
+def lenders(found: Found, k: int, scale: float) -> np.ndarray:
+    """Indices of the detections of k's class with at least `scale` times its side."""
+    side = np.sqrt(np.maximum(found.boxes[:, 2:] - found.boxes[:, :2], 0).prod(axis=1))
+    same = found.labels == found.labels[k]
+    return np.flatnonzero(same & (side[k] > 0) & (side >= scale * side[k]))
