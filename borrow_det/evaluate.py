@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,9 @@ import numpy as np
 from borrow_det import json_files, sharding, visualize
 from borrow_det import workdir as workdir_lib
 from borrow_det.tasks.task import EvalSet, Task
+
+# The folder of what splits give together, among those of the splits.
+COMPARISON = "counterfactual"
 
 
 def make_predict(task: Task, mesh) -> Callable:
@@ -39,18 +42,45 @@ def evaluate(
     Returns:
       (metrics, pictures).
     """
-    with contextlib.closing(task.eval_batches(eval_set.source)) as batches:
-        results = list(run_predict(task, predict, variables, batches, mesh, eval_set))
-    metrics = task.score(eval_set, results)
+    to_results, results, observations = task.to_results(eval_set), [], []
+    with contextlib.closing(task.eval_batches(eval_set)) as batches:
+        for image_id, one in run_predict(task, predict, variables, batches, mesh):
+            results += to_results(image_id, one)
+            observations.append(task.observe(one))
+    metrics = task.score(eval_set, results) | task.measure(observations)
     path = metrics_path(workdir, eval_set.source.split, step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(f".{task.results}.json").write_text(json.dumps(results))
+    _results_path(task, path).write_text(json.dumps(results))
     pictures = task.pictures(eval_set, results)
     for name, picture in pictures.items():
         visualize.write_image(path.with_suffix("") / f"{name}.png", picture)
-    finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
-    workdir_lib.write_json(path, {"step": step, **finite})
+    _write_metrics(path, step, metrics)
     return metrics, list(pictures.values())
+
+
+def compare(
+    task: Task, eval_sets: Sequence[EvalSet], workdir: pathlib.Path, step: int
+) -> dict[str, float]:
+    """Holds splits that were evaluated at this step against each other.
+
+    Reads what was found on them from their files, so that it does not matter when they
+    were evaluated. Writes `evaluations/counterfactual/STEP.json` where the splits are
+    such that there is something to compare.
+
+    Returns:
+      The metrics by `SPLIT/NAME`.
+    """
+
+    def read_results(eval_set):
+        path = metrics_path(workdir, eval_set.source.split, step)
+        return json_files.read(_results_path(task, path))
+
+    metrics = task.compare(list(eval_sets), read_results)
+    if metrics:
+        path = metrics_path(workdir, COMPARISON, step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_metrics(path, step, metrics)
+    return metrics
 
 
 def metrics_path(workdir: pathlib.Path, split: str, step: int) -> pathlib.Path:
@@ -71,16 +101,22 @@ def run_predict(
     variables: dict,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh,
-    eval_set: EvalSet,
-) -> Iterator[dict[str, Any]]:
-    """Yields the results of every image that a batch's mask does not exclude."""
-    to_results = task.to_results(eval_set)
+) -> Iterator[tuple[int, Any]]:
+    """Yields (image_id, predictions) of every image that a mask does not exclude."""
     for batch in batches:
         fields = {name: batch[name] for name in task.predict_fields}
         found = jax.device_get(predict(variables, sharding.put_batch(fields, mesh)))
         for i in np.flatnonzero(batch["mask"]):
-            one = jax.tree.map(lambda x, i=i: x[i], found)
-            yield from to_results(int(batch["image_id"][i]), one)
+            yield int(batch["image_id"][i]), jax.tree.map(lambda x, i=i: x[i], found)
+
+
+def _results_path(task, path):
+    return path.with_suffix(f".{task.results}.json")
+
+
+def _write_metrics(path, step, metrics):
+    finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
+    workdir_lib.write_json(path, {"step": step, **finite})
 
 
 def split_folder(split: str) -> str:

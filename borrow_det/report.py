@@ -27,17 +27,20 @@ def write_report(
     workdir: pathlib.Path,
     eval_sources: Sequence,
     metrics: Mapping[str, Mapping[str, float]],
+    compared: Mapping[str, float],
 ) -> str:
     """Writes `report.md` and the learning curves; returns the text for the console.
 
-    Both hold the splits' figures, then those of each class, a table a split; long ones
-    are left out of the console's text, which ends with where everything lies.
+    Both hold the splits' figures, the details of them, what splits give together
+    (`compared`, by `SPLIT/NAME`), then the figures of each class, a table a split; long
+    ones are left out of the console's text, which ends with where everything lies.
     """
     lines = {}
     for source in eval_sources:
         lines |= source.reference_lines
     figures = task.figures
-    text = markdown_report(metrics, lines, figures.report)
+    texts = [markdown_report(metrics, lines, figures.report)]
+    texts += _details(figures.details, metrics, compared)
     config = workdir_lib.load_config(workdir)
     if config.report.curves:
         visualize.learning_curves(
@@ -54,7 +57,7 @@ def write_report(
         for what, name in places.items()
         if (workdir / name).exists()
     ]
-    complete, shown = [text], [text]
+    complete, shown = list(texts), list(texts)
     for source in eval_sources if figures.per_class else ():
         table = per_class_table(
             metrics[source.split], source.class_names, figures.per_class
@@ -66,3 +69,18 @@ def write_report(
     report = "\n\n".join(complete) + "\n"
     (workdir / "report.md").write_text(report, encoding="utf-8")
     return "\n\n".join([*shown, "\n".join(found)])
+
+
+def _details(fields, metrics, compared):
+    """The tables of splits that come after the first, of what there is."""
+    tables = []
+    if any(field in figures for figures in metrics.values() for field in fields):
+        tables.append(markdown_report(metrics, {}, fields))
+    splits = {}
+    for name, value in compared.items():
+        split, _, field = name.rpartition("/")
+        splits.setdefault(split, {})[field] = value
+    if splits:
+        fields = list(dict.fromkeys(f for figures in splits.values() for f in figures))
+        tables.append(markdown_report(splits, {}, fields))
+    return tables

@@ -213,6 +213,7 @@ class Run:
         self.unchecked = []  # (step, metrics on the device) since the last check.
         self.unlogged = []  # Metrics that passed it, since the last line.
         self.metrics = {}
+        self.compared = {}  # Metrics that splits give together.
 
     def _initial_state(self) -> TrainState:
         fresh = functools.partial(init_state, self.task, self.config, self.mesh)
@@ -263,7 +264,10 @@ class Run:
         self.writer.flush()
         self.console.finish()
         eval_sources = [eval_set.source for eval_set in self.eval_sets]
-        print(report.write_report(self.task, self.workdir, eval_sources, self.metrics))
+        text = report.write_report(
+            self.task, self.workdir, eval_sources, self.metrics, self.compared
+        )
+        print(text)
         return self.metrics
 
     def _describe(self):
@@ -291,6 +295,11 @@ class Run:
                 self.metrics[split] = evaluate.read_metrics(path)
             else:
                 self._evaluate(eval_set, self.start)
+        path = evaluate.metrics_path(self.workdir, evaluate.COMPARISON, self.start)
+        if path.exists():
+            self.compared = evaluate.read_metrics(path)
+        else:
+            self._compare(self.start)
 
     def _train(self, batches):
         clock = time.monotonic()
@@ -308,6 +317,7 @@ class Run:
                 before = time.monotonic()
                 for eval_set in self.eval_sets:
                     self._evaluate(eval_set, step)
+                self._compare(step)
                 clock += time.monotonic() - before  # It stood still meanwhile.
             self.console.advance(step)
 
@@ -367,6 +377,12 @@ class Run:
         for i, picture in enumerate(pictures):
             self.writer.write_images(step, {f"{split}/{i}": picture[None]})
         self.console.evaluation(step, source, metrics, self.task.figures.console)
+
+    def _compare(self, step):
+        self.compared = evaluate.compare(self.task, self.eval_sets, self.workdir, step)
+        if self.compared:
+            named = {f"{evaluate.COMPARISON}/{n}": v for n, v in self.compared.items()}
+            self.writer.write_scalars(step, named)
 
     def close(self) -> None:
         """Waits for checkpoints and metrics to reach the disk."""

@@ -113,7 +113,8 @@ def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
     source = sources.load(tiny_run.config.dataset, "val")
     truth = sources.ground_truth(source)
     again = detection_evaluation.score(truth, detections, tiny_run.config)
-    np.testing.assert_equal(again, metrics)
+    others = {n: v for n, v in metrics.items() if not n.startswith("borrow/")}
+    np.testing.assert_equal(again, others)
     assert {d["category_id"] for d in detections} <= {3, 5, 9, 11}
 
 
@@ -143,8 +144,8 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
 
 @pytest.fixture
 def traces(monkeypatch):
-    """How often the step and the detection were traced."""
-    counts = {"prepare": 0, "detect": 0}
+    """How often the step and the prediction were traced."""
+    counts = {"prepare": 0, "predict": 0}
 
     def count(name, traced):
         def counted(*arguments):
@@ -165,13 +166,13 @@ def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
     stop_after(3)
     with pytest.raises(stop_after.error):
         train.train_and_evaluate(tiny_run.config, folder)
-    assert traces == {"prepare": 1, "detect": 0}
+    assert traces == {"prepare": 1, "predict": 0}
     assert [line["step"] for line in metric_lines(folder)] == [2]
 
     stop_after(2)
     metrics = train.train_and_evaluate(tiny_run.config, folder)
     assert "resuming at step 2" in capsys.readouterr().out
-    assert traces == {"prepare": 2, "detect": 1}
+    assert traces == {"prepare": 2, "predict": 1}
     np.testing.assert_equal(metrics, tiny_run.metrics)
     assert_equal_trees(saved_model(folder, 4), saved_model(tiny_run.workdir, 4))
     for found, expected in zip(

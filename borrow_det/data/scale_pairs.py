@@ -316,6 +316,15 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
             yield index, _example(scene, split, index)
 
 
+def counterfactual_of(split: str) -> str:
+    """The split whose scenes another shows with other large instances, or with none.
+
+    `swapped[:16]` shows those of `validation[:16]`; "" where it is no such split.
+    """
+    shown = split.replace("swapped", "validation").replace("alone", "validation")
+    return "" if shown == split else shown
+
+
 def builder_config(image_size: int) -> ScalePairsConfig:
     """The configuration of that image size, one object for each that TFDS lists."""
     config = ScalePairsConfig(image_size=image_size)

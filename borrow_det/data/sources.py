@@ -41,6 +41,8 @@ class Source:
         (then `pipeline.check_training_data` counts).
       whole_images: every record has one box, the whole image: a set of classes of
         images, without objects' places.
+      counterfactual_of: the split, sliced alike, whose images these are with something
+        changed in them, the ids the same; "" where there is none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Source:
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     whole_images: bool = False
+    counterfactual_of: str = ""
 
     def __len__(self) -> int:
         """The number of images."""
@@ -107,6 +110,7 @@ def load_splits(dataset_config, splits: Sequence[str]) -> list[Source]:
             reference_lines=opened.reference_lines,
             counts=_sum_counts(opened, {split_name for split_name, *_ in parts}),
             whole_images=opened.whole_images,
+            counterfactual_of=opened.counterfactual_of(split),
         )
         for split, parts in zip(splits, slices, strict=True)
     ]
@@ -251,6 +255,7 @@ class _Opened:
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     whole_images: bool = False
+    counterfactual_of: Callable[[str], str] = lambda split: ""
 
 
 def _check_splits(name: str, wanted: set[str], known) -> None:
@@ -271,6 +276,7 @@ def _open_scale_pairs(dataset_config, wanted: set[str]) -> _Opened:
         category_ids=tuple(range(1, len(scale_pairs.SPECIES) + 1)),
         normalise=records.scale_pairs,
         reference_lines=dict(scale_pairs.REFERENCE_LINES),
+        counterfactual_of=scale_pairs.counterfactual_of,
     )
 
 

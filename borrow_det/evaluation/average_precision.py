@@ -61,7 +61,8 @@ def coco_metrics(
         raise ValueError(f"max_detections is {max_detections}: it must be positive")
     limits = sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
     names = [category["name"] for category in ground_truth["categories"]]
-    precision, recall = _coco_arrays(ground_truth, detections, limits, area_ranges)
+    areas = {"all": _ALL_AREAS, **area_ranges}
+    precision, recall = _coco_arrays(ground_truth, detections, limits, areas)
     # precision [T IoUs, R recalls, K classes, A areas, M limits]; recall has no R.
     metrics = {
         "AP": _mean(precision[:, :, :, 0, -1]),
@@ -78,6 +79,65 @@ def coco_metrics(
         metrics[f"AP/{name}"] = _mean(precision[:, :, index, 0, -1])
         metrics[f"AP50/{name}"] = _mean(precision[0, :, index, 0, -1])
     return metrics
+
+
+def subset_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    counts: Sequence[bool],
+    area_range: tuple[float, float],
+    max_detections: int = 100,
+) -> tuple[float, float]:
+    """(AP, AP50) over some of the objects of an area range.
+
+    The others are treated as COCO treats an object outside of a range: they are no
+    misses, and a detection that fits one is no false positive. Where `counts` is true
+    of all objects of the range, these are its AP and AP50 of `coco_metrics`.
+
+    Args:
+      ground_truth: COCO dictionary (module docstring).
+      detections: COCO results list.
+      counts: of each annotation, whether it is to be found.
+      area_range: least and largest area in square pixels, inclusive.
+      max_detections: as for `coco_metrics`.
+
+    Returns:
+      Means over the classes that have such an object; nan where none has.
+    """
+    annotations = [
+        annotation if count else {**annotation, "area": _IGNORED_AREA}
+        for annotation, count in zip(ground_truth["annotations"], counts, strict=True)
+    ]
+    # A class without objects to find has no say: it need not be scored.
+    found = {
+        annotation["category_id"]
+        for annotation, count in zip(annotations, counts, strict=True)
+        if count
+    }
+    classes = [c for c in ground_truth["categories"] if c["id"] in found]
+    if not classes:
+        return math.nan, math.nan
+    truth = {**ground_truth, "annotations": annotations, "categories": classes}
+    areas = {"subset": area_range}
+    precision, _ = _coco_arrays(truth, detections, [max_detections], areas)
+    return _mean(precision), _mean(precision[0])
+
+
+def object_area(annotation: Mapping[str, Any]) -> float:
+    """An object's size in square pixels: its `area`, its box's where it has none."""
+    _, _, width, height = map(float, annotation["bbox"])
+    return float(annotation.get("area", width * height))
+
+
+def is_small(area: float | np.ndarray) -> bool | np.ndarray:
+    """Whether areas, in square pixels of the original image, are COCO's small ones."""
+    least, largest = AREA_RANGES["small"]
+    return (least <= area) & (area <= largest)
+
+
+def is_ignored(annotation: Mapping[str, Any]) -> bool:
+    """Whether an object is a crowd or difficult: neither to be found nor a mistake."""
+    return bool(annotation.get("iscrowd", 0) or annotation.get("difficult", 0))
 
 
 def voc_metrics(
@@ -107,13 +167,13 @@ def voc_metrics(
       AP_11point and AP_allpoint, means over the classes that have an object, and
       AP_11point/{class}, AP_allpoint/{class}, nan for classes without. In [0, 1].
     """
-    objects = _grouped(ground_truth["annotations"], "category_id")
-    detected = _grouped(detections, "category_id")
+    objects = grouped(ground_truth["annotations"], "category_id")
+    detected = grouped(detections, "category_id")
     metrics: dict[str, float] = {"AP_11point": math.nan, "AP_allpoint": math.nan}
     for category in ground_truth["categories"]:
         recall, precision = _voc_curve(
-            _grouped(objects.get(category["id"], ()), "image_id"),
-            _grouped(detected.get(category["id"], ()), "image_id"),
+            grouped(objects.get(category["id"], ()), "image_id"),
+            grouped(detected.get(category["id"], ()), "image_id"),
             iou,
             float(inclusive_pixels),
         )
@@ -132,19 +192,18 @@ def _mean(values):
     return float(values.mean()) if values.size else math.nan
 
 
-def _coco_arrays(ground_truth, detections, limits, area_ranges):
+def _coco_arrays(ground_truth, detections, limits, areas):
     """The library's precision [T, R, K, A, M] and recall [T, K, A, M] arrays.
 
-    A is all areas followed by `area_ranges`. Classes are evaluated one at a time, as
-    COCO's metrics are defined: the library's own records of all detections at once
-    would take more memory than the detections do.
+    A are `areas`, by name. Classes are evaluated one at a time, as COCO's metrics are
+    defined: the library's own records of all detections at once would take more memory
+    than the detections do.
     """
     # In the order of their ids, by which the reference breaks ties of scores.
     image_ids = sorted(image["id"] for image in ground_truth["images"])
     images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
-    areas = {"all": _ALL_AREAS, **area_ranges}
-    objects = _grouped(ground_truth["annotations"], "category_id")
-    detected = _grouped(detections, "category_id")
+    objects = grouped(ground_truth["annotations"], "category_id")
+    detected = grouped(detections, "category_id")
     # Where there are no classes, one without objects: nothing to find.
     classes = [category["id"] for category in ground_truth["categories"]] or [None]
     arrays = [
@@ -188,7 +247,7 @@ def _coco_class_arrays(images, objects, detected, limits, areas):
     targets = list(records(objects))
     for target, annotation in zip(targets, objects, strict=True):
         target["iscrowd"] = int(annotation.get("iscrowd", 0))
-        target["area"] = float(annotation.get("area", target["area"]))
+        target["area"] = object_area(annotation)
         if annotation.get("difficult", 0) and not target["iscrowd"]:
             target["area"] = _IGNORED_AREA
     results = list(records(detected))
@@ -208,7 +267,9 @@ def _coco_class_arrays(images, objects, detected, limits, areas):
     return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
-def _grouped(records, key):
+def grouped(
+    records: Sequence[Mapping[str, Any]], key: str
+) -> dict[Any, list[Mapping[str, Any]]]:
     """Value of `key` to the records that have it, in their order."""
     groups: dict[Any, list] = {}
     for record in records:
@@ -225,15 +286,13 @@ def _voc_curve(objects, detected, iou, one):
     count = 0
     for image_id in {**objects, **detected}:
         truth = objects.get(image_id, [])
-        ignored = np.array(
-            [bool(t.get("difficult", 0) or t.get("iscrowd", 0)) for t in truth], bool
-        )
+        ignored = np.array([is_ignored(t) for t in truth], bool)
         count += int(np.sum(~ignored))
         found = detected.get(image_id, [])
         # Within an image the order by score decides who hits first.
         order = np.argsort([-d["score"] for d in found], kind="stable")
         found = [found[i] for i in order]
-        hit, miss = _voc_hits(_pairwise_iou(found, truth, one), ignored, iou)
+        hit, miss = _voc_hits(pairwise_iou(found, truth, one), ignored, iou)
         scores += [d["score"] for d in found]
         hits += hit
         misses += miss
@@ -262,7 +321,11 @@ def _voc_hits(overlaps, ignored, iou):
     return hits, misses
 
 
-def _pairwise_iou(found, truth, one):
+def pairwise_iou(
+    found: Sequence[Mapping[str, Any]],
+    truth: Sequence[Mapping[str, Any]],
+    one: float = 0.0,
+) -> np.ndarray:
     """IoU [D, G] of records' boxes; `one` is added to every width and height."""
     a = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 1, 4)
     b = np.array([t["bbox"] for t in truth], np.float64).reshape(1, -1, 4)

@@ -14,6 +14,16 @@ MAIN_FIELDS = (
     "AP50_large",
 )
 
+BORROWING_FIELDS = (
+    "AP_small_with_source",
+    "AP_small_without_source",
+    "borrow/precision_same",
+    "borrow/lift_same",
+    "borrow/lift_other",
+    "borrow/entropy",
+    "borrow/query_dependence",
+)
+
 
 def markdown_report(
     evaluations: Mapping[str, Mapping[str, float]],

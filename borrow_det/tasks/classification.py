@@ -41,7 +41,10 @@ class ClassificationTask:
     """Classification as tasks/task.py defines a task."""
 
     figures = Figures(
-        console=("top1", "top5", "loss"), report=("top1", "top5", "loss"), per_class=()
+        console=("top1", "top5", "loss"),
+        report=("top1", "top5", "loss"),
+        details=(),
+        per_class=(),
     )
     results = "predictions"
     predict_fields = ("image", "image_size", "label")
@@ -77,8 +80,9 @@ class ClassificationTask:
             source, self.config, start_step, make_row=self._row(source)
         )
 
-    def eval_batches(self, source) -> pipeline.Batches:
+    def eval_batches(self, eval_set: EvalSet) -> pipeline.Batches:
         """See tasks/task.py."""
+        source = eval_set.source
         return pipeline.eval_batches(source, self.config, make_row=self._row(source))
 
     def _row(self, source):
@@ -163,10 +167,26 @@ class ClassificationTask:
 
         return image_results
 
+    def observe(self, predictions: Prediction) -> None:
+        """Nothing: all is in the results."""
+        del predictions
+
     def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
         """top1, top5 where there are more classes than five, and the mean loss."""
         del eval_set
         return accuracy(results, self.num_classes)
+
+    def measure(self, observations: list) -> dict[str, float]:
+        """Nothing beside `score`."""
+        del observations
+        return {}
+
+    def compare(
+        self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
+    ) -> dict[str, float]:
+        """Nothing: no split of classes is held against another."""
+        del eval_sets, read_results
+        return {}
 
     def scene(self, source, index: int) -> np.ndarray:
         """An object with its class."""

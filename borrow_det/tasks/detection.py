@@ -10,6 +10,7 @@ from jax import Array
 
 from borrow_det.data import augment, pipeline
 from borrow_det.errors import check_choice
+from borrow_det.evaluation import borrowing, counterfactual
 from borrow_det.models import ssd
 from borrow_det.models.borrowing import source_levels
 from borrow_det.models.normalization import Normalization
@@ -39,12 +40,22 @@ class Examples(NamedTuple):
     borrow: dict[int, BorrowTargets]
 
 
+class Prediction(NamedTuple):
+    """What an evaluation takes from the device, with the batch leading."""
+
+    found: nms.Detections
+    attention: dict[int, borrowing.AttentionSums]  # Of each level that borrows.
+
+
 class DetectionTask:
     """Detection as tasks/task.py defines a task."""
 
     figures = detection_evaluation.FIGURES
     results = "detections"
-    predict_fields = ("image", "image_size")
+    predict_fields = (
+        *("image", "image_size"),
+        *("boxes", "labels", "box_mask", "ignore", "small"),
+    )
     open = staticmethod(detection_evaluation.open_data)
 
     def __init__(self, config, num_classes: int):
@@ -196,9 +207,38 @@ class DetectionTask:
         """Anchors a training image that are assigned to objects."""
         return {"positives_per_image": totals["positives"] / self.config.batch_size}
 
-    def predict(self, variables: dict, batch: dict[str, Array]):
-        """`detect` for a batch of `predict_fields`."""
-        return self.detect(variables, batch["image"], batch["image_size"])
+    def predict(self, variables: dict, batch: dict[str, Array]) -> Prediction:
+        """Detections, and what the small objects of the ground truth attend to."""
+        predictions = self.forward(variables, batch["image"], batch["image_size"])
+        objects = borrowing.Objects(
+            batch["boxes"],
+            batch["labels"],
+            batch["box_mask"] & ~batch["ignore"],
+            batch["small"],
+        )
+        # Summed here: the scores of a level are thousands of times what is found.
+        attention = {
+            n: self._attention(n, scores.P, objects)
+            for n, scores in predictions.matchings.items()
+        }
+        return Prediction(self.decode(predictions), attention)
+
+    def _attention(self, n, P, objects):
+        levels = self.source_levels(n)
+        sizes = [height * width for height, width in self.level_shapes]
+        source_levels = np.repeat(levels, [sizes[m] for m in levels])
+        positions = borrowing.Positions(
+            jnp.asarray(self.centers([n])),
+            jnp.asarray(self.centers(levels)),
+            jnp.asarray(source_levels[:, None] == np.arange(len(sizes))),
+        )
+
+        def one_image(P, objects):
+            return borrowing.attention_sums(
+                P, objects, positions, self.config.loss.matching_scale
+            )
+
+        return jax.vmap(one_image)(P, objects)
 
     def detect(self, variables: dict, image: Array, image_size: Array):
         """Detections [B, K] in uint8 canvases [B, Hc, Wc, 3]."""
@@ -256,9 +296,10 @@ class DetectionTask:
         """See tasks/task.py."""
         return pipeline.train_batches(source, self.config, start_step)
 
-    def eval_batches(self, source) -> pipeline.Batches:
+    def eval_batches(self, eval_set: EvalSet) -> pipeline.Batches:
         """See tasks/task.py."""
-        return pipeline.eval_batches(source, self.config)
+        row = detection_evaluation.EvalRow.of(eval_set, self.config.dataset)
+        return pipeline.eval_batches(eval_set.source, self.config, make_row=row)
 
     def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
         """To COCO's results format: an entry a detection."""
@@ -267,7 +308,8 @@ class DetectionTask:
             for image in eval_set.truth["images"]
         }
 
-        def image_results(image_id, found):
+        def image_results(image_id, prediction):
+            found = prediction.found
             return detection_evaluation.coco_results(
                 image_id,
                 sizes[image_id],
@@ -279,9 +321,38 @@ class DetectionTask:
 
         return image_results
 
+    def observe(self, predictions: Prediction) -> dict[int, borrowing.AttentionSums]:
+        """What the small objects attend to."""
+        return predictions.attention
+
     def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
-        """COCO's metrics, and VOC's where they are asked for."""
+        """COCO's metrics, with small objects split, and VOC's where asked for."""
         return detection_evaluation.score(eval_set.truth, results, self.config)
+
+    def measure(self, observations: list) -> dict[str, float]:
+        """The figures of the attention (evaluation/borrowing.py)."""
+        borrow = self.config.borrow
+        levels = borrow.levels if borrow.enabled else ()
+        return borrowing.attention_metrics(
+            observations, {n: self.source_levels(n) for n in sorted(levels)}
+        )
+
+    def compare(
+        self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
+    ) -> dict[str, float]:
+        """Answers on counterfactual splits (evaluation/counterfactual.py)."""
+        splits = {eval_set.source.split: eval_set for eval_set in eval_sets}
+        pairs = [
+            (s.source.counterfactual_of, name)
+            for name, s in splits.items()
+            if s.source.counterfactual_of in splits
+        ]
+        found = {
+            name: counterfactual.answers(eval_set.truth, read_results(eval_set))
+            for name, eval_set in splits.items()
+            if any(name in pair for pair in pairs)
+        }
+        return counterfactual.metrics(found, pairs)
 
     def scene(self, source, index: int) -> np.ndarray:
         """An image with its objects."""

@@ -1,5 +1,7 @@
 """The data of a detection run, and detections as files, figures and pictures."""
 
+import collections
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +11,13 @@ import numpy as np
 from borrow_det import visualize
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
-from borrow_det.evaluation import average_precision, report
+from borrow_det.evaluation import average_precision, borrowing, report
 from borrow_det.tasks.task import Data, EvalSet, Figures
 
 FIGURES = Figures(
-    console=("AP", "AP50", "AP_small", "AP50_small"),
+    console=("AP", "AP50", "AP_small", "AP50_small", "borrow/lift_same"),
     report=report.MAIN_FIELDS,
+    details=report.BORROWING_FIELDS,
     per_class=report.PER_CLASS_FIELDS,
 )
 
@@ -43,6 +46,43 @@ def open_data(config) -> Data:
         pipeline.check_source(source, config)
     eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_sources]
     return Data(train_source, eval_sets, boxes)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalRow:
+    """From a record to one row of an evaluation's batch.
+
+    Attributes:
+      boxes_row: the row of training, of as many boxes as the split needs.
+    """
+
+    boxes_row: pipeline.BoxesRow
+
+    @classmethod
+    def of(cls, eval_set: EvalSet, dataset_config) -> "EvalRow":
+        """Rows of a split: none of its boxes is left out.
+
+        They have room for dataset.max_boxes, or a multiple of that where an image
+        holds more: splits then share a program that is compiled for their shapes.
+        """
+        counts = collections.Counter(
+            a["image_id"] for a in eval_set.truth["annotations"]
+        )
+        unit = dataset_config.max_boxes
+        units = max(1, -(-max(counts.values(), default=0) // unit))
+        row = pipeline.BoxesRow.of(eval_set.source, dataset_config)
+        return cls(dataclasses.replace(row, max_boxes=units * unit))
+
+    def __call__(self, record: dict) -> dict[str, np.ndarray]:
+        """A row of training without its counts, and `small`, bool [G].
+
+        Small are objects of COCO's small area range.
+        """
+        row = self.boxes_row(record)
+        del row["cut_boxes"], row["bad_boxes"]  # Training counts them.
+        small = np.zeros_like(row["box_mask"])
+        small[row["box_mask"]] = average_precision.is_small(record["area"])
+        return {**row, "small": small}
 
 
 def coco_results(
@@ -77,9 +117,14 @@ def coco_results(
 
 
 def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str, float]:
-    """COCO's metrics, and VOC's where `evaluation.voc` asks for them."""
-    metrics = average_precision.coco_metrics(
-        truth, detections, config.evaluation.max_detections
+    """COCO's metrics, those of small objects with and without a source, and VOC's.
+
+    The last where `evaluation.voc` asks for them.
+    """
+    limit = config.evaluation.max_detections
+    metrics = average_precision.coco_metrics(truth, detections, limit)
+    metrics |= borrowing.split_metrics(
+        truth, detections, metrics, config.loss.matching_scale, limit
     )
     if config.evaluation.voc:
         # Sources' boxes are continuous: VOC's inclusive pixels were turned into such

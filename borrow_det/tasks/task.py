@@ -46,11 +46,13 @@ class Figures(NamedTuple):
     Attributes:
       console: in the line that an evaluation prints.
       report: the columns of the report's table of splits.
+      details: those of a second one, where there are any.
       per_class: of its tables of classes, as `NAME/class` among the metrics.
     """
 
     console: tuple[str, ...]
     report: tuple[str, ...]
+    details: tuple[str, ...]
     per_class: tuple[str, ...]
 
 
@@ -83,7 +85,7 @@ class Task(Protocol):
     def train_batches(self, source, start_step: int) -> Iterator[dict]:
         """Training batches of steps start_step, start_step + 1, ...; has `counts`."""
 
-    def eval_batches(self, source) -> Iterator[dict]:
+    def eval_batches(self, eval_set: EvalSet) -> Iterator[dict]:
         """Every image of a split once, in order; `mask` is false on padded rows."""
 
     def init(self, key: Array) -> dict:
@@ -114,8 +116,22 @@ class Task(Protocol):
     def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
         """From (image_id, one image's predictions) to what is written of them."""
 
+    def observe(self, predictions: Any) -> Any:
+        """Of one image's predictions what `measure` needs; small, as all are kept."""
+
     def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
         """The metrics of a whole split."""
+
+    def measure(self, observations: list) -> dict[str, float]:
+        """Its other metrics: of what was observed in each image, not of results."""
+
+    def compare(
+        self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
+    ) -> dict[str, float]:
+        """Metrics, `SPLIT/NAME`, of splits that are to be held against each other.
+
+        {} where there are none; `read_results` gives what was found on a split.
+        """
 
     def scene(self, source, index: int) -> np.ndarray:
         """A training image with what is known of it, uint8 RGB [H, W, 3]."""
