@@ -5,7 +5,7 @@
 
 The second form looks at images of the run's own data set. For every small detection
 that scores --score or more, or for one that --detection names, DIR then holds
-  pictures/          a PNG each: the object, lines to the strongest sources, the
+  pictures/          a JPEG each: the object, lines to the strongest sources, the
                      attention as heat over each source level, and the numbers;
   explanations.json  these numbers: an entry an image, its detections by falling score,
                      and of those that are explained the share of the attention that

@@ -8,6 +8,8 @@ import numpy as np
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tasks.detector import Attended
 
+_EVEN = 5  # A colour scale spans at least so many times an even spread.
+
 
 class Found(NamedTuple):
     """The n detections of an image that count, by falling score."""
@@ -16,6 +18,11 @@ class Found(NamedTuple):
     scores: np.ndarray  # float32 [n]
     labels: np.ndarray  # int32 [n]
     levels: np.ndarray  # int32 [n], from 0: that of each one's anchor.
+
+    def pixels(self, k: int, size: tuple[int, int]) -> list[float]:
+        """COCO's [x, y, width, height] of detection k in an image of (h, w)."""
+        y0, x0, y1, x1 = self.boxes[k].astype(float) * np.tile(size, 2)
+        return [x0, y0, x1 - x0, y1 - y0]
 
 
 class Source(NamedTuple):
@@ -38,7 +45,7 @@ class Borrowed(NamedTuple):
       sources: the strongest positions, falling.
       lenders: the detections of its class that are larger by loss.matching_scale.
       precision: the share of the attention inside of the lenders' boxes; None where
-        there is none.
+        these hold no position, or there is none.
     """
 
     level: int
@@ -52,6 +59,17 @@ class Borrowed(NamedTuple):
     def shares(self) -> dict[int, float]:
         """By source level, its share of the attention."""
         return {level: float(heat.sum()) for level, heat in self.heat.items()}
+
+    @property
+    def scale(self) -> float:
+        """Where a colour scale of the heat should end.
+
+        At the strongest position's share; at some times that of an even spread where
+        there is hardly more, so that nothing glows where nothing stands out.
+        """
+        positions = sum(heat.size for heat in self.heat.values())
+        peak = max(float(heat.max()) for heat in self.heat.values())
+        return max(peak, _EVEN / positions)
 
 
 def detections(attended: Attended, row: int, score: float) -> Found:
@@ -130,7 +148,8 @@ def explain(
         for t in strongest
         if weights[t] > 0
     )
-    precision = float(weights[held[lends].any(axis=0)].sum()) if lends.size else None
+    lent = held[lends].any(axis=0)
+    precision = float(weights[lent].sum()) if lent.any() else None
     heat = {m: weights[of_level == m].reshape(task.level_shapes[m]) for m in levels}
     return Borrowed(level, own[rows], heat, sources, tuple(lends.tolist()), precision)
 

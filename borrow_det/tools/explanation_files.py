@@ -74,8 +74,7 @@ class Output:
         self._json.write(",\n" if self._images else "\n")
         self._json.write(json.dumps(record))
         self._images += 1
-        heat = {one.index: one.borrowed.heat for one in done}
-        self._page.add(record, image, heat)
+        self._page.add(record, image, {one.index: one.borrowed for one in done})
 
     def close(self) -> None:
         """Ends the files."""
@@ -95,7 +94,7 @@ class Output:
         if self._pictures:
             parts.append(f"{self._drawn} pictures")
         if self._left_out:
-            parts.append(f"{self._left_out} left out by --limit={self._limit}")
+            parts.append(f"{self._left_out} more left out by --limit={self._limit}")
         return f"{', '.join(parts)}: {self._folder / 'index.html'}"
 
     def _draw(self, name, image, found, done):
@@ -115,7 +114,7 @@ class Output:
             )
             # The number tells images of one name in several folders apart.
             stem = f"{self._images:04d}_{pathlib.PurePath(name).stem}"
-            drawn[one.index] = f"pictures/{stem}_{one.index}.png"
+            drawn[one.index] = f"pictures/{stem}_{one.index}.jpg"
             visualize.write_image(self._folder / drawn[one.index], picture)
             self._drawn += 1
         return drawn
@@ -137,15 +136,13 @@ def image_record(
     height, width = size
     of_index = {one.index: one for one in explained}
     detections = []
-    for k, box in enumerate(found.boxes.astype(float) * np.tile(size, 2)):
-        y0, x0, y1, x1 = box
-        label = int(found.labels[k])
+    for k, label in enumerate(found.labels.tolist()):
         detection = {
             "index": k,
             "class": detector.class_names[label],
             "category_id": detector.category_ids[label],
             "score": float(found.scores[k]),
-            "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
+            "bbox": [round(v, 3) for v in found.pixels(k, size)],
             "level": int(found.levels[k]) + 1,
         }
         if k in of_index:

@@ -17,8 +17,12 @@
       entries.push(entry);
     });
   });
-  const percent = (share) =>
-    share > 0 && share < 0.005 ? "< 1 %" : `${Math.round(100 * share)} %`;
+  const percent = (share) => {
+    if (share > 0 && share < 0.005) return "< 1 %";
+    return share >= 0.995 && share < 1 - 1e-6 ? "> 99 %" : `${Math.round(100 * share)} %`;
+  };
+  const weight = (share) =>
+    share >= 0.01 ? `${(100 * share).toFixed(1)} %` : `${(100 * share).toPrecision(2)} %`;
   const element = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
     made.append(...children);
@@ -31,6 +35,7 @@
 
   let shown = entries; // What the filter leaves, sorted.
   let chosen = null;
+  let heated = true;
   let level = null; // The source level whose heat is shown; null: the strongest.
 
   // --- The parts of the page.
@@ -71,14 +76,18 @@
       orders.push([n, `share of level ${n}, high to low`]);
     }
     for (const [value, text] of orders) order.append(element("option", { value }, text));
+    const switched = element("input", { type: "checkbox", id: "heat", checked: true });
+    switched.addEventListener("change", () => {
+      heated = switched.checked;
+      if (chosen) paint(chosen);
+    });
     const controls = element(
       "div", { id: "controls" },
       element("label", {}, "class ", classes), element("label", {}, "order ", order),
-      count
+      element("label", {}, switched, " heat"), count
     );
-    const right = element(
-      "div", {}, name, stage, levels, scale, detail, keys
-    );
+    const facts = element("div", { id: "facts" }, levels, scale, detail, keys);
+    const right = element("div", { id: "right" }, name, stage, facts);
     const viewer = element("div", { id: "viewer" }, list, right);
     document.getElementById("images").before(controls, viewer);
     document.body.classList.add("js");
@@ -113,7 +122,7 @@
     const borrowed = detection.borrowed;
     const text = element("span", {}, `${detection.class} ${detection.score.toFixed(2)}`);
     const facts = borrowed
-      ? `precision ${precision(borrowed)}`
+      ? `precision ${precision(borrowed)}, ${strongest(borrowed)}`
       : "its level does not borrow";
     text.append(
       element("small", {}, facts), element("small", { title: scene.file_name }, scene.file_name)
@@ -125,8 +134,14 @@
   }
 
   const precision = (borrowed) =>
-    borrowed.precision === null
-      ? "– (no larger one of its class)" : percent(borrowed.precision);
+    borrowed.precision === null ? "– (none larger)" : percent(borrowed.precision);
+
+  const byShare = (borrowed) => Object.entries(borrowed.shares).sort((a, b) => b[1] - a[1]);
+
+  function strongest(borrowed) {
+    const [n, share] = byShare(borrowed)[0];
+    return `level ${n}: ${percent(share)}`;
+  }
 
   function choose(entry) {
     if (chosen?.button) chosen.button.removeAttribute("aria-current");
@@ -144,16 +159,14 @@
     image.height = entry.scene.height;
     image.alt = entry.scene.alt;
     name.textContent = entry.scene.file_name;
+    stage.style.setProperty("--format", entry.scene.width / entry.scene.height);
     draw(entry);
     paint(entry);
   }
 
   // --- The stage.
-  const levelOf = (borrowed) => {
-    if (level in borrowed.shares) return level;
-    const strongest = Object.entries(borrowed.shares).sort((a, b) => b[1] - a[1]);
-    return strongest[0][0];
-  };
+  const levelOf = (borrowed) =>
+    level in borrowed.shares ? level : byShare(borrowed)[0][0];
 
   // Opacity and colour of a share relative to the strongest cell.
   function color(value) {
@@ -168,7 +181,7 @@
     const width = (canvas.width = Math.round(stage.clientWidth * devicePixelRatio));
     const height = (canvas.height = Math.round(stage.clientHeight * devicePixelRatio));
     const borrowed = detection.borrowed;
-    stage.classList.toggle("heated", Boolean(borrowed));
+    stage.classList.toggle("heated", Boolean(borrowed) && heated);
     levels.replaceChildren();
     scale.replaceChildren();
     detail.replaceChildren(...numbers(entry));
@@ -183,6 +196,8 @@
       button.addEventListener("click", () => { level = n; paint(entry); });
       levels.append(button);
     }
+    legend(borrowed);
+    if (!heated) return;
     const heat = borrowed.heat[now];
     const values = Uint8Array.from(atob(heat.values), (c) => c.charCodeAt(0));
     const context = canvas.getContext("2d");
@@ -196,7 +211,6 @@
         if (wide > 6) context.strokeRect(c * wide, r * high, wide, high);
       }
     }
-    legend(borrowed);
   }
 
   function legend(borrowed) {
@@ -207,7 +221,7 @@
       context.fillRect(x, 0, 1, 12);
     }
     scale.append(
-      "0 %", bar, `${(100 * borrowed.heat_max).toFixed(1)} % of the attention in a cell`
+      "0 %", bar, `${weight(borrowed.scale)} of the attention in a cell`
     );
   }
 
@@ -228,7 +242,7 @@
       const held = source.detections.map((k) => nameOf(chosen.scene.detections[k]));
       table.append(element(
         "tr", {}, element("td", {}, String(i + 1)),
-        element("td", {}, `${(100 * source.weight).toFixed(1)} %`),
+        element("td", {}, weight(source.weight)),
         element("td", {}, `level ${source.level}`),
         element("td", {}, held.length ? `in ${held.join(", ")}` : "in no detection")
       ));

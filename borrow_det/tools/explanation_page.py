@@ -20,6 +20,7 @@ import PIL.Image
 
 from borrow_det import visualize
 from borrow_det.tasks.detector import Level
+from borrow_det.tools.explanation import Borrowed
 
 _PARTS = pathlib.Path(__file__).parent
 _LARGEST_SIDE = 900  # Pixels of an embedded image.
@@ -55,16 +56,18 @@ class Page:
         self._file: TextIO = self._part.open("w", encoding="utf-8")
         self._file.write(head)
 
-    def add(self, record: dict, image: np.ndarray, heat: Mapping[int, Mapping]) -> None:
+    def add(
+        self, record: dict, image: np.ndarray, borrowed: Mapping[int, Borrowed]
+    ) -> None:
         """Adds an image.
 
         Args:
           record: its entry in explanations.json.
           image: uint8 RGB [H, W, 3].
-          heat: by index of the detection, by source level (from 0), float [h, w].
+          borrowed: what was borrowed, by index of the detection.
         """
         detections = [
-            self._with_heat(detection, heat.get(detection["index"]))
+            self._with_heat(detection, borrowed.get(detection["index"]))
             for detection in record["detections"]
         ]
         chosen = [d for d in detections if "borrowed" in d]
@@ -86,26 +89,25 @@ class Page:
         self._file.close()
         self._part.replace(self._path)
 
-    def _with_heat(self, detection, heat):
+    def _with_heat(self, detection, borrowed):
         """The record with its colour and, in a byte a position, its heat."""
         detection = detection | {"color": self._colors[detection["category_id"]]}
-        if heat is None:
+        if borrowed is None:
             return detection
-        peak = max(float(of_level.max()) for of_level in heat.values())
         packed = {
             str(m + 1): {
-                "shape": list(of_level.shape),
+                "shape": list(heat.shape),
                 "cell": self._cells[m],
-                "values": _packed(of_level, peak),
+                "values": _packed(heat, borrowed.scale),
             }
-            for m, of_level in heat.items()
+            for m, heat in borrowed.heat.items()
         }
-        borrowed = detection["borrowed"] | {"heat": packed, "heat_max": peak}
-        return detection | {"borrowed": borrowed}
+        of_page = {"heat": packed, "scale": borrowed.scale}
+        return detection | {"borrowed": detection["borrowed"] | of_page}
 
 
-def _packed(heat, peak):
-    levels = np.round(heat / (peak or 1) * 255).astype(np.uint8)
+def _packed(heat, scale):
+    levels = np.round(heat / scale * 255).astype(np.uint8)
     return base64.b64encode(levels.tobytes()).decode()
 
 
@@ -190,8 +192,7 @@ def _crop(image, bbox):
     half = max(width, height, 4)
     top, bottom = (round(y + height / 2 + d) for d in (-half, half))
     left, right = (round(x + width / 2 + d) for d in (-half, half))
-    crop = image[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
-    return crop
+    return image[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
 
 
 def _embedded(image: np.ndarray, largest: int) -> str:

@@ -10,21 +10,26 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import ScaledTranslation
 
 from borrow_det import visualize
 from borrow_det.tasks.detector import Level
 from borrow_det.tools.explanation import Borrowed, Found
 
 _DPI = 100
-_MAIN = 6.4  # Longer side of the left panel, inches.
+_HEIGHT = 6.6  # Least height, inches.
+_PANEL = 1.9  # Least height of a row of panels, inches.
+_BAR = 0.9  # Width of the colour scale, inches.
+_CROP = 1.15  # Side of the enlarged object, inches.
 _SHOWN_SIDE = 1280  # Larger images are shrunk to this many pixels before drawing.
+_LISTED = 12  # Strongest sources in the text.
 _NAMED = 2  # Detections named in a source's line; the others are counted.
 
 
 def _heat_map():
     """From a transparent white to an opaque dark red: the image shows through."""
     colors = colormaps["YlOrRd"](np.linspace(0.05, 1, 256))
-    colors[:, 3] = np.linspace(0, 1, 256) ** 0.6 * 0.9
+    colors[:, 3] = np.linspace(0, 1, 256) ** 0.6 * 0.8
     return ListedColormap(colors)
 
 
@@ -63,24 +68,27 @@ def draw(
     sources = list(borrowed.heat)
     columns, rows = _grid(len(sources) + 1)
     height, width = image.shape[:2]
-    # Panels of photographs in any format stay between these widths, in inches.
-    main = _MAIN * np.clip(width / height, 0.6, 1.6) / max(1.0, width / height * 0.8)
-    panel = max(main * columns / rows, 3.4 * columns)
-    figure = Figure(figsize=(main + panel + 0.9, _MAIN), dpi=_DPI, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(main, panel + 0.9))
+    # Inches, whatever the format of the image: text needs some width.
+    needed = _CROP + 0.2 * (4 + min(len(borrowed.sources), _LISTED))
+    total = max(_HEIGHT, needed + _PANEL * (rows - 1))
+    main = np.clip(total * width / height, 4.2, 7.8)
+    side = max(main * columns / rows, 3.3 * columns if columns < 3 else 8) + _BAR
+    figure = Figure((main + side, total), _DPI, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(main, side))
     scene.draw_image(left.subplots())
-    grid = right.add_gridspec(rows, columns)
-    norm = Normalize(0, 100 * max(heat.max() for heat in borrowed.heat.values()))
+    text = max(needed, total / rows)
+    heights = [(total - text) / max(rows - 1, 1)] * (rows - 1) + [text]
+    grid = right.add_gridspec(rows, columns, height_ratios=heights)
+    norm = Normalize(0, 100 * borrowed.scale)
     panels = []
     for i, m in enumerate(sources):
         panels.append(right.add_subplot(grid[i // columns, i % columns]))
         mesh = scene.draw_heat(panels[-1], m, norm)
-    bar = right.colorbar(mesh, ax=panels, shrink=0.9, pad=0.02)
+    bar = right.colorbar(mesh, ax=panels, aspect=40, pad=0.02)
     bar.set_label("share of the attention in a cell", fontsize=10)
     bar.ax.yaxis.set_major_formatter(ticker.PercentFormatter(decimals=_decimals(norm)))
-    last = len(sources)
-    text = grid[last // columns, last % columns :].subgridspec(1, 1)
-    scene.write_text(right.add_subplot(text[0, 0]))
+    last = divmod(len(sources), columns)
+    scene.write_text(right.add_subplot(grid[last[0], last[1] :]))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -124,10 +132,8 @@ class _Scene:
 
     def box(self, axes, i, **options):
         """Outlines detection i."""
-        y0, x0, y1, x1 = self.found.boxes[i] * np.tile((self.height, self.width), 2)
-        return axes.add_patch(
-            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, **options)
-        )
+        x, y, width, height = self.found.pixels(i, (self.height, self.width))
+        return axes.add_patch(Rectangle((x, y), width, height, fill=False, **options))
 
     def show(self, axes, image):
         """The image in pixels of the original, whatever it was shrunk to."""
@@ -144,26 +150,28 @@ class _Scene:
             line = self.box(axes, i, edgecolor=self.color(i), linewidth=2.5)
             line.set_path_effects([withStroke(linewidth=5, foreground="white")])
             self._label(axes, i, bold=own)
-        start = self.point((self.found.boxes[self.k].reshape(2, 2)).mean(axis=0))
-        self._lines(axes, start)
+        self._lines(axes)
         level = self.levels[self.borrowed.level]
-        axes.set_title(f"{self.name(self.k)}: borrows on {_title(level)}", fontsize=12)
+        name = _cut(self.name(self.k), 40)
+        axes.set_title(f"{name}\nborrows on {_title(level)}", fontsize=11)
 
-    def _lines(self, axes, start):
+    def _lines(self, axes):
+        """From the object's border to the sources; the strongest on top."""
         heaviest = max((s.weight for s in self.borrowed.sources), default=1)
         for number, source in reversed(list(enumerate(self.borrowed.sources, start=1))):
             strength = source.weight / heaviest
             x, y = self.point(source.center)
+            start = self.point(_border(self.found.boxes[self.k], source.center))
             (line,) = axes.plot(
                 (start[0], x),
                 (start[1], y),
                 color="#d7191c",
                 linewidth=1 + 3 * strength,
-                alpha=0.35 + 0.65 * strength,
+                alpha=0.5 + 0.5 * strength,
                 zorder=4,
             )
             line.set_path_effects(
-                [withStroke(linewidth=3 + 3 * strength, foreground="white")]
+                [withStroke(linewidth=2.5 + 3 * strength, foreground="white")]
             )
             axes.text(
                 x,
@@ -173,7 +181,7 @@ class _Scene:
                 color="white",
                 ha="center",
                 va="center",
-                zorder=5,
+                zorder=7,
                 bbox={
                     "boxstyle": "circle,pad=0.2",
                     "facecolor": "#a50f15",
@@ -183,14 +191,13 @@ class _Scene:
 
     def _label(self, axes, i, bold):
         """The detection's name above its box, or below where there is no room."""
-        y0, x0, y1, _ = self.found.boxes[i] * np.tile((self.height, self.width), 2)
-        above = y0 > 0.06 * self.height
+        x, y, width, height = self.found.pixels(i, (self.height, self.width))
+        above, right = y > 0.06 * self.height, x > 0.75 * self.width
         color = self.color(i)
         bright = color @ (0.299, 0.587, 0.114) > 0.55
-        right = x0 > 0.75 * self.width
         axes.annotate(
             self.name(i),
-            (self.found.boxes[i][3] * self.width if right else x0, y0 if above else y1),
+            (x + width * right, y + height * (not above)),
             xytext=(0, 4 if above else -4),
             textcoords="offset points",
             ha="right" if right else "left",
@@ -206,7 +213,7 @@ class _Scene:
         """The panel of source level m; returns the mesh for the colour bar."""
         grey = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
         # Lightened, so that the heat is all that has a colour, and the scene is seen.
-        self.show(axes, np.stack([110 + grey // 7 * 4] * 3, axis=-1).astype(np.uint8))
+        self.show(axes, np.stack([155 + grey // 5 * 2] * 3, axis=-1))
         heat, stride = self.borrowed.heat[m], self.levels[m].stride
         rows, columns = heat.shape
         y = np.arange(rows + 1) * stride / self.input_size[0] * self.height
@@ -218,34 +225,44 @@ class _Scene:
             cmap=_HEAT,
             norm=norm,
             edgecolors=(0, 0, 0, 0.18),
-            linewidth=0.4 if rows * columns < 1000 else 0.15,
+            linewidth=0.4 if rows * columns < 600 else 0,
         )
         for i in (*self.borrowed.lenders, self.k):
             look = "-" if i == self.k else "--"
             self.box(axes, i, edgecolor="#1f5fa8", linewidth=1.6, linestyle=look)
         axes.set(xlim=(0, self.width), ylim=(self.height, 0))
-        share = 100 * self.borrowed.shares[m]
+        share = percent(self.borrowed.shares[m])
         axes.set_title(
-            f"{_title(self.levels[m])}:\n{share:.0f} % of the attention", fontsize=10
+            f"{_title(self.levels[m])}:\n{share} of the attention", fontsize=10
         )
         return mesh
 
     def write_text(self, axes):
         """The object, enlarged, with its descriptors, and the numbers."""
         axes.set_axis_off()
-        crop = axes.inset_axes((0.0, 0.62, 0.36, 0.38))
-        self._crop(crop)
-        text = {"va": "top", "fontsize": 10, "transform": axes.transAxes}
-        axes.text(0.4, 1.0, self._object_text(), **text)
-        axes.text(0.0, 0.58, self._source_text(), linespacing=1.35, **text)
+        # Inches from the top left, so that text and object fit whatever the panels do.
+        corner = ScaledTranslation(0, 1, axes.transAxes)
+        inches = axes.figure.dpi_scale_trans + corner
+        self._crop(axes.inset_axes((0, -_CROP, _CROP, _CROP), transform=inches))
+        for place, text in (
+            ((_CROP + 0.15, 0), self._object_text()),
+            ((0, -_CROP - 0.12), self._source_text()),
+        ):
+            axes.text(
+                *place,
+                text,
+                va="top",
+                fontsize=9.5,
+                linespacing=1.3,
+                transform=inches,
+                in_layout=False,
+            )
 
     def _crop(self, axes):
         self.show(axes, self.image)
-        y0, x0, y1, x1 = self.found.boxes[self.k] * np.tile(
-            (self.height, self.width), 2
-        )
-        half = max(y1 - y0, x1 - x0, 8)
-        middle = (x0 + x1) / 2, (y0 + y1) / 2
+        x, y, width, height = self.found.pixels(self.k, (self.height, self.width))
+        half = max(width, height, 8)
+        middle = x + width / 2, y + height / 2
         axes.set_xlim(middle[0] - half, middle[0] + half)
         axes.set_ylim(middle[1] + half, middle[1] - half)
         self.box(axes, self.k, edgecolor=self.color(self.k), linewidth=2)
@@ -261,18 +278,15 @@ class _Scene:
             )
 
     def _object_text(self):
-        y0, x0, y1, x1 = self.found.boxes[self.k] * np.tile(
-            (self.height, self.width), 2
-        )
-        level = self.levels[self.borrowed.level]
+        _, _, width, height = self.found.pixels(self.k, (self.height, self.width))
         own = self.levels[self.found.levels[self.k]]
         count = len(self.borrowed.descriptors)
         lines = [
-            self.name(self.k),
-            f"{x1 - x0:.0f} x {y1 - y0:.0f} pixels",
-            f"anchor: level {own.number}, {own.name}",
+            _cut(self.name(self.k), 26),
+            f"{width:.0f} x {height:.0f} pixels",
+            f"anchor on {own.name}",
             f"○ {count} descriptor{'s' * (count > 1)} of",
-            f"    level {level.number}, {level.name}",
+            f"    {self.levels[self.borrowed.level].name}",
         ]
         return "\n".join(lines)
 
@@ -280,23 +294,47 @@ class _Scene:
         if self.borrowed.precision is None:
             lines = ["No larger detection of its class."]
         else:
+            share = percent(self.borrowed.precision)
             lines = [
-                f"{100 * self.borrowed.precision:.0f} % of the attention inside of "
-                "larger",
-                "detections of its class (dashed)",
+                f"{share} of the attention lies in larger",
+                "detections of its class (dashed).",
             ]
-        lines.append("strongest sources:")
-        for number, source in enumerate(self.borrowed.sources, start=1):
-            level = self.levels[source.level]
+        lines.append("Strongest sources:")
+        for number, source in enumerate(self.borrowed.sources[:_LISTED], start=1):
             inside = [self.name(i) for i in source.detections]
             where = ", ".join(inside[:_NAMED]) or "no detection"
             if len(inside) > _NAMED:
                 where += f" and {len(inside) - _NAMED} more"
-            lines.append(
-                f" {number}  {100 * source.weight:.1f} %  {level.name}, in {where}"
-            )
+            name = self.levels[source.level].name
+            line = f"{number}  {_weight(source.weight)} %  {name}, in {where}"
+            lines.append(_cut(line, 46))
         return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    """A share in words that claim neither none nor all where that is not so."""
+    if 0 < share < 0.005:
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= share < 1 - 1e-6 else f"{100 * share:.0f} %"
+
+
+def _weight(weight):
+    """Percent, with at least two digits that count."""
+    return f"{100 * weight:.1f}" if weight >= 0.01 else f"{100 * weight:.2g}"
+
+
+def _cut(text, most):
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _title(level):
     return f"level {level.number}, {level.name}, stride {level.stride}"
+
+
+def _border(box, target):
+    """Where the line from a box's centre to a point (y, x) leaves the box."""
+    center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    way = np.asarray(target) - center
+    # The point may lie inside of the box, or at its very centre.
+    steps = half / np.maximum(np.abs(way), 1e-9)
+    return center + way * min(1.0, steps.min())
