@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -99,6 +100,24 @@ def as_stored(fields: dict) -> dict:
     return _as_tuples(json.loads(json.dumps(fields)))
 
 
+def differences(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, tuple]:
+    """The fields, by full name, in which a stored configuration and a new one differ.
+
+    Returns (old, new) values; None stands for a field that one of them lacks.
+    """
+    then, now = (
+        flax.traverse_util.flatten_dict(config, sep=".")
+        for config in (old.to_dict(), as_stored(new.to_dict()))
+    )
+    return {
+        field: (then.get(field), now.get(field))
+        for field in sorted({*then, *now})
+        if then.get(field) != now.get(field)
+    }
+
+
 def load_classes(workdir: str | os.PathLike) -> Classes:
     """The classes of a run.
 
@@ -133,6 +152,11 @@ def write_json(path: pathlib.Path, value) -> None:
     temporary.replace(path)
 
 
+def folder_name(name: str) -> str:
+    """A name as a folder's: `train[:16]` becomes `train_16`."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_")
+
+
 def load_json(workdir: str | os.PathLike, name: str) -> dict:
     """The JSON object in a file of a work directory; sequences come back as tuples.
 
@@ -157,17 +181,11 @@ def _as_tuples(value):
 
 
 def _check_fixed(old, new, workdir):
-    old, new = (
-        flax.traverse_util.flatten_dict(config, sep=".")
-        for config in (old.to_dict(), as_stored(new.to_dict()))
-    )
-    for field in sorted({*old, *new}):
-        if field not in FIXED and field.split(".")[0] not in FIXED:
-            continue
-        if old.get(field) != new.get(field):
+    for field, (then, now) in differences(old, new).items():
+        if field in FIXED or field.split(".")[0] in FIXED:
             raise InputError(
-                f"{workdir} was made with {field}={old.get(field)}, this config says "
-                f"{new.get(field)}: choose another --workdir or the same value"
+                f"{workdir} was made with {field}={then}, this config says {now}: "
+                "choose another --workdir or the same value"
             )
 
 

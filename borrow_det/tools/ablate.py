@@ -1,0 +1,259 @@
+r"""Runs a sweep of variants over seeds, and says what each is worth.
+
+  python -m borrow_det.tools.ablate --sweep=configs/sweeps/components.py \
+      --config=configs/quickstart.py --workdir=runs/components --seeds=5 --jobs=2
+
+A sweep is a Python file whose `sweep(add)` adds rows, each a name and the fields in
+which it differs from --config (tools/sweeps.py). Fields for all rows follow the config
+as they do for a run: --config.num_steps=240. Every row is run with every seed, as a
+process of its own in DIR/ROW/seed_S. Started again, it goes on where it was.
+
+  --mode=commands   prints instead the command of every cell that is not finished, one
+                    a line, for a Slurm or TPU array
+  --mode=report     runs nothing; reports what is finished by now
+
+Writes DIR/ablation.md, .csv, .json and .png: of the finished cells alone, mean and
+standard deviation over seeds, the paired difference to the first row with its 95 %
+interval, parameters, FLOPs and latency. Exit status 1 if a cell failed.
+"""
+
+import contextlib
+import pathlib
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from borrow_det import checkpoints, command_line, config_check, workdir
+from borrow_det.data import pipeline, sources
+from borrow_det.errors import InputError, check_choice
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tools import (
+    ablation_plot,
+    ablation_summary,
+    cells,
+    command,
+    model_cost,
+    sweeps,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool; returns the exit status."""
+    options = _flags()
+    surplus = command.parse(options, argv, __doc__)
+    if surplus:
+        raise InputError(f"unexpected argument {surplus[0]!r}")
+    rows = sweeps.load(options.sweep, command_line.resolved(options["config"]))
+    for row in rows:
+        check_choice("task", row.config.task, ("detection",))
+        config_check.check_fields(row.config)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    folder = pathlib.Path(options.workdir)
+    every = cells.make(rows, seeds, folder, _config_arguments(argv))
+    unfinished = [cell for cell in every if not cells.is_finished(cell)]
+    if options.mode == "commands":
+        for cell in unfinished:
+            print(shlex.join(("python", *cell.command[1:])))
+        return 0
+    failed = []
+    if options.mode == "run" and unfinished:
+        print(
+            f"{len(rows)} rows, {len(seeds)} seeds: {len(unfinished)} of "
+            f"{len(every)} cells to run, {options.jobs} at a time"
+        )
+        failed = _run(unfinished, options.jobs, folder)
+    report(every, folder, argv, options.latency_rounds, options.metrics)
+    return int(bool(failed))
+
+
+def _run(unfinished, jobs, folder):
+    """Runs cells; a request to end reaches their processes, too."""
+
+    def end(number, frame) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        return cells.run(unfinished, jobs, folder / "compiled")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _config_arguments(argv: Sequence[str]) -> list[str]:
+    """What was said of the config: each cell is told the same."""
+    found = []
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        flag = argument.lstrip("-")
+        switch = flag.startswith("noconfig.")  # Of a boolean field.
+        if flag.split("=")[0].split(".")[0] != "config" and not switch:
+            continue
+        found.append(argument)
+        if "=" not in flag and not switch:
+            found.append(next(arguments))  # The value is an argument of its own.
+    return found
+
+
+def report(
+    every: Sequence[cells.Cell],
+    folder: pathlib.Path,
+    argv: Sequence[str],
+    latency_rounds: int,
+    columns: Sequence[str],
+) -> None:
+    """Writes what the finished cells say, and prints the table.
+
+    Args:
+      every: all cells of the sweep.
+      folder: where the tables go.
+      argv: the command, for the record.
+      latency_rounds: 0 leaves the latency out.
+      columns: metrics of the Markdown table; the first is drawn, too.
+
+    Raises:
+      InputError: no cell is finished, or the folder cannot be written.
+    """
+    finished = [cell for cell in every if cells.is_finished(cell)]
+    if not finished:
+        raise InputError(f"--workdir={folder} holds no finished cell of this sweep")
+    results = {cell.row.name: {} for cell in every}
+    for cell in finished:
+        results[cell.row.name][cell.seed] = cells.metrics(cell)
+    dataset = ablation_summary.dataset_name(finished[0].config)
+    records = ablation_summary.summarize(
+        results, _costs(finished, latency_rounds), dataset
+    )
+    table = ablation_summary.as_markdown(records, columns)
+    missing = [str(cell) for cell in every if cell not in finished]
+    if missing:
+        table += f"\nNot finished, and in no figure: {'; '.join(missing)}.\n"
+    table += f"\n{_provenance(finished, argv)}\n"
+    try:
+        (folder / "ablation.md").write_text(table, encoding="utf-8")
+        (folder / "ablation.csv").write_text(
+            ablation_summary.as_csv(records), encoding="utf-8"
+        )
+        workdir.write_json(folder / "ablation.json", records)
+        ablation_plot.write(folder / "ablation.png", records, results, columns[0])
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    print(table)
+
+
+def _provenance(finished, argv):
+    """The command, and on what machines and of which code the cells were made."""
+    made = [workdir.load_json(cell.workdir, "environment.json") for cell in finished]
+
+    def values(describe):
+        return ", ".join(dict.fromkeys(describe(environment) for environment in made))
+
+    def commit(environment):
+        git = environment["git"] or {"commit": "unknown", "changed": False}
+        return git["commit"][:12] + " (changed)" * git["changed"]
+
+    return (
+        f"`python -m borrow_det.tools.ablate {shlex.join(argv[1:])}`; "
+        f"{len(finished)} cells on {values(lambda e: ' '.join(e['devices']))} "
+        f"({values(lambda e: str(e['cpu_count']))} processors), "
+        f"jax {values(lambda e: e['packages']['jax'])}, "
+        f"commit {values(commit)}."
+    )
+
+
+def _costs(finished, latency_rounds):
+    """The costs of each row that has a finished cell, of the first such."""
+    first = {}
+    for cell in finished:
+        first.setdefault(cell.row.name, cell)
+    num_classes = len(workdir.load_classes(finished[0].workdir).class_names)
+    tasks = {
+        name: DetectionTask(cell.config, num_classes) for name, cell in first.items()
+    }
+    costs = {name: model_cost.static_cost(task) for name, task in tasks.items()}
+    if latency_rounds:
+        calls = {name: _detect_call(tasks[name], cell) for name, cell in first.items()}
+        for name, times in model_cost.side_by_side(calls, latency_rounds).items():
+            costs[name] |= times
+    return costs
+
+
+def _detect_call(task, cell):
+    """Detection in one image, of the size that the data set has, by a trained cell."""
+    variables = jax.device_put(checkpoints.restore_variables(cell.workdir))
+    detect = jax.jit(task.detect)
+    image = _first_image(task, cell)
+    return lambda: detect(variables, *image)
+
+
+def _first_image(task, cell):
+    """The canvas [1, Hc, Wc, 3] and the size [1, 2] of a split's first image."""
+    config = cell.config.copy_and_resolve_references()
+    config.eval_batch_size = 1
+    (source,) = sources.load_splits(config.dataset, config.dataset.eval_splits[:1])
+    with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
+        batch = next(batches)
+    return jax.device_put((batch["image"], batch["image_size"]))
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "sweep",
+        None,
+        "Python file with sweep(add).",
+        required=True,
+        flag_values=values,
+    )
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Base config of all rows, with its arguments.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Folder of all cells and of the tables.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "seeds", 3, "Seeds of each row.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "first_seed", 0, "The first of them.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "jobs", 1, "Cells at a time.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "mode",
+        "run",
+        ("run", "commands", "report"),
+        "run cells, print their commands, or only report.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "latency_rounds",
+        50,
+        "Timings of each row's detection in one image; 0: none.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "metrics",
+        ["AP_small", "AP50_small", "AP"],
+        "Columns of the Markdown table; the first is drawn.",
+        flag_values=values,
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(command.call(main, sys.argv))

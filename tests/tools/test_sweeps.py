@@ -1,0 +1,85 @@
+"""Rows of a sweep file: typed overrides of a base config."""
+
+import pathlib
+
+import pytest
+
+from borrow_det.errors import InputError
+from borrow_det.tools import sweeps
+from configs import base
+
+SWEEPS = sorted(
+    (pathlib.Path(__file__).resolve().parents[2] / "configs/sweeps").glob("*.py")
+)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function: the rows of a sweep whose body is this text."""
+
+    def load(body):
+        path = tmp_path / "sweep.py"
+        path.write_text(f"def sweep(add):\n    {body}\n")
+        return sweeps.load(path, base.get_config())
+
+    return load
+
+
+def test_rows_differ_from_the_base_in_their_overrides_alone(load):
+    text = """add("a", {})
+    add("b, 2", {"borrow.center": False, "loss.matching": 3, "borrow.levels": (0,),
+                 "anchors.aspect_ratios": ((1.0,),) * 4, "seed": 5})"""
+    first, second = load(text)
+    assert first.config.to_dict() == base.get_config().to_dict()
+    expected = base.get_config()
+    expected.borrow.center = False
+    expected.loss.matching = 3.0
+    expected.borrow.levels = (0,)
+    expected.anchors.aspect_ratios = ((1.0,),) * 4
+    expected.seed = 5
+    assert second.config.to_dict() == expected.to_dict()
+    assert isinstance(second.config.loss.matching, float)
+    assert (second.name, second.folder) == ("b, 2", "b_2")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('add("a", {"borrow.centre": True})', r"row 'a'.* no field borrow\.centre;"),
+        ('add("a", {"borow.center": True})', r"no field borow\.center;"),
+        (
+            'add("a", {"borrow": True})',
+            r"True, a bool; it takes a ConfigDict",
+        ),
+        ('add("a", {"seed.x": 1})', r"no field seed\.x"),
+        ('add("a", {"borrow.center": 1})', r"center is 1, a int; it takes a bool"),
+        ('add("a", {"seed": True})', r"seed is True, a bool; it takes a int"),
+        ('add("a", {"seed": 1.5})', r"seed is 1\.5, a float; it takes a int"),
+        ('add("a", {"loss.matching": "1"})', r"it takes a float"),
+        ('add("a", {"borrow.levels": [0]})', r"a list; it takes a tuple"),
+        ('add("a", {}); add("b", {}); add("a", {})', r"two rows have the name 'a'"),
+        ('add("a 1", {}); add("a_1", {})', r"two rows have the name 'a_1'"),
+        ('add("?", {})', r"'\?' is no name of a row"),
+        ("pass", r"adds no row"),
+        ('add("a")', r"TypeError"),
+        ("1 / 0", r"sweep\.py: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_wrong_rows_are_named(load, body, message):
+    with pytest.raises(InputError, match=message):
+        load(body)
+
+
+def test_files_that_are_no_sweeps_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.py is no file"):
+        sweeps.load(tmp_path / "absent.py", base.get_config())
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(InputError, match=r"no function sweep\(add\)"):
+        sweeps.load(tmp_path / "empty.py", base.get_config())
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_project_s_sweeps_load(path):
+    rows = sweeps.load(path, base.get_config())
+    configs = [row.config.to_json() for row in rows]
+    assert len(set(configs)) == len(rows) > 3
