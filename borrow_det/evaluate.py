@@ -68,14 +68,17 @@ def compare(
     such that there is something to compare.
 
     Returns:
-      The metrics by `SPLIT/NAME`.
+      The metrics by `SPLIT/NAME`, SPLIT being the name of its folder.
     """
 
     def read_results(eval_set):
         path = metrics_path(workdir, eval_set.source.split, step)
         return json_files.read(_results_path(task, path))
 
-    metrics = task.compare(list(eval_sets), read_results)
+    metrics = {}
+    for name, value in task.compare(list(eval_sets), read_results).items():
+        split, _, figure = name.rpartition("/")
+        metrics[f"{split_folder(split)}/{figure}"] = value
     if metrics:
         path = metrics_path(workdir, COMPARISON, step)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,6 +85,33 @@ def test_detections_do_not_depend_on_the_batch(tiny_run, run_pass, batch_size, d
         )
 
 
+def test_an_evaluation_tells_whether_borrowing_is_real(tiny_run):
+    metrics = tiny_run.metrics["val"]
+    groups = ("with_source", "without_source")
+    expected = {
+        f"{name}_small_{group}"
+        for name in ("AP", "AP50", "objects")
+        for group in groups
+    }
+    figures = ("objects", "entropy", "query_dependence")
+    figures += tuple(f"share_level{m}" for m in (2, 3, 4))
+    for name in ("precision", "positions", "lift"):
+        figures += (f"{name}_same", f"{name}_other")
+    expected |= {f"borrow/{part}{f}" for f in figures for part in ("", "level1/")}
+    assert expected <= set(metrics)
+    assert {n for n in metrics if n.startswith("borrow")} <= expected
+    # At 64 pixels all discs are small; the large ones have no source.
+    source = sources.load(tiny_run.config.dataset, "val")
+    boxes = [len(source[i]["boxes"]) for i in range(len(source))]
+    assert metrics["objects_small_without_source"] == 2 * len(boxes)
+    assert metrics["objects_small_with_source"] == sum(boxes) - 2 * len(boxes)
+    assert 0 < metrics["borrow/objects"] <= metrics["objects_small_with_source"]
+    shares = [metrics[f"borrow/share_level{m}"] for m in (2, 3, 4)]
+    assert sum(shares) == pytest.approx(1, rel=1e-5)
+    precision = metrics["borrow/lift_same"] * metrics["borrow/positions_same"]
+    assert metrics["borrow/precision_same"] == pytest.approx(precision)
+
+
 def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     config = tiny_run.config.copy_and_resolve_references()
     config.evaluation.voc = True

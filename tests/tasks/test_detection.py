@@ -8,7 +8,7 @@ import pytest
 
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
-from borrow_det.models import ssd
+from borrow_det.models import borrowing, ssd
 from borrow_det.tasks import detection, detection_evaluation
 from borrow_det.tasks.detector import Detector
 from configs import base
@@ -166,6 +166,41 @@ def test_borrow_targets_lie_on_the_grid_that_is_matched_against(config, batch, s
         task.loss, variables["params"], variables["batch_stats"], examples, totals
     )
     assert set(terms) == {"loss", "classification", "localization", "matching"}
+
+
+def test_the_attention_is_that_to_the_sources_on_their_levels(config, batch):
+    config = config.copy_and_resolve_references()
+    config.borrow.levels = (0,)
+    task = detection.DetectionTask(config, len(CATEGORY_IDS))
+    examples, _ = jax.jit(task.prepare)(jax.random.key(0), batch)
+    # Levels 2, 3 and 4 have 24, 6 and 2 positions. All attend to the third of level 3:
+    # its second row's first, in the first object, which is the second one's source.
+    P = np.zeros((3, 12 * 8, 24 + 6 + 2), np.float32)
+    P[:, :, 24 + 2] = 1
+    task.model = Oracle(examples, 3)
+    matching = borrowing.Matching(P, np.log(P + 1e-9))
+    task.model.predictions = task.model.predictions._replace(matchings={0: matching})
+    small = np.zeros_like(batch["box_mask"])
+    small[:, 1] = True
+    fields = batch | {"small": small}
+    found = jax.jit(task.predict)({}, {n: fields[n] for n in task.predict_fields})
+    sources = np.asarray(examples.borrow[0].sources[0, 1])
+    assert sources[26]
+    observed = [jax.tree.map(lambda x: np.asarray(x[0]), task.observe(found))]
+    metrics = task.measure(observed)
+    assert metrics["borrow/objects"] == 1
+    assert metrics["borrow/precision_same"] == pytest.approx(1)
+    assert metrics["borrow/positions_same"] == pytest.approx(sources.mean())
+    assert metrics["borrow/lift_same"] == pytest.approx(1 / sources.mean(), rel=1e-5)
+    assert metrics["borrow/share_level3"] == pytest.approx(1)
+    assert metrics["borrow/share_level2"] == metrics["borrow/share_level4"] == 0
+    assert metrics["borrow/query_dependence"] == 0
+
+    # What is ignored is no source.
+    fields["ignore"] = np.arange(4) == np.zeros((3, 1))
+    found = jax.jit(task.predict)({}, {n: fields[n] for n in task.predict_fields})
+    assert found.attention[0].same.objects[0] == 0
+    assert found.attention[0].objects[0] == 1
 
 
 def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):

@@ -1,0 +1,142 @@
+"""A run on splits that are counterfactuals of one another, whole and taken up again."""
+
+import json
+import shutil
+import types
+
+import jax
+import pytest
+
+from borrow_det import evaluate, train, workdir
+from borrow_det.data import scale_pairs, sources
+from borrow_det.evaluation import counterfactual
+from borrow_det.tasks import detection
+from borrow_det.tasks.task import EvalSet
+
+SPLITS = ("validation[:5]", "alone[:5]", "swapped[:5]")
+
+
+@pytest.fixture(scope="module")
+def drawn_run(make_tiny_config, tmp_path_factory):
+    """A finished run on 64-pixel scale_pairs; has `workdir` and `config`."""
+    folder = tmp_path_factory.mktemp("drawn_run")
+    config = make_tiny_config()
+    config.dataset.name = "scale_pairs"
+    config.dataset.image_size = 64
+    config.dataset.data_dir = str(folder)
+    config.dataset.eval_splits = SPLITS
+    # So many boxes that small objects have answers to compare.
+    config.nms.score, config.nms.iou = 0.001, 0.9
+    config.nms.max_per_class = config.nms.max_total = 400
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            scale_pairs,
+            "builder_config",
+            lambda image_size: scale_pairs.ScalePairsConfig(
+                image_size=image_size, num_train=8, num_validation=6
+            ),
+        )
+        with jax.numpy_dtype_promotion("standard"):  # Inside of optax.
+            train.train_and_evaluate(config, folder / "W")
+        yield types.SimpleNamespace(workdir=folder / "W", config=config)
+
+
+EXPECTED = {
+    *(
+        f"{split}_5/{name}"
+        for split in ("validation", "alone", "swapped")
+        for name in ("small_accuracy", "small_found")
+    ),
+    *("alone_5/stayed", "swapped_5/stayed", "swapped_5/followed"),
+}
+
+
+def read(drawn_run, name):
+    return json.loads((drawn_run.workdir / "evaluations" / name).read_text())
+
+
+def eval_sets(drawn_run, splits):
+    loaded = sources.load_splits(drawn_run.config.dataset, splits)
+    return [EvalSet(source, sources.ground_truth(source)) for source in loaded]
+
+
+def test_the_answers_on_counterfactual_splits_are_compared(drawn_run):
+    answers = {
+        eval_set.source.split: counterfactual.answers(
+            eval_set.truth,
+            read(drawn_run, f"{split}_5/4.detections.json"),
+        )
+        for split, eval_set in zip(
+            ("validation", "alone", "swapped"),
+            eval_sets(drawn_run, SPLITS),
+            strict=True,
+        )
+    }
+    real, alone, swapped = (answers[split] for split in SPLITS)
+    # The small discs are the same, with their labels or with others.
+    assert real.keys() >= alone.keys()
+    assert real.keys() == swapped.keys()
+    assert all(real[key].truth == alone[key].truth for key in alone)
+    assert all(real[key].truth != swapped[key].truth for key in real)
+    expected = counterfactual.metrics(
+        answers, [(SPLITS[0], SPLITS[1]), (SPLITS[0], SPLITS[2])]
+    )
+    written = read(drawn_run, "counterfactual/4.json")
+    assert written.pop("step") == 4
+    assert set(written) == EXPECTED
+    assert written["swapped_5/small_found"] > 0
+    for name, value in expected.items():
+        assert written[name.replace("[:5]", "_5")] == value
+
+
+def test_the_comparison_is_logged_and_reported(drawn_run):
+    lines = (drawn_run.workdir / "metrics.jsonl").read_text().splitlines()
+    logged = json.loads(lines[-1])
+    written = read(drawn_run, "counterfactual/4.json")
+    assert logged.pop("step") == written.pop("step") == 4
+    assert logged == {f"counterfactual/{n}": v for n, v in written.items()}
+    text = (drawn_run.workdir / "report.md").read_text()
+    assert "small_accuracy | small_found |" in text
+    row = f"| swapped_5    |          {written['swapped_5/small_accuracy']:.3f} |"
+    assert row in text
+
+
+@pytest.mark.parametrize("lost", ["counterfactual/4.json", "swapped_5/4.json"])
+def test_a_run_taken_up_again_compares_what_it_had_evaluated(drawn_run, tmp_path, lost):
+    folder = shutil.copytree(drawn_run.workdir, tmp_path / "W")
+    for name in {lost, "counterfactual/4.json"}:
+        (folder / "evaluations" / name).unlink()
+    with jax.numpy_dtype_promotion("standard"):
+        train.train_and_evaluate(drawn_run.config, folder)
+    written = (folder / "evaluations" / "counterfactual" / "4.json").read_text()
+    assert json.loads(written) == read(drawn_run, "counterfactual/4.json")
+    assert (folder / "report.md").read_text() == (
+        drawn_run.workdir / "report.md"
+    ).read_text()
+
+
+@pytest.mark.parametrize(
+    "splits", [("swapped[:5]", "alone[:5]"), ("validation[:5]", "swapped[:4]")]
+)
+def test_without_the_factual_split_there_is_nothing_to_compare(
+    drawn_run, tmp_path, splits
+):
+    config = workdir.load_config(drawn_run.workdir)
+    task = detection.DetectionTask(config, 4)
+    sets = eval_sets(drawn_run, splits)
+    assert evaluate.compare(task, sets, tmp_path, 4) == {}
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("validation", ""),
+        ("swapped", "validation"),
+        ("alone[2:50%]", "validation[2:50%]"),
+        ("train[:2]+swapped[:3]", "train[:2]+validation[:3]"),
+    ],
+)
+def test_a_split_says_whose_counterfactual_it_is(drawn_run, split, expected):
+    source = sources.load(drawn_run.config.dataset, split)
+    assert source.counterfactual_of == expected
