@@ -86,7 +86,7 @@ def _run(unfinished, jobs, folder):
 
 
 def _config_arguments(argv: Sequence[str]) -> list[str]:
-    """What was said of the config: each cell is told the same."""
+    """What was said of the config, an argument each, which every cell is told."""
     found = []
     arguments = iter(argv[1:])
     for argument in arguments:
@@ -94,9 +94,9 @@ def _config_arguments(argv: Sequence[str]) -> list[str]:
         switch = flag.startswith("noconfig.")  # Of a boolean field.
         if flag.split("=")[0].split(".")[0] != "config" and not switch:
             continue
-        found.append(argument)
-        if "=" not in flag and not switch:
-            found.append(next(arguments))  # The value is an argument of its own.
+        if switch:
+            flag = f"{flag.removeprefix('no')}=False"
+        found.append(f"--{flag}" if "=" in flag else f"--{flag}={next(arguments)}")
     return found
 
 

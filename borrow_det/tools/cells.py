@@ -61,7 +61,8 @@ def make(
       rows: of the sweep.
       seeds: values of config.seed.
       folder: the sweep's.
-      base_flags: `--config=FILE` and the fields that were given for all rows.
+      base_flags: `--config=FILE` and the fields that were given for all rows, as
+        `--config.field=value`.
     """
     cells = []
     for seed in seeds:
@@ -70,10 +71,14 @@ def make(
             config.seed = seed
             workdir = folder / row.folder / f"seed_{seed}"
             overrides = {**row.overrides, "seed": seed}
+            flags = {flag.split("=")[0]: flag for flag in base_flags}
+            # In place of what was said for all: ml_collections appends to a tuple
+            # that is given twice.
+            for field, value in overrides.items():
+                flags[f"--config.{field}"] = f"--config.{field}={value}"
             command = (
-                *(sys.executable, "-m", "borrow_det.main", *base_flags),
-                *(f"--config.{field}={value}" for field, value in overrides.items()),
-                f"--workdir={workdir}",
+                *(sys.executable, "-m", "borrow_det.main"),
+                *(*flags.values(), f"--workdir={workdir}"),
             )
             cells.append(Cell(row, seed, config, workdir, command))
     return cells

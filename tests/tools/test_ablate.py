@@ -173,7 +173,7 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
     [
         (("--workdir=W", "--seeds=0"), "seeds"),
         (("--workdir=W", "surplus"), "unexpected argument 'surplus'"),
-        (("--workdir=W", "--config.nothing=1"), "no field nothing"),
+        (("--workdir=W", "--config.nothing=1"), "no field 'nothing'"),
         (("--workdir=W", "--config.task=classification"), "task is 'classification'"),
         (("--workdir=W", "--config.nms.iou=2.0"), r"nms.iou is 2.0"),
         ((), "workdir"),
@@ -190,8 +190,8 @@ def test_wrong_command_lines_end_in_one_line(run, capsys, arguments, message):
     ("argv", "expected"),
     [
         ("--config=a.py:b=1 --jobs=2 --config.x=1", "--config=a.py:b=1 --config.x=1"),
-        ("--config a.py -config.x 1 --jobs 2", "--config a.py -config.x 1"),
-        ("--configs=a --noconfig.x --mode=run", "--noconfig.x"),
+        ("--config a.py -config.x 1 --jobs 2", "--config=a.py --config.x=1"),
+        ("--configs=a --noconfig.x --mode=run", "--config.x=False"),
     ],
 )
 def test_what_was_said_of_the_config_is_passed_on(argv, expected):
