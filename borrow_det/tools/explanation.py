@@ -69,7 +69,7 @@ class Borrowed(NamedTuple):
         """
         positions = sum(heat.size for heat in self.heat.values())
         peak = max(float(heat.max()) for heat in self.heat.values())
-        return max(peak, _EVEN / positions)
+        return max(peak, min(1.0, _EVEN / positions))
 
 
 def detections(attended: Attended, row: int, score: float) -> Found:

@@ -18,11 +18,11 @@
     });
   });
   const percent = (share) => {
-    if (share > 0 && share < 0.005) return "< 1 %";
-    return share >= 0.995 && share < 1 - 1e-6 ? "> 99 %" : `${Math.round(100 * share)} %`;
+    if (share > 0 && share < 0.01) return "< 1\u00a0%";
+    return share > 0.99 && share < 1 - 1e-6 ? "> 99\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
   };
   const weight = (share) =>
-    share >= 0.01 ? `${(100 * share).toFixed(1)} %` : `${(100 * share).toPrecision(2)} %`;
+    share >= 0.01 ? `${(100 * share).toFixed(1)}\u00a0%` : `${(100 * share).toPrecision(2)}\u00a0%`;
   const element = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
     made.append(...children);

@@ -313,9 +313,9 @@ class _Scene:
 
 def percent(share: float) -> str:
     """A share in words that claim neither none nor all where that is not so."""
-    if 0 < share < 0.005:
+    if 0 < share < 0.01:
         return "< 1 %"
-    return "> 99 %" if 0.995 <= share < 1 - 1e-6 else f"{100 * share:.0f} %"
+    return "> 99 %" if 0.99 < share < 1 - 1e-6 else f"{100 * share:.0f} %"
 
 
 def _weight(weight):
