@@ -288,6 +288,7 @@ class Run:
         """
         if self.start < self.config.num_steps and self.start % self.config.eval_every:
             return
+        compared = evaluate.metrics_path(self.workdir, evaluate.COMPARISON, self.start)
         for eval_set in self.eval_sets:
             split = eval_set.source.split
             path = evaluate.metrics_path(self.workdir, split, self.start)
@@ -295,9 +296,9 @@ class Run:
                 self.metrics[split] = evaluate.read_metrics(path)
             else:
                 self._evaluate(eval_set, self.start)
-        path = evaluate.metrics_path(self.workdir, evaluate.COMPARISON, self.start)
-        if path.exists():
-            self.compared = evaluate.read_metrics(path)
+                compared.unlink(missing_ok=True)  # It lacks this split.
+        if compared.exists():
+            self.compared = evaluate.read_metrics(compared)
         else:
             self._compare(self.start)
 

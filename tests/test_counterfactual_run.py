@@ -104,8 +104,10 @@ def test_the_comparison_is_logged_and_reported(drawn_run):
 @pytest.mark.parametrize("lost", ["counterfactual/4.json", "swapped_5/4.json"])
 def test_a_run_taken_up_again_compares_what_it_had_evaluated(drawn_run, tmp_path, lost):
     folder = shutil.copytree(drawn_run.workdir, tmp_path / "W")
-    for name in {lost, "counterfactual/4.json"}:
-        (folder / "evaluations" / name).unlink()
+    # Of a comparison that was made without a split, nothing is kept.
+    old = folder / "evaluations" / "counterfactual" / "4.json"
+    old.write_text(json.dumps({"step": 4, "alone_5/stayed": 0.5}))
+    (folder / "evaluations" / lost).unlink()
     with jax.numpy_dtype_promotion("standard"):
         train.train_and_evaluate(drawn_run.config, folder)
     written = (folder / "evaluations" / "counterfactual" / "4.json").read_text()

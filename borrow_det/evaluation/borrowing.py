@@ -105,7 +105,9 @@ def attention_sums(
     attention = jnp.matmul(members, P, precision="highest")  # [G, T]
     rows = jnp.sum(jax.scipy.special.entr(P), axis=1) / math.log(max(P.shape[1], 2))
     entropy = jnp.matmul(members, rows, precision="highest")
-    by_level = attention @ positions.source_levels.astype(P.dtype)
+    by_level = jnp.matmul(
+        attention, positions.source_levels.astype(P.dtype), precision="highest"
+    )
 
     same, other = _sources(objects, positions.sources, scale)
     with_same = borrowers & jnp.any(same, axis=1)

@@ -110,6 +110,10 @@ def expected_sums(P, objects, positions):
 
 @pytest.mark.parametrize("negative", [False, True])
 def test_sums_are_those_of_a_loop(objects, positions, negative):
+    # Where it covers the other large one, the source's class counts.
+    boxes = objects.boxes.copy()
+    boxes[1, :2] = 0.3
+    objects = objects._replace(boxes=boxes)
     P = random_scores()
     if negative:  # As dot_product's.
         P = np.asarray(jax.random.normal(jax.random.key(1), P.shape))
@@ -263,6 +267,13 @@ def test_a_source_is_of_the_class_and_image_and_large_enough(other, has_source):
     small, sources = borrowing.small_objects(annotations, 2.0)
     assert small[0]
     assert sources[0] == has_source
+
+
+def test_an_object_of_no_area_has_no_source():
+    annotations = truth((1, 1, [0, 0, 0, 10], {}), (1, 1, LARGE, {}))["annotations"]
+    small, sources = borrowing.small_objects(annotations, 2.0)
+    assert small.tolist() == [True, False]
+    assert not sources.any()
 
 
 def test_ignored_and_larger_objects_are_not_small():
