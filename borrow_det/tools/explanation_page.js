@@ -18,8 +18,8 @@
     });
   });
   const percent = (share) => {
-    if (share > 0 && share < 0.01) return "< 1\u00a0%";
-    return share > 0.99 && share < 1 - 1e-6 ? "> 99\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
+    if (share > 0 && share < 0.01) return "<\u00a01\u00a0%";
+    return share > 0.99 && share < 1 - 1e-6 ? ">\u00a099\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
   };
   const weight = (share) =>
     share >= 0.01 ? `${(100 * share).toFixed(1)}\u00a0%` : `${(100 * share).toPrecision(2)}\u00a0%`;
