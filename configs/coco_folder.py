@@ -54,6 +54,7 @@ def get_config(arg=None):
 
     config.model.width = args.width
     config.model.norm = "batch"
+    config.borrow.channels = round(256 * args.width)
     config.model.background_bias = 3.0
 
     config.optimizer.name = "adamw"

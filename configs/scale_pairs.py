@@ -33,6 +33,7 @@ def get_config(arg=None):
 
     config.model.width = args.width
     config.model.norm = "batch"
+    config.borrow.channels = round(256 * args.width)
     config.model.background_bias = 3.0
 
     # Small objects measure 8 to 10 % of the side, large ones 25 to 31 %.

@@ -11,13 +11,13 @@ process of its own in DIR/ROW/seed_S. Started again, it goes on where it was.
   --mode=commands   prints instead the command of every cell that is not finished, one
                     a line, for a Slurm or TPU array
   --mode=report     runs nothing; reports what is finished by now
+  --mode=costs      trains nothing; parameters, FLOPs and latency of each row
 
 Writes DIR/ablation.md, .csv, .json and .png: of the finished cells alone, mean and
 standard deviation over seeds, the paired difference to the first row with its 95 %
 interval, parameters, FLOPs and latency. Exit status 1 if a cell failed.
 """
 
-import contextlib
 import pathlib
 import shlex
 import signal
@@ -25,14 +25,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
 from borrow_det import checkpoints, command_line, config_check, workdir
-from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError, check_choice
-from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import (
     ablation_plot,
     ablation_summary,
@@ -53,8 +50,11 @@ def main(argv: Sequence[str]) -> int:
     for row in rows:
         check_choice("task", row.config.task, ("detection",))
         config_check.check_fields(row.config)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
     folder = pathlib.Path(options.workdir)
+    if options.mode == "costs":
+        report_costs(rows, folder, options.latency_rounds)
+        return 0
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     every = cells.make(rows, seeds, folder, _config_arguments(argv))
     unfinished = [cell for cell in every if not cells.is_finished(cell)]
     if options.mode == "commands":
@@ -167,38 +167,37 @@ def _provenance(finished, argv):
 
 
 def _costs(finished, latency_rounds):
-    """The costs of each row that has a finished cell, of the first such."""
+    """The costs of each row that has a finished cell, with what the first learnt."""
     first = {}
     for cell in finished:
         first.setdefault(cell.row.name, cell)
-    num_classes = len(workdir.load_classes(finished[0].workdir).class_names)
-    tasks = {
-        name: DetectionTask(cell.config, num_classes) for name, cell in first.items()
+    trained = {
+        name: checkpoints.restore_variables(cell.workdir)
+        for name, cell in first.items()
+        if latency_rounds
     }
-    costs = {name: model_cost.static_cost(task) for name, task in tasks.items()}
-    if latency_rounds:
-        calls = {name: _detect_call(tasks[name], cell) for name, cell in first.items()}
-        for name, times in model_cost.side_by_side(calls, latency_rounds).items():
-            costs[name] |= times
-    return costs
+    configs = {name: cell.config for name, cell in first.items()}
+    return model_cost.measure(configs, trained, latency_rounds)
 
 
-def _detect_call(task, cell):
-    """Detection in one image, of the size that the data set has, by a trained cell."""
-    variables = jax.device_put(checkpoints.restore_variables(cell.workdir))
-    detect = jax.jit(task.detect)
-    image = _first_image(task, cell)
-    return lambda: detect(variables, *image)
+def report_costs(
+    rows: Sequence[sweeps.Row], folder: pathlib.Path, latency_rounds: int
+) -> None:
+    """Writes and prints what the rows' detectors cost, untrained.
 
-
-def _first_image(task, cell):
-    """The canvas [1, Hc, Wc, 3] and the size [1, 2] of a split's first image."""
-    config = cell.config.copy_and_resolve_references()
-    config.eval_batch_size = 1
-    (source,) = sources.load_splits(config.dataset, config.dataset.eval_splits[:1])
-    with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
-        batch = next(batches)
-    return jax.device_put((batch["image"], batch["image_size"]))
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    configs = {row.name: row.config for row in rows}
+    costs = model_cost.measure(configs, {}, latency_rounds)
+    table = ablation_summary.cost_table(costs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        workdir.write_json(folder / "cost.json", costs)
+        (folder / "cost.md").write_text(table, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+    print(table)
 
 
 def _flags() -> flags.FlagValues:
@@ -235,8 +234,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "mode",
         "run",
-        ("run", "commands", "report"),
-        "run cells, print their commands, or only report.",
+        ("run", "commands", "report", "costs"),
+        "Run cells; print their commands; only report; only measure costs.",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -133,14 +133,18 @@ def as_markdown(records: Sequence[Mapping], metrics: Sequence[str]) -> str:
             for record in of_split
         ]
         tables.append(_table(f"{of_split[0]['dataset']}, {split}", header, rows))
-    costs = {record["name"]: record["cost"] for record in records}
+    tables.append(cost_table({r["name"]: r["cost"] for r in records}))
+    return "\n".join(tables)
+
+
+def cost_table(costs: Mapping[str, Mapping[str, float]]) -> str:
+    """What each row costs: parameters, FLOPs (millions) and latency."""
     names = list(dict.fromkeys(name for cost in costs.values() for name in cost))
     rows = [
         [row, *(_cost_cell(name, cost.get(name)) for name in names)]
         for row, cost in costs.items()
     ]
-    tables.append(_table("cost of one image", ["row", *names], rows))
-    return "\n".join(tables)
+    return _table("cost of one image", ["row", *names], rows)
 
 
 def _table(title, header, rows):

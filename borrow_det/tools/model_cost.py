@@ -1,19 +1,71 @@
 """What detectors cost: parameters, FLOPs, and their time side by side."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 
 import jax
+import ml_collections
 import numpy as np
 
+from borrow_det.data import pipeline, sources
 from borrow_det.tasks.detection import DetectionTask
+
+
+def measure(
+    configs: Mapping[str, ml_collections.ConfigDict],
+    trained: Mapping[str, dict],
+    rounds: int,
+) -> dict[str, dict[str, float]]:
+    """The cost of each detector, for one image of the evaluation's first split.
+
+    Args:
+      configs: by name; the first is what the others are compared with.
+      trained: variables by name; those that are left out run with initial ones, of
+        whose many overlapping detections NMS has more to do.
+      rounds: timings of each; 0 leaves the time out.
+
+    Returns:
+      For each name the figures of `static_cost` and `side_by_side`.
+    """
+    costs, calls = {}, {}
+    for name, config in configs.items():
+        # Loaded for each: rows may differ in what they read.
+        image, num_classes = _first_image(config)
+        task = DetectionTask(config, num_classes)
+        costs[name] = static_cost(task)
+        if rounds:
+            variables = trained.get(name)
+            if variables is None:
+                # The rbg generator compiles several times faster than threefry.
+                variables = jax.jit(task.init)(jax.random.key(0, impl="rbg"))
+            calls[name] = _detect_call(task, variables, image)
+    for name, times in side_by_side(calls, rounds).items():
+        costs[name] |= times
+    return costs
+
+
+def _detect_call(task, variables, image):
+    detect, variables = jax.jit(task.detect), jax.device_put(variables)
+    return lambda: detect(variables, *image)
+
+
+def _first_image(config):
+    """(canvas [1, Hc, Wc, 3] and size [1, 2]), and the number of classes."""
+    config = config.copy_and_resolve_references()
+    config.eval_batch_size = 1
+    (source,) = sources.load_splits(config.dataset, config.dataset.eval_splits[:1])
+    with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
+        batch = next(batches)
+    image = jax.device_put((batch["image"], batch["image_size"]))
+    return image, len(source.class_names)
 
 
 def static_cost(task: DetectionTask) -> dict[str, int]:
     """Parameters, and FLOPs of one image through the network (without NMS).
 
     FLOPs are those of the program as it was written, before a compiler fuses or
-    splits it, a multiply-add as two; they depend on no device.
+    splits it, on any device: a multiply-add as two, products with padding not at all.
     """
     variables = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *task.input_size, 3), np.float32)
@@ -41,6 +93,8 @@ def side_by_side(
       For each name latency_ms, the median, and latency_ratio, the median over rounds
       of its time over the first one's in the same round.
     """
+    if not calls:
+        return {}
     names = list(calls)
     for call in calls.values():
         jax.block_until_ready(call())

@@ -231,3 +231,16 @@ def _running(text):
         if text in arguments and int(path.parent.name) != os.getpid():
             return True
     return False
+
+
+def test_costs_need_no_training(run, tmp_path):
+    assert run(f"--workdir={tmp_path}", "--mode=costs", "--latency_rounds=2") == 0
+    costs = json.loads((tmp_path / "cost.json").read_text())
+    assert list(costs) == ["ssd", "full, wide", "broken"]
+    assert costs["ssd"]["latency_ratio"] == 1
+    assert all(cost["latency_ms"] > 0 for cost in costs.values())
+    # The same network, but for twelve channels of values in place of eight.
+    wide, narrow = costs["full, wide"], costs["broken"]
+    assert wide["parameters"] > narrow["parameters"]
+    assert wide["flops"] > narrow["flops"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cost.json", "cost.md"]
