@@ -3,7 +3,6 @@
 import contextlib
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -78,7 +77,7 @@ def compare(
     metrics = {}
     for name, value in task.compare(list(eval_sets), read_results).items():
         split, _, figure = name.rpartition("/")
-        metrics[f"{split_folder(split)}/{figure}"] = value
+        metrics[f"{workdir_lib.folder_name(split)}/{figure}"] = value
     if metrics:
         path = metrics_path(workdir, COMPARISON, step)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,12 @@ def compare(
 
 def metrics_path(workdir: pathlib.Path, split: str, step: int) -> pathlib.Path:
     """Where an evaluation's metrics stand; the file exists when it is complete."""
-    return pathlib.Path(workdir) / "evaluations" / split_folder(split) / f"{step}.json"
+    return (
+        pathlib.Path(workdir)
+        / "evaluations"
+        / workdir_lib.folder_name(split)
+        / f"{step}.json"
+    )
 
 
 def read_metrics(path: pathlib.Path) -> dict[str, float]:
@@ -120,8 +124,3 @@ def _results_path(task, path):
 def _write_metrics(path, step, metrics):
     finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
     workdir_lib.write_json(path, {"step": step, **finite})
-
-
-def split_folder(split: str) -> str:
-    """A folder name for a split: `train[:16]` becomes `train_16`."""
-    return re.sub(r"[^\w.+-]+", "_", split).strip("_")

@@ -371,7 +371,7 @@ class Run:
             step,
         )
         self.metrics[source.split] = metrics
-        split = evaluate.split_folder(source.split)
+        split = workdir_lib.folder_name(source.split)
         self.writer.write_scalars(
             step, {f"{split}/{name}": v for name, v in metrics.items()}
         )

@@ -163,19 +163,6 @@ def test_coco_results_are_pixels_and_category_ids():
     }
 
 
-@pytest.mark.parametrize(
-    ("split", "folder"),
-    [
-        ("val", "val"),
-        ("train[:16]", "train_16"),
-        ("train[80%:]+val", "train_80_+val"),
-        ("a/b", "a_b"),
-    ],
-)
-def test_split_folders_are_plain_names(split, folder):
-    assert evaluate.split_folder(split) == folder
-
-
 def copy_val(folder, destination):
     """Copies val alone, since train would be prepared, too; returns its COCO file."""
     coco = json.loads((folder / "annotations" / "val.json").read_text())

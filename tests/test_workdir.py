@@ -121,3 +121,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(TypeError):
         workdir.write_json(path, {"a": {1, 2}})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("split", "folder"),
+    [
+        ("val", "val"),
+        ("train[:16]", "train_16"),
+        ("train[80%:]+val", "train_80_+val"),
+        ("a/b", "a_b"),
+    ],
+)
+def test_folders_have_plain_names(split, folder):
+    assert workdir.folder_name(split) == folder

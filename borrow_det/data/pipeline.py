@@ -26,7 +26,7 @@ class Batches:
     Attributes:
       counts: boxes of the examples delivered so far (an image counts in every epoch
         anew): "cut_boxes" beyond dataset.max_boxes, "bad_boxes" clipped or dropped
-        by dataset.bad_boxes while reading. Evaluation loads no boxes and counts none.
+        by dataset.bad_boxes while reading. Evaluation counts none.
     """
 
     def __init__(self, dataset: grain.MapDataset, dataset_config):

@@ -46,6 +46,7 @@ import numpy as np
 from jax import Array
 
 from borrow_det.evaluation import average_precision
+from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import matching
 
 
@@ -125,10 +126,9 @@ def attention_sums(
 
 def _descriptors(boxes, centers):
     """Which positions are each object's: bool [G, R]."""
-    centers = centers[None]
-    low, high = boxes[:, None, :2], boxes[:, None, 2:]
-    inside = jnp.all((centers >= low) & (centers <= high), axis=-1)
-    distance = jnp.sum(jnp.square(centers - (low + high) / 2), axis=-1)
+    inside = box_ops.contains(boxes, centers)
+    middles = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    distance = jnp.sum(jnp.square(centers[None] - middles), axis=-1)
     nearest = jax.nn.one_hot(
         jnp.argmin(distance, axis=1), inside.shape[1], dtype=jnp.bool_
     )

@@ -68,3 +68,10 @@ def decode(offsets: Array, anchors: Array, variances: tuple[float, float]) -> Ar
     return to_corners(
         jnp.concatenate([center, jnp.exp(scale) * anchor[..., 2:]], axis=-1)
     )
+
+
+def contains(boxes: Array, points: Array) -> Array:
+    """Which points, [T, 2] of `[y, x]`, lie in which boxes, [G, 4]: bool [G, T]."""
+    points = points[None]
+    inside = (points >= boxes[:, None, :2]) & (points <= boxes[:, None, 2:])
+    return jnp.all(inside, axis=-1)

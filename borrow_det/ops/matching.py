@@ -172,9 +172,7 @@ def borrow_sources(
     # An object of no area would find itself large enough.
     sized = (side > 0) & valid
     lends = larger & same & sized[None, :] & sized[:, None]
-    low = centers[None] >= boxes[:, None, :2]
-    high = centers[None] <= boxes[:, None, 2:]
-    holds = jnp.all(low & high, axis=-1)
+    holds = box_ops.contains(boxes, centers)
     return (lends.astype(jnp.float32) @ holds.astype(jnp.float32)) > 0
 
 

@@ -257,12 +257,7 @@ class DetectionTask:
         Boxes are normalised to each image and clipped to it, by `nms.clip` before or
         after the suppression.
         """
-        scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
-        boxes = box_ops.decode(
-            predictions.offsets,
-            jnp.asarray(self.anchors)[None],
-            tuple(self.config.anchors.variances),
-        )
+        boxes, scores = self.boxes_and_scores(predictions)
         config = self.config.nms
 
         def one_image(boxes, scores):
@@ -279,6 +274,13 @@ class DetectionTask:
             boxes = jnp.clip(boxes, 0, 1)
         found = jax.vmap(one_image)(boxes, scores)
         return found._replace(boxes=jnp.clip(found.boxes, 0, 1))
+
+    def boxes_and_scores(self, predictions: ssd.Predictions) -> tuple[Array, Array]:
+        """What each anchor says, float32: boxes [B, A, 4], scores [B, A, classes]."""
+        scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
+        anchors = jnp.asarray(self.anchors)[None]
+        variances = tuple(self.config.anchors.variances)
+        return box_ops.decode(predictions.offsets, anchors, variances), scores
 
     def source_levels(self, n: int) -> tuple[int, ...]:
         """The levels on whose grids level n's T source positions lie, in order."""

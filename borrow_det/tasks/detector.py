@@ -13,7 +13,6 @@ from borrow_det import workdir as workdir_lib
 from borrow_det.errors import InputError
 from borrow_det.models import ssd
 from borrow_det.ops import anchors as anchor_ops
-from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
 
@@ -117,11 +116,7 @@ def anchor_levels(
     positions = np.prod(task.level_shapes, axis=1)
     per_level = positions * anchor_ops.anchors_per_position(task.config.anchors)
     ends = jnp.asarray(np.cumsum(per_level), jnp.int32)
-    scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
-    variances = tuple(task.config.anchors.variances)
-    boxes = box_ops.decode(
-        predictions.offsets, jnp.asarray(task.anchors)[None], variances
-    )
+    boxes, scores = task.boxes_and_scores(predictions)
 
     def one_image(boxes, scores, found):
         off = jnp.abs(found.boxes[:, None] - boxes[None]).max(axis=-1)

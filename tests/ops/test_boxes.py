@@ -110,3 +110,16 @@ def test_degenerate_boxes_have_finite_targets_and_gradients():
     offsets = jnp.full((5, 4), 100, jnp.float32)
     gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(boxes, offsets)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_boxes_contain_the_points_between_their_corners():
+    boxes = random_boxes(4, 6)
+    points = np.random.default_rng(5).uniform(0, 1, (40, 2)).astype(np.float32)
+    points[:6] = boxes[:, :2]  # Corners belong to their boxes.
+    found = box_ops.contains(jnp.asarray(boxes), jnp.asarray(points))
+    for (g, t), inside in np.ndenumerate(np.asarray(found)):
+        y_min, x_min, y_max, x_max = boxes[g]
+        y, x = points[t]
+        assert inside == (y_min <= y <= y_max and x_min <= x <= x_max)
+    assert found[np.arange(6), np.arange(6)].all()
+    assert 0 < np.mean(found) < 1
