@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.dataset.image_size = 192
     config.dataset.canvas = (192, 192)
     config.dataset.max_boxes = 10
-    config.dataset.eval_splits = ("validation", "swapped")
+    config.dataset.eval_splits = ("validation", "swapped", "alone")
 
     config.model.width = 0.125
     config.model.stages = (1, 1, 2, 2, 2)

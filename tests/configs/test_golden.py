@@ -21,7 +21,8 @@ NAMES = sorted(
     for path in (ROOT / "configs").glob("*.py")
     if path.stem not in ("__init__", "arguments")
 )
-REQUIRED = {"coco_folder": "path=DIR"}  # Arguments that have no default.
+# Arguments that have no default.
+REQUIRED = {"coco_folder": "path=DIR", "coco_folder_narrow": "path=DIR"}
 
 
 def get_config(name):
