@@ -32,7 +32,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
     ),
     (
-        "num_steps micro_batch borrow.channels loss.negatives_per_positive "
+        "num_steps micro_batch borrow.channels borrow.value_channels "
+        "loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "
         "dataset.crop_context anchors.next_size",
@@ -40,7 +41,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 0",
     ),
     (
-        "model.width borrow.temperature loss.matching_scale optimizer.learning_rate "
+        "model.width borrow.temperature loss.matching_scale evaluation.source_scale "
+        "optimizer.learning_rate "
         "dataset.min_crop_side",
         lambda value: value > 0,
         "above 0",

@@ -11,6 +11,7 @@ import numpy as np
 
 from borrow_det import json_files, sharding, visualize
 from borrow_det import workdir as workdir_lib
+from borrow_det.errors import InputError
 from borrow_det.tasks.task import EvalSet, Task
 
 # The folder of what splits give together, among those of the splits.
@@ -83,6 +84,22 @@ def compare(
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_metrics(path, step, metrics)
     return metrics
+
+
+def check_splits(splits: Sequence[str]) -> None:
+    """Refuses splits of which two would have one folder, or that of comparisons.
+
+    Raises:
+      InputError: names them.
+    """
+    folders = {COMPARISON: "what compares splits"}
+    for split in splits:
+        other = folders.setdefault(workdir_lib.folder_name(split), split)
+        if other != split or splits.count(split) > 1:
+            raise InputError(
+                f"dataset.eval_splits: the evaluations of {split} and of {other} would "
+                f"have one folder, {workdir_lib.folder_name(split)}"
+            )
 
 
 def metrics_path(workdir: pathlib.Path, split: str, step: int) -> pathlib.Path:

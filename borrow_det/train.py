@@ -69,6 +69,7 @@ def train_and_evaluate(config, workdir: str | os.PathLike) -> dict[str, dict]:
     """
     mesh = sharding.make_mesh(config.mesh)
     config_check.check(config, TASKS, mesh.shape["data"])
+    evaluate.check_splits(tuple(config.dataset.eval_splits))
     config = initialization.resolve_normalization(config, workdir)
     task_class = TASKS[config.task]
     data = task_class.open(config)

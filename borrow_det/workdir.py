@@ -137,6 +137,7 @@ def environment(seed: int) -> dict:
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "devices": [str(device) for device in jax.devices()],
+        "hardware": _hardware(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "command": sys.argv,
@@ -187,6 +188,17 @@ def _check_fixed(old, new, workdir):
                 f"{workdir} was made with {field}={then}, this config says {now}: "
                 "choose another --workdir or the same value"
             )
+
+
+def _hardware() -> str:
+    """The devices in words: `2 cores of NAME`, `4 x NVIDIA H200`."""
+    kinds = {device.device_kind for device in jax.devices()}
+    if kinds != {"cpu"}:
+        return f"{jax.device_count()} x {', '.join(sorted(kinds))}"
+    info = pathlib.Path("/proc/cpuinfo")  # Of Linux.
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
 
 
 def _git_state():

@@ -236,6 +236,8 @@ def _schedule():
 def _evaluation():
     evaluation = ml_collections.ConfigDict()
     evaluation.max_detections = 100  # maxDets; COCO's 100 is the default, not a limit.
+    # What counts as a source of a small object: same class, this many times its side.
+    evaluation.source_scale = 2.0
     evaluation.voc = False  # VOC 11-point and all-point AP beside COCO's.
     # Classification sees the image's centre: this share of its shorter side.
     evaluation.crop_share = 0.875

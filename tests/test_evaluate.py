@@ -10,6 +10,7 @@ from jax.sharding import AxisType
 
 from borrow_det import checkpoints, evaluate
 from borrow_det.data import sources
+from borrow_det.errors import InputError
 from borrow_det.tasks import detection, detection_evaluation
 from borrow_det.tasks.task import EvalSet
 from configs import base
@@ -217,3 +218,17 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
         annotation.setdefault("difficult", 0)
     again = detection_evaluation.score(coco, detections, config)
     assert again["AP50"] == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (("val", "val"), "evaluations of val and of val"),
+        (("val[:8]", "val[8:]"), r"of val\[8:\] and of val\[:8\].* one folder, val_8"),
+        (("counterfactual",), "of counterfactual and of what compares splits"),
+    ],
+)
+def test_splits_that_would_share_a_folder_are_refused(splits, message):
+    with pytest.raises(InputError, match=message):
+        evaluate.check_splits(splits)
+    evaluate.check_splits(("val", "train[:8]"))

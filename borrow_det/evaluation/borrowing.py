@@ -3,7 +3,7 @@
 A small object is one of COCO's small area range, in square pixels of the original
 image, that is neither crowd nor difficult. A source of it is another such object of its
 class, in the same image, with at least `scale` times its side (square root of the box's
-area): what the matching loss calls so (ops/matching.py), too.
+area; `evaluation.source_scale`).
 
 Average precision, of any detector:
   AP_small_with_source, AP50_small_with_source: of the small objects that have a source,
@@ -24,7 +24,8 @@ no probabilities (dot_product) count as |P| divided by the row's sum.
     classes, where no source's box lies. It is high, too, where attention goes to
     whatever is large.
   borrow/entropy: of a descriptor's row, over log T: 1 is uniform, 0 one position.
-  borrow/share_levelM: attention that goes to positions of level M.
+  borrow/share_levelM: attention that goes to positions of level M's grid, on which the
+    deconvolved map of the next level lies, too.
   borrow/query_dependence: sum_t Var_r P[r, t] / mean_r sum_t P[r, t]^2 over all R
     descriptors of an image, in [0, 1): 0 where all attend to the same positions, as in
     global pooling.
@@ -262,5 +263,6 @@ def small_objects(
         area = np.array([average_precision.object_area(a) for a in members])
         side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
         small[indices] = average_precision.is_small(area)
-        has_source[indices] = (side > 0) & (side.max() >= scale * side)
+        least = (1 - matching.SIDE_TOLERANCE) * scale * side
+        has_source[indices] = (side > 0) & (side.max() >= least)
     return small, has_source

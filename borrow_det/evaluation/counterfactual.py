@@ -12,9 +12,10 @@ by IoU >= 0.5; where there is none, it has no answer.
 Of each split:
   small_found: the share of small objects that have an answer.
   small_accuracy: the share whose answer is right; none is wrong.
-Of a counterfactual split, over small objects answered in it and in its factual one:
-  stayed: the share whose answer is the same in both.
-  followed: the share whose answer is right in both, of those whose label differs; only
+Of a counterfactual split:
+  stayed: the share of small objects whose answer is the same in it and in its factual
+    one, of those that are answered in both.
+  followed: the share whose answer is right in both, of all whose label differs; only
     where labels differ at all.
 """
 
@@ -65,13 +66,13 @@ def answers(
 
 
 def metrics(
-    splits: Mapping[str, Answers], pairs: Iterable[tuple[str, str]]
+    splits: Mapping[str, Answers], compared: Iterable[tuple[str, str]]
 ) -> dict[str, float]:
     """The figures of the module's docstring, by `SPLIT/NAME`.
 
     Args:
       splits: the answers on each split.
-      pairs: (factual split, its counterfactual) each.
+      compared: (factual split, its counterfactual) each.
 
     Returns:
       nan where there is no such object; {} of no splits.
@@ -84,14 +85,16 @@ def metrics(
         figures[f"{split}/small_found"] = _share(
             a.found is not None for a in found.values()
         )
-    for factual, split in pairs:
-        both = [
+    for factual, split in compared:
+        pairs = [
             (a, b)
             for key, a in splits[factual].items()
-            if (b := splits[split].get(key)) and None not in (a.found, b.found)
+            if (b := splits[split].get(key))
         ]
-        figures[f"{split}/stayed"] = _share(a.found == b.found for a, b in both)
-        changed = [(a, b) for a, b in both if a.truth != b.truth]
+        figures[f"{split}/stayed"] = _share(
+            a.found == b.found for a, b in pairs if None not in (a.found, b.found)
+        )
+        changed = [(a, b) for a, b in pairs if a.truth != b.truth]
         if changed:
             figures[f"{split}/followed"] = _share(
                 a.found == a.truth and b.found == b.truth for a, b in changed

@@ -85,14 +85,14 @@ def per_class_table(
 def markdown_table(
     corner: str,
     columns: Sequence[str],
-    rows: Sequence[tuple[str, Sequence[float]]],
+    rows: Sequence[tuple[str, Sequence[float | str]]],
 ) -> str:
     """A table of figures, aligned so that its Markdown also reads as text.
 
     Args:
       corner: what the rows' names are.
       columns: the heads of the columns of figures.
-      rows: (name, a figure for each column); nan shows "-".
+      rows: (name, a figure or its text for each column); nan shows "-".
 
     Returns:
       Lines without a trailing newline.
@@ -115,4 +115,6 @@ def _line(cells, widths):
 
 
 def _cell(value):
+    if isinstance(value, str):
+        return value
     return "-" if math.isnan(value) else f"{value:.3f}"

@@ -151,6 +151,10 @@ def claim_each(iou: Array) -> Array:
 BEST_ANCHOR = {"bipartite": bipartite_match, "each": claim_each}
 
 
+# Of a ratio of sides: boxes of whole pixels, normalised, would miss it by rounding.
+SIDE_TOLERANCE = 1e-5
+
+
 def borrow_sources(
     boxes: Array, labels: Array, valid: Array, centers: Array, scale: float
 ) -> Array:
@@ -167,7 +171,7 @@ def borrow_sources(
       scale: smallest ratio of sides (DESIGN: 2).
     """
     side = jnp.sqrt(box_ops.area(boxes))
-    larger = side[None, :] >= scale * side[:, None]
+    larger = side[None, :] >= (1 - SIDE_TOLERANCE) * scale * side[:, None]
     same = labels[None, :] == labels[:, None]
     # An object of no area would find itself large enough.
     sized = (side > 0) & valid

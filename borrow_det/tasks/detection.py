@@ -235,7 +235,7 @@ class DetectionTask:
 
         def one_image(P, objects):
             return borrowing.attention_sums(
-                P, objects, positions, self.config.loss.matching_scale
+                P, objects, positions, self.config.evaluation.source_scale
             )
 
         return jax.vmap(one_image)(P, objects)

@@ -124,7 +124,7 @@ def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str,
     limit = config.evaluation.max_detections
     metrics = average_precision.coco_metrics(truth, detections, limit)
     metrics |= borrowing.split_metrics(
-        truth, detections, metrics, config.loss.matching_scale, limit
+        truth, detections, metrics, config.evaluation.source_scale, limit
     )
     if config.evaluation.voc:
         # Sources' boxes are continuous: VOC's inclusive pixels were turned into such

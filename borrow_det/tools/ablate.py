@@ -9,7 +9,8 @@ as they do for a run: --config.num_steps=240. Every row is run with every seed, 
 process of its own in DIR/ROW/seed_S. Started again, it goes on where it was.
 
   --mode=commands   prints instead the command of every cell that is not finished, one
-                    a line, for a Slurm or TPU array
+                    a line, for a Slurm or TPU array: to be kept in a file, as the list
+                    shrinks, and run from the folder where it was made
   --mode=report     runs nothing; reports what is finished by now
   --mode=costs      trains nothing; parameters, FLOPs and latency of each row
 
@@ -21,15 +22,19 @@ interval, parameters, FLOPs and latency. Exit status 1 if a cell failed.
 import pathlib
 import shlex
 import signal
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from borrow_det import checkpoints, command_line, config_check, workdir
+from borrow_det.data import sources
 from borrow_det.errors import InputError, check_choice
+from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import (
     ablation_plot,
     ablation_summary,
@@ -46,17 +51,23 @@ def main(argv: Sequence[str]) -> int:
     surplus = command.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
-    rows = sweeps.load(options.sweep, command_line.resolved(options["config"]))
-    for row in rows:
-        check_choice("task", row.config.task, ("detection",))
-        config_check.check_fields(row.config)
+    if not options.metrics:
+        raise InputError("--metrics names no metric")
+    base = command_line.resolved(options["config"])
+    rows = sweeps.load(options.sweep, base)
     folder = pathlib.Path(options.workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={folder}: {error.strerror}") from error
     if options.mode == "costs":
         report_costs(rows, folder, options.latency_rounds)
         return 0
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    every = cells.make(rows, seeds, folder, _config_arguments(argv))
+    every = cells.make(rows, seeds, folder, _config_arguments(argv, base))
     unfinished = [cell for cell in every if not cells.is_finished(cell)]
+    if options.mode != "report":
+        _check(unfinished)
     if options.mode == "commands":
         for cell in unfinished:
             print(shlex.join(("python", *cell.command[1:])))
@@ -72,32 +83,60 @@ def main(argv: Sequence[str]) -> int:
     return int(bool(failed))
 
 
+def _check(unfinished):
+    """Refuses what would fail hours later, cell by cell."""
+    for row in {cell.row.name: cell.row for cell in unfinished}.values():
+        try:
+            check_choice("task", row.config.task, ("detection",))
+            config_check.check_fields(row.config)
+            task = DetectionTask(row.config, num_classes=1)
+            jax.eval_shape(task.init, jax.random.key(0))
+        except InputError as error:
+            raise InputError(f"row {row.name!r}: {error}") from error
+
+
 def _run(unfinished, jobs, folder):
     """Runs cells; a request to end reaches their processes, too."""
 
     def end(number, frame) -> NoReturn:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {
+        number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
     try:
-        return cells.run(unfinished, jobs, folder / "compiled")
+        return cells.run(unfinished, jobs, folder)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _config_arguments(argv: Sequence[str]) -> list[str]:
-    """What was said of the config, an argument each, which every cell is told."""
+def _config_arguments(argv: Sequence[str], base) -> list[str]:
+    """What was said of the config, as --NAME=VALUE, which every cell is told."""
     found = []
     arguments = iter(argv[1:])
     for argument in arguments:
-        flag = argument.lstrip("-")
-        switch = flag.startswith("noconfig.")  # Of a boolean field.
-        if flag.split("=")[0].split(".")[0] != "config" and not switch:
+        name, given, _ = argument.lstrip("-").partition("=")
+        switch = name.startswith("noconfig.")  # Of a boolean field.
+        of_config = name.split(".")[0] == "config" or switch
+        if not (argument.startswith("-") and of_config):
             continue
+        field = name.removeprefix("no").removeprefix("config.")
         if switch:
-            flag = f"{flag.removeprefix('no')}=False"
-        found.append(f"--{flag}" if "=" in flag else f"--{flag}={next(arguments)}")
+            found.append(f"--config.{field}=False")
+        elif given:
+            found.append(f"--{argument.lstrip('-')}")
+        elif _is_boolean(base, field):
+            found.append(f"--{name}=True")
+        else:
+            found.append(f"--{name}={next(arguments)}")
     return found
+
+
+def _is_boolean(config, field):
+    for part in field.split("."):
+        config = config.get(part) if isinstance(config, ConfigDict) else None
+    return isinstance(config, bool)
 
 
 def report(
@@ -117,7 +156,8 @@ def report(
       columns: metrics of the Markdown table; the first is drawn, too.
 
     Raises:
-      InputError: no cell is finished, or the folder cannot be written.
+      InputError: no cell is finished, no finished one has any of the columns, or the
+        folder cannot be written.
     """
     finished = [cell for cell in every if cells.is_finished(cell)]
     if not finished:
@@ -125,15 +165,19 @@ def report(
     results = {cell.row.name: {} for cell in every}
     for cell in finished:
         results[cell.row.name][cell.seed] = cells.metrics(cell)
-    dataset = ablation_summary.dataset_name(finished[0].config)
     records = ablation_summary.summarize(
-        results, _costs(finished, latency_rounds), dataset
+        results,
+        _costs(finished, every[0].row.name, latency_rounds),
+        {cell.row.name: ablation_summary.dataset_name(cell.config) for cell in every},
     )
+    known = dict.fromkeys(name for record in records for name in record["metrics"])
+    if not set(columns) & set(known):
+        raise InputError(
+            f"--metrics={','.join(columns)}: there are only {', '.join(known)}"
+        )
     table = ablation_summary.as_markdown(records, columns)
-    missing = [str(cell) for cell in every if cell not in finished]
-    if missing:
-        table += f"\nNot finished, and in no figure: {'; '.join(missing)}.\n"
-    table += f"\n{_provenance(finished, argv)}\n"
+    table += _missing(every, finished)
+    table += f"\n{_provenance(finished, folder, argv)}\n"
     try:
         (folder / "ablation.md").write_text(table, encoding="utf-8")
         (folder / "ablation.csv").write_text(
@@ -146,8 +190,18 @@ def report(
     print(table)
 
 
-def _provenance(finished, argv):
-    """The command, and on what machines and of which code the cells were made."""
+def _missing(every, finished):
+    """What the reader of the table must know is not in it."""
+    names = [str(cell) for cell in every if cell not in finished]
+    text = f"\nNot finished, and in no figure: {'; '.join(names)}.\n" if names else ""
+    baseline = every[0].row.name
+    if baseline not in {cell.row.name for cell in finished}:
+        text += f"\nThe baseline, {baseline}, is not finished: no differences.\n"
+    return text
+
+
+def _provenance(finished, folder, argv):
+    """The command, and on what machines, of which code and how long the cells ran."""
     made = [workdir.load_json(cell.workdir, "environment.json") for cell in finished]
 
     def values(describe):
@@ -157,27 +211,36 @@ def _provenance(finished, argv):
         git = environment["git"] or {"commit": "unknown", "changed": False}
         return git["commit"][:12] + " (changed)" * git["changed"]
 
+    seconds = cells.times(folder, finished)
+    duration = (
+        f", {statistics.median(seconds):.0f} s each (median of {len(seconds)})"
+        if seconds
+        else ""
+    )
     return (
         f"`python -m borrow_det.tools.ablate {shlex.join(argv[1:])}`; "
-        f"{len(finished)} cells on {values(lambda e: ' '.join(e['devices']))} "
-        f"({values(lambda e: str(e['cpu_count']))} processors), "
-        f"jax {values(lambda e: e['packages']['jax'])}, "
-        f"commit {values(commit)}."
+        f"{len(finished)} cells{duration}, on {values(lambda e: e['hardware'])}, "
+        f"jax {values(lambda e: e['packages']['jax'])}, commit {values(commit)}."
     )
 
 
-def _costs(finished, latency_rounds):
+def _costs(finished, baseline, latency_rounds):
     """The costs of each row that has a finished cell, with what the first learnt."""
     first = {}
     for cell in finished:
         first.setdefault(cell.row.name, cell)
+    tasks = {
+        name: DetectionTask(
+            cell.config, len(workdir.load_classes(cell.workdir).class_names)
+        )
+        for name, cell in first.items()
+    }
     trained = {
         name: checkpoints.restore_variables(cell.workdir)
         for name, cell in first.items()
         if latency_rounds
     }
-    configs = {name: cell.config for name, cell in first.items()}
-    return model_cost.measure(configs, trained, latency_rounds)
+    return model_cost.measure(tasks, trained, baseline, latency_rounds)
 
 
 def report_costs(
@@ -186,15 +249,19 @@ def report_costs(
     """Writes and prints what the rows' detectors cost, untrained.
 
     Raises:
-      InputError: the folder cannot be written.
+      InputError: a row is no detector, or the folder cannot be written.
     """
-    configs = {row.name: row.config for row in rows}
-    costs = model_cost.measure(configs, {}, latency_rounds)
+    tasks = {}
+    for row in rows:
+        check_choice("task", row.config.task, ("detection",))
+        splits = row.config.dataset.eval_splits[:1]
+        (source,) = sources.load_splits(row.config.dataset, splits)
+        tasks[row.name] = DetectionTask(row.config, len(source.class_names))
+    costs = model_cost.measure(tasks, {}, rows[0].name, latency_rounds)
     table = ablation_summary.cost_table(costs)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         workdir.write_json(folder / "cost.json", costs)
-        (folder / "cost.md").write_text(table, encoding="utf-8")
+        (folder / "cost.md").write_text(table + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
     print(table)
@@ -215,6 +282,7 @@ def _flags() -> flags.FlagValues:
         "Base config of all rows, with its arguments.",
         flag_values=values,
     )
+    flags.mark_flag_as_required("config", values)
     flags.DEFINE_string(
         "workdir",
         None,
@@ -247,7 +315,7 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_list(
         "metrics",
-        ["AP_small", "AP50_small", "AP"],
+        ["AP_small", "AP50_small", "AP", "swapped/followed", "alone/small_accuracy"],
         "Columns of the Markdown table; the first is drawn.",
         flag_values=values,
     )

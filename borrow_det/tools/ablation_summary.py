@@ -10,31 +10,34 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from borrow_det.evaluation.report import markdown_table
+
 CONFIDENCE = 0.95
 
 
 def dataset_name(config) -> str:
     """The data set's name; of folders of images, the folder's."""
-    dataset = config.dataset
-    return pathlib.Path(dataset.path).name if dataset.path else dataset.name
+    folder = pathlib.Path(config.dataset.path).resolve().name
+    return folder if config.dataset.path else config.dataset.name
 
 
 def summarize(
     results: Mapping[str, Mapping[int, Mapping[str, Mapping[str, float]]]],
     costs: Mapping[str, Mapping[str, float]],
-    dataset: str,
+    datasets: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """One record for each split and row that has a finished cell.
 
     Args:
       results: row -> seed -> split -> metric -> value, of finished cells alone; the
-        first row is the baseline.
+        first row is the baseline, and stands there though none of its is finished.
       costs: row -> figure -> value, which do not depend on seeds.
-      dataset: its name.
+      datasets: of each row.
 
     Returns:
-      Records {name, dataset, split, seeds, metrics, cost}: seeds counts them, metrics
-      maps each name to what `statistics` says of it.
+      Records {name, baseline, dataset, split, seeds, seed_values, metrics, cost}:
+      baseline is the first row's name, seeds the number of seed_values, metrics maps
+      each name to what `statistics` says of it.
     """
     splits = dict.fromkeys(
         split
@@ -42,18 +45,21 @@ def summarize(
         for by_split in by_seed.values()
         for split in by_split
     )
-    baseline = next(iter(results.values()), {})
+    baseline = next(iter(results))
     return [
         {
             "name": name,
-            "dataset": dataset,
+            "baseline": baseline,
+            "dataset": datasets[name],
             "split": split,
             "seeds": len(by_seed),
+            "seed_values": sorted(by_seed),
             "metrics": {
                 metric: statistics(
-                    _values(by_seed, split, metric), _values(baseline, split, metric)
+                    _values(by_seed, split, metric),
+                    _values(results[baseline], split, metric),
                 )
-                for metric in next(iter(by_seed.values())).get(split, ())
+                for metric in _metric_names(by_seed, split)
             },
             "cost": dict(costs.get(name, {})),
         }
@@ -61,6 +67,12 @@ def summarize(
         for name, by_seed in results.items()
         if by_seed
     ]
+
+
+def _metric_names(by_seed, split):
+    return dict.fromkeys(
+        metric for by_split in by_seed.values() for metric in by_split.get(split, ())
+    )
 
 
 def _values(by_seed, split, metric):
@@ -81,9 +93,10 @@ def statistics(
         difference.
 
     Returns:
-      {mean, std, difference: {mean, low, high}}: std of a sample (n - 1), low and high
-      of Student's 95 % interval for the mean of the paired differences. None for what
-      there are too few seeds for, or is undefined (nan) for one of them.
+      {mean, std, difference: {mean, low, high, pairs}}: std of a sample (n - 1), low
+      and high of Student's 95 % interval for the mean of the paired differences, pairs
+      their number. None for what there are too few seeds for, or is undefined (nan)
+      for one of them.
     """
     mean, std, _ = _describe(list(values.values()))
     pairs = [values[seed] - baseline[seed] for seed in values if seed in baseline]
@@ -94,7 +107,12 @@ def statistics(
     return {
         "mean": mean,
         "std": std,
-        "difference": {"mean": difference, "low": low, "high": high},
+        "difference": {
+            "mean": difference,
+            "low": low,
+            "high": high,
+            "pairs": len(pairs),
+        },
     }
 
 
@@ -118,60 +136,66 @@ def as_markdown(records: Sequence[Mapping], metrics: Sequence[str]) -> str:
       records: of `summarize`.
       metrics: the columns; those that no record of a split has are left out.
     """
-    tables = []
+    texts = []
     for split in dict.fromkeys(record["split"] for record in records):
         of_split = [record for record in records if record["split"] == split]
         shown = [m for m in metrics if any(m in r["metrics"] for r in of_split)]
         if not shown:
             continue
-        header = ["row", "seeds"]
+        header = ["seeds"]
         for metric in shown:
-            header += [metric, "difference (95 %)"]
-        rows = [
-            [record["name"], str(record["seeds"])]
-            + [c for m in shown for c in _metric_cells(record["metrics"].get(m))]
-            for record in of_split
-        ]
-        tables.append(_table(f"{of_split[0]['dataset']}, {split}", header, rows))
-    tables.append(cost_table({r["name"]: r["cost"] for r in records}))
-    return "\n".join(tables)
+            header += [metric, f"to {of_split[0]['baseline']} (95 %)"]
+        rows = [(record["name"], _row_cells(record, shown)) for record in of_split]
+        texts += [f"**{of_split[0]['dataset']}, {split}**"]
+        texts += [markdown_table("row", header, rows)]
+    texts.append(cost_table({r["name"]: r["cost"] for r in records}))
+    return "\n\n".join(texts) + "\n"
+
+
+def _row_cells(record, metrics):
+    cells = [str(record["seeds"])]
+    for metric in metrics:
+        figures = record["metrics"].get(metric)
+        if figures is None or figures["mean"] is None:
+            cells += [math.nan, math.nan]
+            continue
+        spread = "" if figures["std"] is None else f" ± {figures['std']:.3f}"
+        cells += [f"{figures['mean']:.3f}{spread}", _difference_cell(record, figures)]
+    return cells
+
+
+def _difference_cell(record, figures):
+    difference = figures["difference"]
+    if difference["mean"] is None or record["name"] == record["baseline"]:
+        return math.nan
+    text = f"{difference['mean']:+.3f}"
+    if difference["low"] is not None:
+        text += f" ({difference['low']:+.3f} to {difference['high']:+.3f})"
+    if difference["pairs"] < record["seeds"]:
+        text += f" of {difference['pairs']} seeds"
+    return text
 
 
 def cost_table(costs: Mapping[str, Mapping[str, float]]) -> str:
-    """What each row costs: parameters, FLOPs (millions) and latency."""
+    """What each row costs: parameters, FLOPs and latency."""
     names = list(dict.fromkeys(name for cost in costs.values() for name in cost))
+    columns = [name for name in names if name not in ("ratio_low", "ratio_high")]
     rows = [
-        [row, *(_cost_cell(name, cost.get(name)) for name in names)]
+        (row, [_cost_cell(name, cost) for name in columns])
         for row, cost in costs.items()
     ]
-    return _table("cost of one image", ["row", *names], rows)
+    return f"**cost of one image**\n\n{markdown_table('row', columns, rows)}"
 
 
-def _table(title, header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"**{title}**\n\n{body}\n"
-
-
-def _metric_cells(figures):
-    if figures is None or figures["mean"] is None:
-        return ["-", "-"]
-    spread = "" if figures["std"] is None else f" ± {figures['std']:.3f}"
-    difference = figures["difference"]
-    text = "-"
-    if difference["mean"] is not None:
-        text = f"{difference['mean']:+.3f}"
-    if difference["low"] is not None:
-        text += f" ({difference['low']:+.3f} to {difference['high']:+.3f})"
-    return [f"{figures['mean']:.3f}{spread}", text]
-
-
-def _cost_cell(name, value):
-    if value is None:
-        return "-"
+def _cost_cell(name, cost):
+    if name not in cost:
+        return math.nan
     if name in ("parameters", "flops"):
-        return f"{value / 1e6:.2f} M"
-    return f"{value:.2f}"
+        return f"{cost[name] / 1e6:,.2f} M"
+    if name == "latency_ratio":
+        low, high = cost["ratio_low"], cost["ratio_high"]
+        return f"{cost[name]:.3f} ({low:.3f} to {high:.3f})"
+    return f"{cost[name]:.1f}"
 
 
 def as_csv(records: Sequence[Mapping]) -> str:
@@ -180,8 +204,9 @@ def as_csv(records: Sequence[Mapping]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     fields = ("name", "dataset", "split", "seeds")
     costs = list(dict.fromkeys(name for record in records for name in record["cost"]))
-    statistic_names = ("mean", "std", "difference", "low", "high")
-    writer.writerow([*fields, "metric", *statistic_names, *costs])
+    of_difference = {"difference": "mean", "low": "low", "high": "high"}
+    of_difference["pairs"] = "pairs"
+    writer.writerow([*fields, "metric", "mean", "std", *of_difference, *costs])
     for record in records:
         for metric, figures in record["metrics"].items():
             difference = figures["difference"]
@@ -191,7 +216,7 @@ def as_csv(records: Sequence[Mapping]) -> str:
                     metric,
                     figures["mean"],
                     figures["std"],
-                    *(difference[name] for name in ("mean", "low", "high")),
+                    *(difference[name] for name in of_difference.values()),
                     *(record["cost"].get(name) for name in costs),
                 ]
             )

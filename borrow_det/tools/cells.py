@@ -1,17 +1,20 @@
 """The cells of a sweep: one run for each row and seed, made by processes of their own.
 
-A cell is a work directory, W/ROW/seed_S. It is finished when the evaluation of each of
-its splits at its last step is there; until then it is started again, and resumes.
+A cell is a work directory, W/ROW/seed_S. It is finished when its run has written its
+report, the last thing that it does; until then it is started again, and resumes.
 """
 
 import contextlib
+import fcntl
+import json
 import os
 import pathlib
 import queue
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import NamedTuple
 
@@ -21,6 +24,14 @@ from borrow_det import initialization, workdir
 from borrow_det.errors import InputError
 from borrow_det.evaluate import metrics_path, read_metrics
 from borrow_det.tools.sweeps import Row
+
+TIMES = "cells.jsonl"  # In the sweep's folder: how long each process took.
+# Fields, or groups of them, that change no figure: machines may differ in them.
+_IMMATERIAL = (
+    *("log_every", "checkpoint_every", "keep_checkpoints", "report"),
+    *("dataset.data_dir", "dataset.num_threads", "dataset.num_workers"),
+)
+_MEMORY_SHARE = 0.9  # Of a GPU, for all the jobs on it.
 
 
 class Cell(NamedTuple):
@@ -70,11 +81,10 @@ def make(
             config = row.config.copy_and_resolve_references()
             config.seed = seed
             workdir = folder / row.folder / f"seed_{seed}"
-            overrides = {**row.overrides, "seed": seed}
             flags = {flag.split("=")[0]: flag for flag in base_flags}
             # In place of what was said for all: ml_collections appends to a tuple
             # that is given twice.
-            for field, value in overrides.items():
+            for field, value in {**row.overrides, "seed": seed}.items():
                 flags[f"--config.{field}"] = f"--config.{field}={value}"
             command = (
                 *(sys.executable, "-m", "borrow_det.main"),
@@ -85,23 +95,34 @@ def make(
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether every evaluation at the last step is there.
+    """Whether the run came to its end: checkpoint, evaluations, report.
 
     Raises:
       InputError: the work directory holds another run.
     """
     if (cell.workdir / "config.json").exists():
         _check_same_run(cell)
-    return all(
-        metrics_path(cell.workdir, split, cell.config.num_steps).exists()
-        for split in cell.config.dataset.eval_splits
+    step = cell.config.num_steps
+    return (
+        (cell.workdir / "report.md").exists()
+        and (cell.workdir / "checkpoints" / str(step)).exists()
+        and all(path.exists() for path in _split_paths(cell))
     )
+
+
+def _split_paths(cell):
+    return [
+        metrics_path(cell.workdir, split, cell.config.num_steps)
+        for split in cell.config.dataset.eval_splits
+    ]
 
 
 def _check_same_run(cell):
     config = initialization.resolve_normalization(cell.config, cell.workdir)
     found = workdir.differences(workdir.load_config(cell.workdir), config)
     for field, (old, new) in found.items():
+        if field in _IMMATERIAL or field.split(".")[0] in _IMMATERIAL:
+            continue
         raise InputError(
             f"{cell.workdir} was made with {field}={old}, this sweep says {new}: "
             "choose another --workdir, or remove that folder"
@@ -113,81 +134,174 @@ def metrics(cell: Cell) -> dict[str, dict[str, float]]:
 
     Those of the splits in their order, then what compares splits.
     """
-    step = cell.config.num_steps
-    paths = [
-        metrics_path(cell.workdir, split, step)
-        for split in cell.config.dataset.eval_splits
-    ]
-    others = sorted((cell.workdir / "evaluations").glob(f"*/{step}.json"))
-    return {path.parent.name: read_metrics(path) for path in [*paths, *others]}
+    pattern = f"*/{cell.config.num_steps}.json"
+    others = sorted((cell.workdir / "evaluations").glob(pattern))
+    paths = [*_split_paths(cell), *others]
+    return {path.parent.name: read_metrics(path) for path in paths}
 
 
-def run(cells: Sequence[Cell], jobs: int, cache: pathlib.Path) -> list[Cell]:
+class Share(NamedTuple):
+    """The part of a machine that one of several jobs has.
+
+    Attributes:
+      cores: numbers of its processors.
+      environment: variables that keep it to its GPUs, {} where there are none.
+    """
+
+    cores: set[int]
+    environment: dict[str, str]
+
+
+def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
+    """Divides processors and GPUs among jobs; where jobs are more, they share one."""
+    several = -(-jobs // len(gpus)) if gpus else 1
+    parts = []
+    for job in range(jobs):
+        environment = {}
+        if gpus and jobs > 1:
+            own = gpus[job::jobs] or [gpus[job % len(gpus)]]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        if several > 1:
+            fraction = f"{_MEMORY_SHARE / several:.3f}"
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = fraction
+        own = set(cores[job::jobs]) or {cores[job % len(cores)]}
+        parts.append(Share(own, environment))
+    return parts
+
+
+def _gpus() -> list[str]:
+    """Numbers of this machine's NVIDIA GPUs, of those that the user allows."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name for name in allowed.split(",") if name.strip()]
+    devices = pathlib.Path("/dev").glob("nvidia[0-9]*")
+    return sorted((path.name.removeprefix("nvidia") for path in devices), key=int)
+
+
+def run(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> list[Cell]:
     """Runs cells, `jobs` at a time, a line for each; returns those that failed.
 
-    The processors of this machine are shared out among the jobs, so that these do not
-    wait for each other.
+    Processors and GPUs are shared out among the jobs, so that these do not wait for
+    each other.
 
     Args:
       cells: to run, in this order.
       jobs: processes at a time.
-      cache: where compiled programs are kept from one seed to the next, unless
-        JAX_COMPILATION_CACHE_DIR names another place.
+      folder: of the sweep. Compiled programs are kept there from one seed to the next,
+        unless JAX_COMPILATION_CACHE_DIR names another place.
     """
     environment = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         **os.environ,
     }
     failed = []
-    with _pool(jobs) as (pool, processes):
-        begun = {
-            pool.submit(_run_one, cell, environment, processes): cell for cell in cells
-        }
+    with Jobs(min(jobs, len(cells)), environment) as pool:
+        begun = {pool.submit(cell): cell for cell in cells}
         for count, future in enumerate(futures.as_completed(begun), start=1):
-            cell, (status, seconds) = begun[future], future.result()
-            if status or not is_finished(cell):
+            cell = begun[future]
+            outcome, seconds = future.result()
+            if outcome:
                 failed.append(cell)
-                outcome = f"failed with status {status}: {_last_line(cell.log)}"
             else:
-                outcome = f"{seconds:.0f} s"
-            print(f"[{count}/{len(cells)}] {cell}: {outcome}", flush=True)
+                _note_time(folder, cell, seconds)
+            line = outcome or f"{seconds:.0f} s"
+            print(f"[{count}/{len(cells)}] {cell}: {line}", flush=True)
     return failed
 
 
-@contextlib.contextmanager
-def _pool(jobs: int) -> Iterator[tuple[futures.Executor, set[subprocess.Popen]]]:
-    """Threads with a share of the processors each; their processes end with them."""
-    shares: queue.Queue[set[int]] = queue.Queue()
-    cores = sorted(os.sched_getaffinity(0))
-    for job in range(jobs):
-        shares.put(set(cores[job::jobs]) or {cores[job % len(cores)]})
-    processes: set[subprocess.Popen] = set()
-    pool = futures.ThreadPoolExecutor(
-        jobs, initializer=lambda: os.sched_setaffinity(0, shares.get())
-    )
-    try:
-        yield pool, processes
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(processes):
-            process.terminate()
-        pool.shutdown()
+def _note_time(folder, cell, seconds):
+    record = {"row": cell.row.name, "seed": cell.seed, "seconds": round(seconds, 1)}
+    with (folder / TIMES).open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
-def _run_one(cell, environment, processes) -> tuple[int, float]:
-    """(exit status, seconds) of a cell's process."""
-    start = time.monotonic()
-    cell.workdir.parent.mkdir(parents=True, exist_ok=True)
-    with cell.log.open("ab") as log:
-        process = subprocess.Popen(
-            cell.command, env=environment, stdout=log, stderr=subprocess.STDOUT
+def times(folder: pathlib.Path, cells: Sequence[Cell]) -> list[float]:
+    """Seconds of those of these cells that one process made from start to end."""
+    path = folder / TIMES
+    if not path.exists():
+        return []
+    wanted = {(cell.row.name, cell.seed) for cell in cells}
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [r["seconds"] for r in records if (r["row"], r["seed"]) in wanted]
+
+
+class Jobs:
+    """Runs cells on threads, each with its share; their processes end with it."""
+
+    def __init__(self, jobs: int, environment: Mapping[str, str]):
+        self._environment = environment
+        self._local = threading.local()
+        self._ending = threading.Event()
+        self._processes: set[subprocess.Popen] = set()
+        parts: queue.Queue[Share] = queue.Queue()
+        for part in shares(jobs, sorted(os.sched_getaffinity(0)), _gpus()):
+            parts.put(part)
+        self._pool = futures.ThreadPoolExecutor(
+            jobs, initializer=lambda: self._settle(parts.get())
         )
-        processes.add(process)
+
+    def _settle(self, share):
+        # On Linux, of this thread and of the processes that it starts.
+        os.sched_setaffinity(0, share.cores)
+        self._local.environment = {**self._environment, **share.environment}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._ending.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(self._processes):
+            process.terminate()
+        self._pool.shutdown()
+
+    def submit(self, cell: Cell) -> futures.Future:
+        """Its result is (what went wrong or "", seconds)."""
+        return self._pool.submit(self._run, cell)
+
+    def _run(self, cell):
+        start = time.monotonic()
         try:
-            return process.wait(), time.monotonic() - start
+            with _locked(cell.log) as log:
+                status = self._process(cell, log)
+            finished = status == 0 and is_finished(cell)
+        except (InputError, OSError) as error:
+            return f"failed: {error}", 0.0
+        if not finished:
+            return f"failed with status {status}: {_last_line(cell.log)}", 0.0
+        return "", time.monotonic() - start
+
+    def _process(self, cell, log) -> int:
+        process = subprocess.Popen(
+            cell.command,
+            env=self._local.environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        self._processes.add(process)
+        if self._ending.is_set():
+            process.terminate()
+        try:
+            return process.wait()
         finally:
-            processes.discard(process)
+            self._processes.discard(process)
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator:
+    """A log to write to, which the processes that write to it hold locked.
+
+    Raises:
+      InputError: another one does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is at it (it holds {path})") from error
+        yield log
 
 
 def _last_line(log):

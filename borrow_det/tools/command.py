@@ -40,9 +40,15 @@ def parse(
 
 
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Runs a tool's main; an InputError becomes a line on stderr and status 2."""
+    """Runs a tool's main; an InputError becomes a line on stderr and status 2.
+
+    Ctrl-C becomes a line and status 130.
+    """
     try:
         return main(argv)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except InputError as error:
         line = " ".join(str(error).split())
         print(f"error: {line}", file=sys.stderr)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
-import ml_collections
 import numpy as np
 
 from borrow_det.data import pipeline, sources
@@ -13,34 +12,37 @@ from borrow_det.tasks.detection import DetectionTask
 
 
 def measure(
-    configs: Mapping[str, ml_collections.ConfigDict],
+    tasks: Mapping[str, DetectionTask],
     trained: Mapping[str, dict],
+    baseline: str,
     rounds: int,
 ) -> dict[str, dict[str, float]]:
     """The cost of each detector, for one image of the evaluation's first split.
 
     Args:
-      configs: by name; the first is what the others are compared with.
+      tasks: by name.
       trained: variables by name; those that are left out run with initial ones, of
         whose many overlapping detections NMS has more to do.
-      rounds: timings of each; 0 leaves the time out.
+      baseline: the name of what the others' times are held against.
+      rounds: timings of each; 0 leaves the time out, and needs no data set.
 
     Returns:
       For each name the figures of `static_cost` and `side_by_side`.
     """
-    costs, calls = {}, {}
-    for name, config in configs.items():
-        # Loaded for each: rows may differ in what they read.
-        image, num_classes = _first_image(config)
-        task = DetectionTask(config, num_classes)
-        costs[name] = static_cost(task)
-        if rounds:
-            variables = trained.get(name)
-            if variables is None:
-                # The rbg generator compiles several times faster than threefry.
-                variables = jax.jit(task.init)(jax.random.key(0, impl="rbg"))
-            calls[name] = _detect_call(task, variables, image)
-    for name, times in side_by_side(calls, rounds).items():
+    costs = {name: static_cost(task) for name, task in tasks.items()}
+    if not rounds:
+        return costs
+    images, calls = {}, {}
+    for name, task in tasks.items():
+        dataset = task.config.dataset.to_json()
+        if dataset not in images:
+            images[dataset] = _first_image(task.config)
+        variables = trained.get(name)
+        if variables is None:
+            # The rbg generator compiles several times faster than threefry.
+            variables = jax.jit(task.init)(jax.random.key(0, impl="rbg"))
+        calls[name] = _detect_call(task, variables, images[dataset])
+    for name, times in side_by_side(calls, baseline, rounds).items():
         costs[name] |= times
     return costs
 
@@ -51,14 +53,13 @@ def _detect_call(task, variables, image):
 
 
 def _first_image(config):
-    """(canvas [1, Hc, Wc, 3] and size [1, 2]), and the number of classes."""
+    """Canvas [1, Hc, Wc, 3] and size [1, 2] of a split's first image."""
     config = config.copy_and_resolve_references()
     config.eval_batch_size = 1
     (source,) = sources.load_splits(config.dataset, config.dataset.eval_splits[:1])
     with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
         batch = next(batches)
-    image = jax.device_put((batch["image"], batch["image_size"]))
-    return image, len(source.class_names)
+    return jax.device_put((batch["image"], batch["image_size"]))
 
 
 def static_cost(task: DetectionTask) -> dict[str, int]:
@@ -80,35 +81,39 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
 
 
 def side_by_side(
-    calls: Mapping[str, Callable[[], object]], rounds: int
+    calls: Mapping[str, Callable[[], object]], baseline: str, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Times calls in turns, so that whatever else the machine does meets all of them.
 
     Args:
-      calls: by name; the first is what the others are compared with. Each returns
-        arrays, which are waited for.
+      calls: by name. Each returns arrays, which are waited for.
+      baseline: the name of what the others are held against.
       rounds: how often each is timed, after one call that is not.
 
     Returns:
-      For each name latency_ms, the median, and latency_ratio, the median over rounds
-      of its time over the first one's in the same round.
+      For each name latency_ms, the median; and where there is a baseline latency_ratio,
+      the median over rounds of its time over the baseline's in the same round, with
+      the quartiles ratio_low and ratio_high.
     """
-    if not calls:
-        return {}
     names = list(calls)
     for call in calls.values():
         jax.block_until_ready(call())
     seconds = np.empty((rounds, len(names)))
+    # Any order, each round another: what runs after whom may matter.
+    random = np.random.default_rng(0)
     for turn in range(rounds):
-        # Each begins as often as the others: what stands after whom may matter.
-        for place in np.roll(np.arange(len(names)), turn):
+        for place in random.permutation(len(names)):
             start = time.perf_counter()
             jax.block_until_ready(calls[names[place]]())
             seconds[turn, place] = time.perf_counter() - start
-    ratios = np.median(seconds / seconds[:, :1], axis=0)
-    return {
-        name: {"latency_ms": 1e3 * median, "latency_ratio": ratio}
-        for name, median, ratio in zip(
-            names, np.median(seconds, axis=0).tolist(), ratios.tolist(), strict=True
-        )
+    times = {
+        name: {"latency_ms": 1e3 * float(np.median(seconds[:, place]))}
+        for place, name in enumerate(names)
     }
+    if baseline in names:
+        ratios = seconds / seconds[:, [names.index(baseline)]]
+        quartiles = np.percentile(ratios, (25, 50, 75), axis=0).T.tolist()
+        for name, (low, ratio, high) in zip(names, quartiles, strict=True):
+            times[name]["latency_ratio"] = ratio
+            times[name] |= {"ratio_low": low, "ratio_high": high}
+    return times

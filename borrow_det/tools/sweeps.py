@@ -8,6 +8,7 @@ Each row is a name and the fields in which it differs from the base; the first o
 the baseline of the others.
 """
 
+import ast
 import os
 import pathlib
 import runpy
@@ -18,6 +19,10 @@ import ml_collections
 
 from borrow_det.errors import InputError
 from borrow_det.workdir import folder_name
+
+# Names that a row's folder cannot have: other things have them.
+_NO_FOLDERS = ("", ".", "..", "compiled", "cells.jsonl")
+_LONGEST_NAME = 100
 
 
 class Row(NamedTuple):
@@ -71,8 +76,13 @@ def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[Row]:
 
 
 def _row(name, overrides, base):
-    if not isinstance(name, str) or not folder_name(name):
+    if not isinstance(name, str) or folder_name(name) in _NO_FOLDERS:
         raise InputError(f"{name!r} is no name of a row")
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise InputError(
+            f"the name of row {name[:20]!r}... must be printable, and of at most "
+            f"{_LONGEST_NAME} characters"
+        )
     config = base.copy_and_resolve_references()
     for field, value in overrides.items():
         _set(config, name, field, value)
@@ -80,6 +90,8 @@ def _row(name, overrides, base):
 
 
 def _set(config, row, field, value):
+    if field == "seed":
+        raise InputError(f"row {row!r}: seed is the sweep's, not a row's")
     *groups, last = field.split(".")
     group = config
     for part in groups:
@@ -95,4 +107,14 @@ def _set(config, row, field, value):
             f"row {row!r}: {field} is {value!r}, a {type(value).__name__}; "
             f"it takes a {type(old).__name__}"
         )
+    if not isinstance(value, str) and not _is_literal(value):
+        raise InputError(f"row {row!r}: {field} is {value!r}, which is no literal")
     group[last] = float(value) if isinstance(old, float) else value
+
+
+def _is_literal(value):
+    """Whether a command line can say it: NumPy's numbers in a tuple cannot."""
+    try:
+        return ast.literal_eval(repr(value)) == value
+    except (SyntaxError, ValueError):
+        return False

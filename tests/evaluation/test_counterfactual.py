@@ -48,12 +48,22 @@ def test_by_hand():
         "other/small_found": 1,
         "none/small_accuracy": 1 / 4,
         "none/small_found": 3 / 4,
-        # Of three that are answered in both.
+        # Of three that are answered in both; of all four.
         "other/stayed": pytest.approx(1 / 3),
-        "other/followed": pytest.approx(1 / 3),
+        "other/followed": 1 / 4,
         # Of two.
         "none/stayed": 1 / 2,
     }
+
+
+def test_who_says_nothing_does_not_follow():
+    splits = {
+        "real": counterfactual.answers(truth([1, 1]), says(1, None, None, None)),
+        "other": counterfactual.answers(truth([3, 3]), says(None, 3, None, None)),
+    }
+    found = counterfactual.metrics(splits, [("real", "other")])
+    assert found["other/followed"] == 0
+    assert math.isnan(found["other/stayed"])
 
 
 def test_the_best_score_of_any_class_answers():

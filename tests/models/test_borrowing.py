@@ -387,7 +387,7 @@ SOURCE_LEVELS = [
     ("deeper", (3, 1), 0, (1, 3)),
     ("deeper", (3, 1), 1, (3,)),
     ("deconvolved", (), 1, (1,)),
-    ("same", (3,), 0, (0,)),
+    ("same", (), 0, (0,)),
 ]
 
 
@@ -401,6 +401,19 @@ def test_source_levels(source, from_levels, n, expected):
 def test_levels_that_cannot_lend_are_named(pyramid, from_levels):
     neck = borrowing.BorrowingNeck(levels=(1,), from_levels=from_levels)
     with pytest.raises(InputError, match=r"borrow\.from_levels is \("):
+        jax.eval_shape(neck.init, jax.random.key(0), pyramid)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": "same", "from_levels": (1,)},
+        {"after_context": True, "context": False},
+    ],
+)
+def test_fields_that_would_do_nothing_are_refused(pyramid, fields):
+    neck = borrowing.BorrowingNeck(**fields)
+    with pytest.raises(InputError, match=r"borrow\.(from_levels|after_context)"):
         jax.eval_shape(neck.init, jax.random.key(0), pyramid)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,3 +237,18 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
     levels, variables = jax.eval_shape(trunk.init_with_output, jax.random.key(0), image)
     assert {level.dtype for level in levels} == {jnp.dtype(jnp.bfloat16)}
     assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 5, 3), (1, 1, 1, 2)])
+def test_pooling_is_that_of_a_window_in_value_and_gradient(shape):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=shape).astype(np.float32)
+
+    def windowed(x):
+        return nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+
+    expected, expected_gradient = jax.vjp(windowed, x)
+    found, gradient = jax.vjp(vgg.max_pool, x)
+    np.testing.assert_array_equal(found, expected)
+    upper = rng.normal(size=expected.shape).astype(np.float32)
+    np.testing.assert_array_equal(gradient(upper)[0], expected_gradient(upper)[0])

@@ -339,3 +339,18 @@ def test_a_descriptor_belongs_to_what_its_anchors_overlap_most():
     np.testing.assert_array_equal(index[:2], [6, 8])
     tied = assignment._replace(iou=jnp.full(10, 0.5, jnp.float32))
     np.testing.assert_array_equal(objects_of(tied, 4, 3, 2)[0][:2], [5, 8])
+
+
+def test_twice_the_side_is_twice_the_side_after_normalising():
+    side = 640.0
+    small = np.arange(3, 120, dtype=np.float32)
+    corners = np.zeros((len(small), 2, 4), np.float32)
+    corners[:, 0, 2:] = small[:, None] / np.float32(side)
+    corners[:, 1, :2] = 0.4
+    corners[:, 1, 2:] = 0.4 + 2 * small[:, None] / np.float32(side)
+    centers = np.float32([[0.4001, 0.4001]])
+    for boxes in corners:
+        found = sources(boxes, np.zeros(2, int), np.ones(2, bool), centers, 2.0)
+        assert found.tolist() == [[True], [False]]
+        found = sources(boxes, np.zeros(2, int), np.ones(2, bool), centers, 2.001)
+        assert not found.any()

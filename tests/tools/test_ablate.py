@@ -1,5 +1,6 @@
 """The ablation tool on real runs of seconds, each a process of its own."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from ml_collections import config_flags
 
 from borrow_det import command_line, workdir
 from borrow_det.tools import ablate, cells, command, sweeps
+from configs import base
 
 CONFIG = """
 import json
@@ -34,6 +36,7 @@ def sweep(add):
     add("full, wide", {"borrow.value_channels": 12, "anchors.variances": (0.1, 0.25)})
     add("broken", {"init_from": "nowhere"})
 """
+OVERRIDE = "--config.optimizer.b1=0.8"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +75,7 @@ def swept(files, tmp_path_factory):
     process = subprocess.run(
         [
             *(sys.executable, "-m", "borrow_det.tools.ablate", f"--config={config}"),
-            *("--config.log_every=1", f"--sweep={sweep}", f"--workdir={folder}"),
+            *(OVERRIDE, f"--sweep={sweep}", f"--workdir={folder}"),
             *("--seeds=1", "--first_seed=3", "--jobs=2", "--latency_rounds=3"),
         ],
         capture_output=True,
@@ -93,7 +96,7 @@ def test_a_sweep_reports_its_finished_cells_and_names_the_others(swept):
     for record, row in zip(records, ("ssd", "full_wide"), strict=True):
         cell = folder / row / "seed_3"
         stored = workdir.load_config(cell)
-        assert (stored.seed, stored.log_every) == (3, 1)
+        assert (stored.seed, stored.optimizer.b1) == (3, 0.8)
         metrics = json.loads((cell / "evaluations/val/2.json").read_text())
         for name, value in metrics.items():
             if name != "step":
@@ -111,10 +114,76 @@ def test_a_sweep_reports_its_finished_cells_and_names_the_others(swept):
     assert "broken |" not in table
 
 
+def test_a_cell_is_finished_when_its_run_is(swept, tmp_path):
+    folder = tmp_path / "W"
+    shutil.copytree(swept[0], folder)
+    config = workdir.load_config(folder / "ssd/seed_3")
+    cell = cells.Cell(None, 3, config, folder / "ssd/seed_3", ())
+    assert cells.is_finished(cell)
+    for path in ("report.md", "checkpoints/2", "evaluations/val/2.json"):
+        (cell.workdir / path).rename(tmp_path / "aside")
+        assert not cells.is_finished(cell)
+        (tmp_path / "aside").rename(cell.workdir / path)
+    assert cells.is_finished(cell)
+
+
+def test_without_the_baseline_nothing_is_held_against_another_row(
+    swept, run, capsys, tmp_path
+):
+    folder = tmp_path / "W"
+    shutil.copytree(swept[0], folder)
+    (folder / "ssd/seed_3/report.md").unlink()
+    options = (OVERRIDE, f"--workdir={folder}", "--seeds=1", "--first_seed=3")
+    assert run(*options, "--mode=report", "--latency_rounds=2") == 0
+    assert "The baseline, ssd, is not finished" in capsys.readouterr().out
+    (record,) = json.loads((folder / "ablation.json").read_text())
+    assert (record["name"], record["baseline"]) == ("full, wide", "ssd")
+    assert "latency_ratio" not in record["cost"]
+    assert record["metrics"]["AP"]["difference"]["pairs"] == 0
+
+
+def test_a_cell_that_another_process_is_at_is_left_to_it(swept, tmp_path):
+    folder = tmp_path / "W"
+    shutil.copytree(swept[0], folder)
+    cell = cells.Cell(None, 3, None, folder / "ssd/seed_3", (sys.executable, "-c", ""))
+    with cells.Jobs(1, dict(os.environ)) as jobs, cell.log.open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        outcome, _ = jobs.submit(cell).result()
+    assert "failed: another process is at it" in outcome
+
+
+# Jobs, processors, GPUs: of each job its processors, GPUs and share of their memory.
+SHARES = [
+    (1, "0 1 2 3", "", ["0 1 2 3", None, None]),
+    (2, "0 1 2", "", ["0 2", None, None], ["1", None, None]),
+    (3, "4 5", "", ["4", None, None], ["5", None, None], ["4", None, None]),
+    (1, "0 1", "0 1", ["0 1", None, None]),
+    (2, "0 1", "0 1 3", ["0", "0,3", None], ["1", "1", None]),
+    (
+        *(3, "0 1 2", "5 6"),
+        *([str(core), gpu, "0.450"] for core, gpu in enumerate("565")),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", SHARES)
+def test_jobs_share_processors_and_gpus(case):
+    jobs, cores, gpus, *expected = case
+    found = [
+        [
+            " ".join(map(str, sorted(share.cores))),
+            share.environment.get("CUDA_VISIBLE_DEVICES"),
+            share.environment.get("XLA_PYTHON_CLIENT_MEM_FRACTION"),
+        ]
+        for share in cells.shares(jobs, [int(c) for c in cores.split()], gpus.split())
+    ]
+    assert found == expected
+
+
 def test_a_second_start_runs_what_is_missing(swept, run, capsys, tmp_path):
     folder = tmp_path / "W"
     shutil.copytree(swept[0], folder)
-    options = ("--config.log_every=1", f"--workdir={folder}", "--latency_rounds=0")
+    options = (OVERRIDE, f"--workdir={folder}", "--latency_rounds=0")
     evaluation = folder / "full_wide/seed_3/evaluations/val/2.json"
     before = json.loads(evaluation.read_text())
     evaluation.unlink()
@@ -135,8 +204,10 @@ def test_cells_of_another_config_are_refused(swept, run, capsys):
     folder, _ = swept
     options = (f"--workdir={folder}", "--seeds=1", "--first_seed=3", "--mode=report")
     assert run(*options) == 2
-    assert "made with log_every=1, this sweep says 2" in capsys.readouterr().err
-    assert run(*options, "--config.log_every=1", "--first_seed=4") == 2
+    assert "made with optimizer.b1=0.8, this sweep says 0.9" in capsys.readouterr().err
+    # What changes no figure may differ.
+    assert run(*options, OVERRIDE, "--config.log_every=7", "--latency_rounds=0") == 0
+    assert run(*options, OVERRIDE, "--first_seed=4") == 2
     assert "holds no finished cell of this sweep" in capsys.readouterr().err
 
 
@@ -176,10 +247,19 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
         (("--workdir=W", "--config.nothing=1"), "no field 'nothing'"),
         (("--workdir=W", "--config.task=classification"), "task is 'classification'"),
         (("--workdir=W", "--config.nms.iou=2.0"), r"nms.iou is 2.0"),
+        (
+            ("--workdir=W", "--config.borrow.similarity=cos"),
+            "row 'full, wide': borrow.similarity is 'cos'",
+        ),
+        (("--workdir=W", "--metrics="), "--metrics names no metric"),
+        (("--workdir=/dev/null/W",), "--workdir=/dev/null/W: Not a directory"),
         ((), "workdir"),
     ],
 )
-def test_wrong_command_lines_end_in_one_line(run, capsys, arguments, message):
+def test_wrong_command_lines_end_in_one_line(
+    run, capsys, arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -192,10 +272,15 @@ def test_wrong_command_lines_end_in_one_line(run, capsys, arguments, message):
         ("--config=a.py:b=1 --jobs=2 --config.x=1", "--config=a.py:b=1 --config.x=1"),
         ("--config a.py -config.x 1 --jobs 2", "--config=a.py --config.x=1"),
         ("--configs=a --noconfig.x --mode=run", "--config.x=False"),
+        ("--workdir config --jobs=2", ""),
+        (
+            "--config=a --config.borrow.center --seeds=1",
+            "--config=a --config.borrow.center=True",
+        ),
     ],
 )
 def test_what_was_said_of_the_config_is_passed_on(argv, expected):
-    found = ablate._config_arguments(["ablate", *argv.split()])
+    found = ablate._config_arguments(["ablate", *argv.split()], base.get_config())
     assert found == expected.split()
 
 

@@ -3,10 +3,11 @@
 import csv
 import io
 import math
+from unittest import mock
 
 import pytest
 
-from borrow_det.tools import ablation_summary
+from borrow_det.tools import ablation_plot, ablation_summary
 
 # Student's t at 97.5 %, of any table of it.
 T_2, T_1 = 4.302653, 12.706205
@@ -20,7 +21,7 @@ def test_paired_statistics_are_those_worked_out_by_hand():
     assert found["std"] == pytest.approx(0.2)
     # Differences 0.1, 0.3, 0.2: mean 0.2, standard deviation 0.1.
     half = T_2 * 0.1 / math.sqrt(3)
-    expected = {"mean": 0.2, "low": 0.2 - half, "high": 0.2 + half}
+    expected = {"mean": 0.2, "low": 0.2 - half, "high": 0.2 + half, "pairs": 3}
     assert found["difference"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -28,21 +29,25 @@ def test_pairing_takes_out_what_seeds_have_in_common():
     baseline = {0: 0.1, 1: 0.5}
     found = ablation_summary.statistics({0: 0.2, 1: 0.62}, baseline)["difference"]
     half = T_1 * 0.01
-    expected = {"mean": 0.11, "low": 0.11 - half, "high": 0.11 + half}
+    expected = {"mean": 0.11, "low": 0.11 - half, "high": 0.11 + half, "pairs": 2}
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-NONE = {"mean": None, "low": None, "high": None}
+def undefined(pairs):
+    return {"mean": None, "low": None, "high": None, "pairs": pairs}
+
+
+ONE_PAIR = {"mean": 0.25, "low": None, "high": None, "pairs": 1}
 
 
 @pytest.mark.parametrize(
     ("values", "baseline", "mean", "std", "difference"),
     [
-        ({3: 0.5}, {3: 0.25}, 0.5, None, {"mean": 0.25, "low": None, "high": None}),
-        ({3: 0.5}, {4: 0.25}, 0.5, None, NONE),
-        ({0: 0.5, 1: math.nan}, {0: 0.5, 1: 0.5}, None, None, NONE),
-        ({0: 0.5, 1: 0.5}, {0: 0.5, 1: math.nan}, 0.5, 0.0, NONE),
-        ({}, {}, None, None, NONE),
+        ({3: 0.5}, {3: 0.25}, 0.5, None, ONE_PAIR),
+        ({3: 0.5}, {4: 0.25}, 0.5, None, undefined(0)),
+        ({0: 0.5, 1: math.nan}, {0: 0.5, 1: 0.5}, None, None, undefined(2)),
+        ({0: 0.5, 1: 0.5}, {0: 0.5, 1: math.nan}, 0.5, 0.0, undefined(2)),
+        ({}, {}, None, None, undefined(0)),
     ],
 )
 def test_what_is_undefined_is_none(values, baseline, mean, std, difference):
@@ -62,7 +67,9 @@ def records():
         "late": {},
     }
     costs = {"ssd": {"flops": 2_000_000}, "full": {"flops": 2_500_000}}
-    return ablation_summary.summarize(results, costs, "aquarium")
+    return ablation_summary.summarize(
+        results, costs, dict.fromkeys(results, "aquarium")
+    )
 
 
 def test_summary_has_a_record_for_each_split_and_finished_row(records):
@@ -73,7 +80,9 @@ def test_summary_has_a_record_for_each_split_and_finished_row(records):
     full = records[1]
     assert full["metrics"]["AP"]["mean"] == pytest.approx(0.8)
     assert full["metrics"]["AP"]["difference"]["mean"] == pytest.approx(0.25)
-    assert full["metrics"]["extra"]["difference"] == NONE  # The baseline has none.
+    assert full["metrics"]["extra"]["difference"] == undefined(
+        2
+    )  # The baseline has none.
     assert records[2]["metrics"] == {}
     assert records[3]["metrics"]["followed"]["mean"] == 0.75
     assert full["cost"] == {"flops": 2_500_000}
@@ -85,10 +94,12 @@ def test_tables_show_the_records(records):
     assert "pair" not in text  # It has neither of the metrics.
     half = T_1 * 0.05
     assert (
-        f"| full | 2 | 0.800 ± 0.141 | +0.250 ({0.25 - half:+.3f} to "
+        f"| full |     2 | 0.800 ± 0.141 | +0.250 ({0.25 - half:+.3f} to "
         f"{0.25 + half:+.3f}) |" in text
     )
     assert "| full | 2.50 M |" in text
+    (ssd,) = [line for line in text.splitlines() if "0.550" in line]
+    assert ssd.split("|")[-2].strip() == "-"  # It is not held against itself.
 
     lines = list(csv.DictReader(io.StringIO(ablation_summary.as_csv(records))))
     assert [(row["name"], row["metric"]) for row in lines] == [
@@ -107,3 +118,51 @@ def test_data_sets_are_named_as_people_know_them(tiny_config):
     assert ablation_summary.dataset_name(tiny_config) == "aquarium"
     tiny_config.dataset.name, tiny_config.dataset.path = "voc", ""
     assert ablation_summary.dataset_name(tiny_config) == "voc"
+
+
+def test_an_unfinished_baseline_stays_the_baseline(tmp_path):
+    results = {
+        "ssd": {},
+        "a": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.7}}},
+        "b": {0: {"val": {"AP": 0.6}}},
+    }
+    records = ablation_summary.summarize(results, {}, dict.fromkeys(results, "d"))
+    assert [record["baseline"] for record in records] == ["ssd", "ssd"]
+    for record in records:
+        assert record["metrics"]["AP"]["difference"] == undefined(0)
+    ablation_plot.write(tmp_path / "a.png", records, results, "AP")
+    results["ssd"] = {1: {"val": {"AP": 0.4}}}
+    records = ablation_summary.summarize(results, {}, dict.fromkeys(results, "d"))
+    difference = records[1]["metrics"]["AP"]["difference"]
+    assert difference == pytest.approx({**ONE_PAIR, "mean": 0.3})
+    assert records[1]["seed_values"] == [0, 1]
+    assert "+0.300 of 1 seeds" in ablation_summary.as_markdown(records, ["AP"])
+
+
+def test_a_metric_that_a_seed_lacks_is_undefined_and_not_forgotten():
+    results = {"ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.5, "new": 0.1}}}}
+    (record,) = ablation_summary.summarize(results, {}, {"ssd": "d"})
+    assert record["metrics"]["new"]["mean"] is None
+    assert record["metrics"]["AP"]["mean"] == 0.5
+
+
+def test_plots_mark_the_baseline_alone(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(
+        ablation_plot, "FigureCanvasAgg", lambda f: figures.append(f) or mock.Mock()
+    )
+    results = {
+        "ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.6}}},
+        "$a_1$ | b": {0: {"val": {"AP": 0.8}}, 1: {"val": {"AP": 0.8}}},
+    }
+    records = ablation_summary.summarize(results, {}, dict.fromkeys(results, "d"))
+    ablation_plot.write(tmp_path / "a.png", records, results, "AP")
+    (axes,) = figures[0].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == list(results)
+    lines = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[0.5, 0], [0.6, 0]] in lines  # The baseline's seeds.
+    assert [[0.8, 1], [0.8, 1]] in lines
+    assert [[0.55, 0]] in lines  # Means.
+    assert [[0.8, 1]] in lines
+    dashed = [line.get_xdata()[0] for line in axes.lines if line.get_ls() == "--"]
+    assert dashed == [0.55]

@@ -1,6 +1,5 @@
 """Costs against published and worked-out figures; timing by a clock of our own."""
 
-import itertools
 import time
 
 import numpy as np
@@ -39,25 +38,42 @@ def test_borrowing_costs_its_products():
     assert difference > 2 * multiplied
 
 
-def test_calls_are_compared_within_each_round(monkeypatch):
-    now = [0.0]
-    # The machine slows down from round to round; b takes 1.5 times as long as a.
-    load = itertools.count()
-    order = []
+class Clock:
+    """A machine whose calls take what they are said to, and slows down by rounds."""
 
-    def call(name, cost):
+    def __init__(self, calls):
+        self.now = 0.0
+        self.order = []
+        self.calls = calls
+
+    def call(self, name, cost):
         def run():
-            order.append(name)
-            now[0] += cost * (1 + next(load) // 2)
+            turn = len(self.order) // self.calls  # The first warms up.
+            self.order.append(name)
+            self.now += cost * (1 + turn)
             return np.zeros(1)
 
         return run
 
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    found = model_cost.side_by_side({"a": call("a", 0.002), "b": call("b", 0.003)}, 5)
-    assert order == list("ab" + "ab" + "ba" + "ab" + "ba" + "ab")
-    assert found["a"]["latency_ratio"] == 1
-    assert found["b"]["latency_ratio"] == pytest.approx(1.5)
-    assert found["a"]["latency_ms"] == pytest.approx(2 * 4)  # Of 2 to 6 times.
-    assert found["b"]["latency_ms"] == pytest.approx(3 * 4)
-    assert model_cost.side_by_side({}, 5) == {}
+
+def test_calls_are_compared_within_each_round(monkeypatch):
+    clock = Clock(3)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    calls = {n: clock.call(n, c) for n, c in (("a", 0.002), ("b", 0.003), ("c", 0.001))}
+    found = model_cost.side_by_side(calls, "b", 5)
+    # Rounds of 2 to 6 times the cost; 4 in the middle.
+    expected = {"a": (2, 2 / 3), "b": (3, 1), "c": (1, 1 / 3)}
+    for name, (milliseconds, ratio) in expected.items():
+        assert found[name]["latency_ms"] == pytest.approx(4 * milliseconds)
+        for figure in ("latency_ratio", "ratio_low", "ratio_high"):
+            assert found[name][figure] == pytest.approx(ratio)
+    rounds = ["".join(clock.order[i : i + 3]) for i in range(0, 18, 3)]
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len({one[0] for one in rounds[1:]}) > 1  # Not always the same first.
+
+
+def test_without_the_baseline_there_is_no_ratio(monkeypatch):
+    clock = Clock(1)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    found = model_cost.side_by_side({"b": clock.call("b", 0.001)}, "ssd", 3)
+    assert list(found["b"]) == ["latency_ms"]
