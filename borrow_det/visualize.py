@@ -33,6 +33,22 @@ def class_color(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def ink_on(color: Sequence[float]) -> tuple[int, int, int]:
+    """Black or white, whichever stands out on an RGB of 0..255."""
+    red, green, blue = color
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    return (0, 0, 0) if bright else (255, 255, 255)
+
+
+def shrink(image: np.ndarray, largest: int) -> np.ndarray:
+    """The image [H, W, ...] with sides of at most `largest` pixels; never enlarged."""
+    scale = largest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -195,13 +211,11 @@ def _label_place(draw, text, font, rectangle, covered, size):
 
 
 def _label(draw, text, font, place, color):
-    """Text on the class colour, black or white, whichever stands out."""
-    red, green, blue = color
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    """Text on the class colour."""
     left, top, right, bottom = (int(v) for v in place)
     draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
-    ink = (0, 0, 0) if bright else (255, 255, 255)
-    draw.text((left + 2, top + 1), text, fill=ink, font=font, anchor="la")
+    at = (left + 2, top + 1)
+    draw.text(at, text, fill=ink_on(color), font=font, anchor="la")
 
 
 def _series(path):

@@ -1,12 +1,14 @@
 """A trained detector, rebuilt from its work directory."""
 
 import os
+import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from orbax.checkpoint import utils as orbax_utils
 
 from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
@@ -45,9 +47,22 @@ class Attended(NamedTuple):
 
 
 class Detector:
-    """A trained run as one function from canvases to detections."""
+    """A trained run as one function from canvases to detections.
 
-    def __init__(self, config, classes: workdir_lib.Classes, variables: dict):
+    Attributes:
+      config: the run's.
+      task: its task.
+      step: the checkpoint's.
+      class_names, category_ids: the name and the id of each label.
+      canvas: (height, width) in pixels that images are laid on.
+      input_size: (height, width) of the network's input in pixels.
+      levels: the maps that detections are made on, shallow to deep.
+    """
+
+    def __init__(
+        self, config, classes: workdir_lib.Classes, variables: dict, step: int
+    ):
+        self.step = step
         self.class_names = classes.class_names
         self.category_ids = classes.category_ids
         self.canvas = tuple(config.dataset.canvas)
@@ -74,7 +89,9 @@ class Detector:
                 "a detection run, which may start from it by config.init_from"
             )
         classes = workdir_lib.load_classes(workdir)
-        return cls(config, classes, checkpoints.restore_variables(workdir, step))
+        # Found first, so that a run that goes on writing does not come between.
+        step = _newest_step(workdir) if step is None else step
+        return cls(config, classes, checkpoints.restore_variables(workdir, step), step)
 
     def __call__(self, image: np.ndarray, image_size: np.ndarray) -> dict:
         """Detections of uint8 canvases [B, Hc, Wc, 3] whose images have `image_size`.
@@ -95,6 +112,13 @@ class Detector:
         levels = anchor_levels(self.task, predictions, found)
         P = {n: matching.P for n, matching in predictions.matchings.items()}
         return Attended(found, levels, P)
+
+
+def _newest_step(workdir: str | os.PathLike) -> int | None:
+    """The newest finished checkpoint's; None where there is none."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    steps = orbax_utils.checkpoint_steps(folder) if folder.is_dir() else []
+    return max(steps, default=None)
 
 
 def levels_of(task: DetectionTask) -> tuple[Level, ...]:

@@ -7,25 +7,31 @@ The second form looks at images of the run's own data set. For every small detec
 that scores --score or more, or for one that --detection names, DIR then holds
   pictures/          a JPEG each: the object, lines to the strongest sources, the
                      attention as heat over each source level, and the numbers;
-  explanations.json  these numbers: an entry an image, its detections by falling score,
-                     and of those that are explained the share of the attention that
-                     each level has, the strongest sources, and the precision: the
-                     share inside of larger detections (loss.matching_scale times the
-                     side) of the same class;
+  explanations.json  these numbers, and what they were made with: an entry an image,
+                     its detections by falling score, and of those that are explained
+                     the share of the attention that each level has, the strongest
+                     sources, the precision (the share inside of larger detections of
+                     the same class: loss.matching_scale times the side) and
+                     `positions`, what the precision of an even spread would be;
   index.html         all of it in one page, which needs no network and no other file.
+What an earlier call left there is replaced, its pictures too.
 
 What is shown is the attention of the descriptors that stand for the detection: those of
 the level of its anchor whose centres lie in its box (the nearest one where none does),
 averaged. Levels are counted from 1, as the paper does. Scores of
 borrow.similarity=dot_product may be negative and count by their absolute values.
+Attention is not contribution: values and fusion may make it count for little.
 
 Exit status: 0; 1 where an input could not be read (it is named on stderr, the others
 are done); 2 where nothing could start.
 """
 
+import collections
+import functools
+import math
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +44,7 @@ from borrow_det.tasks.detector import Detector
 from borrow_det.tools import command, explanation
 from borrow_det.tools.explanation import Borrowed, Found
 from borrow_det.tools.explanation_files import Explained, Output
+from borrow_det.tools.explanation_text import Settings, readable
 
 
 class Picture(NamedTuple):
@@ -53,36 +60,37 @@ def main(argv: Sequence[str]) -> int:
     inputs = command.parse(options, argv, __doc__)
     if bool(inputs) == bool(options.split):
         raise InputError("name images or folders, or a --split of the run's data set")
+    for name in ("score", "small"):
+        if not math.isfinite(options[name].value):
+            raise InputError(f"--{name}={options[name].value} is not a number")
+    if not options.output:
+        raise InputError("--output is empty: name a folder")
     output = pathlib.Path(options.output)
-    failures: list[str] = []
     # Files are looked for before the network is built, which takes a while.
     paths = images.find(inputs, leave_out=output / "pictures") if inputs else []
     detector = Detector.load(options.workdir, options.step)
     check_level(detector, options.level)
-    if options.split:
-        count, pictures = _of_split(detector, options.split)
-    else:
-        count, pictures = len(paths), _of_files(paths, failures)
-    if options.detection is not None and count != 1:
+    readers = _of_split(detector, options.split) if options.split else _of_files(paths)
+    if options.detection is not None and len(readers) != 1:
         raise InputError(
-            f"--detection={options.detection} is one image's, and there are {count}: "
-            "name one image"
+            f"--detection={options.detection} is one image's, and there are "
+            f"{len(readers)}: name one image"
         )
-    writer = Output(output, detector, options.pictures, options.limit)
-    for picture in tqdm.tqdm(pictures, total=count, unit="image", disable=None):
-        found, explained = look(detector, picture, options)
-        for one in explained:
-            if one.note:
-                name = detector.class_names[found.labels[one.index]]
-                score = found.scores[one.index]
-                print(
-                    f"note: {picture.name}, detection {one.index} ({name} "
-                    f"{score:.2f}): {one.note}",
-                    file=sys.stderr,
-                )
-        writer.add(picture.name, picture.image, found, explained)
-    writer.close()
-    print(writer.summary(options.score))
+    failures: list[str] = []
+    looked = (
+        (picture, *look(detector, picture, options))
+        for picture in _pictures(
+            tqdm.tqdm(readers, unit="image", disable=None), failures
+        )
+    )
+    if options.detection is not None:
+        looked = list(looked)  # Before anything is written: there may be none such.
+    settings = _settings(detector, options)
+    with Output(output, detector, settings, options.pictures, options.limit) as writer:
+        for picture, found, explained in looked:
+            _tell(picture.name, explained)
+            writer.add(picture.name, picture.image, found, explained)
+    print(readable(writer.summary()))
     return 1 if failures else 0
 
 
@@ -142,8 +150,8 @@ def _explain(detector, P, found, k, options) -> tuple[Borrowed | None, str]:
     if level not in P:
         own = detector.levels[level]
         return None, (
-            f"comes from level {own.number}, {own.name}, which does not borrow; "
-            "--level shows what another level's descriptors there looked at"
+            f"level {own.number}, {own.name}, does not borrow; --level shows what "
+            "another level's descriptors there looked at"
         )
     borrowed = explanation.explain(
         detector.task, P[level][0], level, found, k, options.sources
@@ -151,30 +159,63 @@ def _explain(detector, P, found, k, options) -> tuple[Borrowed | None, str]:
     return borrowed, ""
 
 
-def _of_files(paths, failures) -> Iterator[Picture]:
-    """The images of files; what cannot be read goes to stderr and `failures`."""
-    for path in paths:
+def _settings(detector, options):
+    return Settings(
+        workdir=readable(options.workdir),
+        step=detector.step,
+        similarity=detector.config.borrow.similarity,
+        matching_scale=detector.config.loss.matching_scale,
+        score=options.score,
+        small=options.small,
+        detection=options.detection,
+        level=options.level,
+    )
+
+
+def _tell(name: str, explained: Sequence[Explained]) -> None:
+    """Says what could not be explained: a line an image and level."""
+    notes = collections.Counter(one.note for one in explained if one.note)
+    for note, count in notes.items():
+        many = "1 detection" if count == 1 else f"{count} detections"
+        tqdm.tqdm.write(f"note: {name}, {many}: {note}", file=sys.stderr)
+
+
+def _pictures(
+    readers: Iterable[Callable[[], Picture]], failures: list[str]
+) -> Iterator[Picture]:
+    """What can be read; what cannot goes to stderr and `failures`."""
+    for read in readers:
         try:
-            if images.is_video(path):
-                raise InputError(f"{path}: a video; explain looks at images alone")
-            yield Picture(str(path), images.read_upright(path))
+            picture = read()
         except InputError as error:
-            print(f"skipped: {error}", file=sys.stderr)
+            tqdm.tqdm.write(f"skipped: {readable(str(error))}", file=sys.stderr)
             failures.append(str(error))
+        else:
+            yield picture._replace(name=readable(picture.name))
 
 
-def _of_split(detector, split) -> tuple[int, Iterator[Picture]]:
-    """The number of images of a split of the run's data set, and these."""
+def _of_files(paths) -> list[Callable[[], Picture]]:
+    """Readers of files."""
+
+    def read(path):
+        if images.is_video(path):
+            raise InputError(f"{path}: a video; explain looks at images alone")
+        return Picture(str(path), images.read_upright(path))
+
+    return [functools.partial(read, path) for path in paths]
+
+
+def _of_split(detector, split) -> list[Callable[[], Picture]]:
+    """Readers of a split of the run's data set."""
     source = sources.load(detector.config.dataset, split)
     pipeline.check_source(source, detector.config)
 
-    def pictures():
-        for index in range(len(source)):
-            record = source[index]
-            name = record["file_name"]
-            yield Picture(name, pipeline.decode_image(record, name))
+    def read(index):
+        record = source[index]
+        name = record["file_name"]
+        return Picture(name, pipeline.decode_image(record, name))
 
-    return len(source), pictures()
+    return [functools.partial(read, index) for index in range(len(source))]
 
 
 def _flags() -> flags.FlagValues:
@@ -202,7 +243,7 @@ def _flags() -> flags.FlagValues:
         "small",
         32.0,
         "Detections of less than this many pixels squared, of the image, are small "
-        "(COCO's 32).",
+        "(COCO's 32): their area is below the number's square.",
         0.0,
         **text,
     )

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tasks.detector import Attended
 
@@ -41,9 +42,11 @@ class Borrowed(NamedTuple):
       level: the level (from 0) whose descriptors are looked at.
       descriptors: float32 [k, 2], the centres (y, x) of these descriptors.
       heat: by source level, its share of the attention, position by position: float
-        [H, W]; all levels' sum is 1.
+        [H, W]; all levels' sum is 1, less where rows of P are zero.
       sources: the strongest positions, falling.
       lenders: the detections of its class that are larger by loss.matching_scale.
+      positions: the share of the source positions that lie in the lenders' boxes:
+        the precision of attention that is spread evenly.
       precision: the share of the attention inside of the lenders' boxes; None where
         these hold no position, or there is none.
     """
@@ -53,7 +56,13 @@ class Borrowed(NamedTuple):
     heat: dict[int, np.ndarray]
     sources: tuple[Source, ...]
     lenders: tuple[int, ...]
+    positions: float
     precision: float | None
+
+    @property
+    def count(self) -> int:
+        """How many positions there are to borrow from."""
+        return sum(heat.size for heat in self.heat.values())
 
     @property
     def shares(self) -> dict[int, float]:
@@ -67,9 +76,8 @@ class Borrowed(NamedTuple):
         At the strongest position's share; at some times that of an even spread where
         there is hardly more, so that nothing glows where nothing stands out.
         """
-        positions = sum(heat.size for heat in self.heat.values())
         peak = max(float(heat.max()) for heat in self.heat.values())
-        return max(peak, min(1.0, _EVEN / positions))
+        return max(peak, min(1.0, _EVEN / self.count))
 
 
 def detections(attended: Attended, row: int, score: float) -> Found:
@@ -96,7 +104,7 @@ def descriptors_of(box: np.ndarray, centers: np.ndarray) -> np.ndarray:
     Those whose centres [R, 2] lie in the box; the one nearest to the box's centre
     where none does.
     """
-    inside = np.all((centers >= box[:2]) & (centers <= box[2:]), axis=1)
+    inside = np.asarray(box_ops.contains(box[None], centers))[0]
     if inside.any():
         return np.flatnonzero(inside)
     away = np.square(centers - (box[:2] + box[2:]) / 2).sum(axis=1)
@@ -104,14 +112,14 @@ def descriptors_of(box: np.ndarray, centers: np.ndarray) -> np.ndarray:
 
 
 def attention(P: np.ndarray) -> np.ndarray:
-    """The mean attention [T] of descriptors [k, T]: shares that sum to 1.
+    """The mean attention [T] of descriptors [k, T].
 
     Rows of P sum to 1, but for those of borrow.similarity=dot_product, which may be
-    negative: a row counts by its absolute values over their sum.
+    negative: a row counts by its absolute values over their sum. The mean then sums
+    to 1, too; a row of zeros, which borrows nothing, takes its part away.
     """
     weights = np.abs(P.astype(np.float64))
     total = weights.sum(axis=1, keepdims=True)
-    # A row of zeros borrows nothing, and has nothing to share out.
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     return weights.mean(axis=0)
 
@@ -135,7 +143,7 @@ def explain(
     levels = task.source_levels(level)
     centers = task.centers(levels)
     lends = lenders(found, k, task.config.loss.matching_scale)
-    held = holds(found.boxes, centers)
+    held = np.asarray(box_ops.contains(found.boxes, centers))
     strongest = np.argsort(-weights, kind="stable")[:count]
     of_level = np.repeat(levels, [np.prod(task.level_shapes[m]) for m in levels])
     sources = tuple(
@@ -151,14 +159,15 @@ def explain(
     lent = held[lends].any(axis=0)
     precision = float(weights[lent].sum()) if lent.any() else None
     heat = {m: weights[of_level == m].reshape(task.level_shapes[m]) for m in levels}
-    return Borrowed(level, own[rows], heat, sources, tuple(lends.tolist()), precision)
-
-
-def holds(boxes: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Which boxes [n, 4] hold which centres [T, 2], borders included: bool [n, T]."""
-    low = centers[None] >= boxes[:, None, :2]
-    high = centers[None] <= boxes[:, None, 2:]
-    return np.all(low & high, axis=-1)
+    return Borrowed(
+        level,
+        own[rows],
+        heat,
+        sources,
+        tuple(lends.tolist()),
+        float(lent.mean()),
+        precision,
+    )
 
 
 def lenders(found: Found, k: int, scale: float) -> np.ndarray:

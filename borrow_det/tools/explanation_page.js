@@ -17,12 +17,6 @@
       entries.push(entry);
     });
   });
-  const percent = (share) => {
-    if (share > 0 && share < 0.01) return "<\u00a01\u00a0%";
-    return share > 0.99 && share < 1 - 1e-6 ? ">\u00a099\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
-  };
-  const weight = (share) =>
-    share >= 0.01 ? `${(100 * share).toFixed(1)}\u00a0%` : `${(100 * share).toPrecision(2)}\u00a0%`;
   const element = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
     made.append(...children);
@@ -35,6 +29,7 @@
 
   let shown = entries; // What the filter leaves, sorted.
   let chosen = null;
+  let hovered = null; // The entry whose box is pointed at: looked at in its place.
   let heated = true;
   let level = null; // The source level whose heat is shown; null: the strongest.
 
@@ -42,20 +37,26 @@
   const classes = element("select", { id: "classes" });
   const order = element("select", { id: "order" });
   const count = element("span", { id: "count", role: "status" });
-  const list = element("ol", { id: "list" });
+  const list = element("ol", { id: "list", ariaLabel: "detections" });
   const image = element("img");
   const canvas = element("canvas", { ariaHidden: "true" });
   const boxes = document.createElementNS(SVG, "svg");
-  const stage = element("figure", { id: "stage" }, image, canvas, boxes);
-  const levels = element("div", { id: "levels" });
+  const stage = element(
+    "figure", { id: "stage", ariaLabel: "the image, with its detections" },
+    image, canvas, boxes
+  );
+  const levels = element(
+    "div", { id: "levels", role: "group", ariaLabel: "level whose heat is shown" }
+  );
   const scale = element("p", { id: "scale" });
   const detail = element("div", { id: "detail" });
-  const name = element("h2");
+  const name = element("h2", { ariaLive: "polite" });
   const keys = element("p", { className: "keys" });
   keys.append(
     element("kbd", {}, "↑"), " ", element("kbd", {}, "↓"), " next, ",
-    element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " level; ",
-    "point at a box to see its heat"
+    element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " level, once the list or the ",
+    "picture is clicked; point at a box to see where it borrowed from; dashed: larger ",
+    "of its class"
   );
 
   function build() {
@@ -67,7 +68,8 @@
     const orders = [
       ["", "order of the images"], ["score", "score, high to low"],
       ["low", "score, low to high"], ["precision", "precision, high to low"],
-      ["wrong", "precision, low to high"],
+      ["wrong", "precision, low to high"], ["lift", "lift, high to low"],
+      ["unlifted", "lift, low to high"],
     ];
     const sources = new Set(
       entries.flatMap((e) => Object.keys(e.detection.borrowed?.shares ?? {}))
@@ -79,7 +81,7 @@
     const switched = element("input", { type: "checkbox", id: "heat", checked: true });
     switched.addEventListener("change", () => {
       heated = switched.checked;
-      if (chosen) paint(chosen);
+      paint();
     });
     const controls = element(
       "div", { id: "controls" },
@@ -88,12 +90,13 @@
     );
     const facts = element("div", { id: "facts" }, levels, scale, detail, keys);
     const right = element("div", { id: "right" }, name, stage, facts);
-    const viewer = element("div", { id: "viewer" }, list, right);
+    // What is clicked in it takes the focus, and with it the keys.
+    const viewer = element("div", { id: "viewer", tabIndex: -1 }, list, right);
     document.getElementById("images").before(controls, viewer);
     document.body.classList.add("js");
     for (const select of [classes, order]) select.addEventListener("change", refill);
-    document.addEventListener("keydown", onKey);
-    new ResizeObserver(() => chosen && paint(chosen)).observe(stage);
+    viewer.addEventListener("keydown", onKey);
+    new ResizeObserver(paint).observe(stage);
   }
 
   // --- The list.
@@ -103,14 +106,21 @@
     low: (d) => d.score,
     precision: (d) => -(d.borrowed?.precision ?? -1),
     wrong: (d) => d.borrowed?.precision ?? 2,
+    lift: (d) => -(lift(d.borrowed) ?? -1),
+    unlifted: (d) => lift(d.borrowed) ?? Infinity,
   };
+  // Null where there is no precision.
+  const lift = (borrowed) =>
+    borrowed && borrowed.precision !== null ? borrowed.precision / borrowed.positions : null;
 
   function refill() {
     const key =
       keyOf[order.value] ?? ((d) => -(d.borrowed?.shares[order.value] ?? -1));
     shown = entries
       .filter((e) => !classes.value || e.detection.class === classes.value)
-      .sort((a, b) => key(a.detection) - key(b.detection));
+      .map((e) => [key(e.detection), e])
+      .sort(([a], [b]) => (a === b ? 0 : a - b))
+      .map(([, e]) => e);
     list.replaceChildren(...shown.map(row));
     count.textContent =
       `${shown.length} of ${entries.length} detections in ${scenes.length} images`;
@@ -122,46 +132,60 @@
     const borrowed = detection.borrowed;
     const text = element("span", {}, `${detection.class} ${detection.score.toFixed(2)}`);
     const facts = borrowed
-      ? `precision ${precision(borrowed)}, ${strongest(borrowed)}`
-      : "its level does not borrow";
-    text.append(
-      element("small", {}, facts), element("small", { title: scene.file_name }, scene.file_name)
-    );
+      ? [`precision: ${borrowed.texts.precision}`, strongest(borrowed)]
+      : ["its level does not borrow"];
+    for (const fact of [...facts, scene.file_name]) {
+      text.append(element("small", { title: fact }, fact));
+    }
     const crop = element("img", { src: entry.crop, alt: "", loading: "lazy" });
-    entry.button = element("button", { type: "button" }, crop, text);
+    // The chosen one alone is reached by Tab; from there the arrows lead on.
+    entry.button = element("button", { type: "button", tabIndex: -1 }, crop, text);
     entry.button.addEventListener("click", () => choose(entry));
     return element("li", {}, entry.button);
   }
 
-  const precision = (borrowed) =>
-    borrowed.precision === null ? "– (none larger)" : percent(borrowed.precision);
-
   const byShare = (borrowed) => Object.entries(borrowed.shares).sort((a, b) => b[1] - a[1]);
 
   function strongest(borrowed) {
-    const [n, share] = byShare(borrowed)[0];
-    return `level ${n}: ${percent(share)}`;
+    const [n] = byShare(borrowed)[0];
+    return `level ${n}: ${borrowed.texts.shares[n]}`;
   }
 
   function choose(entry) {
-    if (chosen?.button) chosen.button.removeAttribute("aria-current");
+    if (chosen?.button) {
+      chosen.button.removeAttribute("aria-current");
+      chosen.button.tabIndex = -1;
+    }
     chosen = entry ?? null;
+    hovered = null;
     stage.hidden = !entry;
     if (!entry) {
-      for (const part of [name, levels, scale, detail]) part.replaceChildren();
+      for (const part of [levels, scale, detail]) part.replaceChildren();
       name.textContent = "No detection to show.";
       return;
     }
     entry.button.setAttribute("aria-current", "true");
-    entry.button.scrollIntoView({ block: "nearest" });
+    entry.button.tabIndex = 0;
+    reveal(entry);
     if (image.src !== entry.scene.picture) image.src = entry.scene.picture;
     image.width = entry.scene.width;
     image.height = entry.scene.height;
     image.alt = entry.scene.alt;
-    name.textContent = entry.scene.file_name;
     stage.style.setProperty("--format", entry.scene.width / entry.scene.height);
-    draw(entry);
-    paint(entry);
+    outline(entry.scene);
+    paint();
+  }
+
+  // Scrolls the list alone: scrollIntoView would move the picture out of the window.
+  function reveal(entry) {
+    const scroll = () => {
+      const { offsetTop: top, offsetHeight: height } = entry.button.parentElement;
+      const lowest = top + height - list.clientHeight;
+      list.scrollTop = Math.min(Math.max(list.scrollTop, lowest), top);
+    };
+    scroll();
+    // Rows out of sight have a guessed height: once more when they are in sight.
+    requestAnimationFrame(() => entry === chosen && scroll());
   }
 
   // --- The stage.
@@ -175,27 +199,24 @@
     return `rgba(${red}, ${green}, ${Math.round(90 - 60 * value)}, ${0.92 * value ** 0.6})`;
   }
 
-  // Heat, levels and numbers of an entry, over the chosen one's image.
-  function paint(entry) {
+  // All that is said of the detection that is looked at, over its image.
+  function paint() {
+    const entry = hovered ?? chosen;
+    if (!entry) return;
     const { detection, scene } = entry;
     const width = (canvas.width = Math.round(stage.clientWidth * devicePixelRatio));
     const height = (canvas.height = Math.round(stage.clientHeight * devicePixelRatio));
     const borrowed = detection.borrowed;
     stage.classList.toggle("heated", Boolean(borrowed) && heated);
-    levels.replaceChildren();
+    const heading = `${nameOf(detection)} in ${scene.file_name}`;
+    if (name.textContent !== heading) name.textContent = heading;
     scale.replaceChildren();
     detail.replaceChildren(...numbers(entry));
     canvas.dataset.detection = `${scene.file_name}:${detection.index}`;
+    mark(entry);
+    const now = borrowed && levelOf(borrowed);
+    buttons(borrowed, now);
     if (!borrowed) return;
-    const now = levelOf(borrowed);
-    for (const [n, share] of Object.entries(borrowed.shares)) {
-      const button = element(
-        "button", { type: "button" }, `${title(n)}: ${percent(share)}`
-      );
-      button.setAttribute("aria-pressed", String(n === now));
-      button.addEventListener("click", () => { level = n; paint(entry); });
-      levels.append(button);
-    }
     legend(borrowed);
     if (!heated) return;
     const heat = borrowed.heat[now];
@@ -213,6 +234,18 @@
     }
   }
 
+  function buttons(borrowed, now) {
+    const focused = levels.contains(document.activeElement);
+    levels.replaceChildren();
+    for (const [n, share] of Object.entries(borrowed?.texts.shares ?? {})) {
+      const button = element("button", { type: "button" }, `${title(n)}: ${share}`);
+      button.setAttribute("aria-pressed", String(n === now));
+      button.addEventListener("click", () => { level = n; paint(); });
+      levels.append(button);
+      if (focused && n === now) button.focus({ preventScroll: true });
+    }
+  }
+
   function legend(borrowed) {
     const bar = element("canvas", { width: 140, height: 12, ariaHidden: "true" });
     const context = bar.getContext("2d");
@@ -220,9 +253,7 @@
       context.fillStyle = color(x / 139);
       context.fillRect(x, 0, 1, 12);
     }
-    scale.append(
-      "0 %", bar, `${weight(borrowed.scale)} of the attention in a cell`
-    );
+    scale.append("0 %", bar, `${borrowed.texts.scale} of the attention in a cell`);
   }
 
   function numbers({ detection }) {
@@ -235,17 +266,18 @@
     const many = borrowed.descriptors > 1 ? "s" : "";
     const looked =
       `${borrowed.descriptors} descriptor${many} of level ${borrowed.level}. ` +
-      `Precision: ${precision(borrowed)}.`;
+      `Precision: ${borrowed.texts.precision}.`;
     const table = element("table");
-    table.append(element("caption", {}, "Strongest sources"));
+    const heads = ["", "share", "level", "where"].map(
+      (text) => element("th", { scope: "col" }, text)
+    );
+    table.append(
+      element("caption", {}, `Strongest sources: ${borrowed.texts.strongest}`),
+      element("tr", {}, ...heads)
+    );
     borrowed.sources.forEach((source, i) => {
-      const held = source.detections.map((k) => nameOf(chosen.scene.detections[k]));
-      table.append(element(
-        "tr", {}, element("td", {}, String(i + 1)),
-        element("td", {}, weight(source.weight)),
-        element("td", {}, `level ${source.level}`),
-        element("td", {}, held.length ? `in ${held.join(", ")}` : "in no detection")
-      ));
+      const cells = [i + 1, borrowed.texts.sources[i][0], source.level, borrowed.texts.sources[i][1]];
+      table.append(element("tr", {}, ...cells.map((text) => element("td", {}, String(text)))));
     });
     return [element("p", {}, what + looked), table];
   }
@@ -259,72 +291,91 @@
     return made;
   }
 
-  // Boxes of all detections, and lines from the entry's to its sources.
-  function draw({ scene, detection }) {
+  const thin = { "vector-effect": "non-scaling-stroke", fill: "none" };
+  const lines = shape("g", { class: "lines" });
+
+  // Boxes of all detections of an image.
+  function outline(scene) {
     boxes.setAttribute("viewBox", `0 0 ${scene.width} ${scene.height}`);
     boxes.setAttribute("preserveAspectRatio", "none");
     boxes.setAttribute("role", "img");
     boxes.setAttribute("aria-label", `boxes of ${scene.detections.length} detections`);
-    boxes.replaceChildren();
-    const thin = { "vector-effect": "non-scaling-stroke", fill: "none" };
-    const [x, y, w, h] = detection.bbox;
-    for (const source of detection.borrowed?.sources ?? []) {
-      const line = {
-        x1: x + w / 2, y1: y + h / 2, x2: source.center[0], y2: source.center[1], ...thin,
-      };
-      const wide = 1 + 3 * (source.weight / detection.borrowed.sources[0].weight);
-      boxes.append(
-        shape("line", { ...line, stroke: "#fff", "stroke-width": wide + 2 }),
-        shape("line", { ...line, stroke: "#d7191c", "stroke-width": wide })
-      );
-    }
     // The largest first, so that small ones lie on top and can be pointed at.
     const byArea = [...scene.detections].sort(
       (a, b) => b.bbox[2] * b.bbox[3] - a.bbox[2] * a.bbox[3]
     );
-    for (const each of byArea) boxes.append(box(each, each === detection, thin));
+    boxes.replaceChildren(...byArea.map(box), lines);
   }
 
-  function box(each, own, thin) {
+  function box(each) {
     const [x, y, width, height] = each.bbox;
     const place = { x, y, width, height, ...thin };
+    const under = shape("rect", { ...place, stroke: "#fff" });
+    const over = shape("rect", { ...place, stroke: each.color, "pointer-events": "all" });
     const group = shape("g", { class: "box" });
-    group.append(
-      shape("title", {}, nameOf(each)),
-      shape("rect", { ...place, stroke: "#fff", "stroke-width": own ? 6 : 3.5 }),
-      shape("rect", {
-        ...place, stroke: each.color, "stroke-width": own ? 3.5 : 1.5,
-        "pointer-events": "all",
-      })
-    );
+    group.append(shape("title", {}, nameOf(each)), under, over);
+    each.outline = [under, over];
     if (each.entry) {
       group.setAttribute("cursor", "pointer");
-      group.addEventListener("mouseenter", () => paint(each.entry));
-      group.addEventListener("mouseleave", () => paint(chosen));
+      group.addEventListener("mouseenter", () => { hovered = each.entry; paint(); });
+      group.addEventListener("mouseleave", () => { hovered = null; paint(); });
       group.addEventListener("click", () => choose(each.entry));
     }
     return group;
   }
 
+  // The entry's own box is bold, those of larger ones of its class are dashed; lines lead
+  // to its sources, whose numbers are the table's.
+  function mark({ scene, detection }) {
+    const { sources, larger } = detection.borrowed ?? { sources: [], larger: [] };
+    for (const each of scene.detections) {
+      const [under, over] = each.outline;
+      const width = each === detection ? 3.5 : larger.includes(each.index) ? 2.5 : 1.5;
+      under.setAttribute("stroke-width", width + 2);
+      over.setAttribute("stroke-width", width);
+      over.setAttribute("stroke-dasharray", larger.includes(each.index) ? "7 5" : "none");
+    }
+    const pixel = scene.width / (stage.clientWidth || scene.width);
+    const [x, y, w, h] = detection.bbox;
+    const drawn = sources.map((source, i) => {
+      const [x2, y2] = source.center;
+      const line = { x1: x + w / 2, y1: y + h / 2, x2, y2, ...thin };
+      const wide = 1 + 3 * (source.weight / sources[0].weight);
+      const end = shape("circle", {
+        cx: x2, cy: y2, r: 9 * pixel, fill: "#a50f15", stroke: "#fff", "stroke-width": pixel,
+      });
+      return [
+        shape("line", { ...line, stroke: "#fff", "stroke-width": wide + 2 }),
+        shape("line", { ...line, stroke: "#d7191c", "stroke-width": wide }),
+        end, shape("text", { x: x2, y: y2, "font-size": 11 * pixel }, String(i + 1)),
+      ];
+    });
+    // The strongest on top.
+    lines.replaceChildren(...drawn.reverse().flat());
+  }
+
   // --- Keys.
   function onKey(event) {
-    const busy = event.target.closest("select, input");
-    if (busy || event.altKey || event.ctrlKey || event.metaKey || !chosen) return;
+    const other = event.altKey || event.ctrlKey || event.metaKey || event.shiftKey;
+    if (other || !chosen) return;
     const move = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity }[event.key];
     const turn = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (move) {
       const to = shown.indexOf(chosen) + move;
       choose(shown[Math.min(Math.max(to, 0), shown.length - 1)]);
-      if (list.contains(document.activeElement)) chosen.button.focus();
+      if (list.contains(document.activeElement)) chosen.button.focus({ preventScroll: true });
     } else if (turn && chosen.detection.borrowed) {
       const all = Object.keys(chosen.detection.borrowed.shares);
       const at = all.indexOf(levelOf(chosen.detection.borrowed));
       level = all[(at + turn + all.length) % all.length];
-      paint(chosen);
+      paint();
     } else return;
     event.preventDefault();
   }
 
-  build();
-  refill();
+  // With nothing to explain the plain list stays, which shows the images and says so.
+  if (entries.length) {
+    build();
+    refill();
+  }
 })();

@@ -11,20 +11,22 @@ import html
 import io
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-import cv2
 import numpy as np
 import PIL.Image
 
 from borrow_det import visualize
 from borrow_det.tasks.detector import Level
-from borrow_det.tools.explanation import Borrowed
+from borrow_det.tools import explanation_text as text
+from borrow_det.tools.explanation import Borrowed, Found
 
 _PARTS = pathlib.Path(__file__).parent
 _LARGEST_SIDE = 900  # Pixels of an embedded image.
 _CROP_SIDE = 104  # Of a detection's thumbnail: twice what it is shown at.
+_EXACT_SIDE = 256  # Images of up to so many pixels may be PNG, which larger ones waste.
 
 
 class Page:
@@ -32,68 +34,73 @@ class Page:
 
     def __init__(
         self,
-        path: pathlib.Path,
+        file: TextIO,
         levels: Sequence[Level],
         input_size: tuple[int, int],
         colors: Mapping[int, str],
+        settings: text.Settings,
     ):
-        """Opens the file.
+        """Begins the page.
 
         Args:
-          path: the file; whole after `close`.
+          file: where it is written; stays open.
           levels: the run's.
           input_size: (height, width) of the network's input in pixels.
           colors: by category id, CSS' colour of a class.
-
-        Raises:
-          OSError: the file cannot be written.
+          settings: what explanations are made with.
         """
-        self._path, self._levels, self._colors = path, levels, colors
+        self._file, self._levels, self._colors = file, levels, colors
+        self._settings = settings
         # A position's share of the image's sides, by level from 0.
         self._cells = [[level.stride / side for side in input_size] for level in levels]
-        head, self._tail = _template(levels).split("<!-- images -->")
-        self._part = path.with_name(path.name + ".part")
-        self._file: TextIO = self._part.open("w", encoding="utf-8")
+        head, self._tail = _template(levels, settings).split("<!-- images -->")
         self._file.write(head)
 
     def add(
-        self, record: dict, image: np.ndarray, borrowed: Mapping[int, Borrowed]
+        self,
+        record: dict,
+        image: np.ndarray,
+        found: Found,
+        borrowed: Mapping[int, Borrowed],
+        class_names: Sequence[str],
     ) -> None:
         """Adds an image.
 
         Args:
           record: its entry in explanations.json.
           image: uint8 RGB [H, W, 3].
+          found: its detections.
           borrowed: what was borrowed, by index of the detection.
+          class_names: the name of each label.
         """
-        detections = [
-            self._with_heat(detection, borrowed.get(detection["index"]))
-            for detection in record["detections"]
-        ]
-        chosen = [d for d in detections if "borrowed" in d]
+        detections = []
+        for detection in record["detections"]:
+            k = detection["index"]
+            detection = detection | {"color": self._colors[detection["category_id"]]}
+            if k in borrowed:
+                shown = self._heat(borrowed[k]) | {
+                    "texts": _texts(k, borrowed[k], found, class_names)
+                }
+                detection["borrowed"] = detection["borrowed"] | shown
+            detections.append(detection)
         name = html.escape(record["file_name"])
         data = _script_json(record | {"detections": detections})
-        text = f"{record['file_name']}: {len(detections)} detections"
+        many = f"{record['file_name']}: {len(detections)} detections"
         self._file.write(
             f"<section>\n<h2>{name}</h2>\n"
-            f'<img loading="lazy" decoding="async" alt="{html.escape(text)}" '
+            f'<img loading="lazy" decoding="async" alt="{html.escape(many)}" '
             f'width="{record["width"]}" height="{record["height"]}" '
             f'src="{_embedded(image, _LARGEST_SIDE)}">\n'
-            f"{_table(chosen, image)}"
+            f"{self._table(detections, image)}"
             f'<script type="application/json">{data}</script>\n</section>\n'
         )
 
     def close(self) -> None:
-        """Ends the file and gives it its name."""
+        """Ends the page."""
         self._file.write(self._tail)
-        self._file.close()
-        self._part.replace(self._path)
 
-    def _with_heat(self, detection, borrowed):
-        """The record with its colour and, in a byte a position, its heat."""
-        detection = detection | {"color": self._colors[detection["category_id"]]}
-        if borrowed is None:
-            return detection
+    def _heat(self, borrowed):
+        """The attention, in a byte a position."""
         packed = {
             str(m + 1): {
                 "shape": list(heat.shape),
@@ -102,8 +109,35 @@ class Page:
             }
             for m, heat in borrowed.heat.items()
         }
-        of_page = {"heat": packed, "scale": borrowed.scale}
-        return detection | {"borrowed": detection["borrowed"] | of_page}
+        return {"heat": packed}
+
+    def _table(self, detections, image):
+        """What a reader without the script sees of an image's detections."""
+        chosen = [d for d in detections if "borrowed" in d]
+        if not chosen:
+            return (
+                f"<p>{len(detections)} detections with a score of "
+                f"{self._settings.score:g} or more; explained is "
+                f"{html.escape(self._settings.asked)}: none of them.</p>\n"
+            )
+        heads = ("", "class", "score", "shares", "precision", "strongest source")
+        rows = "".join(_row(detection, image) for detection in chosen)
+        cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
+        return f'<div class="scroll"><table><tr>{cells}</tr>\n{rows}</table></div>\n'
+
+
+def _texts(k, borrowed, found, class_names):
+    """What the viewer says of a detection."""
+    return {
+        "precision": text.precision(borrowed),
+        "shares": {str(m + 1): text.percent(v) for m, v in borrowed.shares.items()},
+        "scale": text.weight(borrowed.scale),
+        "strongest": text.strongest(borrowed),
+        "sources": [
+            [text.weight(s.weight), text.where(s, k, borrowed, found, class_names)]
+            for s in borrowed.sources
+        ],
+    }
 
 
 def _packed(heat, scale):
@@ -111,25 +145,26 @@ def _packed(heat, scale):
     return base64.b64encode(levels.tobytes()).decode()
 
 
-def _template(levels):
+def _template(levels, settings):
     """The page around the images."""
     style = (_PARTS / "explanation_page.css").read_text(encoding="utf-8")
     script = (_PARTS / "explanation_page.js").read_text(encoding="utf-8")
     script = f"const LEVELS = {_script_json([v._asdict() for v in levels])};\n{script}"
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-    )
-    named = ", ".join(f"{v.number} is {v.name} (stride {v.stride})" for v in levels)
+    fields = {
+        "POLICY": (
+            f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+            f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+        ),
+        "STYLE": style,
+        "LEVELS": ", ".join(
+            f"{v.number} is {v.name} (stride {v.stride})" for v in levels
+        ),
+        "SETTINGS": html.escape(str(settings)),
+        "SCRIPT": script,
+    }
     page = (_PARTS / "explanation_page.html").read_text(encoding="utf-8")
-    for field, value in (
-        ("POLICY", policy),
-        ("STYLE", style),
-        ("LEVELS", named),
-        ("SCRIPT", script),
-    ):
-        page = page.replace(f"@{field}@", value)
-    return page
+    # At once: what is filled in may hold such a mark, too.
+    return re.sub(r"@([A-Z]+)@", lambda match: fields[match[1]], page)
 
 
 def _hash(text):
@@ -140,16 +175,6 @@ def _hash(text):
 def _script_json(value: Any) -> str:
     """JSON that ends no script element, whatever names it holds."""
     return json.dumps(value).replace("<", "\\u003c")
-
-
-def _table(chosen, image):
-    """What a reader without the script sees of an image's detections."""
-    if not chosen:
-        return "<p>No small detection.</p>\n"
-    heads = ("", "class", "score", "shares", "precision", "strongest source")
-    rows = "".join(_row(detection, image) for detection in chosen)
-    cells = "".join(f"<th>{head}</th>" for head in heads)
-    return f'<div class="scroll"><table><tr>{cells}</tr>\n{rows}</table></div>\n'
 
 
 def _row(detection, image):
@@ -164,26 +189,18 @@ def _row(detection, image):
     if borrowed is None:
         cells += [html.escape(detection["note"]), "", ""]
     else:
-        cells += [_shares(borrowed), _precision(borrowed), _strongest(borrowed)]
+        texts = borrowed["texts"]
+        shares = (f"level {m}: {share}" for m, share in texts["shares"].items())
+        cells += [", ".join(shares), texts["precision"], _strongest(borrowed)]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
-
-
-def _shares(borrowed):
-    parts = (f"level {m}: {100 * v:.0f} %" for m, v in borrowed["shares"].items())
-    return ", ".join(parts)
-
-
-def _precision(borrowed):
-    share = borrowed["precision"]
-    return "no larger one of its class" if share is None else f"{100 * share:.0f} %"
 
 
 def _strongest(borrowed):
     if not borrowed["sources"]:
         return ""
-    best = borrowed["sources"][0]
+    best, (share, _) = borrowed["sources"][0], borrowed["texts"]["sources"][0]
     x, y = best["center"]
-    return f"{100 * best['weight']:.1f} %, level {best['level']} at ({x:.0f}, {y:.0f})"
+    return f"{share}, level {best['level']} at ({x:.0f}, {y:.0f})"
 
 
 def _crop(image, bbox):
@@ -196,16 +213,15 @@ def _crop(image, bbox):
 
 
 def _embedded(image: np.ndarray, largest: int) -> str:
-    """A data URI of an image, shrunk to `largest` pixels: JPEG or PNG, the smaller."""
-    scale = largest / max(image.shape[:2])
-    if scale < 1:
-        size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    picture = PIL.Image.fromarray(np.ascontiguousarray(image))
+    """A data URI of an image, shrunk to `largest` pixels: JPEG, or PNG if smaller."""
+    image = np.ascontiguousarray(visualize.shrink(image, largest))
+    options = {"jpeg": {"quality": 85}}
+    if max(image.shape[:2]) <= _EXACT_SIDE:
+        options["png"] = {"optimize": True}
     forms = {}
-    for form, options in (("jpeg", {"quality": 85}), ("png", {"optimize": True})):
+    for form, how in options.items():
         with io.BytesIO() as stream:
-            picture.save(stream, form, **options)
+            PIL.Image.fromarray(image).save(stream, form, **how)
             forms[form] = stream.getvalue()
     form = min(forms, key=lambda form: len(forms[form]))
     return f"data:image/{form};base64,{base64.b64encode(forms[form]).decode()}"

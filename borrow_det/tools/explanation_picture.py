@@ -1,8 +1,10 @@
 """The picture of what one detection borrowed: where from, and how much."""
 
+import textwrap
 from collections.abc import Sequence
 
 import cv2
+import matplotlib
 import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from borrow_det import visualize
 from borrow_det.tasks.detector import Level
+from borrow_det.tools import explanation_text as words
 from borrow_det.tools.explanation import Borrowed, Found
 
 _DPI = 100
@@ -23,7 +26,8 @@ _BAR = 0.9  # Width of the colour scale, inches.
 _CROP = 1.15  # Side of the enlarged object, inches.
 _SHOWN_SIDE = 1280  # Larger images are shrunk to this many pixels before drawing.
 _LISTED = 12  # Strongest sources in the text.
-_NAMED = 2  # Detections named in a source's line; the others are counted.
+_LINE = 0.2  # Height of a line of text, inches.
+_FOOT = 17.0  # Letters of the footer's text to an inch.
 
 
 def _heat_map():
@@ -34,7 +38,6 @@ def _heat_map():
 
 
 _HEAT = _heat_map()
-_HALO = [withStroke(linewidth=3, foreground="white")]
 
 
 def draw(
@@ -45,6 +48,7 @@ def draw(
     levels: Sequence[Level],
     input_size: tuple[int, int],
     class_names: Sequence[str],
+    footer: str,
 ) -> np.ndarray:
     """Draws what detection k borrowed.
 
@@ -60,21 +64,34 @@ def draw(
       levels: the run's.
       input_size: (height, width) of the network's input in pixels.
       class_names: the name of each label.
+      footer: what stands below.
 
     Returns:
-      uint8 RGB: the figure, some 1300 to 1600 pixels wide.
+      uint8 RGB: the figure, some 850 to 1700 pixels wide.
     """
-    scene = _Scene(image, found, k, borrowed, levels, input_size, class_names)
+    # Names are other people's text: a dollar in them begins no formula.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        return _draw(
+            _Scene(image, found, k, borrowed, levels, input_size, class_names), footer
+        )
+
+
+def _draw(scene, footer):
+    borrowed = scene.borrowed
     sources = list(borrowed.heat)
     columns, rows = _grid(len(sources) + 1)
-    height, width = image.shape[:2]
     # Inches, whatever the format of the image: text needs some width.
-    needed = _CROP + 0.2 * (4 + min(len(borrowed.sources), _LISTED))
+    needed = _CROP + _LINE * (1 + len(scene.source_lines()))
     total = max(_HEIGHT, needed + _PANEL * (rows - 1))
-    main = np.clip(total * width / height, 4.2, 7.8)
+    main = np.clip(total * scene.width / scene.height, 4.2, 7.8)
     side = max(main * columns / rows, 3.3 * columns if columns < 3 else 8) + _BAR
-    figure = Figure((main + side, total), _DPI, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(main, side))
+    below = textwrap.fill(footer, int(_FOOT * (main + side)))
+    foot = 0.15 * (below.count("\n") + 2)
+    size = main + side, total + foot
+    figure = Figure(size, _DPI, layout="constrained")
+    above, bottom = figure.subfigures(2, 1, height_ratios=(total, foot))
+    bottom.text(0.01, 0.5, below, va="center", fontsize=8, color="#444444")
+    left, right = above.subfigures(1, 2, width_ratios=(main, side))
     scene.draw_image(left.subplots())
     text = max(needed, total / rows)
     heights = [(total - text) / max(rows - 1, 1)] * (rows - 1) + [text]
@@ -86,6 +103,8 @@ def draw(
         mesh = scene.draw_heat(panels[-1], m, norm)
     bar = right.colorbar(mesh, ax=panels, aspect=40, pad=0.02)
     bar.set_label("share of the attention in a cell", fontsize=10)
+    # What the heat lies on in the panels, which shows through.
+    bar.ax.set_facecolor([scene.grey.mean() / 255] * 3)
     bar.ax.yaxis.set_major_formatter(ticker.PercentFormatter(decimals=_decimals(norm)))
     last = divmod(len(sources), columns)
     scene.write_text(right.add_subplot(grid[last[0], last[1] :]))
@@ -109,11 +128,11 @@ class _Scene:
 
     def __init__(self, image, found, k, borrowed, levels, input_size, class_names):
         self.height, self.width = image.shape[:2]
-        shrink = min(1.0, _SHOWN_SIDE / max(image.shape[:2]))
-        if shrink < 1:
-            size = tuple(max(1, round(s * shrink)) for s in (self.width, self.height))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        self.image, self.found, self.k = image, found, k
+        self.image = visualize.shrink(image, _SHOWN_SIDE)
+        grey = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
+        # Lightened, so that the heat is all that has a colour, and the scene is seen.
+        self.grey = 155 + grey // 5 * 2
+        self.found, self.k = found, k
         self.borrowed, self.levels, self.input_size = borrowed, levels, input_size
         self.class_names = class_names
 
@@ -123,8 +142,7 @@ class _Scene:
 
     def name(self, i):
         """Class and score of detection i."""
-        label = self.class_names[int(self.found.labels[i])]
-        return f"{label} {self.found.scores[i]:.2f}"
+        return words.named(self.found, i, self.class_names)
 
     def point(self, center):
         """Pixels (x, y) of a normalised (y, x)."""
@@ -152,8 +170,9 @@ class _Scene:
             self._label(axes, i, bold=own)
         self._lines(axes)
         level = self.levels[self.borrowed.level]
-        name = _cut(self.name(self.k), 40)
-        axes.set_title(f"{name}\nborrows on {_title(level)}", fontsize=11)
+        axes.set_title(
+            f"{self.name(self.k)}\nborrows on {words.title(level)}", fontsize=11
+        )
 
     def _lines(self, axes):
         """From the object's border to the sources; the strongest on top."""
@@ -192,10 +211,9 @@ class _Scene:
     def _label(self, axes, i, bold):
         """The detection's name above its box, or below where there is no room."""
         x, y, width, height = self.found.pixels(i, (self.height, self.width))
-        above, right = y > 0.06 * self.height, x > 0.75 * self.width
-        color = self.color(i)
-        bright = color @ (0.299, 0.587, 0.114) > 0.55
-        axes.annotate(
+        above, right = y > 0.06 * self.height, x + width / 2 > 0.6 * self.width
+        color = visualize.class_color(int(self.found.labels[i]))
+        label = axes.annotate(
             self.name(i),
             (x + width * right, y + height * (not above)),
             xytext=(0, 4 if above else -4),
@@ -204,16 +222,20 @@ class _Scene:
             va="bottom" if above else "top",
             fontsize=10,
             fontweight="bold" if bold else "normal",
-            color="black" if bright else "white",
+            color=np.divide(visualize.ink_on(color), 255),
             zorder=6,
-            bbox={"boxstyle": "square,pad=0.15", "facecolor": color, "linewidth": 0},
+            bbox={
+                "boxstyle": "square,pad=0.15",
+                "facecolor": np.divide(color, 255),
+                "linewidth": 0,
+            },
         )
+        # A name may be long: it takes no room from the rest, and ends at the panels.
+        label.set(in_layout=False, clip_on=True, clip_box=axes.figure.bbox)
 
     def draw_heat(self, axes, m, norm):
         """The panel of source level m; returns the mesh for the colour bar."""
-        grey = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
-        # Lightened, so that the heat is all that has a colour, and the scene is seen.
-        self.show(axes, np.stack([155 + grey // 5 * 2] * 3, axis=-1))
+        self.show(axes, np.stack([self.grey] * 3, axis=-1))
         heat, stride = self.borrowed.heat[m], self.levels[m].stride
         rows, columns = heat.shape
         y = np.arange(rows + 1) * stride / self.input_size[0] * self.height
@@ -231,9 +253,9 @@ class _Scene:
             look = "-" if i == self.k else "--"
             self.box(axes, i, edgecolor="#1f5fa8", linewidth=1.6, linestyle=look)
         axes.set(xlim=(0, self.width), ylim=(self.height, 0))
-        share = percent(self.borrowed.shares[m])
+        share = words.percent(self.borrowed.shares[m])
         axes.set_title(
-            f"{_title(self.levels[m])}:\n{share} of the attention", fontsize=10
+            f"{words.title(self.levels[m])}:\n{share} of the attention", fontsize=10
         )
         return mesh
 
@@ -246,7 +268,7 @@ class _Scene:
         self._crop(axes.inset_axes((0, -_CROP, _CROP, _CROP), transform=inches))
         for place, text in (
             ((_CROP + 0.15, 0), self._object_text()),
-            ((0, -_CROP - 0.12), self._source_text()),
+            ((0, -_CROP - 0.12), "\n".join(self.source_lines())),
         ):
             axes.text(
                 *place,
@@ -282,7 +304,7 @@ class _Scene:
         own = self.levels[self.found.levels[self.k]]
         count = len(self.borrowed.descriptors)
         lines = [
-            _cut(self.name(self.k), 26),
+            self.name(self.k),
             f"{width:.0f} x {height:.0f} pixels",
             f"anchor on {own.name}",
             f"○ {count} descriptor{'s' * (count > 1)} of",
@@ -290,45 +312,24 @@ class _Scene:
         ]
         return "\n".join(lines)
 
-    def _source_text(self):
-        if self.borrowed.precision is None:
-            lines = ["No larger detection of its class."]
+    def source_lines(self) -> list[str]:
+        """The numbers, line by line."""
+        borrowed = self.borrowed
+        if borrowed.precision is None:
+            lines = [f"Precision: {words.precision(borrowed)}."]
         else:
-            share = percent(self.borrowed.precision)
             lines = [
-                f"{share} of the attention lies in larger",
-                "detections of its class (dashed).",
+                f"Precision: {words.precision(borrowed)},",
+                "in larger detections of its class (dashed).",
             ]
-        lines.append("Strongest sources:")
-        for number, source in enumerate(self.borrowed.sources[:_LISTED], start=1):
-            inside = [self.name(i) for i in source.detections]
-            where = ", ".join(inside[:_NAMED]) or "no detection"
-            if len(inside) > _NAMED:
-                where += f" and {len(inside) - _NAMED} more"
+        lines += ["Strongest sources:", f"{words.strongest(borrowed)}"]
+        for number, source in enumerate(borrowed.sources[:_LISTED], start=1):
+            held = words.where(source, self.k, borrowed, self.found, self.class_names)
             name = self.levels[source.level].name
-            line = f"{number}  {_weight(source.weight)} %  {name}, in {where}"
-            lines.append(_cut(line, 46))
-        return "\n".join(lines)
-
-
-def percent(share: float) -> str:
-    """A share in words that claim neither none nor all where that is not so."""
-    if 0 < share < 0.01:
-        return "< 1 %"
-    return "> 99 %" if 0.99 < share < 1 - 1e-6 else f"{100 * share:.0f} %"
-
-
-def _weight(weight):
-    """Percent, with at least two digits that count."""
-    return f"{100 * weight:.1f}" if weight >= 0.01 else f"{100 * weight:.2g}"
-
-
-def _cut(text, most):
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _title(level):
-    return f"level {level.number}, {level.name}, stride {level.stride}"
+            line = f"{number}  {words.weight(source.weight)}  {name}, {held}"
+            lines.append(words.cut(line, 50))
+        more = len(borrowed.sources) - _LISTED
+        return lines + [f"… {more} more"] * (more > 0)
 
 
 def _border(box, target):

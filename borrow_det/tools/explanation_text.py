@@ -31,13 +31,13 @@ class Settings(NamedTuple):
 
     def __str__(self) -> str:
         seen = (
-            "that each one's anchor is on"
+            "the level that each one's anchor is on"
             if self.level is None
-            else f"{self.level}, whatever level its anchor is on"
+            else f"level {self.level}, whatever level its anchor is on"
         )
         words = (
-            f"Made with {self.workdir}, step {self.step}: {self.asked} and a score of "
-            f"{self.score:g} or more, by the descriptors of the level {seen}. Larger "
+            f"Made with {self.workdir}, step {self.step}: {self.asked}, of those with "
+            f"a score of {self.score:g} or more, by the descriptors of {seen}. Larger "
             f"means at least {self.matching_scale:g} times the side."
         )
         if self.similarity == "dot_product":
@@ -116,7 +116,7 @@ def where(
     found: Found,
     class_names: Sequence[str],
 ) -> str:
-    """What a source of detection k lies in: itself, larger ones of its class, others."""
+    """What holds a source of detection k: itself, larger ones of its class, others."""
 
     def one(i):
         if i == k:

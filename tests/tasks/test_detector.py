@@ -49,6 +49,11 @@ def test_the_anchor_that_was_kept_names_the_level(tiny_config, clip):
     assert levels[:, 0].tolist() == list(cases.values())
 
 
+def test_a_rebuilt_run_knows_its_step(tiny_run):
+    assert Detector.load(tiny_run.workdir).step == 4
+    assert Detector.load(tiny_run.workdir, 2).step == 2
+
+
 def test_attending_detects_the_same_and_shows_the_matching(tiny_run):
     run = Detector.load(tiny_run.workdir)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)

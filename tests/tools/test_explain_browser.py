@@ -1,173 +1,25 @@
-"""The page of tools.explain in a real browser, without a network.
-
-Chromium is driven over a pipe by its own protocol, which needs no package:
-https://chromedevtools.github.io/devtools-protocol.
-"""
+"""The page of tools.explain in a real browser, without a network."""
 
 import base64
-import fcntl
-import json
-import os
-import shutil
-import subprocess
-import time
+import io
+import re
 import types
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from borrow_det.tasks.detector import Level
 from borrow_det.tools.explanation import Borrowed, Found, Source
 from borrow_det.tools.explanation_files import Explained, Output
+from borrow_det.tools.explanation_text import Settings
+from tests.tools.browser import NAMES, PROGRAM, Browser
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(
     not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"
 )
 NASTY = '<script>document.title = "run"</script><img src=x onerror=alert(1)>'
 CLASSES = ("puffin", NASTY, "starfish")
-
-
-class Browser:
-    """One headless Chromium with one page, and what happened in it."""
-
-    def __init__(self, profile):
-        reads, self._write = os.pipe()
-        self._read, writes = os.pipe()
-        # The protocol's pipe is file descriptors 3 and 4, which these must not be.
-        reads, writes = map(_moved, (reads, writes))
-        self._process = subprocess.Popen(
-            [
-                *("bash", "-c", f'exec "$0" "$@" 3<&{reads} 4>&{writes}', PROGRAM),
-                *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-                *("--remote-debugging-pipe", f"--user-data-dir={profile}"),
-            ],
-            pass_fds=(reads, writes),
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(reads)
-        os.close(writes)
-        self._rest, self._last, self._session = b"", 0, None
-        self.events = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method, **params):
-        """Sends a command and returns its result; events on the way are kept."""
-        self._last += 1
-        message = {"id": self._last, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            reply = self._receive()
-            if reply.get("id") == self._last:
-                assert "error" not in reply, reply
-                return reply["result"]
-
-    def _receive(self):
-        while b"\0" not in self._rest:
-            self._rest += os.read(self._read, 1 << 20)
-        message, _, self._rest = self._rest.partition(b"\0")
-        message = json.loads(message)
-        if "method" in message:
-            self.events.append(message)
-        return message
-
-    def close(self):
-        """Ends the browser."""
-        self._session = None
-        self.call("Browser.close")
-        self._process.wait(timeout=20)
-        os.close(self._read)
-        os.close(self._write)
-
-    def open(self, path, width, height=900, scripts=True):
-        """Shows a file in a window of so many pixels."""
-        self.events.clear()
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
-        )  # fmt: skip
-        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(e["method"] == "Page.loadEventFired" for e in self.events):
-            self._receive()
-
-    def run(self, expression):
-        """The value of an expression in the page."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True
-        )
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    def until(self, expression):
-        """Waits for an expression to become true."""
-        for _ in range(100):
-            if self.run(expression):
-                return
-            time.sleep(0.05)
-        pytest.fail(f"never true: {expression}")
-
-    def press(self, key):
-        """Presses and releases a key, as a person does."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
-
-    def mouse(self, selector, click=True):
-        """Moves to the middle of an element, and clicks."""
-        place = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'nearest'});"
-            "const r = e.getBoundingClientRect();"
-            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
-        place = dict(zip("xy", place, strict=True))
-        self.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
-        for kind in ("mousePressed", "mouseReleased") if click else ():
-            self.call(
-                "Input.dispatchMouseEvent",
-                type=kind, button="left", clickCount=1, **place,
-            )  # fmt: skip
-
-    def choose(self, selector, value):
-        """Chooses in a list."""
-        self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            f"e.value = {json.dumps(value)};"
-            "e.dispatchEvent(new Event('change')); })()"
-        )
-
-    def picture(self, path):
-        """Writes what is seen."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
-
-    def complaints(self):
-        """Errors, messages of the console, and requests for anything but the page."""
-        told = []
-        for event in self.events:
-            method, params = event["method"], event["params"]
-            if method in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                told.append(params)
-            elif method == "Runtime.consoleAPICalled":
-                told.append(params["args"])
-            elif method == "Network.requestWillBeSent":
-                url = params["request"]["url"]
-                if not url.startswith("data:") and not url.endswith("index.html"):
-                    told.append(url)
-        return told
-
-
-def _moved(descriptor):
-    """The same pipe under a number of two digits."""
-    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10)
-    os.close(descriptor)
-    return moved
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +41,8 @@ def page(tmp_path_factory):
             Level(n + 1, f"conv{n + 4}_3", 8 << n, (8 >> n,) * 2) for n in range(3)
         ),
     )
-    output = Output(folder, detector, pictures=False, limit=0)
+    settings = Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
+    output = Output(folder, detector, settings, pictures=False, limit=0)
     rng = np.random.default_rng(0)
     for number in range(40):
         image = rng.integers(0, 256, (96, 128, 3), np.uint8)
@@ -205,7 +58,7 @@ def page(tmp_path_factory):
         done = [Explained(0, borrowed(rng), ""), Explained(2, None, "no level")]
         done.append(Explained(3, borrowed(rng), ""))
         output.add(f"{number:03d}{NASTY}.png", image, found, done)
-    output.close()
+    output.__exit__(None, None, None)
     return folder / "index.html"
 
 
@@ -215,8 +68,8 @@ def borrowed(rng):
     heat = {m: h / total for m, h in heat.items()}
     sources = tuple(Source(1, (0.6, 0.2 * i), 0.2 / (i + 1), (1,)) for i in range(3))
     centers = np.array([[0.2, 0.2]], "f4")
-    precision = float(rng.uniform())
-    return Borrowed(0, centers, heat, sources, (1,), precision)
+    positions, precision = rng.uniform(0.2, 1, 2).tolist()
+    return Borrowed(0, centers, heat, sources, (1,), positions, precision)
 
 
 COUNT = "document.getElementById('count').textContent"
@@ -230,7 +83,25 @@ EMPTY = (
     "(() => { const c = document.querySelector('#stage canvas').cloneNode();"
     "return c.toDataURL(); })()"
 )
+ROWS = "[...document.querySelectorAll('#list button')]"
+FOCUSED = f"{ROWS}.flatMap((b, i) => b === document.activeElement ? [i] : [])"
+TABBED = f"{ROWS}.flatMap((b, i) => b.tabIndex === 0 ? [i] : [])"
 PRESSED = "document.querySelector('#levels [aria-pressed=true]')?.textContent"
+
+
+# Where the lines begin, and which boxes are bold, by falling area.
+LINE = (
+    "(() => { const l = document.querySelector('#stage .lines line');"
+    "return l && [l.x1.baseVal.value, l.y1.baseVal.value]; })()"
+)
+BOLD = (
+    "[...document.querySelectorAll('#stage .box')].flatMap((g, i) =>"
+    "g.lastChild.getAttribute('stroke-width') === '3.5' ? [i] : [])"
+)
+DASHED = (
+    "[...document.querySelectorAll('#stage .box')].flatMap((g, i) =>"
+    "g.lastChild.getAttribute('stroke-dasharray') === 'none' ? [] : [i])"
+)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -244,17 +115,25 @@ def test_looking_through_the_page(browser, page, width, tmp_path_factory):
     assert browser.run("document.documentElement.scrollWidth") <= width
     browser.picture(tmp_path_factory.getbasetemp() / f"page_{width}.png")
 
+    # Only what is clicked, or reached by Tab, takes the keys.
+    browser.press("ArrowDown")
+    assert browser.run(CHOSEN) == 0
+    browser.run("document.querySelector('#list [aria-current]').focus()")
     browser.press("ArrowDown")
     browser.press("ArrowDown")
     assert browser.run(CHOSEN) == 2
+    browser.press("ArrowUp", shift=True)
+    assert browser.run(CHOSEN) == 2
+    assert browser.run(FOCUSED) == [2]
+    assert browser.run(TABBED) == [2]
     browser.press("ArrowUp")
     assert browser.run(CHOSEN) == 1
     assert "no level" in browser.run("document.getElementById('detail').textContent")
     browser.press("End")
     assert browser.run(CHOSEN) == 119
-    assert browser.run("document.querySelector('h2:not(section *)').textContent") == (
-        f"039{NASTY}.png"
-    )
+    last = browser.run(f"{ROWS}.at(-1).querySelector('span').firstChild.textContent")
+    heading = "document.querySelector('h2:not(section *)').textContent"
+    assert browser.run(heading) == f"{last} in 039{NASTY}.png"
     browser.press("Home")
     first = browser.run(PRESSED)
     browser.press("ArrowRight")
@@ -271,11 +150,24 @@ def test_looking_through_the_page(browser, page, width, tmp_path_factory):
     assert browser.run(HEATED) == "0"
     assert browser.run(CHOSEN) == 2
     assert browser.run(INK) != before
+    # All is of the one that is pointed at, and stays so in a window of another size.
+    assert browser.run(LINE) == pytest.approx([25.6, 19.2])
+    assert browser.run(BOLD) == [1]
+    browser.size(width - 40)
+    browser.settle()
+    assert browser.run(HEATED) == "0"
+    assert browser.run(LINE) == pytest.approx([25.6, 19.2])
+    browser.size(width)
     browser.mouse("#count", click=False)
     assert browser.run(HEATED) == "3"
     browser.mouse("#heat")
     assert browser.run(INK) == browser.run(EMPTY)
     assert browser.complaints() == []
+
+
+def shares(text):
+    """Precision and that of an even spread, in percent."""
+    return [int(n) for n in re.findall(r"(\d+)\u00a0%", text)[:2]]
 
 
 def test_filters_and_orders(browser, page):
@@ -286,16 +178,18 @@ def test_filters_and_orders(browser, page):
     facts = "[...document.querySelectorAll('#list button')].map(b => b.textContent)"
     numbers = {
         "score": lambda text: -float(text.partition("precision")[0].split()[-1]),
-        "wrong": lambda text: int(
-            text.partition("precision ")[2].partition("\u00a0")[0]
-        ),
+        "wrong": lambda text: shares(text)[0],
+        "lift": lambda text: -shares(text)[0] / shares(text)[1],
+        "unlifted": lambda text: shares(text)[0] / shares(text)[1],
     }
     for order, number in numbers.items():
         browser.choose("#order", order)
         rows = [text for text in browser.run(facts) if "precision" in text]
         assert len(rows) == 80
         values = [number(text) for text in rows]
-        assert values == sorted(values)
+        # Lifts are of rounded shares here.
+        slack = 0.1 * np.abs(values) if "lift" in order else 0
+        assert (np.diff(values) >= -np.resize(slack, 79)).all()
     orders = browser.run("[...document.querySelector('#order').options].map(o=>o.text)")
     assert orders[-2:] == [
         "share of level 2, high to low",
@@ -303,8 +197,6 @@ def test_filters_and_orders(browser, page):
     ]
     browser.choose("#order", "3")
     first = browser.run("document.querySelector('#levels').textContent")
-    browser.press("End")
-    browser.run("document.querySelector('#order').blur()")
     assert "level 3" in first
     assert browser.complaints() == []
 
@@ -324,3 +216,132 @@ def test_without_scripts_there_is_a_list(browser, page):
     assert browser.run(shown) >= 128
     browser.open(page, 1280)
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", [1280, 900, 390])
+def test_the_image_keeps_its_format(browser, page, width):
+    # Long facts beside the picture are not to stretch it.
+    browser.open(page, width)
+    browser.run(
+        "document.querySelector('#facts').append(Object.assign("
+        "document.createElement('div'), {style: 'height: 3000px'}))"
+    )
+    stage = "document.querySelector('#stage')"
+    browser.until(f"{stage}.clientWidth > 0")
+    wide, high = browser.run(f"[{stage}.clientWidth, {stage}.clientHeight]")
+    assert wide / high == pytest.approx(128 / 96, rel=0.01)
+    sides = browser.run(
+        "(({width, height}) => [width, height])("
+        "document.querySelector('#stage img').getBoundingClientRect())"
+    )
+    assert sides == pytest.approx([wide, high], abs=1)
+
+
+def test_choosing_does_not_scroll_the_picture_away(browser, page):
+    browser.open(page, 390)
+    browser.run("document.querySelector('#list [aria-current]').focus("
+                "{preventScroll: true})")  # fmt: skip
+    browser.press("End")
+    assert browser.run(CHOSEN) == 119
+    assert browser.run("scrollY") == 0
+    browser.settle()
+    # It is seen within the list.
+    top, bottom, low, high = browser.run(
+        "(() => { const l = document.querySelector('#list').getBoundingClientRect();"
+        "const r = document.querySelector('[aria-current]').getBoundingClientRect();"
+        "return [l.top, l.bottom, r.top, r.bottom]; })()"
+    )
+    assert top - 1 <= low < high <= bottom + 1
+
+
+def test_lines_end_in_the_tables_numbers_and_larger_ones_are_dashed(browser, page):
+    browser.open(page, 1280)
+    marks = browser.run(
+        "[...document.querySelectorAll('#stage .lines text')].map("
+        "t => [t.textContent, +t.getAttribute('x'), +t.getAttribute('y')])"
+    )
+    assert sorted(marks) == [
+        [str(i + 1), pytest.approx(128 * 0.2 * i), pytest.approx(96 * 0.6)]
+        for i in range(3)
+    ]
+    rows = browser.run("[...document.querySelectorAll('#detail tr')].map(r => "
+                       "[...r.cells].map(c => c.textContent))")  # fmt: skip
+    assert rows[0] == ["", "share", "level", "where"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
+    assert rows[1][3].startswith("in larger starfish") or "larger <" in rows[1][3]
+    # The largest, which the first detection can borrow from.
+    assert browser.run(DASHED) == [0]
+
+
+def test_a_level_button_keeps_the_focus(browser, page):
+    browser.open(page, 1280)
+    browser.mouse("#levels button:last-child")
+    assert browser.run(PRESSED).startswith("level 3")
+    assert browser.run("document.activeElement.textContent").startswith("level 3")
+    browser.press("ArrowRight")
+    assert browser.run(PRESSED).startswith("level 2")
+
+
+def one_image(folder, image, found, explained, input_size=(64, 64)):
+    """A page of one image, and its path."""
+    levels = (Level(1, "a", 8, (8, 8)), Level(2, "b", 16, (2, 4)))
+    detector = types.SimpleNamespace(
+        class_names=CLASSES, category_ids=(1, 2, 3), levels=levels,
+        input_size=input_size,
+    )  # fmt: skip
+    settings = Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
+    with Output(folder, detector, settings, pictures=False, limit=0) as output:
+        output.add("a.png", image, found, explained)
+    return folder / "index.html"
+
+
+def test_a_hot_cell_is_where_it_belongs_on_the_page(browser, tmp_path):
+    # 2 x 4 cells of 16 pixels of an input of 32 x 64, over an image of 120 x 100.
+    found = Found(
+        np.array([[0.1, 0.1, 0.2, 0.2]], "f4"), np.ones(1, "f4"), np.zeros(1, "i4"),
+        np.zeros(1, "i4"),
+    )  # fmt: skip
+    heat = {1: np.zeros((2, 4))}
+    heat[1][0, 2] = 1.0
+    borrowed = Borrowed(0, np.array([[0.1, 0.1]]), heat, (), (), 0.0, None)
+    image = np.full((120, 100, 3), 90, np.uint8)
+    path = one_image(tmp_path, image, found, [Explained(0, borrowed, "")], (32, 64))
+    browser.open(path, 1280)
+    uri = browser.run(INK)
+    drawn = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert drawn.width / drawn.height == pytest.approx(100 / 120, rel=0.01)
+    opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 128
+    rows, columns = (
+        np.flatnonzero(opaque.any(axis=1)),
+        np.flatnonzero(opaque.any(axis=0)),
+    )
+    ends = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+    shares = np.divide(ends, np.repeat(opaque.shape, 2))
+    assert shares == pytest.approx([0, 0.5, 0.5, 0.75], abs=0.01)
+
+
+def test_with_nothing_to_explain_the_images_stay(browser, tmp_path):
+    found = Found(
+        np.zeros((0, 4), "f4"), np.zeros(0, "f4"), np.zeros(0, "i4"), np.zeros(0, "i4")
+    )
+    path = one_image(tmp_path, np.full((40, 60, 3), 90, np.uint8), found, [])
+    browser.open(path, 1280)
+    assert browser.run("document.querySelector('section > img').clientWidth") >= 60
+    said = browser.run("document.querySelector('section > p').textContent")
+    assert "a score of 0.4 or more" in said
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("side", [(20, 800), (800, 20)])
+def test_extreme_formats_stay_in_the_window(browser, tmp_path, side):
+    found = Found(
+        np.array([[0.1, 0.1, 0.2, 0.2]], "f4"), np.ones(1, "f4"), np.zeros(1, "i4"),
+        np.zeros(1, "i4"),
+    )  # fmt: skip
+    image = np.full((*side, 3), 90, np.uint8)
+    browser.open(one_image(tmp_path, image, found, [Explained(0, None, "none")]), 1280)
+    stage = "document.querySelector('#stage')"
+    wide, high = browser.run(f"[{stage}.clientWidth, {stage}.clientHeight]")
+    assert high <= 900
+    # Sides are whole pixels here.
+    assert (wide * side[0] - high * side[1]) / max(side) == pytest.approx(0, abs=1)

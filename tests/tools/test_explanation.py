@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from borrow_det.evaluation import borrowing
+from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import matching
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import explanation
@@ -77,9 +78,12 @@ def test_all_attention_on_one_position(make_task, source, level, row, column):
     assert borrowed.lenders == (1, 2)
     assert borrowed.precision == 1.0
     aside = found_of(SMALL, elsewhere)
-    assert explanation.explain(task, P, 0, aside, 0, 5).precision == 0.0
+    borrowed = explanation.explain(task, P, 0, aside, 0, 5)
+    assert borrowed.precision == 0.0
+    assert borrowed.positions > 0
     other = found_of(SMALL, elsewhere, around, labels=[0, 1, 1])
-    assert explanation.explain(task, P, 0, other, 0, 5).precision is None
+    borrowed = explanation.explain(task, P, 0, other, 0, 5)
+    assert (borrowed.precision, borrowed.positions) == (None, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_against_a_loop_over_positions(make_task, level, borrow):
             for t, p in enumerate(P[row]):
                 weights[t] += abs(float(p)) / total / len(rows)
         shares = dict.fromkeys(levels, 0.0)
-        precision, lent = 0.0, False
+        precision, lent = 0.0, 0
         for weight, (m, y, x) in zip(weights, positions, strict=True):
             shares[m] += weight
             if any(
@@ -142,13 +146,15 @@ def test_against_a_loop_over_positions(make_task, level, borrow):
                 and b[1] <= x <= b[3]
                 for j, b in enumerate(found.boxes.tolist())
             ):
-                precision, lent = precision + weight, True
+                precision, lent = precision + weight, lent + 1
 
         borrowed = explanation.explain(task, P, level, found, k, count=3)
         np.testing.assert_allclose(borrowed.descriptors, [grid[i] for i in rows])
         assert borrowed.shares == pytest.approx(shares)
         assert sum(borrowed.shares.values()) == pytest.approx(1)
         assert borrowed.precision == (pytest.approx(precision) if lent else None)
+        assert borrowed.positions == pytest.approx(lent / len(positions))
+        assert borrowed.count == len(positions)
         assert [s.weight for s in borrowed.sources] == pytest.approx(
             sorted(weights, reverse=True)[:3]
         )
@@ -169,7 +175,7 @@ def test_the_lenders_are_the_sources_of_the_matching_loss(make_task):
         jnp.asarray(centers),
         2.0,
     )
-    held = explanation.holds(found.boxes, centers)
+    held = np.asarray(box_ops.contains(found.boxes, centers))
     for k in range(12):
         mine = held[explanation.lenders(found, k, 2.0)].any(axis=0)
         np.testing.assert_array_equal(mine, expected[k])
@@ -201,6 +207,7 @@ def test_an_evaluation_measures_the_same_attention(make_task):
         2.0,
     )
     assert float(sums.same.mass) == pytest.approx(borrowed.precision, abs=1e-6)
+    assert float(sums.same.positions) == pytest.approx(borrowed.positions, abs=1e-6)
     np.testing.assert_allclose(sums.levels, list(borrowed.shares.values()), rtol=1e-5)
 
 
