@@ -344,14 +344,16 @@
       const end = shape("circle", {
         cx: x2, cy: y2, r: 9 * pixel, fill: "#a50f15", stroke: "#fff", "stroke-width": pixel,
       });
-      return [
-        shape("line", { ...line, stroke: "#fff", "stroke-width": wide + 2 }),
-        shape("line", { ...line, stroke: "#d7191c", "stroke-width": wide }),
-        end, shape("text", { x: x2, y: y2, "font-size": 11 * pixel }, String(i + 1)),
-      ];
+      return {
+        line: [
+          shape("line", { ...line, stroke: "#fff", "stroke-width": wide + 2 }),
+          shape("line", { ...line, stroke: "#d7191c", "stroke-width": wide }),
+        ],
+        end: [end, shape("text", { x: x2, y: y2, "font-size": 11 * pixel }, String(i + 1))],
+      };
     });
-    // The strongest on top.
-    lines.replaceChildren(...drawn.reverse().flat());
+    drawn.reverse(); // The strongest on top, and numbers on top of lines.
+    lines.replaceChildren(...drawn.flatMap((d) => d.line), ...drawn.flatMap((d) => d.end));
   }
 
   // --- Keys.

@@ -67,7 +67,7 @@ def draw(
       footer: what stands below.
 
     Returns:
-      uint8 RGB: the figure, some 850 to 1700 pixels wide.
+      uint8 RGB: the figure, some 840 to 1670 pixels wide.
     """
     # Names are other people's text: a dollar in them begins no formula.
     with matplotlib.rc_context({"text.parse_math": False}):

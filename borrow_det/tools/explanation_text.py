@@ -70,7 +70,7 @@ def percent(share: float) -> str:
 
 def weight(share: float) -> str:
     """A share with at least two digits that count."""
-    number = f"{100 * share:.1f}" if share >= 0.01 else f"{100 * share:.2g}"
+    number = f"{100 * share:.1f}" if share >= 0.01 else f"{100 * share:#.2g}"
     return f"{number}\u00a0%"
 
 

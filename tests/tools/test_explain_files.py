@@ -11,6 +11,7 @@ import pytest
 from borrow_det import visualize
 from borrow_det.errors import InputError
 from borrow_det.tasks.detector import Level
+from borrow_det.tools import explanation_files
 from borrow_det.tools.explanation import Borrowed, Found
 from borrow_det.tools.explanation_files import Explained, Output
 from borrow_det.tools.explanation_text import Settings
@@ -90,6 +91,18 @@ def test_a_file_in_the_pictures_place_is_refused(tmp_path):
     with pytest.raises(InputError, match="pictures: File exists"):
         open_output(tmp_path)
     assert files(tmp_path) == ["pictures"]
+
+
+def test_the_size_of_the_page_is_told(tmp_path, monkeypatch):
+    with open_output(tmp_path, pictures=False) as output:
+        add(output)
+    size = (tmp_path / "index.html").stat().st_size / 1e6
+    assert output.summary() == (
+        "1 images, 1 detections with a score of 0.4 or more; 1 explained: "
+        f"{tmp_path}/index.html ({size:.1f} MB)"
+    )
+    monkeypatch.setattr(explanation_files, "_LARGE", 1000)
+    assert "\nnote: a browser takes its time over a page" in output.summary()
 
 
 def test_a_full_disk_is_told_in_a_line(tmp_path, monkeypatch):

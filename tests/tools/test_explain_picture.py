@@ -126,7 +126,7 @@ def test_a_long_name_takes_no_room_from_the_picture():
         heat = {1: np.full((4, 4), 1 / 16)}
         sources = (Source(1, (0.5, 0.5), 0.05, (0, 1)),)
         borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (1,), 0.5, 0.5)
-        scene = scene_of(borrowed, BOX, (0.0, 0.5, 1.0, 1.0), size=(300, 300))
+        scene = scene_of(borrowed, BOX, (0.0, 0.5, 1.0, 1.0), size=(300, 60))
         scene.class_names = [name]
         return explanation_picture._draw(scene, "A footer.").astype(int)
 
@@ -134,5 +134,5 @@ def test_a_long_name_takes_no_room_from_the_picture():
     assert short.shape == long.shape
     # The image's own black, where no label stands, is where it was.
     black = [(picture == 0).all(axis=-1) for picture in (short, long)]
-    rows = [np.flatnonzero(b.sum(axis=1) > 200)[[0, -1]] for b in black]
+    rows = [np.flatnonzero(b.sum(axis=1) > 60)[[0, -1]] for b in black]
     np.testing.assert_allclose(*rows, atol=2)

@@ -32,7 +32,8 @@ def test_shares_in_words(share, words):
 
 
 @pytest.mark.parametrize(
-    ("share", "words"), [(0.578, "57.8 %"), (0.01, "1.0 %"), (0.00314, "0.31 %")]
+    ("share", "words"),
+    [(0.578, "57.8 %"), (0.01, "1.0 %"), (0.00314, "0.31 %"), (0.002, "0.20 %")],
 )
 def test_weights_have_two_digits_that_count(share, words):
     assert text.weight(share) == words.replace(" ", "\u00a0")
