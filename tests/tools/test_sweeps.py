@@ -93,6 +93,7 @@ def test_files_that_are_no_sweeps_are_refused(tmp_path):
 SWEPT = {
     "components": ("ssd", "ssd + context", "pooling", "borrowing", "full", "letter"),
     "fusion": ("from X", "from Y", "zero", "random", "after"),
+    "learning_to_match": ("no matching loss", "temperature", "pretrained", "steps"),
     "levels": ("none", "0 from all", "0 and 1 and 2 from", "0 from 1", "0 from 3"),
     "matching_loss": tuple(
         f"{name}, {weight}"

@@ -1,0 +1,29 @@
+"""What teaches a detector to match: the matching loss, or anything in its place?
+
+python -m borrow_det.main --config=configs/object_crops.py --workdir=runs/pretrain
+python -m borrow_det.tools.ablate --sweep=configs/sweeps/learning_to_match.py \
+    --config=configs/quickstart.py --workdir=runs/learning_to_match --seeds=5
+
+The rows without the loss get what might help instead: another temperature, normalised
+descriptors, queries that know their context, a trunk that was pretrained to tell the
+classes apart (the first command), twice the steps.
+"""
+
+
+def sweep(add):
+    """The first row is the baseline."""
+    add("no matching loss", {"loss.matching": 0.0})
+    helps = {
+        "temperature 1": {"borrow.temperature": 1.0},
+        "temperature 30": {"borrow.temperature": 30.0},
+        "normalised": {"borrow.normalize": True},
+        "after context": {"borrow.after_context": True},
+        "pretrained trunk": {"init_from": "runs/pretrain", "init_scope": "trunk"},
+        "twice the steps": {"num_steps": 480},
+    }
+    for name, fields in helps.items():
+        add(f"no matching loss, {name}", {"loss.matching": 0.0, **fields})
+    for weight in (0.1, 0.3, 1.0):
+        add(f"matching loss, weight {weight:g}", {"loss.matching": weight})
+    for name in ("temperature 1", "temperature 30"):
+        add(f"matching loss, {name}", helps[name])
