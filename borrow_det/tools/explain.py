@@ -58,13 +58,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
     inputs = command.parse(options, argv, __doc__)
-    if bool(inputs) == bool(options.split):
-        raise InputError("name images or folders, or a --split of the run's data set")
-    for name in ("score", "small"):
-        if not math.isfinite(options[name].value):
-            raise InputError(f"--{name}={options[name].value} is not a number")
-    if not options.output:
-        raise InputError("--output is empty: name a folder")
+    _check_flags(options, inputs)
     output = pathlib.Path(options.output)
     # Files are looked for before the network is built, which takes a while.
     paths = images.find(inputs, leave_out=output / "pictures") if inputs else []
@@ -92,6 +86,16 @@ def main(argv: Sequence[str]) -> int:
             writer.add(picture.name, picture.image, found, explained)
     print(readable(writer.summary()))
     return 1 if failures else 0
+
+
+def _check_flags(options, inputs):
+    if bool(inputs) == bool(options.split):
+        raise InputError("name images or folders, or a --split of the run's data set")
+    for name in ("score", "small"):
+        if not math.isfinite(options[name].value):
+            raise InputError(f"--{name}={options[name].value} is not a number")
+    if not options.output:
+        raise InputError("--output is empty: name a folder")
 
 
 def check_level(detector: Detector, level: int | None) -> None:
