@@ -6,7 +6,7 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/learning_to_match.py \
 
 The rows without the loss get what might help instead: another temperature, normalised
 descriptors, queries that know their context, a trunk that was pretrained to tell the
-classes apart (the first command), twice the steps.
+classes apart (the first command), more steps.
 """
 
 
@@ -19,7 +19,7 @@ def sweep(add):
         "normalised": {"borrow.normalize": True},
         "after context": {"borrow.after_context": True},
         "pretrained trunk": {"init_from": "runs/pretrain", "init_scope": "trunk"},
-        "twice the steps": {"num_steps": 480},
+        "600 steps": {"num_steps": 600, "eval_every": 600},
     }
     for name, fields in helps.items():
         add(f"no matching loss, {name}", {"loss.matching": 0.0, **fields})
