@@ -90,6 +90,13 @@ def save_variables(workdir: str | os.PathLike, variables: dict) -> None:
         manager.close()
 
 
+def newest_step(workdir: str | os.PathLike) -> int | None:
+    """The step of the newest finished checkpoint; None where there is none."""
+    folder = _folder(workdir)
+    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
+    return max(steps, default=None)
+
+
 def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> dict:
     """{params, batch_stats} of a checkpoint, the newest by default, for inference.
 

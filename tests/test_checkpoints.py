@@ -1,5 +1,7 @@
 """Checkpoints: what is saved when, and what comes back."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,3 +85,14 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
     manager.close()
     with pytest.raises(InputError, match=r"steps \[2\], not 5"):
         checkpoints.restore_variables(tmp_path, 5)
+
+
+def test_the_newest_step_is_a_finished_one(tiny_run, tmp_path):
+    assert checkpoints.newest_step(tiny_run.workdir) == 4
+    assert checkpoints.newest_step(tmp_path) is None
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert checkpoints.newest_step(tmp_path) is None
+    shutil.copytree(tiny_run.workdir / "checkpoints/4", folder / "4")
+    (folder / "6.orbax-checkpoint-tmp").mkdir()
+    assert checkpoints.newest_step(tmp_path) == 4

@@ -1,14 +1,12 @@
 """A trained detector, rebuilt from its work directory."""
 
 import os
-import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from orbax.checkpoint import utils as orbax_utils
 
 from borrow_det import checkpoints
 from borrow_det import workdir as workdir_lib
@@ -90,7 +88,7 @@ class Detector:
             )
         classes = workdir_lib.load_classes(workdir)
         # Found first, so that a run that goes on writing does not come between.
-        step = _newest_step(workdir) if step is None else step
+        step = checkpoints.newest_step(workdir) if step is None else step
         return cls(config, classes, checkpoints.restore_variables(workdir, step), step)
 
     def __call__(self, image: np.ndarray, image_size: np.ndarray) -> dict:
@@ -112,13 +110,6 @@ class Detector:
         levels = anchor_levels(self.task, predictions, found)
         P = {n: matching.P for n, matching in predictions.matchings.items()}
         return Attended(found, levels, P)
-
-
-def _newest_step(workdir: str | os.PathLike) -> int | None:
-    """The newest finished checkpoint's; None where there is none."""
-    folder = pathlib.Path(workdir) / "checkpoints"
-    steps = orbax_utils.checkpoint_steps(folder) if folder.is_dir() else []
-    return max(steps, default=None)
 
 
 def levels_of(task: DetectionTask) -> tuple[Level, ...]:
