@@ -142,26 +142,41 @@ def as_markdown(records: Sequence[Mapping], metrics: Sequence[str]) -> str:
         shown = [m for m in metrics if any(m in r["metrics"] for r in of_split)]
         if not shown:
             continue
+        compared = {m: _is_compared(of_split, m) for m in shown}
         header = ["seeds"]
         for metric in shown:
-            header += [metric, f"to {of_split[0]['baseline']} (95 %)"]
-        rows = [(record["name"], _row_cells(record, shown)) for record in of_split]
+            header.append(metric)
+            if compared[metric]:
+                header.append(f"to {of_split[0]['baseline']} (95 %)")
+        rows = [(record["name"], _row_cells(record, compared)) for record in of_split]
         texts += [f"**{of_split[0]['dataset']}, {split}**"]
         texts += [markdown_table("row", header, rows)]
     texts.append(cost_table({r["name"]: r["cost"] for r in records}))
     return "\n\n".join(texts) + "\n"
 
 
-def _row_cells(record, metrics):
+def _is_compared(records, metric):
+    """Whether a row's difference in it is known: the baseline may have no such one."""
+    return any(
+        record["metrics"].get(metric, {}).get("difference", {}).get("mean") is not None
+        for record in records
+    )
+
+
+def _row_cells(record, compared):
     cells = [str(record["seeds"])]
-    for metric in metrics:
+    for metric, has_difference in compared.items():
         figures = record["metrics"].get(metric)
-        if figures is None or figures["mean"] is None:
-            cells += [math.nan, math.nan]
-            continue
-        spread = "" if figures["std"] is None else f" ± {figures['std']:.3f}"
-        cells += [f"{figures['mean']:.3f}{spread}", _difference_cell(record, figures)]
+        known = figures is not None and figures["mean"] is not None
+        cells.append(_mean_cell(figures) if known else math.nan)
+        if has_difference:
+            cells.append(_difference_cell(record, figures) if known else math.nan)
     return cells
+
+
+def _mean_cell(figures):
+    spread = "" if figures["std"] is None else f" ± {figures['std']:.3f}"
+    return f"{figures['mean']:.3f}{spread}"
 
 
 def _difference_cell(record, figures):
