@@ -263,11 +263,10 @@ def detected(reference, inputs, outputs):
     return [{name: value.numpy() for name, value in f.items()} for f in found]
 
 
-def predict(task, variables, images):
+def detect(task, variables, images):
     """The task's detections of images that have the input's size."""
     size = np.full((len(images), 2), SIDE, np.int32)
-    batch = {"image": images, "image_size": size}
-    return jax.jit(task.predict)(variables, batch)
+    return jax.jit(task.detect)(variables, images, size)
 
 
 def test_decoded_boxes(reference, ours, outputs):
@@ -287,7 +286,7 @@ def test_detections_of_the_same_head_outputs(ours, images, outputs, detected):
     # In place of variables, what the network would say with them.
     task.model = types.SimpleNamespace(apply=lambda said, *_, **__: said)
     said = Predictions(outputs.logits, outputs.offsets[..., [1, 0, 3, 2]], {})
-    found = predict(task, said, images)
+    found = detect(task, said, images)
     for i, expected in enumerate(detected):
         kept = np.asarray(found.mask[i])
         assert kept.sum() == len(expected["scores"]) == 200
@@ -299,7 +298,7 @@ def test_detections_of_the_same_head_outputs(ours, images, outputs, detected):
 
 
 def test_detections_of_the_same_images(ours, images, detected):
-    found = predict(ours.task, ours.variables, images)
+    found = detect(ours.task, ours.variables, images)
     for i, expected in enumerate(detected):
         kept = np.asarray(found.mask[i])
         np.testing.assert_allclose(found.scores[i][kept], expected["scores"], rtol=1e-3)
