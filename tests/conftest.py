@@ -1,5 +1,6 @@
 """Settings of every test: two host devices, strict dtypes, the shared data's place."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -80,6 +81,25 @@ def scenes(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("scenes")
     _write_scenes(folder, 64, train=12, val=7)
     return folder
+
+
+@pytest.fixture(scope="session")
+def few_scenes():
+    """A function: a context in which scale_pairs has so many scenes."""
+
+    @contextlib.contextmanager
+    def few_scenes(**counts):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                scale_pairs,
+                "builder_config",
+                lambda image_size: scale_pairs.ScalePairsConfig(
+                    image_size=image_size, **counts
+                ),
+            )
+            yield
+
+    return few_scenes
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from borrow_det import evaluate, train, workdir
-from borrow_det.data import scale_pairs, sources
+from borrow_det.data import sources
 from borrow_det.evaluation import counterfactual
 from borrow_det.tasks import detection
 from borrow_det.tasks.task import EvalSet
@@ -17,7 +17,7 @@ SPLITS = ("validation[:5]", "alone[:5]", "swapped[:5]")
 
 
 @pytest.fixture(scope="module")
-def drawn_run(make_tiny_config, tmp_path_factory):
+def drawn_run(few_scenes, make_tiny_config, tmp_path_factory):
     """A finished run on 64-pixel scale_pairs; has `workdir` and `config`."""
     folder = tmp_path_factory.mktemp("drawn_run")
     config = make_tiny_config()
@@ -28,14 +28,7 @@ def drawn_run(make_tiny_config, tmp_path_factory):
     # So many boxes that small objects have answers to compare.
     config.nms.score, config.nms.iou = 0.001, 0.9
     config.nms.max_per_class = config.nms.max_total = 400
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            scale_pairs,
-            "builder_config",
-            lambda image_size: scale_pairs.ScalePairsConfig(
-                image_size=image_size, num_train=8, num_validation=6
-            ),
-        )
+    with few_scenes(num_train=8, num_validation=6):
         with jax.numpy_dtype_promotion("standard"):  # Inside of optax.
             train.train_and_evaluate(config, folder / "W")
         yield types.SimpleNamespace(workdir=folder / "W", config=config)

@@ -263,6 +263,6 @@ def small_objects(
         area = np.array([average_precision.object_area(a) for a in members])
         side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
         small[indices] = average_precision.is_small(area)
-        least = (1 - matching.SIDE_TOLERANCE) * scale * side
-        has_source[indices] = (side > 0) & (side.max() >= least)
+        larger = matching.is_larger(side.max(), side, scale)
+        has_source[indices] = (side > 0) & larger
     return small, has_source

@@ -152,7 +152,12 @@ BEST_ANCHOR = {"bipartite": bipartite_match, "each": claim_each}
 
 
 # Of a ratio of sides: boxes of whole pixels, normalised, would miss it by rounding.
-SIDE_TOLERANCE = 1e-5
+_SIDE_TOLERANCE = 1e-5
+
+
+def is_larger(side: Array, other: Array, scale: float) -> Array:
+    """Whether sides are at least `scale` times others; NumPy's or JAX's, any shapes."""
+    return side >= (1 - _SIDE_TOLERANCE) * scale * other
 
 
 def borrow_sources(
@@ -171,7 +176,7 @@ def borrow_sources(
       scale: smallest ratio of sides (DESIGN: 2).
     """
     side = jnp.sqrt(box_ops.area(boxes))
-    larger = side[None, :] >= (1 - SIDE_TOLERANCE) * scale * side[:, None]
+    larger = is_larger(side[None, :], side[:, None], scale)
     same = labels[None, :] == labels[:, None]
     # An object of no area would find itself large enough.
     sized = (side > 0) & valid

@@ -225,12 +225,11 @@ class DetectionTask:
 
     def _attention(self, n, P, objects):
         levels = self.source_levels(n)
-        sizes = [height * width for height, width in self.level_shapes]
-        source_levels = np.repeat(levels, [sizes[m] for m in levels])
+        every = np.arange(len(self.level_shapes))
         positions = borrowing.Positions(
             jnp.asarray(self.centers([n])),
             jnp.asarray(self.centers(levels)),
-            jnp.asarray(source_levels[:, None] == np.arange(len(sizes))),
+            jnp.asarray(self.position_levels(levels)[:, None] == every),
         )
 
         def one_image(P, objects):
@@ -285,6 +284,10 @@ class DetectionTask:
     def source_levels(self, n: int) -> tuple[int, ...]:
         """The levels on whose grids level n's T source positions lie, in order."""
         return source_levels(self.config.borrow, n, len(self.level_shapes))
+
+    def position_levels(self, levels: Sequence[int]) -> np.ndarray:
+        """The level of each of these levels' positions, int [T], as in `centers`."""
+        return np.repeat(levels, [np.prod(self.level_shapes[m]) for m in levels])
 
     def centers(self, levels: Sequence[int]) -> np.ndarray:
         """Centres `[y, x]` of these levels' positions, float32 [T, 2] in [0, 1]."""

@@ -32,7 +32,6 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from borrow_det import checkpoints, command_line, config_check, workdir
-from borrow_det.data import sources
 from borrow_det.errors import InputError, check_choice
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import (
@@ -65,15 +64,14 @@ def main(argv: Sequence[str]) -> int:
         return 0
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     every = cells.make(rows, seeds, folder, _config_arguments(argv, base))
-    unfinished = [cell for cell in every if not cells.is_finished(cell)]
-    if options.mode != "report":
-        _check(unfinished)
+    unfinished = [] if options.mode == "report" else cells.partition(every)[1]
+    _check(unfinished)
     if options.mode == "commands":
         for cell in unfinished:
             print(shlex.join(("python", *cell.command[1:])))
         return 0
     failed = []
-    if options.mode == "run" and unfinished:
+    if unfinished:
         print(
             f"{len(rows)} rows, {len(seeds)} seeds: {len(unfinished)} of "
             f"{len(every)} cells to run, {options.jobs} at a time"
@@ -159,15 +157,16 @@ def report(
       InputError: no cell is finished, no finished one has any of the columns, or the
         folder cannot be written.
     """
-    finished = [cell for cell in every if cells.is_finished(cell)]
+    finished, missing = cells.partition(every)
     if not finished:
         raise InputError(f"--workdir={folder} holds no finished cell of this sweep")
     results = {cell.row.name: {} for cell in every}
     for cell in finished:
         results[cell.row.name][cell.seed] = cells.metrics(cell)
+    baseline = every[0].row.name
     records = ablation_summary.summarize(
         results,
-        _costs(finished, every[0].row.name, latency_rounds),
+        _costs(finished, baseline, latency_rounds),
         {cell.row.name: ablation_summary.dataset_name(cell.config) for cell in every},
     )
     known = dict.fromkeys(name for record in records for name in record["metrics"])
@@ -176,7 +175,7 @@ def report(
             f"--metrics={','.join(columns)}: there are only {', '.join(known)}"
         )
     table = ablation_summary.as_markdown(records, columns)
-    table += _missing(every, finished)
+    table += _missing(missing, baseline, not results[baseline])
     table += f"\n{_provenance(finished, folder, argv)}\n"
     try:
         (folder / "ablation.md").write_text(table, encoding="utf-8")
@@ -190,12 +189,11 @@ def report(
     print(table)
 
 
-def _missing(every, finished):
+def _missing(missing, baseline, without_baseline):
     """What the reader of the table must know is not in it."""
-    names = [str(cell) for cell in every if cell not in finished]
-    text = f"\nNot finished, and in no figure: {'; '.join(names)}.\n" if names else ""
-    baseline = every[0].row.name
-    if baseline not in {cell.row.name for cell in finished}:
+    names = "; ".join(map(str, missing))
+    text = f"\nNot finished, and in no figure: {names}.\n" if missing else ""
+    if without_baseline:
         text += f"\nThe baseline, {baseline}, is not finished: no differences.\n"
     return text
 
@@ -254,8 +252,7 @@ def report_costs(
     tasks = {}
     for row in rows:
         check_choice("task", row.config.task, ("detection",))
-        splits = row.config.dataset.eval_splits[:1]
-        (source,) = sources.load_splits(row.config.dataset, splits)
+        source = model_cost.first_source(row.config)
         tasks[row.name] = DetectionTask(row.config, len(source.class_names))
     costs = model_cost.measure(tasks, {}, rows[0].name, latency_rounds)
     table = ablation_summary.cost_table(costs)

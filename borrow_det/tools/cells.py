@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from borrow_det import initialization, workdir
+from borrow_det import checkpoints, initialization, workdir
 from borrow_det.errors import InputError
 from borrow_det.evaluate import metrics_path, read_metrics
 from borrow_det.tools.sweeps import Row
@@ -94,6 +94,14 @@ def make(
     return cells
 
 
+def partition(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """(finished, unfinished) cells; see `is_finished`."""
+    finished, unfinished = [], []
+    for cell in cells:
+        (finished if is_finished(cell) else unfinished).append(cell)
+    return finished, unfinished
+
+
 def is_finished(cell: Cell) -> bool:
     """Whether the run came to its end: checkpoint, evaluations, report.
 
@@ -105,7 +113,7 @@ def is_finished(cell: Cell) -> bool:
     step = cell.config.num_steps
     return (
         (cell.workdir / "report.md").exists()
-        and (cell.workdir / "checkpoints" / str(step)).exists()
+        and checkpoints.newest_step(cell.workdir) == step
         and all(path.exists() for path in _split_paths(cell))
     )
 

@@ -39,6 +39,16 @@ def parse(
         raise InputError(f"{error} (--help lists the flags)") from error
 
 
+def run_flags() -> flags.FlagValues:
+    """The flags of a tool that looks at images with a run: workdir, output, step."""
+    values = flags.FlagValues()
+    text = {"flag_values": values}
+    flags.DEFINE_string("workdir", None, "The trained run.", required=True, **text)
+    flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
+    flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
+    return values
+
+
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Runs a tool's main; an InputError becomes a line on stderr and status 2.
 

@@ -223,11 +223,8 @@ def _of_split(detector, split) -> list[Callable[[], Picture]]:
 
 
 def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
+    values = command.run_flags()
     text = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "The trained run.", required=True, **text)
-    flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
-    flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
     flags.DEFINE_string(
         "split",
         None,

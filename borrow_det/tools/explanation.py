@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from borrow_det.ops import boxes as box_ops
+from borrow_det.ops import matching
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tasks.detector import Attended
 
@@ -145,7 +146,7 @@ def explain(
     lends = lenders(found, k, task.config.loss.matching_scale)
     held = np.asarray(box_ops.contains(found.boxes, centers))
     strongest = np.argsort(-weights, kind="stable")[:count]
-    of_level = np.repeat(levels, [np.prod(task.level_shapes[m]) for m in levels])
+    of_level = task.position_levels(levels)
     sources = tuple(
         Source(
             int(of_level[t]),
@@ -174,4 +175,5 @@ def lenders(found: Found, k: int, scale: float) -> np.ndarray:
     """Indices of the detections of k's class with at least `scale` times its side."""
     side = np.sqrt(np.maximum(found.boxes[:, 2:] - found.boxes[:, :2], 0).prod(axis=1))
     same = found.labels == found.labels[k]
-    return np.flatnonzero(same & (side[k] > 0) & (side >= scale * side[k]))
+    larger = matching.is_larger(side, side[k], scale)
+    return np.flatnonzero(same & (side[k] > 0) & larger)

@@ -1,10 +1,12 @@
 """What detectors cost: parameters, FLOPs, and their time side by side."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 
 import jax
+import ml_collections
 import numpy as np
 
 from borrow_det.data import pipeline, sources
@@ -32,19 +34,27 @@ def measure(
     costs = {name: static_cost(task) for name, task in tasks.items()}
     if not rounds:
         return costs
-    images, calls = {}, {}
+    calls = {}
     for name, task in tasks.items():
-        dataset = task.config.dataset.to_json()
-        if dataset not in images:
-            images[dataset] = _first_image(task.config)
         variables = trained.get(name)
         if variables is None:
             # The rbg generator compiles several times faster than threefry.
             variables = jax.jit(task.init)(jax.random.key(0, impl="rbg"))
-        calls[name] = _detect_call(task, variables, images[dataset])
+        calls[name] = _detect_call(task, variables, _first_image(task.config))
     for name, times in side_by_side(calls, baseline, rounds).items():
         costs[name] |= times
     return costs
+
+
+def first_source(config: ml_collections.ConfigDict) -> sources.Source:
+    """The evaluation's first split; opened once for all rows that read the same."""
+    return _open(ml_collections.FrozenConfigDict(config.dataset))
+
+
+@functools.cache
+def _open(dataset):
+    (source,) = sources.load_splits(dataset, dataset.eval_splits[:1])
+    return source
 
 
 def _detect_call(task, variables, image):
@@ -56,7 +66,7 @@ def _first_image(config):
     """Canvas [1, Hc, Wc, 3] and size [1, 2] of a split's first image."""
     config = config.copy_and_resolve_references()
     config.eval_batch_size = 1
-    (source,) = sources.load_splits(config.dataset, config.dataset.eval_splits[:1])
+    source = first_source(config)
     with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
         batch = next(batches)
     return jax.device_put((batch["image"], batch["image_size"]))

@@ -213,11 +213,8 @@ def _known_ids(annotations, paths):
 
 
 def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
+    values = command.run_flags()
     text = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "The trained run.", required=True, **text)
-    flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
-    flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
     flags.DEFINE_float(
         "score",
         0.4,

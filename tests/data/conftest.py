@@ -7,21 +7,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.data import scale_pairs
 from configs import base
 
 
 @pytest.fixture(scope="session")
-def drawn_dir(tmp_path_factory) -> pathlib.Path:
+def drawn_dir(few_scenes, tmp_path_factory) -> pathlib.Path:
     """A data_dir in which scale_pairs has 40 training and 12 validation scenes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            scale_pairs,
-            "builder_config",
-            lambda image_size: scale_pairs.ScalePairsConfig(
-                image_size=image_size, num_train=40, num_validation=12
-            ),
-        )
+    with few_scenes(num_train=40, num_validation=12):
         yield tmp_path_factory.mktemp("drawn")
 
 
