@@ -267,6 +267,10 @@ def test_closing_ends_threads_and_workers(num_workers, drawn_config):
         ("validation", pipeline.eval_batches),
     ):
         source = sources.load(drawn_config.dataset, split)
+        # Grain frees shared memory by threads of the whole process: the first workers
+        # start them, and they stay.
+        with contextlib.closing(make(source, drawn_config)) as batches:
+            next(batches)
         before = set(threading.enumerate())
         with contextlib.closing(make(source, drawn_config)) as batches:
             next(batches)
