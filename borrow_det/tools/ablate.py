@@ -6,7 +6,8 @@ r"""Runs a sweep of variants over seeds, and says what each is worth.
 A sweep is a Python file whose `sweep(add)` adds rows, each a name and the fields in
 which it differs from --config (tools/sweeps.py). Fields for all rows follow the config
 as they do for a run: --config.num_steps=240. Every row is run with every seed, as a
-process of its own in DIR/ROW/seed_S. Started again, it goes on where it was.
+process of its own in DIR/ROW/seed_S. Started again, it goes on where it was. --row=NAME
+(several, if given several times) takes those rows alone, in the sweep's order.
 
   --mode=commands   prints instead the command of every cell that is not finished, one
                     a line, for a Slurm or TPU array: to be kept in a file, as the list
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     if not options.metrics:
         raise InputError("--metrics names no metric")
     base = command_line.resolved(options["config"])
-    rows = sweeps.load(options.sweep, base)
+    rows = sweeps.choose(sweeps.load(options.sweep, base), options.row)
     folder = pathlib.Path(options.workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -280,6 +281,12 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     flags.mark_flag_as_required("config", values)
+    flags.DEFINE_multi_string(
+        "row",
+        [],
+        "Only rows of these names, the first as baseline.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "workdir",
         None,

@@ -12,12 +12,12 @@ import ast
 import os
 import pathlib
 import runpy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 from borrow_det.workdir import folder_name
 
 # Names that a row's folder cannot have: other things have them.
@@ -73,6 +73,18 @@ def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[Row]:
     if not rows:
         raise InputError(f"{path}: sweep(add) adds no row")
     return rows
+
+
+def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows of these names, in the sweep's order; all rows where none is named.
+
+    Raises:
+      InputError: no row has such a name.
+    """
+    known = [row.name for row in rows]
+    for name in names:
+        check_choice("--row", name, known)
+    return [row for row in rows if row.name in names or not names]
 
 
 def _row(name, overrides, base):

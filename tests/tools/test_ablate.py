@@ -252,6 +252,7 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
             "row 'full, wide': borrow.similarity is 'cos'",
         ),
         (("--workdir=W", "--metrics="), "--metrics names no metric"),
+        (("--workdir=W", "--row=full"), "--row is 'full'; it must be one of ['ssd', "),
         (("--workdir=/dev/null/W",), "--workdir=/dev/null/W: Not a directory"),
         ((), "workdir"),
     ],

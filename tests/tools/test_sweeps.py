@@ -44,6 +44,12 @@ def test_rows_differ_from_the_base_in_their_overrides_alone(load):
     assert (second.name, second.folder) == ("b, 2", "b_2")
 
 
+def test_chosen_rows_keep_the_sweep_s_order(load):
+    rows = load('[add(name, {}) for name in ("a", "b, c", "d")]')
+    assert sweeps.choose(rows, ["d", "b, c"]) == rows[1:]
+    assert sweeps.choose(rows, []) == rows
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
