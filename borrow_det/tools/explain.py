@@ -11,7 +11,7 @@ that scores --score or more, or for one that --detection names, DIR then holds
                      its detections by falling score, and of those that are explained
                      the share of the attention that each level has, the strongest
                      sources, the precision (the share inside of larger detections of
-                     the same class: loss.matching_scale times the side) and
+                     the same class: evaluation.source_scale times the side) and
                      `positions`, what the precision of an even spread would be;
   index.html         all of it in one page, which needs no network and no other file.
 What an earlier call left there is replaced, its pictures too.
@@ -168,7 +168,7 @@ def _settings(detector, options):
         workdir=readable(options.workdir),
         step=detector.step,
         similarity=detector.config.borrow.similarity,
-        matching_scale=detector.config.loss.matching_scale,
+        source_scale=detector.config.evaluation.source_scale,
         score=options.score,
         small=options.small,
         detection=options.detection,

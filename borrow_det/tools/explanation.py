@@ -45,7 +45,7 @@ class Borrowed(NamedTuple):
       heat: by source level, its share of the attention, position by position: float
         [H, W]; all levels' sum is 1, less where rows of P are zero.
       sources: the strongest positions, falling.
-      lenders: the detections of its class that are larger by loss.matching_scale.
+      lenders: the detections of its class that are larger by evaluation.source_scale.
       positions: the share of the source positions that lie in the lenders' boxes:
         the precision of attention that is spread evenly.
       precision: the share of the attention inside of the lenders' boxes; None where
@@ -143,7 +143,7 @@ def explain(
     weights = attention(P[rows])
     levels = task.source_levels(level)
     centers = task.centers(levels)
-    lends = lenders(found, k, task.config.loss.matching_scale)
+    lends = lenders(found, k, task.config.evaluation.source_scale)
     held = np.asarray(box_ops.contains(found.boxes, centers))
     strongest = np.argsort(-weights, kind="stable")[:count]
     of_level = task.position_levels(levels)

@@ -16,7 +16,7 @@ class Settings(NamedTuple):
     workdir: str
     step: int
     similarity: str  # The run's borrow.similarity.
-    matching_scale: float  # The run's loss.matching_scale: what makes "larger".
+    source_scale: float  # The run's evaluation.source_scale: what makes "larger".
     score: float  # The tool's flags, as the next three.
     small: float
     detection: int | None
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
         words = (
             f"Made with {self.workdir}, step {self.step}: {self.asked}, of those with "
             f"a score of {self.score:g} or more, by the descriptors of {seen}. Larger "
-            f"means at least {self.matching_scale:g} times the side."
+            f"means at least {self.source_scale:g} times the side."
         )
         if self.similarity == "dot_product":
             words += (
