@@ -255,10 +255,20 @@ def report_costs(
         check_choice("task", row.config.task, ("detection",))
         source = model_cost.first_source(row.config)
         tasks[row.name] = DetectionTask(row.config, len(source.class_names))
-    costs = model_cost.measure(tasks, {}, rows[0].name, latency_rounds)
+    baseline = rows[0].name
+    costs = model_cost.measure(tasks, {}, baseline, latency_rounds)
+    records = [
+        {
+            "name": row.name,
+            "baseline": baseline,
+            "input_size": row.config.input_size,
+            "cost": costs[row.name],
+        }
+        for row in rows
+    ]
     table = ablation_summary.cost_table(costs)
     try:
-        workdir.write_json(folder / "cost.json", costs)
+        workdir.write_json(folder / "cost.json", records)
         (folder / "cost.md").write_text(table + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error

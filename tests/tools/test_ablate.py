@@ -319,9 +319,13 @@ def _running(text):
     return False
 
 
-def test_costs_need_no_training(run, tmp_path):
+def test_costs_need_no_training(run, make_tiny_config, tmp_path):
     assert run(f"--workdir={tmp_path}", "--mode=costs", "--latency_rounds=2") == 0
-    costs = json.loads((tmp_path / "cost.json").read_text())
+    records = json.loads((tmp_path / "cost.json").read_text())
+    size = list(make_tiny_config().input_size)
+    for record in records:
+        assert (record["baseline"], record["input_size"]) == ("ssd", size)
+    costs = {row["name"]: row["cost"] for row in records}
     assert list(costs) == ["ssd", "full, wide", "broken"]
     assert costs["ssd"]["latency_ratio"] == 1
     assert all(cost["latency_ms"] > 0 for cost in costs.values())
