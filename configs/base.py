@@ -113,8 +113,8 @@ def _borrow():
     # Queries and keys from descriptors of zero mean and unit variance over channels.
     borrow.normalize = False
     # Embedding channels; 0: those of the level (the paper). Half of conv4_3's, as in
-    # non-local networks: the whole is then 1.12 times plain SSD's time at 512 pixels,
-    # with all of them 1.17 (RESULTS.md).
+    # non-local networks: the whole is then 1.09 times plain SSD's time at 512 pixels,
+    # with all of them 1.14 (RESULTS.md).
     borrow.channels = 256
     borrow.value_channels = 0  # Of V and Z; 0: as many as the embedding (the paper).
     borrow.levels = (0, 1, 2)  # Which levels borrow; the last has none below it.
