@@ -42,6 +42,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ratios = (1.0, 2.0, 0.5)
     config.anchors.aspect_ratios = (ratios,) * 4
 
+    # Small objects are found at once; their class has to be matched.
+    config.loss.matching = 1.0
     config.augment.enabled = False
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 2e-3

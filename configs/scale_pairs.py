@@ -41,6 +41,9 @@ def get_config(arg=None):
     config.anchors.aspect_ratios = ((1.0, 2.0, 0.5),) * 4
     config.anchors.second_last = "geometric"
 
+    # Small objects are found at once; their class has to be matched.
+    config.loss.matching = 1.0
+
     # A mirrored stripe of 45 degrees is one of 135 degrees, another species; a crop
     # may lose the instance that is to be borrowed from.
     config.augment.enabled = False

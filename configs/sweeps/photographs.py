@@ -19,8 +19,9 @@ def sweep(add):
         {"borrow.enabled": False, "borrow.context": False, "loss.matching": 0.0},
     )
     add("full", {})
-    for weight in (0.0, 0.1, 0.3):
+    for weight in (0.0, 0.3, 1.0):
         add(f"full, matching loss {weight:g}", {"loss.matching": weight})
+    add("full, level 0 alone", {"borrow.levels": (0,)})
     add("full, sources of any size", {"loss.matching_scale": 0.01})
     add("full, after context", {"borrow.after_context": True})
     add("full, normalised", {"borrow.normalize": True})

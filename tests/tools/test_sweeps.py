@@ -106,7 +106,7 @@ SWEPT = {
         for name in ("embedded_gaussian", "scaled", "cosine", "dot_product")
         for weight in ("0", "0.3", "1", "3")
     ),
-    "photographs": ("ssd", "loss 0.1", "any size", "after", "normalised", "values"),
+    "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
     "similarity": (
         *("embedded_gaussian", "scaled", "cosine", "cosine, centred", "dot_product"),
         "cosine, centred, matching loss",
