@@ -41,12 +41,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 0",
     ),
     (
-        "model.width borrow.temperature loss.matching_scale evaluation.source_scale "
-        "optimizer.learning_rate "
+        "model.width borrow.temperature loss.matching_scale optimizer.learning_rate "
         "dataset.min_crop_side",
         lambda value: value > 0,
         "above 0",
     ),
+    ("evaluation.source_scale", lambda value: value > 1, "above 1"),
     (
         "nms.score nms.iou loss.positive_iou augment.photometric augment.expand "
         "augment.flip report.min_score",

@@ -43,7 +43,8 @@ def prepare(
     """Creates a work directory, or checks that this run may go on in it.
 
     Writes `dataset.json` (the classes, and `boxes`: how many of each split were
-    clipped, dropped or cut), `environment.json` and `config.json`.
+    clipped, dropped or cut), `environment.json` (of this start, and of the `earlier`
+    ones) and `config.json`.
 
     Raises:
       InputError: the directory holds checkpoints of another architecture or of other
@@ -62,7 +63,8 @@ def prepare(
         workdir.mkdir(parents=True, exist_ok=True)
         dataset = {**classes._asdict(), "boxes": boxes}
         write_json(workdir / "dataset.json", dataset)
-        write_json(workdir / "environment.json", environment(config.seed))
+        here = {**environment(config.seed), "earlier": starts(workdir)}
+        write_json(workdir / "environment.json", here)
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         raise InputError(
@@ -129,6 +131,14 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
     if missing:
         raise InputError(f"{workdir}/dataset.json lacks {', '.join(missing)}")
     return Classes(*(dataset[name] for name in Classes._fields))
+
+
+def starts(workdir: str | os.PathLike) -> list[dict]:
+    """The `environment` of every start of a run, in order; [] of one never started."""
+    if not (pathlib.Path(workdir) / "environment.json").exists():
+        return []
+    last = load_json(workdir, "environment.json")
+    return [*last.pop("earlier", ()), last]
 
 
 def environment(seed: int) -> dict:

@@ -41,6 +41,7 @@ from configs import base
         ("nms.iou", 1.5),
         ("nms.max_total", 0),
         ("loss.matching", -1.0),
+        ("evaluation.source_scale", 1.0),
         ("loss.positive_iou", float("nan")),
         ("augment.crop_tries", 0),
         ("augment.min_crop", 0.0),

@@ -91,7 +91,7 @@ def test_an_evaluation_tells_whether_borrowing_is_real(tiny_run):
     groups = ("with_source", "without_source")
     expected = {
         f"{name}_small_{group}"
-        for name in ("AP", "AP50", "objects")
+        for name in ("AP", "AP50", "AR", "objects")
         for group in groups
     }
     figures = ("objects", "entropy", "query_dependence")

@@ -38,6 +38,16 @@ def test_environment_says_what_to_repeat_a_run_by(folder):
     assert environment["git"] is None or len(environment["git"]["commit"]) == 40
 
 
+def test_every_start_is_on_record(folder, monkeypatch):
+    (first,) = workdir.starts(folder)
+    second = first | {"command": ("borrow_det", "again")}
+    monkeypatch.setattr(workdir, "environment", lambda seed: second)
+    for _ in range(2):
+        workdir.prepare(folder, base.get_config(), CLASSES, BOXES)
+    assert workdir.starts(folder) == [first, second, second]
+    assert workdir.starts(folder / "nowhere") == []
+
+
 def test_what_is_no_architecture_may_change(folder):
     config = base.get_config()
     config.num_steps = 7

@@ -87,12 +87,12 @@ def subset_metrics(
     counts: Sequence[bool],
     area_range: tuple[float, float],
     max_detections: int = 100,
-) -> tuple[float, float]:
-    """(AP, AP50) over some of the objects of an area range.
+) -> tuple[float, float, float]:
+    """(AP, AP50, AR) over some of the objects of an area range.
 
     The others are treated as COCO treats an object outside of a range: they are no
     misses, and a detection that fits one is no false positive. Where `counts` is true
-    of all objects of the range, these are its AP and AP50 of `coco_metrics`.
+    of all objects of the range, these are its figures of `coco_metrics`.
 
     Args:
       ground_truth: COCO dictionary (module docstring).
@@ -116,11 +116,11 @@ def subset_metrics(
     }
     classes = [c for c in ground_truth["categories"] if c["id"] in found]
     if not classes:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     truth = {**ground_truth, "annotations": annotations, "categories": classes}
     areas = {"subset": area_range}
-    precision, _ = _coco_arrays(truth, detections, [max_detections], areas)
-    return _mean(precision), _mean(precision[0])
+    precision, recall = _coco_arrays(truth, detections, [max_detections], areas)
+    return _mean(precision), _mean(precision[0]), _mean(recall)
 
 
 def object_area(annotation: Mapping[str, Any]) -> float:

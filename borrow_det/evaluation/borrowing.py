@@ -8,7 +8,11 @@ area; `evaluation.source_scale`).
 Average precision, of any detector:
   AP_small_with_source, AP50_small_with_source: of the small objects that have a source,
     the others ignored as COCO ignores objects outside of an area range.
-  AP_small_without_source, AP50_small_without_source: of those that have none.
+  AP_small_without_source, AP50_small_without_source: of those that have none. Every
+    false positive counts against either group, and weighs more in the smaller one:
+    compare models by each, not one group with the other.
+  AR_small_with_source, AR_small_without_source: recall, where none does: these two may
+    be compared.
   objects_small_with_source, objects_small_without_source: how many these are.
 
 Attention P [R, T] of a level that borrows. An object's descriptors are the positions
@@ -33,8 +37,8 @@ no probabilities (dot_product) count as |P| divided by the row's sum.
 The means of `same` are over small objects whose sources cover at least one position,
 those of `other` over the ones among them for which larger objects of other classes do,
 those of entropy and share over all small objects, that of query_dependence over all
-images. `borrow/levelN/...` (levels count from 1) is of one level; without it, objects
-and images count once for each level that borrows.
+images. `borrow/levelN/...` (levels count from 1) is of one level, `borrow/...` of the
+shallowest that borrows, on which small objects are found.
 """
 
 import math
@@ -49,6 +53,8 @@ from jax import Array
 from borrow_det.evaluation import average_precision
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import matching
+
+_SPLIT = ("AP", "AP50", "AR")  # What the small objects' groups are measured by.
 
 
 class Objects(NamedTuple):
@@ -99,10 +105,9 @@ def attention_sums(
       positions: of the level.
       scale: the least ratio of sides of a source.
     """
-    P = jnp.abs(P)
-    P = P / jnp.maximum(jnp.sum(P, axis=1, keepdims=True), jnp.finfo(P.dtype).tiny)
+    P = as_shares(P)
     borrowers = objects.small & objects.valid
-    members = _descriptors(objects.boxes, positions.queries).astype(P.dtype)
+    members = descriptors(objects.boxes, positions.queries).astype(P.dtype)
     members = members / jnp.sum(members, axis=1, keepdims=True)
     attention = jnp.matmul(members, P, precision="highest")  # [G, T]
     rows = jnp.sum(jax.scipy.special.entr(P), axis=1) / math.log(max(P.shape[1], 2))
@@ -125,8 +130,19 @@ def attention_sums(
     )
 
 
-def _descriptors(boxes, centers):
-    """Which positions are each object's: bool [G, R]."""
+def as_shares(P: Array) -> Array:
+    """Rows of P [..., T] as shares: absolute values over their sum; zeros stay so."""
+    P = jnp.abs(P)
+    total = jnp.sum(P, axis=-1, keepdims=True)
+    return P / jnp.maximum(total, jnp.finfo(P.dtype).tiny)
+
+
+def descriptors(boxes: Array, centers: Array) -> Array:
+    """Which of R positions stand for each of G boxes [G, 4]: bool [G, R], at least one.
+
+    Those whose centres [R, 2] lie in the box; the one nearest to the box's centre
+    where none does.
+    """
     inside = box_ops.contains(boxes, centers)
     middles = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
     distance = jnp.sum(jnp.square(centers[None] - middles), axis=-1)
@@ -182,9 +198,8 @@ def attention_metrics(
     sums = {
         n: jax.tree.map(_sum, *(image[n] for image in images)) for n in source_levels
     }
-    total = jax.tree.map(_sum, *sums.values())
-    sources = sorted({m for levels in source_levels.values() for m in levels})
-    metrics = _figures("borrow", total, sources)
+    first = min(source_levels)
+    metrics = _figures("borrow", sums[first], source_levels[first])
     for n, levels in source_levels.items():
         metrics |= _figures(f"borrow/level{n + 1}", sums[n], levels)
     return metrics
@@ -218,7 +233,7 @@ def split_metrics(
     scale: float,
     max_detections: int = 100,
 ) -> dict[str, float]:
-    """AP of small objects with and without a source, and how many there are.
+    """AP and AR of small objects with and without a source, and how many these are.
 
     Args:
       ground_truth: COCO dictionary (average_precision.py).
@@ -233,7 +248,7 @@ def split_metrics(
     figures = {}
     for name, counts in groups.items():
         if counts.sum() == small.sum():
-            found = metrics["AP_small"], metrics["AP50_small"]
+            found = (metrics[f"{name}_small"] for name in _SPLIT)
         else:
             found = average_precision.subset_metrics(
                 ground_truth,
@@ -242,7 +257,8 @@ def split_metrics(
                 average_precision.AREA_RANGES["small"],
                 max_detections,
             )
-        figures[f"AP_small_{name}"], figures[f"AP50_small_{name}"] = found
+        for figure, value in zip(_SPLIT, found, strict=True):
+            figures[f"{figure}_small_{name}"] = value
         figures[f"objects_small_{name}"] = float(counts.sum())
     return figures
 

@@ -88,7 +88,8 @@ def matching_loss(log_p: Array, sources: Array, weight: Array) -> Array:
     DESIGN section 1: for a descriptor r with sources M, -log sum_{t in M} P[r, t].
 
     Args:
-      log_p: float32 [R, T], log of FMB's rows.
+      log_p: float32 [R, T], log of FMB's rows; of dot_product, whose rows are no
+        probabilities, log of their softmax: it is taught to score sources highest.
       sources: bool [R, T], M of each descriptor.
       weight: bool [R], the descriptors that count; each must have a source.
     """

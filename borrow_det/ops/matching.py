@@ -160,6 +160,20 @@ def is_larger(side: Array, other: Array, scale: float) -> Array:
     return side >= (1 - _SIDE_TOLERANCE) * scale * other
 
 
+def lenders(boxes: Array, labels: Array, valid: Array, scale: float) -> Array:
+    """Of which objects each one should borrow: bool [G, G], borrowers by rows.
+
+    Those of its class whose side is at least `scale` times its own; arguments as of
+    `borrow_sources`.
+    """
+    side = jnp.sqrt(box_ops.area(boxes))
+    larger = is_larger(side[None, :], side[:, None], scale)
+    same = labels[None, :] == labels[:, None]
+    # An object of no area would find itself large enough.
+    sized = (side > 0) & valid
+    return larger & same & sized[None, :] & sized[:, None]
+
+
 def borrow_sources(
     boxes: Array, labels: Array, valid: Array, centers: Array, scale: float
 ) -> Array:
@@ -175,12 +189,7 @@ def borrow_sources(
       centers: float32 [T, 2], `[y, x]` of the deeper positions.
       scale: smallest ratio of sides (DESIGN: 2).
     """
-    side = jnp.sqrt(box_ops.area(boxes))
-    larger = is_larger(side[None, :], side[:, None], scale)
-    same = labels[None, :] == labels[:, None]
-    # An object of no area would find itself large enough.
-    sized = (side > 0) & valid
-    lends = larger & same & sized[None, :] & sized[:, None]
+    lends = lenders(boxes, labels, valid, scale)
     holds = box_ops.contains(boxes, centers)
     return (lends.astype(jnp.float32) @ holds.astype(jnp.float32)) > 0
 

@@ -1,5 +1,6 @@
 """Detection as a task: initial variables, targets, loss, and detections."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -163,45 +164,42 @@ class DetectionTask:
             mutable=["batch_stats"],
         )
         config = self.config.loss
-
-        def classification(logits, target, positive, ignored):
-            return losses.classification_loss(
-                logits,
-                target,
-                positive,
-                ignored,
-                negatives_per_positive=config.negatives_per_positive,
-                min_negatives=config.min_negatives,
-            )
-
         terms = {
+            name: total / totals["positives"]
+            for name, total in self._box_losses(predictions, examples).items()
+        }
+        loss = terms["classification"] + config.localization * terms["localization"]
+        if examples.borrow:
+            total = sum(
+                _sum_over_batch(_level_matching, predictions.matchings[n].log_p, *t)
+                for n, t in examples.borrow.items()
+            )
+            terms["matching"] = total / totals["descriptors"]
+            loss = loss + config.matching * terms["matching"]
+        return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
+
+    def _box_losses(self, predictions, examples):
+        """SSD's two losses, summed over anchors and images."""
+        classification = functools.partial(
+            losses.classification_loss,
+            negatives_per_positive=self.config.loss.negatives_per_positive,
+            min_negatives=self.config.loss.min_negatives,
+        )
+        return {
             "classification": _sum_over_batch(
                 classification,
                 predictions.logits,
                 examples.target,
                 examples.positive,
                 examples.ignored,
-            )
-            / totals["positives"],
+            ),
             "localization": _sum_over_batch(
                 losses.localization_loss,
                 predictions.offsets,
                 examples.offsets,
                 examples.positive,
-            )
-            / totals["positives"],
+            ),
         }
-        loss = terms["classification"] + config.localization * terms["localization"]
-        if examples.borrow:
-            terms["matching"] = (
-                sum(
-                    _sum_over_batch(_level_matching, predictions.matchings[n].log_p, *t)
-                    for n, t in examples.borrow.items()
-                )
-                / totals["descriptors"]
-            )
-            loss = loss + config.matching * terms["matching"]
-        return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
 
     def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
         """Anchors a training image that are assigned to objects."""

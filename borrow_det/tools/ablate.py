@@ -7,7 +7,7 @@ A sweep is a Python file whose `sweep(add)` adds rows, each a name and the field
 which it differs from --config (tools/sweeps.py). Fields for all rows follow the config
 as they do for a run: --config.num_steps=240. Every row is run with every seed, as a
 process of its own in DIR/ROW/seed_S. Started again, it goes on where it was. --row=NAME
-(several, if given several times) takes those rows alone, in the sweep's order.
+(several, if given several times) runs that row and the baseline alone.
 
   --mode=commands   prints instead the command of every cell that is not finished, one
                     a line, for a Slurm or TPU array: to be kept in a file, as the list
@@ -20,6 +20,7 @@ standard deviation over seeds, the paired difference to the first row with its 9
 interval, parameters, FLOPs and latency. Exit status 1 if a cell failed.
 """
 
+import contextlib
 import pathlib
 import shlex
 import signal
@@ -54,19 +55,24 @@ def main(argv: Sequence[str]) -> int:
     if not options.metrics:
         raise InputError("--metrics names no metric")
     base = command_line.resolved(options["config"])
-    rows = sweeps.choose(sweeps.load(options.sweep, base), options.row)
+    rows = sweeps.load(options.sweep, base)
+    chosen = sweeps.choose(rows, options.row)
     folder = pathlib.Path(options.workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--workdir={folder}: {error.strerror}") from error
     if options.mode == "costs":
-        report_costs(rows, folder, options.latency_rounds)
+        _check(chosen)
+        report_costs(chosen, folder, argv, options.latency_rounds)
         return 0
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     every = cells.make(rows, seeds, folder, _config_arguments(argv, base))
-    unfinished = [] if options.mode == "report" else cells.partition(every)[1]
-    _check(unfinished)
+    unfinished = []
+    if options.mode != "report":
+        names = [row.name for row in chosen]
+        unfinished = [c for c in cells.partition(every)[1] if c.row.name in names]
+    _check([cell.row for cell in unfinished])
     if options.mode == "commands":
         for cell in unfinished:
             print(shlex.join(("python", *cell.command[1:])))
@@ -74,17 +80,17 @@ def main(argv: Sequence[str]) -> int:
     failed = []
     if unfinished:
         print(
-            f"{len(rows)} rows, {len(seeds)} seeds: {len(unfinished)} of "
-            f"{len(every)} cells to run, {options.jobs} at a time"
+            f"{len(chosen)} rows, {len(seeds)} seeds: {len(unfinished)} of "
+            f"{len(chosen) * len(seeds)} cells to run, {options.jobs} at a time"
         )
         failed = _run(unfinished, options.jobs, folder)
     report(every, folder, argv, options.latency_rounds, options.metrics)
     return int(bool(failed))
 
 
-def _check(unfinished):
+def _check(rows):
     """Refuses what would fail hours later, cell by cell."""
-    for row in {cell.row.name: cell.row for cell in unfinished}.values():
+    for row in {row.name: row for row in rows}.values():
         try:
             check_choice("task", row.config.task, ("detection",))
             config_check.check_fields(row.config)
@@ -161,33 +167,50 @@ def report(
     finished, missing = cells.partition(every)
     if not finished:
         raise InputError(f"--workdir={folder} holds no finished cell of this sweep")
+    baseline = every[0].row.name
+    results = _results(every, finished)
+    costs = _costs(finished, baseline, latency_rounds)
+    records = _records(every, results, costs, columns)
+    table = ablation_summary.as_markdown(records, columns)
+    table += _missing(missing, baseline, not results[baseline])
+    table += f"\n{_provenance(finished, folder, argv)}\n"
+    with _writing(folder):
+        (folder / "ablation.md").write_text(table, encoding="utf-8")
+        (folder / "ablation.csv").write_text(
+            ablation_summary.as_csv(records), encoding="utf-8"
+        )
+        by_row = ablation_summary.by_row(records)
+        workdir.write_json(folder / "ablation.json", by_row)
+        ablation_plot.write(folder / "ablation.png", records, results, columns[0])
+    print(table)
+
+
+@contextlib.contextmanager
+def _writing(folder):
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _results(every, finished):
+    """Of each row: seed -> split -> metric -> value; {} where no cell is finished."""
     results = {cell.row.name: {} for cell in every}
     for cell in finished:
         results[cell.row.name][cell.seed] = cells.metrics(cell)
-    baseline = every[0].row.name
-    records = ablation_summary.summarize(
-        results,
-        _costs(finished, baseline, latency_rounds),
-        {cell.row.name: ablation_summary.dataset_name(cell.config) for cell in every},
-    )
+    return results
+
+
+def _records(every, results, costs, columns):
+    """What the tables are made of, if any of the columns is in it."""
+    datasets = {c.row.name: ablation_summary.dataset_name(c.config) for c in every}
+    records = ablation_summary.summarize(results, costs, datasets)
     known = dict.fromkeys(name for record in records for name in record["metrics"])
     if not set(columns) & set(known):
         raise InputError(
             f"--metrics={','.join(columns)}: there are only {', '.join(known)}"
         )
-    table = ablation_summary.as_markdown(records, columns)
-    table += _missing(missing, baseline, not results[baseline])
-    table += f"\n{_provenance(finished, folder, argv)}\n"
-    try:
-        (folder / "ablation.md").write_text(table, encoding="utf-8")
-        (folder / "ablation.csv").write_text(
-            ablation_summary.as_csv(records), encoding="utf-8"
-        )
-        workdir.write_json(folder / "ablation.json", records)
-        ablation_plot.write(folder / "ablation.png", records, results, columns[0])
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
-    print(table)
+    return records
 
 
 def _missing(missing, baseline, without_baseline):
@@ -201,25 +224,33 @@ def _missing(missing, baseline, without_baseline):
 
 def _provenance(finished, folder, argv):
     """The command, and on what machines, of which code and how long the cells ran."""
-    made = [workdir.load_json(cell.workdir, "environment.json") for cell in finished]
-
-    def values(describe):
-        return ", ".join(dict.fromkeys(describe(environment) for environment in made))
-
-    def commit(environment):
-        git = environment["git"] or {"commit": "unknown", "changed": False}
-        return git["commit"][:12] + " (changed)" * git["changed"]
-
+    starts = [start for cell in finished for start in workdir.starts(cell.workdir)]
     seconds = cells.times(folder, finished)
     duration = (
         f", {statistics.median(seconds):.0f} s each (median of {len(seconds)})"
         if seconds
         else ""
     )
+    return f"{_command(argv)}; {len(finished)} cells{duration}, {_machines(starts)}."
+
+
+def _command(argv):
+    return f"`python -m borrow_det.tools.ablate {shlex.join(argv[1:])}`"
+
+
+def _machines(environments):
+    """On what, and of which code, processes with these environments ran."""
+
+    def values(describe):
+        return ", ".join(dict.fromkeys(map(describe, environments)))
+
+    def commit(environment):
+        git = environment["git"] or {"commit": "unknown", "changed": False}
+        return git["commit"][:12] + " (changed)" * git["changed"]
+
     return (
-        f"`python -m borrow_det.tools.ablate {shlex.join(argv[1:])}`; "
-        f"{len(finished)} cells{duration}, on {values(lambda e: e['hardware'])}, "
-        f"jax {values(lambda e: e['packages']['jax'])}, commit {values(commit)}."
+        f"on {values(lambda e: e['hardware'])}, "
+        f"jax {values(lambda e: e['packages']['jax'])}, commit {values(commit)}"
     )
 
 
@@ -243,16 +274,24 @@ def _costs(finished, baseline, latency_rounds):
 
 
 def report_costs(
-    rows: Sequence[sweeps.Row], folder: pathlib.Path, latency_rounds: int
+    rows: Sequence[sweeps.Row],
+    folder: pathlib.Path,
+    argv: Sequence[str],
+    latency_rounds: int,
 ) -> None:
     """Writes and prints what the rows' detectors cost, untrained.
 
+    Args:
+      rows: the first is the baseline.
+      folder: where the tables go.
+      argv: the command, for the record.
+      latency_rounds: 0 leaves the latency out.
+
     Raises:
-      InputError: a row is no detector, or the folder cannot be written.
+      InputError: the data set cannot be read, or the folder cannot be written.
     """
     tasks = {}
     for row in rows:
-        check_choice("task", row.config.task, ("detection",))
         source = model_cost.first_source(row.config)
         tasks[row.name] = DetectionTask(row.config, len(source.class_names))
     baseline = rows[0].name
@@ -261,17 +300,18 @@ def report_costs(
         {
             "name": row.name,
             "baseline": baseline,
+            "dataset": ablation_summary.dataset_name(row.config),
             "input_size": row.config.input_size,
+            "latency_rounds": latency_rounds,
             "cost": costs[row.name],
         }
         for row in rows
     ]
-    table = ablation_summary.cost_table(costs)
-    try:
+    here = _machines([workdir.environment(rows[0].config.seed)])
+    table = f"{ablation_summary.cost_table(costs)}\n\n{_command(argv)}; {here}.\n"
+    with _writing(folder):
         workdir.write_json(folder / "cost.json", records)
-        (folder / "cost.md").write_text(table + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}") from error
+        (folder / "cost.md").write_text(table, encoding="utf-8")
     print(table)
 
 
@@ -294,7 +334,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "row",
         [],
-        "Only rows of these names, the first as baseline.",
+        "Runs rows of these names, and the baseline; all where none is named.",
         flag_values=values,
     )
     flags.DEFINE_string(

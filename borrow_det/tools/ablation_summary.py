@@ -13,6 +13,7 @@ from scipy import stats
 from borrow_det.evaluation.report import markdown_table
 
 CONFIDENCE = 0.95
+_OF_ONE_CLASS = ("AP/", "AP50/")  # evaluation/average_precision.py.
 
 
 def dataset_name(config) -> str:
@@ -35,9 +36,9 @@ def summarize(
       datasets: of each row.
 
     Returns:
-      Records {name, baseline, dataset, split, seeds, seed_values, metrics, cost}:
-      baseline is the first row's name, seeds the number of seed_values, metrics maps
-      each name to what `statistics` says of it.
+      Records {name, baseline, dataset, split, seeds, seed_numbers, metrics, cost}:
+      baseline is the first row's name, seeds how many seed_numbers there are, metrics
+      maps each name to what `statistics` says of it.
     """
     splits = dict.fromkeys(
         split
@@ -53,7 +54,7 @@ def summarize(
             "dataset": datasets[name],
             "split": split,
             "seeds": len(by_seed),
-            "seed_values": sorted(by_seed),
+            "seed_numbers": sorted(by_seed),
             "metrics": {
                 metric: statistics(
                     _values(by_seed, split, metric),
@@ -69,6 +70,21 @@ def summarize(
     ]
 
 
+def by_row(records: Sequence[Mapping]) -> list[dict[str, Any]]:
+    """One record for each row: metrics of other splits than its first as SPLIT/NAME.
+
+    Those of single classes are left to the CSV: there may be hundreds.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for record in records:
+        row = rows.setdefault(record["name"], {**record, "metrics": {}})
+        prefix = "" if row["split"] == record["split"] else f"{record['split']}/"
+        for name, figures in record["metrics"].items():
+            if not name.startswith(_OF_ONE_CLASS):
+                row["metrics"][prefix + name] = figures
+    return list(rows.values())
+
+
 def _metric_names(by_seed, split):
     return dict.fromkeys(
         metric for by_split in by_seed.values() for metric in by_split.get(split, ())
@@ -78,7 +94,7 @@ def _metric_names(by_seed, split):
 def _values(by_seed, split, metric):
     return {
         seed: by_split.get(split, {}).get(metric, math.nan)
-        for seed, by_split in by_seed.items()
+        for seed, by_split in sorted(by_seed.items())
     }
 
 
@@ -93,10 +109,10 @@ def statistics(
         difference.
 
     Returns:
-      {mean, std, difference: {mean, low, high, pairs}}: std of a sample (n - 1), low
-      and high of Student's 95 % interval for the mean of the paired differences, pairs
-      their number. None for what there are too few seeds for, or is undefined (nan)
-      for one of them.
+      {mean, std, values, difference: {mean, low, high, pairs}}: std of a sample
+      (n - 1), values in the order of the seeds, low and high of Student's 95 % interval
+      for the mean of the paired differences, pairs their number. None for what there
+      are too few seeds for, or is undefined (nan) for one of them.
     """
     mean, std, _ = _describe(list(values.values()))
     pairs = [values[seed] - baseline[seed] for seed in values if seed in baseline]
@@ -107,6 +123,7 @@ def statistics(
     return {
         "mean": mean,
         "std": std,
+        "values": [v if math.isfinite(v) else None for v in values.values()],
         "difference": {
             "mean": difference,
             "low": low,

@@ -28,7 +28,7 @@ from borrow_det.tools.sweeps import Row
 TIMES = "cells.jsonl"  # In the sweep's folder: how long each process took.
 # Fields, or groups of them, that change no figure: machines may differ in them.
 _IMMATERIAL = (
-    *("log_every", "checkpoint_every", "keep_checkpoints", "report"),
+    *("log_every", "checkpoint_every", "keep_checkpoints", "report", "eval_batch_size"),
     *("dataset.data_dir", "dataset.num_threads", "dataset.num_workers"),
 )
 _MEMORY_SHARE = 0.9  # Of a GPU, for all the jobs on it.
@@ -178,12 +178,12 @@ def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
 
 
 def _gpus() -> list[str]:
-    """Numbers of this machine's NVIDIA GPUs, of those that the user allows."""
+    """This machine's NVIDIA GPUs as CUDA counts them, of those that the user allows."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return [name for name in allowed.split(",") if name.strip()]
-    devices = pathlib.Path("/dev").glob("nvidia[0-9]*")
-    return sorted((path.name.removeprefix("nvidia") for path in devices), key=int)
+    # Their files' own numbers start anywhere: a container may show the fourth alone.
+    return [str(i) for i, _ in enumerate(pathlib.Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def run(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> list[Cell]:
@@ -208,13 +208,12 @@ def run(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> list[Cell]:
         begun = {pool.submit(cell): cell for cell in cells}
         for count, future in enumerate(futures.as_completed(begun), start=1):
             cell = begun[future]
-            outcome, seconds = future.result()
-            if outcome:
+            outcome = future.result()
+            if not outcome.finished:
                 failed.append(cell)
-            else:
-                _note_time(folder, cell, seconds)
-            line = outcome or f"{seconds:.0f} s"
-            print(f"[{count}/{len(cells)}] {cell}: {line}", flush=True)
+            elif outcome.seconds:
+                _note_time(folder, cell, outcome.seconds)
+            print(f"[{count}/{len(cells)}] {cell}: {outcome.text}", flush=True)
     return failed
 
 
@@ -229,9 +228,27 @@ def times(folder: pathlib.Path, cells: Sequence[Cell]) -> list[float]:
     path = folder / TIMES
     if not path.exists():
         return []
-    wanted = {(cell.row.name, cell.seed) for cell in cells}
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    return [r["seconds"] for r in records if (r["row"], r["seed"]) in wanted]
+    seconds = {}
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # A killed tool's last one.
+            record = json.loads(line)
+            seconds[record["row"], record["seed"]] = record["seconds"]
+    keys = [(cell.row.name, cell.seed) for cell in cells]
+    return [seconds[key] for key in keys if key in seconds]
+
+
+class Outcome(NamedTuple):
+    """What became of a cell.
+
+    Attributes:
+      finished: whether it is.
+      text: what to tell the user.
+      seconds: how long its process took, 0 where it did not make all of it.
+    """
+
+    finished: bool
+    text: str
+    seconds: float = 0.0
 
 
 class Jobs:
@@ -265,20 +282,23 @@ class Jobs:
         self._pool.shutdown()
 
     def submit(self, cell: Cell) -> futures.Future:
-        """Its result is (what went wrong or "", seconds)."""
+        """Its result is an Outcome."""
         return self._pool.submit(self._run, cell)
 
     def _run(self, cell):
-        start = time.monotonic()
         try:
             with _locked(cell.log) as log:
+                if is_finished(cell):
+                    return Outcome(True, "finished by another process")
+                fresh = checkpoints.newest_step(cell.workdir) is None
+                start = time.monotonic()
                 status = self._process(cell, log)
-            finished = status == 0 and is_finished(cell)
+                seconds = time.monotonic() - start
+            if status == 0 and is_finished(cell):
+                return Outcome(True, f"{seconds:.0f} s", seconds if fresh else 0.0)
         except (InputError, OSError) as error:
-            return f"failed: {error}", 0.0
-        if not finished:
-            return f"failed with status {status}: {_last_line(cell.log)}", 0.0
-        return "", time.monotonic() - start
+            return Outcome(False, f"failed: {error}")
+        return Outcome(False, f"failed with status {status}: {_last_line(cell.log)}")
 
     def _process(self, cell, log) -> int:
         process = subprocess.Popen(

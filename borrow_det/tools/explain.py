@@ -244,7 +244,7 @@ def _flags() -> flags.FlagValues:
         "small",
         32.0,
         "Detections of less than this many pixels squared, of the image, are small "
-        "(COCO's 32): their area is below the number's square.",
+        "(COCO's 32): their area is at most the number's square.",
         0.0,
         **text,
     )

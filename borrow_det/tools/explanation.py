@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from borrow_det.evaluation import borrowing
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import matching
 from borrow_det.tasks.detection import DetectionTask
@@ -94,35 +95,9 @@ def detections(attended: Attended, row: int, score: float) -> Found:
 
 
 def is_small(boxes: np.ndarray, size: Sequence[int], side: float) -> np.ndarray:
-    """Which boxes [n, 4] have an area below side² pixels in an image of (h, w)."""
+    """Which boxes [n, 4] have an area of at most side² pixels in an image of (h, w)."""
     sides = (boxes[:, 2:] - boxes[:, :2]) * np.asarray(size)
-    return sides.prod(axis=1) < side**2
-
-
-def descriptors_of(box: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """The descriptors that stand for a box: indices of at least one of R centres.
-
-    Those whose centres [R, 2] lie in the box; the one nearest to the box's centre
-    where none does.
-    """
-    inside = np.asarray(box_ops.contains(box[None], centers))[0]
-    if inside.any():
-        return np.flatnonzero(inside)
-    away = np.square(centers - (box[:2] + box[2:]) / 2).sum(axis=1)
-    return np.argmin(away)[None]
-
-
-def attention(P: np.ndarray) -> np.ndarray:
-    """The mean attention [T] of descriptors [k, T].
-
-    Rows of P sum to 1, but for those of borrow.similarity=dot_product, which may be
-    negative: a row counts by its absolute values over their sum. The mean then sums
-    to 1, too; a row of zeros, which borrows nothing, takes its part away.
-    """
-    weights = np.abs(P.astype(np.float64))
-    total = weights.sum(axis=1, keepdims=True)
-    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-    return weights.mean(axis=0)
+    return sides.prod(axis=1) <= side**2
 
 
 def explain(
@@ -139,11 +114,14 @@ def explain(
       count: how many of the strongest sources to name.
     """
     own = task.centers((level,))
-    rows = descriptors_of(found.boxes[k], own)
-    weights = attention(P[rows])
+    rows = np.flatnonzero(borrowing.descriptors(found.boxes[k][None], own)[0])
+    # Of sum 1, or less where rows of P are zero, which borrow nothing.
+    weights = np.mean(borrowing.as_shares(P[rows]), axis=0, dtype=np.float64)
     levels = task.source_levels(level)
     centers = task.centers(levels)
-    lends = lenders(found, k, task.config.evaluation.source_scale)
+    scale = task.config.evaluation.source_scale
+    valid = np.ones(len(found.labels), bool)
+    lends = np.flatnonzero(matching.lenders(found.boxes, found.labels, valid, scale)[k])
     held = np.asarray(box_ops.contains(found.boxes, centers))
     strongest = np.argsort(-weights, kind="stable")[:count]
     of_level = task.position_levels(levels)
@@ -169,11 +147,3 @@ def explain(
         float(lent.mean()),
         precision,
     )
-
-
-def lenders(found: Found, k: int, scale: float) -> np.ndarray:
-    """Indices of the detections of k's class with at least `scale` times its side."""
-    side = np.sqrt(np.maximum(found.boxes[:, 2:] - found.boxes[:, :2], 0).prod(axis=1))
-    same = found.labels == found.labels[k]
-    larger = matching.is_larger(side, side[k], scale)
-    return np.flatnonzero(same & (side[k] > 0) & larger)

@@ -76,7 +76,7 @@ def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[Row]:
 
 
 def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows of these names, in the sweep's order; all rows where none is named.
+    """The baseline and the rows of these names, in order; all where none is named.
 
     Raises:
       InputError: no row has such a name.
@@ -84,7 +84,7 @@ def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     known = [row.name for row in rows]
     for name in names:
         check_choice("--row", name, known)
-    return [row for row in rows if row.name in names or not names]
+    return [row for row in rows if not names or row.name in (known[0], *names)]
 
 
 def _row(name, overrides, base):

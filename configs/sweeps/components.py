@@ -6,8 +6,9 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/components.py \
 What was measured: RESULTS.md. "The paper's" have its similarity and no matching loss,
 at the width and levels of the base; "to the letter" has those, too: embeddings as wide
 as the levels, three of which borrow. Rows that can take our additions (centred cosine,
-matching loss) stand with and without them. Global pooling is borrowing whose weights
-are the same for every descriptor: it knows what is in the image, and cannot match.
+matching loss) stand with and without them, the last one as "at the letter's size".
+Global pooling is borrowing whose weights are the same for every descriptor: it knows
+what is in the image, and cannot match.
 """
 
 PAPER = {
@@ -15,6 +16,7 @@ PAPER = {
     "borrow.center": False,
     "loss.matching": 0.0,
 }
+LETTER = {"borrow.channels": 0, "borrow.levels": (0, 1, 2)}
 POOLING = {
     "borrow.similarity": "query_independent",
     "borrow.center": False,
@@ -36,6 +38,7 @@ def sweep(add):
     add("full, the paper's", PAPER)
     add(
         "full, the paper's to the letter",
-        {**PAPER, "borrow.channels": 0, "borrow.levels": (0, 1, 2)},
+        {**PAPER, **LETTER},
     )
     add("full", {})
+    add("full, at the letter's size", LETTER)

@@ -25,5 +25,19 @@ def sweep(add):
         add(f"no matching loss, {name}", {"loss.matching": 0.0, **fields})
     for weight in (0.1, 0.3, 1.0):
         add(f"matching loss, weight {weight:g}", {"loss.matching": weight})
+    # As configs/base.py has it.
+    add(
+        "matching loss, weight 0.1, three levels",
+        {"loss.matching": 0.1, "borrow.levels": (0, 1, 2)},
+    )
     for name in ("temperature 1", "temperature 30"):
         add(f"matching loss, {name}", helps[name])
+    add(
+        "ssd, 600 steps",
+        {
+            "borrow.enabled": False,
+            "borrow.context": False,
+            "loss.matching": 0.0,
+            **helps["600 steps"],
+        },
+    )

@@ -171,21 +171,24 @@ def test_rows_that_differ_depend_on_their_query(objects, positions):
     assert found["borrow/query_dependence"] == pytest.approx(19 / 20)
 
 
-def test_levels_count_by_their_objects(objects, positions):
+def test_the_shallowest_level_stands_for_all(objects, positions):
     first = attention_sums(random_scores(0), objects, positions)
     uniform = np.full((64, 20), 1 / 20, np.float32)
     none = objects._replace(small=np.zeros(7, bool))
     second = attention_sums(uniform, none, positions)
     sources = {0: (1, 2), 1: (2,)}
-    found = borrowing.attention_metrics([{0: first, 1: second}], sources)
+    found = borrowing.attention_metrics([{1: second, 0: first}], sources)
     assert found["borrow/level2/objects"] == 0
     assert math.isnan(found["borrow/level2/lift_same"])
     assert math.isnan(found["borrow/level2/share_level3"])
     assert "borrow/level2/share_level2" not in found
-    for name in ("precision_same", "lift_other", "entropy", "share_level2"):
-        assert found[f"borrow/{name}"] == found[f"borrow/level1/{name}"]
-    dependence = found["borrow/level1/query_dependence"]
-    assert found["borrow/query_dependence"] == pytest.approx(dependence / 2)
+    heads = [name for name in found if not name.startswith("borrow/level")]
+    assert "borrow/lift_same" in heads
+    for name in heads:
+        own = found[name.replace("borrow/", "borrow/level1/")]
+        assert found[name] == own
+    assert found["borrow/query_dependence"] > 0.1
+    assert found["borrow/level2/query_dependence"] < 1e-12
 
 
 def test_a_detector_that_borrows_nothing_has_no_attention():
@@ -322,7 +325,8 @@ def test_where_all_have_a_source_their_figures_are_those_of_all():
     again = average_precision.subset_metrics(
         ground_truth, detections, small.tolist(), average_precision.AREA_RANGES["small"]
     )
-    assert again == pytest.approx((found["AP_small"], found["AP50_small"]), abs=1e-12)
+    expected = [found[f"{name}_small"] for name in ("AP", "AP50", "AR")]
+    assert again == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_others_are_ignored_as_crowded_places_are():
@@ -341,6 +345,12 @@ def test_the_others_are_ignored_as_crowded_places_are():
         )
         assert found[f"AP_small_{name}"] == pytest.approx(expected["AP_small"])
         assert found[f"AP50_small_{name}"] == pytest.approx(expected["AP50_small"])
+        assert found[f"AR_small_{name}"] == pytest.approx(expected["AR_small"])
+
+
+def test_rows_become_shares_and_a_row_of_zeros_has_none():
+    P = jnp.array([[0.0, 0.0], [-3.0, 1.0]], jnp.float32)
+    assert borrowing.as_shares(P).tolist() == [[0.0, 0.0], [0.75, 0.25]]
 
 
 def test_no_small_objects_is_nan():

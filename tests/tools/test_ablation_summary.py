@@ -52,7 +52,9 @@ ONE_PAIR = {"mean": 0.25, "low": None, "high": None, "pairs": 1}
 )
 def test_what_is_undefined_is_none(values, baseline, mean, std, difference):
     found = ablation_summary.statistics(values, baseline)
-    assert found == {"mean": mean, "std": std, "difference": difference}
+    shown = [None if math.isnan(value) else value for value in values.values()]
+    expected = {"mean": mean, "std": std, "values": shown, "difference": difference}
+    assert found == expected
 
 
 @pytest.fixture
@@ -86,6 +88,16 @@ def test_summary_has_a_record_for_each_split_and_finished_row(records):
     assert records[2]["metrics"] == {}
     assert records[3]["metrics"]["followed"]["mean"] == 0.75
     assert full["cost"] == {"flops": 2_500_000}
+
+
+def test_rows_hold_the_metrics_of_all_their_splits():
+    splits = {"val": {"AP": 0.5, "AP/fish": 0.1}, "test": {"AP": 0.25}}
+    records = ablation_summary.summarize({"ssd": {7: splits}}, {}, {"ssd": "aquarium"})
+    (row,) = ablation_summary.by_row(records)
+    fields = ("name", "dataset", "split", "seeds", "seed_numbers")
+    assert [row[field] for field in fields] == ["ssd", "aquarium", "val", 1, [7]]
+    means = {name: figures["mean"] for name, figures in row["metrics"].items()}
+    assert means == {"AP": 0.5, "test/AP": 0.25}
 
 
 def test_tables_show_the_records(records):
@@ -135,7 +147,8 @@ def test_an_unfinished_baseline_stays_the_baseline(tmp_path):
     records = ablation_summary.summarize(results, {}, dict.fromkeys(results, "d"))
     difference = records[1]["metrics"]["AP"]["difference"]
     assert difference == pytest.approx({**ONE_PAIR, "mean": 0.3})
-    assert records[1]["seed_values"] == [0, 1]
+    assert records[1]["seed_numbers"] == [0, 1]
+    assert records[1]["metrics"]["AP"]["values"] == [0.5, 0.7]
     assert "+0.300 of 1 seeds" in ablation_summary.as_markdown(records, ["AP"])
 
 

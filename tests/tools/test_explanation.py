@@ -176,8 +176,10 @@ def test_the_lenders_are_the_sources_of_the_matching_loss(make_task):
         2.0,
     )
     held = np.asarray(box_ops.contains(found.boxes, centers))
+    P = np.full((64, len(centers)), 1 / len(centers), np.float32)
     for k in range(12):
-        mine = held[explanation.lenders(found, k, 2.0)].any(axis=0)
+        borrowed = explanation.explain(task, P, 0, found, k, 1)
+        mine = held[list(borrowed.lenders)].any(axis=0)
         np.testing.assert_array_equal(mine, expected[k])
     assert np.asarray(expected).any(axis=1).sum() >= 2
 
@@ -211,15 +213,13 @@ def test_an_evaluation_measures_the_same_attention(make_task):
     np.testing.assert_allclose(sums.levels, list(borrowed.shares.values()), rtol=1e-5)
 
 
-def test_a_row_of_zeros_shares_nothing_out():
-    P = np.array([[0.0, 0.0], [-3.0, 1.0]], np.float32)
-    assert explanation.attention(P).tolist() == [0.375, 0.125]
-
-
 def test_small_is_an_area_in_pixels_of_the_image():
     boxes = np.array([[0, 0, 0.5, 0.1], [0, 0, 0.5, 0.11]], np.float32)
     # 50 x 20 and 50 x 22 pixels; 32 squared is 1024.
     assert explanation.is_small(boxes, (100, 200), 32).tolist() == [True, False]
+    # COCO's range includes its end.
+    whole = np.array([[0, 0, 0.5, 0.25]], np.float32)
+    assert explanation.is_small(whole, (64, 128), 32).tolist() == [True]
 
 
 def test_a_colour_scale_does_not_make_an_even_spread_glow(make_task):

@@ -8,7 +8,7 @@ import pytest
 from borrow_det.errors import InputError
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import sweeps
-from configs import base, quickstart
+from configs import arguments, base, coco_folder_narrow, quickstart
 
 SWEEPS = sorted(
     (pathlib.Path(__file__).resolve().parents[2] / "configs/sweeps").glob("*.py")
@@ -44,9 +44,10 @@ def test_rows_differ_from_the_base_in_their_overrides_alone(load):
     assert (second.name, second.folder) == ("b, 2", "b_2")
 
 
-def test_chosen_rows_keep_the_sweep_s_order(load):
+def test_chosen_rows_are_held_against_the_baseline(load):
     rows = load('[add(name, {}) for name in ("a", "b, c", "d")]')
-    assert sweeps.choose(rows, ["d", "b, c"]) == rows[1:]
+    assert sweeps.choose(rows, ["d"]) == [rows[0], rows[2]]
+    assert sweeps.choose(rows, ["b, c", "a"]) == rows[:2]
     assert sweeps.choose(rows, []) == rows
 
 
@@ -121,8 +122,15 @@ def test_every_sweep_is_checked():
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_project_s_sweeps_are_of_networks_that_differ(path):
-    rows = sweeps.load(path, quickstart.get_config())
+    small = coco_folder_narrow.get_config("path=anywhere")
+    config = small if path.stem == "photographs" else quickstart.get_config()
+    rows = sweeps.load(path, config)
     assert len({row.config.to_json() for row in rows}) == len(rows)
+    plain = config.copy_and_resolve_references()
+    arguments.set_plain_ssd(plain)
+    for row in rows:
+        if row.name == "ssd":
+            assert row.config.to_dict() == plain.to_dict()
     for part in SWEPT[path.stem]:
         assert any(part in row.name for row in rows), part
     for row in rows:
