@@ -26,10 +26,12 @@ from borrow_det.evaluate import metrics_path, read_metrics
 from borrow_det.tools.sweeps import Row
 
 TIMES = "cells.jsonl"  # In the sweep's folder: how long each process took.
-# Fields, or groups of them, that change no figure: machines may differ in them.
+# Fields, or groups of them, that change no figure: machines may differ in them. What
+# another split lacks is evaluated when the cell is started again.
 _IMMATERIAL = (
     *("log_every", "checkpoint_every", "keep_checkpoints", "report", "eval_batch_size"),
     *("dataset.data_dir", "dataset.num_threads", "dataset.num_workers"),
+    "dataset.eval_splits",
 )
 _MEMORY_SHARE = 0.9  # Of a GPU, for all the jobs on it.
 

@@ -261,6 +261,11 @@ def test_cells_of_another_config_are_refused(swept, run, capsys):
     assert "made with optimizer.b1=0.8, this sweep says 0.9" in capsys.readouterr().err
     # What changes no figure may differ.
     assert run(*options, OVERRIDE, "--config.log_every=7", "--latency_rounds=0") == 0
+    # Another split: the cells are to be started again, which evaluates them on it.
+    capsys.readouterr()
+    splits = "--config.dataset.eval_splits=('val','train')"
+    assert run(*options, OVERRIDE, splits, "--mode=commands") == 0
+    assert capsys.readouterr().out.count("seed_3") == 3
     assert run(*options, OVERRIDE, "--first_seed=4") == 2
     assert "holds no finished cell of this sweep" in capsys.readouterr().err
 
