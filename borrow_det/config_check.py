@@ -78,6 +78,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.pixel_mean", lambda value: len(value) == 3, "three numbers"),
     ("model.pixel_std", _are_positive(3), "three numbers above 0"),
     ("model.channel_order", lambda value: value in ("RGB", "BGR"), "RGB or BGR"),
+    (
+        "evaluation.area_pixels",
+        lambda value: value in ("original", "input"),
+        "original or input",
+    ),
     ("nms.clip", lambda value: value in ("before", "after"), "before or after"),
     ("anchors.variances", _are_positive(2), "two numbers above 0"),
     (

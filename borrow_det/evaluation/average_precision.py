@@ -129,8 +129,41 @@ def object_area(annotation: Mapping[str, Any]) -> float:
     return float(annotation.get("area", width * height))
 
 
+def resized(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    size: tuple[int, int],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The records as they are of images stretched to `size`, (height, width) pixels.
+
+    No overlap changes, and so no figure over objects of all sizes; what is small does.
+    An annotation without `area` gets its box's.
+    """
+    height, width = size
+    factors = {
+        image["id"]: (width / image["width"], height / image["height"])
+        for image in ground_truth["images"]
+    }
+
+    def stretched(record):
+        x_factor, y_factor = factors[record["image_id"]]
+        x, y, w, h = record["bbox"]
+        bbox = [x * x_factor, y * y_factor, w * x_factor, h * y_factor]
+        return {**record, "bbox": bbox}, x_factor * y_factor
+
+    annotations = []
+    for annotation in ground_truth["annotations"]:
+        record, factor = stretched(annotation)
+        annotations.append({**record, "area": object_area(annotation) * factor})
+    images = [
+        {**image, "width": width, "height": height} for image in ground_truth["images"]
+    ]
+    truth = {**ground_truth, "images": images, "annotations": annotations}
+    return truth, [stretched(detection)[0] for detection in detections]
+
+
 def is_small(area: float | np.ndarray) -> bool | np.ndarray:
-    """Whether areas, in square pixels of the original image, are COCO's small ones."""
+    """Whether areas, in square pixels, are in COCO's small range."""
     least, largest = AREA_RANGES["small"]
     return (least <= area) & (area <= largest)
 

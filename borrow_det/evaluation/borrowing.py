@@ -1,7 +1,8 @@
 """Is the borrowing real? What small objects attend to, and who of them is found.
 
-A small object is one of COCO's small area range, in square pixels of the original
-image, that is neither crowd nor difficult. A source of it is another such object of its
+A small object is one of COCO's small area range, in square pixels of the original image
+or of the network's input (`evaluation.area_pixels`), that is neither crowd nor
+difficult. A source of it is another such object of its
 class, in the same image, with at least `scale` times its side (square root of the box's
 area; `evaluation.source_scale`).
 

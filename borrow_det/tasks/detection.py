@@ -301,7 +301,7 @@ class DetectionTask:
 
     def eval_batches(self, eval_set: EvalSet) -> pipeline.Batches:
         """See tasks/task.py."""
-        row = detection_evaluation.EvalRow.of(eval_set, self.config.dataset)
+        row = detection_evaluation.EvalRow.of(eval_set, self.config)
         return pipeline.eval_batches(eval_set.source, self.config, make_row=row)
 
     def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
@@ -350,8 +350,16 @@ class DetectionTask:
             for name, s in splits.items()
             if s.source.counterfactual_of in splits
         ]
+
+        def answers(eval_set):
+            return counterfactual.answers(
+                *detection_evaluation.sized(
+                    eval_set.truth, read_results(eval_set), self.config
+                )
+            )
+
         found = {
-            name: counterfactual.answers(eval_set.truth, read_results(eval_set))
+            name: answers(eval_set)
             for name, eval_set in splits.items()
             if any(name in pair for pair in pairs)
         }

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -54,12 +55,14 @@ class EvalRow:
 
     Attributes:
       boxes_row: the row of training, of as many boxes as the split needs.
+      size: (height, width) in whose pixels objects are small; None: the image's own.
     """
 
     boxes_row: pipeline.BoxesRow
+    size: tuple[int, int] | None
 
     @classmethod
-    def of(cls, eval_set: EvalSet, dataset_config) -> "EvalRow":
+    def of(cls, eval_set: EvalSet, config) -> "EvalRow":
         """Rows of a split: none of its boxes is left out.
 
         They have room for dataset.max_boxes, or a multiple of that where an image
@@ -68,10 +71,11 @@ class EvalRow:
         counts = collections.Counter(
             a["image_id"] for a in eval_set.truth["annotations"]
         )
-        unit = dataset_config.max_boxes
+        unit = config.dataset.max_boxes
         units = max(1, -(-max(counts.values(), default=0) // unit))
-        row = pipeline.BoxesRow.of(eval_set.source, dataset_config)
-        return cls(dataclasses.replace(row, max_boxes=units * unit))
+        row = pipeline.BoxesRow.of(eval_set.source, config.dataset)
+        row = dataclasses.replace(row, max_boxes=units * unit)
+        return cls(row, area_size(config))
 
     def __call__(self, record: dict) -> dict[str, np.ndarray]:
         """A row of training without its counts, and `small`, bool [G].
@@ -80,9 +84,29 @@ class EvalRow:
         """
         row = self.boxes_row(record)
         del row["cut_boxes"], row["bad_boxes"]  # Training counts them.
+        area = record["area"]
+        if self.size:
+            own = record["height"] * record["width"]
+            area = area * (math.prod(self.size) / own)
         small = np.zeros_like(row["box_mask"])
-        small[row["box_mask"]] = average_precision.is_small(record["area"])
+        small[row["box_mask"]] = average_precision.is_small(area)
         return {**row, "small": small}
+
+
+def area_size(config) -> tuple[int, int] | None:
+    """(height, width) in whose pixels objects are small; None: each image's own."""
+    of_input = config.evaluation.area_pixels == "input"
+    return tuple(config.input_size) if of_input else None
+
+
+def sized(
+    truth: Mapping[str, Any], detections: list[dict], config
+) -> tuple[Mapping[str, Any], list[dict]]:
+    """COCO records in the pixels in which objects are small."""
+    size = area_size(config)
+    if size is None:
+        return truth, detections
+    return average_precision.resized(truth, detections, size)
 
 
 def coco_results(
@@ -122,6 +146,7 @@ def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str,
     The last where `evaluation.voc` asks for them.
     """
     limit = config.evaluation.max_detections
+    truth, detections = sized(truth, detections, config)
     metrics = average_precision.coco_metrics(truth, detections, limit)
     metrics |= borrowing.split_metrics(
         truth, detections, metrics, config.evaluation.source_scale, limit

@@ -331,3 +331,26 @@ def test_the_memory_is_that_of_a_class_not_of_all():
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 0.6 * peaks[0]
+
+
+def test_stretched_images_keep_their_overlaps():
+    truth = {
+        "images": [{"id": 1, "width": 200, "height": 100}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [20, 10, 40, 30]},
+            {"image_id": 1, "category_id": 1, "bbox": [20, 10, 40, 30], "area": 600},
+        ],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    found = [{"image_id": 1, "category_id": 1, "bbox": [30, 10, 40, 30], "score": 1.0}]
+    stretched, moved = average_precision.resized(truth, found, (50, 300))
+    assert stretched["images"] == [{"id": 1, "width": 300, "height": 50}]
+    first, second = stretched["annotations"]
+    assert first["bbox"] == [30, 5, 60, 15]
+    assert first["area"] == 900
+    assert second["area"] == 450
+    assert moved[0]["bbox"] == [45, 5, 60, 15]
+    before = average_precision.pairwise_iou(found, truth["annotations"])
+    after = average_precision.pairwise_iou(moved, stretched["annotations"])
+    np.testing.assert_allclose(after, before)
+    assert truth["annotations"][0]["bbox"] == [20, 10, 40, 30]

@@ -5,7 +5,7 @@ import pytest
 
 from borrow_det.data import sources
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tasks.detection_evaluation import EvalRow
+from borrow_det.tasks.detection_evaluation import EvalRow, score
 from borrow_det.tasks.task import EvalSet
 
 
@@ -33,6 +33,40 @@ def test_small_is_the_area_of_the_annotation(tiny_config, eval_set):
     record = dict(eval_set.source[0])
     record["area"] = np.full(len(record["boxes"]), 1025.0, np.float32)
     record["area"][[0, 2]] = 0.0, 1024.0
-    row = EvalRow.of(eval_set, tiny_config.dataset)(record)
+    row = EvalRow.of(eval_set, tiny_config)(record)
     np.testing.assert_array_equal(np.flatnonzero(row["small"]), [0, 2])
     assert len(row["small"]) == 12
+
+
+def test_small_can_be_the_area_in_the_network_s_input(tiny_config, eval_set):
+    record = dict(eval_set.source[0])
+    # An eighth of the image.
+    tiny_config.input_size = (record["height"] // 2, record["width"] // 4)
+    record["area"] = np.full(len(record["boxes"]), 8 * 1024 + 8.0, np.float32)
+    record["area"][1] = 8 * 1024
+    tiny_config.evaluation.area_pixels = "input"
+    row = EvalRow.of(eval_set, tiny_config)(record)
+    np.testing.assert_array_equal(np.flatnonzero(row["small"]), [1])
+
+
+def test_the_pixels_of_areas_decide_which_objects_are_small(tiny_config):
+    """A 40 x 40 object of a 256 x 512 image is 20 x 20 where the input is 128 x 256."""
+    tiny_config.input_size = (128, 256)
+    near, far = [0.0, 0.0, 40.0, 40.0], [100.0, 100.0, 80.0, 80.0]
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 256, "width": 512}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": near, "area": 1600.0},
+            {"id": 2, "image_id": 7, "category_id": 3, "bbox": far, "area": 6400.0},
+        ],
+    }
+    found = [{"image_id": 7, "category_id": 3, "bbox": near, "score": 0.9}]
+    original = score(truth, found, tiny_config)
+    assert np.isnan(original["AP_small"])
+    tiny_config.evaluation.area_pixels = "input"
+    of_input = score(truth, found, tiny_config)
+    assert of_input["AP_small"] == 1.0
+    assert of_input["AP_medium"] == 0.0
+    assert of_input["AP_small_with_source"] == 1.0
+    assert of_input["AP"] == original["AP"] == pytest.approx(0.5, abs=0.01)
