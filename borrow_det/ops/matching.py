@@ -114,9 +114,10 @@ def bipartite_match(iou: Array) -> Array:
         open_pairs = ~matched[:, None] & (owner < 0)[None]
         left = jnp.where(open_pairs, iou, 0.0)
         best_column = jnp.argmax(left, axis=1)
-        best_row = jnp.argmax(left, axis=0)
-        row_ids = jnp.arange(rows, dtype=best_row.dtype)
-        mutual = (best_row[best_column] == row_ids) & (jnp.max(left, axis=1) > 0)
+        # Of the columns that some row wants: few among thousands.
+        wanted = left[:, best_column]
+        row_ids = jnp.arange(rows)
+        mutual = (jnp.argmax(wanted, axis=0) == row_ids) & (jnp.diagonal(wanted) > 0)
         # Rows without a pair write past the end, where the update is dropped.
         column = jnp.where(mutual, best_column, columns)
         owner = owner.at[column].set(row_ids.astype(jnp.int32), mode="drop")
