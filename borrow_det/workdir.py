@@ -22,8 +22,10 @@ from borrow_det.errors import InputError
 # does not fit or goes on as another run than it began.
 FIXED = (
     *("task", "seed", "input_size", "model", "borrow", "anchors"),
-    *("optimizer.name", "ema_decay"),
+    *("optimizer.name", "ema_decay", "evaluation.area_pixels"),
 )
+# Fields that are younger than some runs, and what these did.
+_LATER = {"evaluation.area_pixels": "original"}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
@@ -107,12 +109,14 @@ def differences(
 ) -> dict[str, tuple]:
     """The fields, by full name, in which a stored configuration and a new one differ.
 
-    Returns (old, new) values; None stands for a field that one of them lacks.
+    Returns (old, new) values; None stands for a field that one of them lacks, unless
+    the old one is older than the field.
     """
     then, now = (
         flax.traverse_util.flatten_dict(config, sep=".")
         for config in (old.to_dict(), as_stored(new.to_dict()))
     )
+    then = {field: value for field, value in _LATER.items() if field in now} | then
     return {
         field: (then.get(field), now.get(field))
         for field in sorted({*then, *now})

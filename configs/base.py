@@ -239,7 +239,8 @@ def _evaluation():
     evaluation = ml_collections.ConfigDict()
     evaluation.max_detections = 100  # maxDets; COCO's 100 is the default, not a limit.
     # Pixels in which an object is small, medium or large: of the original image (COCO),
-    # or of the network's input, for images that are much larger than it.
+    # or of the network's input, for images that are much larger than it. Small objects
+    # of runs with another input_size are then others.
     evaluation.area_pixels = "original"
     # What counts as a source of a small object: same class, this many times its side.
     evaluation.source_scale = 2.0

@@ -24,6 +24,7 @@ from configs import base
         ("dataset.canvas", (64, -1)),
         ("dataset.max_boxes", 0),
         ("dataset.eval_splits", ()),
+        ("evaluation.area_pixels", "pixels"),
         ("model.width", 0.0),
         ("model.group_size", 0),
         ("model.pixel_mean", (1.0, 1.0)),

@@ -83,6 +83,20 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.json")}
 
 
+def test_a_run_older_than_a_field_did_what_was_done_before_it(folder):
+    path = folder / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["evaluation"]["area_pixels"]
+    path.write_text(json.dumps(fields))
+    config = base.get_config()
+    assert workdir.differences(workdir.load_config(folder), config) == {}
+    workdir.prepare(folder, config, CLASSES, BOXES)
+    path.write_text(json.dumps(fields))
+    config.evaluation.area_pixels = "input"
+    with pytest.raises(InputError, match=r"evaluation\.area_pixels=original, this"):
+        workdir.prepare(folder, config, CLASSES, BOXES)
+
+
 def test_without_a_checkpoint_nothing_is_fixed(folder):
     (folder / "checkpoints" / "100").rmdir()
     config = base.get_config()

@@ -3,8 +3,9 @@
 Ground truth is a COCO dictionary with `images` (`id`), `annotations` (`image_id`,
 `category_id`, `bbox`; optionally `area`, `iscrowd`, `difficult`) and `categories`
 (`id`, `name`). Detections are a COCO results list (`image_id`, `category_id`,
-`bbox`, `score`). `bbox` is [x, y, width, height] in pixels. The records are taken
-to be sound and are left unchanged: evaluation/coco_format.py checks those of a user.
+`bbox`, `score`; `with_areas` adds `box_area`). `bbox` is [x, y, width, height] in
+pixels. The records are taken to be sound and are left unchanged:
+evaluation/coco_format.py checks those of a user.
 """
 
 import logging
@@ -129,37 +130,42 @@ def object_area(annotation: Mapping[str, Any]) -> float:
     return float(annotation.get("area", width * height))
 
 
-def resized(
+def with_areas(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     size: tuple[int, int],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The records as they are of images stretched to `size`, (height, width) pixels.
+    """The records with areas as in images that are stretched to `size`.
 
-    No overlap changes, and so no figure over objects of all sizes; what is small does.
-    An annotation without `area` gets its box's.
+    Boxes, and so overlaps, stay as they are; what is small changes.
+
+    Args:
+      ground_truth: COCO dictionary; its images need `width` and `height`.
+      detections: COCO results list.
+      size: (height, width) in pixels.
+
+    Returns:
+      Both, each annotation with `area` and each detection with `box_area`.
     """
-    height, width = size
-    factors = {
-        image["id"]: (width / image["width"], height / image["height"])
+    sizes = {
+        image["id"]: (image["height"], image["width"])
         for image in ground_truth["images"]
     }
 
-    def stretched(record):
-        x_factor, y_factor = factors[record["image_id"]]
-        x, y, w, h = record["bbox"]
-        bbox = [x * x_factor, y * y_factor, w * x_factor, h * y_factor]
-        return {**record, "bbox": bbox}, x_factor * y_factor
+    def area(record):
+        return area_in(object_area(record), sizes[record["image_id"]], size)
 
-    annotations = []
-    for annotation in ground_truth["annotations"]:
-        record, factor = stretched(annotation)
-        annotations.append({**record, "area": object_area(annotation) * factor})
-    images = [
-        {**image, "width": width, "height": height} for image in ground_truth["images"]
-    ]
-    truth = {**ground_truth, "images": images, "annotations": annotations}
-    return truth, [stretched(detection)[0] for detection in detections]
+    annotations = [{**a, "area": area(a)} for a in ground_truth["annotations"]]
+    sized = [{**d, "box_area": area(d)} for d in detections]
+    return {**ground_truth, "annotations": annotations}, sized
+
+
+def area_in(
+    area: float | np.ndarray, own: tuple[int, int], size: tuple[int, int]
+) -> float | np.ndarray:
+    """Areas in an image of `own` (height, width), as it is stretched to `size`."""
+    # Whole numbers first, so that limits that are met exactly stay so.
+    return area * math.prod(size) / math.prod(own)
 
 
 def is_small(area: float | np.ndarray) -> bool | np.ndarray:
@@ -264,7 +270,7 @@ def _coco_class_arrays(images, objects, detected, limits, areas):
                 "image_id": images[source["image_id"]],
                 "category_id": 1,
                 "bbox": [x, y, width, height],
-                "area": width * height,
+                "area": source.get("box_area", width * height),
             }
 
     def library_set(annotations):

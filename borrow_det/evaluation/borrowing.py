@@ -2,9 +2,9 @@
 
 A small object is one of COCO's small area range, in square pixels of the original image
 or of the network's input (`evaluation.area_pixels`), that is neither crowd nor
-difficult. A source of it is another such object of its
-class, in the same image, with at least `scale` times its side (square root of the box's
-area; `evaluation.source_scale`).
+difficult. A source of it is another such object of its class, in the same image, with
+at least `scale` times its side (square root of the box's area;
+`evaluation.source_scale`).
 
 Average precision, of any detector:
   AP_small_with_source, AP50_small_with_source: of the small objects that have a source,

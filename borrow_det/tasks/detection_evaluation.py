@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -84,10 +83,10 @@ class EvalRow:
         """
         row = self.boxes_row(record)
         del row["cut_boxes"], row["bad_boxes"]  # Training counts them.
-        area = record["area"]
+        area = record["area"].astype(np.float64)
         if self.size:
-            own = record["height"] * record["width"]
-            area = area * (math.prod(self.size) / own)
+            own = record["height"], record["width"]
+            area = average_precision.area_in(area, own, self.size)
         small = np.zeros_like(row["box_mask"])
         small[row["box_mask"]] = average_precision.is_small(area)
         return {**row, "small": small}
@@ -102,11 +101,11 @@ def area_size(config) -> tuple[int, int] | None:
 def sized(
     truth: Mapping[str, Any], detections: list[dict], config
 ) -> tuple[Mapping[str, Any], list[dict]]:
-    """COCO records in the pixels in which objects are small."""
+    """COCO records with areas in the pixels in which objects are small."""
     size = area_size(config)
     if size is None:
         return truth, detections
-    return average_precision.resized(truth, detections, size)
+    return average_precision.with_areas(truth, detections, size)
 
 
 def coco_results(

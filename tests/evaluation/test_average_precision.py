@@ -333,24 +333,38 @@ def test_the_memory_is_that_of_a_class_not_of_all():
     assert peaks[1] < 0.6 * peaks[0]
 
 
-def test_stretched_images_keep_their_overlaps():
+def test_areas_of_stretched_images_change_what_is_small_and_no_overlap():
+    """A 1000 x 500 image as 500 x 100: areas are divided by ten."""
     truth = {
-        "images": [{"id": 1, "width": 200, "height": 100}],
+        "images": [{"id": 1, "width": 1000, "height": 500}],
         "annotations": [
-            {"image_id": 1, "category_id": 1, "bbox": [20, 10, 40, 30]},
-            {"image_id": 1, "category_id": 1, "bbox": [20, 10, 40, 30], "area": 600},
+            {"image_id": 1, "category_id": 1, "bbox": [0, 0, 128, 80]},
+            {"image_id": 1, "category_id": 1, "bbox": [200, 0, 128, 81], "area": 10250},
+            {"image_id": 1, "category_id": 1, "bbox": [400, 0, 50, 50], "iscrowd": 1},
         ],
         "categories": [{"id": 1, "name": "a"}],
     }
-    found = [{"image_id": 1, "category_id": 1, "bbox": [30, 10, 40, 30], "score": 1.0}]
-    stretched, moved = average_precision.resized(truth, found, (50, 300))
-    assert stretched["images"] == [{"id": 1, "width": 300, "height": 50}]
-    first, second = stretched["annotations"]
-    assert first["bbox"] == [30, 5, 60, 15]
-    assert first["area"] == 900
-    assert second["area"] == 450
-    assert moved[0]["bbox"] == [45, 5, 60, 15]
-    before = average_precision.pairwise_iou(found, truth["annotations"])
-    after = average_precision.pairwise_iou(moved, stretched["annotations"])
-    np.testing.assert_allclose(after, before)
-    assert truth["annotations"][0]["bbox"] == [20, 10, 40, 30]
+    found = [
+        # Small there, and no object: it counts against the small ones alone.
+        {"image_id": 1, "category_id": 1, "bbox": [0, 200, 100, 100], "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": [0, 0, 128, 80], "score": 0.8},
+        {"image_id": 1, "category_id": 1, "bbox": [200, 0, 128, 81], "score": 0.7},
+    ]
+    sized, boxes = average_precision.with_areas(truth, found, (100, 500))
+    assert [a["area"] for a in sized["annotations"]] == [1024, 1025, 250]
+    assert sized["annotations"][2]["iscrowd"] == 1
+    assert [d["box_area"] for d in boxes] == [1000, 1024, 1036.8]
+    assert "area" not in truth["annotations"][0]
+    own = average_precision.coco_metrics(truth, found)
+    of_input = average_precision.coco_metrics(sized, boxes)
+    assert math.isnan(own["AP_small"])
+    assert of_input["AP_small"] == pytest.approx(0.5)
+    assert of_input["AP_medium"] == pytest.approx(1.0)
+    for name in ("AP", "AP50", "AP75", "AR_1", "AR_10", "AR_100"):
+        assert of_input[name] == own[name]
+
+
+def test_a_limit_that_an_area_meets_exactly_is_met_in_other_pixels():
+    area = average_precision.area_in(5625.0, (600, 600), (256, 256))
+    assert area == 1024
+    assert average_precision.is_small(area)

@@ -1,5 +1,7 @@
 """The rows of an evaluation: with every box, however many, and which are small."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -68,5 +70,45 @@ def test_the_pixels_of_areas_decide_which_objects_are_small(tiny_config):
     of_input = score(truth, found, tiny_config)
     assert of_input["AP_small"] == 1.0
     assert of_input["AP_medium"] == 0.0
+    assert of_input["objects_small_with_source"] == 1
+    assert of_input["objects_small_without_source"] == 0
     assert of_input["AP_small_with_source"] == 1.0
     assert of_input["AP"] == original["AP"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_figures_of_attention_and_of_precision_are_of_the_same_objects(
+    tiny_config, eval_set
+):
+    tiny_config.evaluation.area_pixels = "input"
+    # About half of the objects are small there.
+    area = np.median([a["area"] for a in eval_set.truth["annotations"]])
+    side = int(32 * 64 / area**0.5)
+    tiny_config.input_size = (side, side)
+    row = EvalRow.of(eval_set, tiny_config)
+    rows = [row(eval_set.source[i]) for i in range(len(eval_set.source))]
+    attended = sum(int(r["small"].sum()) for r in rows)
+    figures = score(eval_set.truth, [], tiny_config)
+    counted = [figures[f"objects_small_{g}_source"] for g in ("with", "without")]
+    assert 0 < attended < len(eval_set.truth["annotations"])
+    assert attended == sum(counted)
+
+
+@pytest.mark.parametrize(("pixels", "accuracy"), [("original", np.nan), ("input", 1)])
+def test_answers_are_of_what_is_small_in_the_same_pixels(tiny_config, pixels, accuracy):
+    """An 80 x 80 object of a 400 x 400 image is small where the input is 64 x 64."""
+    tiny_config.evaluation.area_pixels = pixels
+    box = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 80, 80]}
+    truth = {
+        "images": [{"id": 1, "height": 400, "width": 400}],
+        "categories": [{"id": 2, "name": "cat"}],
+        "annotations": [box],
+    }
+    splits = {"validation": None, "swapped": "validation"}
+    eval_sets = [
+        EvalSet(types.SimpleNamespace(split=split, counterfactual_of=factual), truth)
+        for split, factual in splits.items()
+    ]
+    task = DetectionTask(tiny_config, 4)
+    figures = task.compare(eval_sets, lambda eval_set: [{**box, "score": 0.9}])
+    for split in splits:
+        np.testing.assert_equal(figures[f"{split}/small_accuracy"], accuracy)
