@@ -3,7 +3,7 @@
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/photographs.py \
     --config=configs/coco_folder_narrow.py:path=DIR --workdir=runs/photographs --seeds=3
 
-What was measured: RESULTS.md. The matching loss may take the trunk from finding objects
+The matching loss may take the trunk from finding objects
 (its weight), or reward the wrong pairs: it punishes attention on objects of the class
 that are not twice as large, as if they were background (their scale; at 0.01 every
 object of the class is a source, the object itself, too). Queries may know too little
