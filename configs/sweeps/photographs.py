@@ -3,12 +3,12 @@
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/photographs.py \
     --config=configs/coco_folder_narrow.py:path=DIR --workdir=runs/photographs --seeds=3
 
-The matching loss may take the trunk from finding objects
-(its weight), or reward the wrong pairs: it punishes attention on objects of the class
-that are not twice as large, as if they were background (their scale; at 0.01 every
-object of the class is a source, the object itself, too). Queries may know too little
-(after context), differ by brightness more than by class (normalised descriptors), or
-what is borrowed may be too narrow to tell anything (wide values).
+The matching loss may take the trunk from finding objects (its weight), or reward the
+wrong pairs: it punishes attention on objects of the class that are not twice as large,
+as if they were background (their scale; at 0.01 every object of the class is a source,
+the object itself, too). Queries may know too little (after context), differ by
+brightness more than by class (normalised descriptors), or what is borrowed may be too
+narrow to tell anything (wide values).
 """
 
 
