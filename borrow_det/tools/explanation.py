@@ -116,7 +116,8 @@ def explain(
     own = task.centers((level,))
     rows = np.flatnonzero(borrowing.descriptors(found.boxes[k][None], own)[0])
     # Of sum 1, or less where rows of P are zero, which borrow nothing.
-    weights = np.mean(borrowing.as_shares(P[rows]), axis=0, dtype=np.float64)
+    shares = np.asarray(borrowing.as_shares(P[rows]))
+    weights = np.mean(shares, axis=0, dtype=np.float64)
     levels = task.source_levels(level)
     centers = task.centers(levels)
     scale = task.config.evaluation.source_scale
