@@ -1,4 +1,4 @@
-"""The one exception that means: the person's input is at fault, not the program."""
+"""The exceptions that do not mean a bug: wrong input, and preemption."""
 
 from collections.abc import Collection
 from typing import Any
@@ -16,3 +16,7 @@ def check_choice(field: str, value: Any, choices: Collection) -> None:
     """Raises InputError where a config field's value is none of its choices."""
     if value not in choices:
         raise InputError(f"{field} is {value!r}; it must be one of {list(choices)}")
+
+
+class PreemptedError(Exception):
+    """The run was told to stop, and its checkpoint is written: start it again."""

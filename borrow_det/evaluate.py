@@ -21,7 +21,15 @@ COMPARISON = "counterfactual"
 def make_predict(task: Task, mesh) -> Callable:
     """The compiled predictions of (variables, fields of a batch)."""
     split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
-    return jax.jit(task.predict, in_shardings=(whole, split), out_shardings=whole)
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    layout = sharding.split_state(mesh, variables)
+
+    def predict(variables, fields):
+        # Parameters that are split are gathered once, not layer by layer.
+        variables = jax.lax.with_sharding_constraint(variables, whole)
+        return task.predict(variables, fields)
+
+    return jax.jit(predict, in_shardings=(layout, split), out_shardings=whole)
 
 
 def evaluate(
@@ -32,21 +40,37 @@ def evaluate(
     mesh,
     workdir: pathlib.Path,
     step: int,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Evaluates one split.
+    """Evaluates one split; every process of a run takes part, the main one scores.
 
-    Writes to `evaluations/SPLIT` what was found, as `STEP.detections.json` (or what
+    It writes to `evaluations/SPLIT` what was found, as `STEP.detections.json` (or what
     `task.results` says), pictures, the truth on their left, the predictions on their
     right, to `STEP/`, and last, so that it stands for a whole evaluation, `STEP.json`.
 
+    Args:
+      task: the run's.
+      predict: what `make_predict` made.
+      variables: {params, batch_stats}.
+      eval_set: the split.
+      mesh: the run's.
+      workdir: the run's.
+      step: after which it is evaluated.
+      after_batch: called when a batch's predictions are there; may raise.
+
     Returns:
-      (metrics, pictures).
+      (metrics, pictures), both empty in the other processes.
     """
     to_results, results, observations = task.to_results(eval_set), [], []
-    with contextlib.closing(task.eval_batches(eval_set)) as batches:
-        for image_id, one in run_predict(task, predict, variables, batches, mesh):
+    share = jax.process_index(), jax.process_count()
+    with contextlib.closing(task.eval_batches(eval_set, *share)) as batches:
+        for image_id, one in run_predict(
+            task, predict, variables, batches, mesh, after_batch
+        ):
             results += to_results(image_id, one)
             observations.append(task.observe(one))
+    if not sharding.is_main_process():
+        return {}, []
     metrics = task.score(eval_set, results) | task.measure(observations)
     path = metrics_path(workdir, eval_set.source.split, step)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,13 +149,19 @@ def run_predict(
     variables: dict,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Any]]:
-    """Yields (image_id, predictions) of every image that a mask does not exclude."""
+    """Yields (image_id, predictions) of every image that a mask does not exclude.
+
+    Of the global batch, whichever process has read an image: all of them get all.
+    """
     for batch in batches:
         fields = {name: batch[name] for name in task.predict_fields}
         found = jax.device_get(predict(variables, sharding.put_batch(fields, mesh)))
-        for i in np.flatnonzero(batch["mask"]):
-            yield int(batch["image_id"][i]), jax.tree.map(lambda x, i=i: x[i], found)
+        ids = sharding.all_rows(batch["image_id"])
+        for i in np.flatnonzero(sharding.all_rows(batch["mask"])):
+            yield int(ids[i]), jax.tree.map(lambda x, i=i: x[i], found)
+        after_batch()
 
 
 def _results_path(task, path):

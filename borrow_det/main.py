@@ -1,13 +1,15 @@
 """Trains and evaluates: `python -m borrow_det.main --config=FILE --workdir=DIR`."""
 
 import sys
+import traceback
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from borrow_det import command_line, train
-from borrow_det.errors import InputError
+from borrow_det import command_line, distributed, train
+from borrow_det.errors import InputError, PreemptedError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "File of the run's configuration, with its arguments."
@@ -15,27 +17,58 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures."
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "Training steps to trace to WORKDIR/profile: N, or FIRST:LAST."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the processes that the cluster has started."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of process 0, where no cluster gives it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Beside that: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Beside that: which this is.")
 flags.mark_flags_as_required(["config", "workdir"])
+# Of sysexits: a failure that does not last. What starts runs starts this one again.
+_PREEMPTED = 75
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags say; wrong input ends in one line and status 2.
+    """Runs what the flags say; what stops it early ends in one line and a status.
 
-    A loss that is not finite ends in one line, too, and status 1; Ctrl-C in 130.
+    1: a loss that is not finite, or a bug (with its traceback); 2: wrong input; 75:
+    preempted, with a checkpoint; 130: Ctrl-C.
     """
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
+        _join()
         config = command_line.resolved(_CONFIG)
-        train.train_and_evaluate(config, _WORKDIR.value)
+        train.train_and_evaluate(config, _WORKDIR.value, _PROFILE.value)
     except InputError as error:
         _refuse(str(error))
     except FloatingPointError as error:
         _refuse(str(error), status=1)
+    except PreemptedError:
+        message = f"preempted; start again to go on in {_WORKDIR.value}"
+        print(message, file=sys.stderr)
+        sys.exit(_PREEMPTED)
     except KeyboardInterrupt:
         message = f"interrupted; start again to resume in {_WORKDIR.value}"
         _refuse(message, status=130)
+    except Exception:
+        # Among several processes the interpreter's own end waits for the others.
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        distributed.leave(1)
+
+
+def _join():
+    explicit = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    if _DISTRIBUTED.value or any(value is not None for value in explicit):
+        distributed.initialize(*explicit)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -48,7 +81,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _refuse(message: str, status: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(status)
+    distributed.leave(status)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every = 5_000
     config.checkpoint_every = 1_000
     config.keep_checkpoints = 3
-    config.mesh = {"data": -1}  # Devices along each axis; -1: all.
+    # Devices along each axis; -1: all that are left. Both split the batch; fsdp splits
+    # parameters and the optimizer's state, too, data replicates them.
+    config.mesh = {"data": -1, "fsdp": 1}
 
     config.dataset = _dataset()
     config.model = _model()

@@ -12,7 +12,7 @@ from borrow_det.errors import InputError
 
 
 def make_state(step, ema=True):
-    whole = sharding.replicated(sharding.make_mesh({"data": -1}))
+    whole = sharding.replicated(sharding.make_mesh({"data": -1, "fsdp": 1}))
     kernel = jnp.arange(6, dtype=jnp.float32).reshape(2, 3) + step
     return jax.device_put(
         {

@@ -6,9 +6,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from borrow_det import checkpoints, evaluate
+from borrow_det import checkpoints, evaluate, sharding
 from borrow_det.data import sources
 from borrow_det.errors import InputError
 from borrow_det.tasks import detection, detection_evaluation
@@ -17,9 +16,8 @@ from configs import base
 
 
 def make_mesh(devices):
-    return jax.make_mesh(
-        (devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices]
-    )
+    axes = {"data": -1, "fsdp": 1}
+    return sharding.make_mesh(axes, jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")

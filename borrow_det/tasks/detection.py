@@ -295,14 +295,15 @@ class DetectionTask:
             self.input_size,
         )
 
-    def train_batches(self, source, start_step: int) -> pipeline.Batches:
+    def train_batches(self, source, start_step: int, *process) -> pipeline.Batches:
         """See tasks/task.py."""
-        return pipeline.train_batches(source, self.config, start_step)
+        return pipeline.train_batches(source, self.config, start_step, *process)
 
-    def eval_batches(self, eval_set: EvalSet) -> pipeline.Batches:
+    def eval_batches(self, eval_set: EvalSet, *process) -> pipeline.Batches:
         """See tasks/task.py."""
+        source = eval_set.source
         row = detection_evaluation.EvalRow.of(eval_set, self.config)
-        return pipeline.eval_batches(eval_set.source, self.config, make_row=row)
+        return pipeline.eval_batches(source, self.config, *process, make_row=row)
 
     def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
         """To COCO's results format: an entry a detection."""

@@ -82,11 +82,25 @@ class Task(Protocol):
           InputError: they, or the fields that describe them, are wrong.
         """
 
-    def train_batches(self, source, start_step: int) -> Iterator[dict]:
-        """Training batches of steps start_step, start_step + 1, ...; has `counts`."""
+    def train_batches(
+        self,
+        source,
+        start_step: int,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[dict]:
+        """Training batches of steps start_step, start_step + 1, ...; has `counts`.
 
-    def eval_batches(self, eval_set: EvalSet) -> Iterator[dict]:
-        """Every image of a split once, in order; `mask` is false on padded rows."""
+        Of each the rows of one process.
+        """
+
+    def eval_batches(
+        self, eval_set: EvalSet, process_index: int = 0, process_count: int = 1
+    ) -> Iterator[dict]:
+        """Every image of a split once, in order; `mask` is false on padded rows.
+
+        Of each batch the rows of one process.
+        """
 
     def init(self, key: Array) -> dict:
         """Initial variables {params, batch_stats}."""

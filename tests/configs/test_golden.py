@@ -62,7 +62,7 @@ def test_overlays_add_no_field_and_the_run_starts(name):
     base = get_config("base")
     assert list(as_fields(config)) == list(as_fields(base))
     assert config.is_locked
-    config_check.check(config, train.TASKS, make_mesh(config.mesh).shape["data"])
+    config_check.check(config, train.TASKS, make_mesh(config.mesh).size)
     task = train.TASKS[config.task](config, num_classes=3)
     jax.eval_shape(task.init, jax.random.key(0))
 

@@ -5,9 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from borrow_det import sharding, train
+from borrow_det import sharding, train_step
 from borrow_det.data import sources
 from borrow_det.errors import InputError
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
@@ -56,9 +55,8 @@ def test_a_prediction_is_the_softmax_of_the_middle_of_the_image():
 
 
 def train_mesh(devices):
-    return jax.make_mesh(
-        (devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices]
-    )
+    axes = {"data": -1, "fsdp": 1}
+    return sharding.make_mesh(axes, jax.devices()[:devices])
 
 
 def one_step(config, devices):
@@ -67,8 +65,8 @@ def one_step(config, devices):
     source = ClassificationTask.open(config).train
     task = ClassificationTask(config, len(source.class_names))
     batch = next(task.train_batches(source, 0))
-    state = train.init_state(task, config, mesh)
-    step = train.make_train_step(task, config, mesh)
+    state = train_step.init_state(task, config, mesh)
+    step = train_step.make_train_step(task, config, mesh)
     state, metrics = step(state, sharding.put_batch(batch, mesh))
     return jax.device_get((metrics, state.params))
 

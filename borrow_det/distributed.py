@@ -1,0 +1,63 @@
+"""Several processes: how they find each other, and how one leaves the others."""
+
+import os
+import sys
+import time
+from typing import NoReturn
+
+import jax
+
+from borrow_det.errors import InputError
+
+# A process of which nothing was heard for so long is dead, and ends the others.
+HEARTBEAT_SECONDS = 30
+# The others live no longer than the main process, which serves them; it lets them say
+# what they have to say.
+_GRACE_SECONDS = 3
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run; comes before everything else that JAX does.
+
+    Without arguments they are what the cluster says (TPU pods, Slurm, GKE, Open MPI).
+
+    Raises:
+      InputError: some of the three are missing, or no cluster gives them.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if any(g is not None for g in given) and any(g is None for g in given):
+        raise InputError(
+            "--coordinator_address, --num_processes and --process_id go together"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            # As many as there are: simulated ones, or those the process may see.
+            local_device_ids=None,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:  # What it says of arguments; others are failures.
+        raise InputError(
+            f"--distributed: {error} No TPU pod, Slurm, GKE or Open MPI gives it: set "
+            "--coordinator_address=HOST:PORT, --num_processes and --process_id"
+        ) from error
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process with a status that is not 0.
+
+    Among several without the usual farewell, which waits minutes for all of them.
+    """
+    if not jax.distributed.is_initialized():
+        sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(_GRACE_SECONDS)
+    os._exit(status)
