@@ -20,7 +20,7 @@ import pytest
 
 from borrow_det import train
 from borrow_det.data import pipeline, scale_pairs
-from configs import base
+from tests import tiny_config as tiny_config_file
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -104,39 +104,10 @@ def few_scenes():
 
 @pytest.fixture(scope="session")
 def make_tiny_config(scenes):
-    """A function: the config of a run of seconds on `scenes`, another one each time."""
+    """A function: tests/tiny_config.py on `scenes`, another one each time."""
 
     def make():
-        config = base.get_config()
-        config.num_steps = 4
-        config.batch_size = 4
-        config.eval_batch_size = 4
-        config.input_size = (64, 64)
-        config.log_every = 2
-        config.eval_every = 4
-        config.checkpoint_every = 2
-        config.dataset.name = "coco_folder"
-        config.dataset.path = str(scenes)
-        config.dataset.data_dir = str(scenes / "prepared")
-        config.dataset.eval_splits = ("val",)
-        config.dataset.canvas = (64, 64)
-        config.dataset.max_boxes = 12
-        config.model.width = 1 / 32
-        config.model.stages = (1, 1, 1, 1, 1)
-        config.model.norm = "group"
-        config.model.group_size = 4
-        config.borrow.levels = (0,)
-        config.borrow.channels = 8
-        config.anchors.sizes = (7.0, 14.0, 28.0, 56.0)
-        config.anchors.aspect_ratios = ((1.0, 2.0, 0.5),) * 4
-        config.nms.max_per_class = 40
-        config.nms.max_total = 20
-        config.augment.crop_tries = 5
-        config.optimizer.learning_rate = 2e-3
-        config.schedule.name = "cosine"
-        config.schedule.warmup_steps = 0
-        config.report.num_pictures = 2
-        return config
+        return tiny_config_file.get_config(str(scenes))
 
     return make
 

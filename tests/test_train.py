@@ -1,7 +1,9 @@
 """The loop: what a run leaves, that it repeats and resumes to the bit, and stops."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ import pytest
 
 from borrow_det import checkpoints, sharding, train, train_step, workdir
 from borrow_det.data import pipeline, sources
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, PreemptedError
 from borrow_det.tasks import detection, detection_evaluation
 from borrow_det.tasks.detector import Detector
+from tests import program
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +24,6 @@ def optax_promotes():
     """Integers are promoted inside of optax."""
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-# Of the machine, not of the run.
-MEASURED = (
-    *("images_per_second", "step_time", "data_wait"),
-    *("memory/host", "memory/host_peak"),
-)
 
 
 def make_task(config):
@@ -179,9 +175,37 @@ def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
         metric_lines(folder), metric_lines(tiny_run.workdir), strict=True
     ):
         for line in (found, expected):
-            for name in MEASURED:
+            for name in program.MEASURED:
                 line.pop(name, None)
         assert found == expected
+
+
+def test_told_to_stop_in_an_evaluation_it_saves_first_and_evaluates_later(
+    tiny_run, tmp_path, monkeypatch
+):
+    config = tiny_run.config.copy_and_resolve_references()
+    config.checkpoint_every = 3
+    config.eval_every = 2
+    config.num_steps = 4
+    folder = tmp_path / "W"
+    observe = detection.DetectionTask.observe
+
+    def observe_and_tell(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return observe(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detection.DetectionTask, "observe", observe_and_tell)
+        with pytest.raises(PreemptedError):
+            train.train_and_evaluate(config, folder)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert not (folder / "evaluations" / "val" / "2.json").exists()
+    assert int(saved_model(folder, 2)["step"]) == 2
+
+    metrics = train.train_and_evaluate(config, folder)
+    assert (folder / "evaluations" / "val" / "2.json").exists()
+    np.testing.assert_equal(metrics, tiny_run.metrics)
+    assert_equal_trees(saved_model(folder, 4), saved_model(tiny_run.workdir, 4))
 
 
 @pytest.mark.parametrize("evaluated", [True, False])

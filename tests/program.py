@@ -1,0 +1,132 @@
+"""Real runs as processes of their own, for the tests that stop or count processes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from borrow_det import checkpoints, sharding, train, train_step, workdir
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Of the machine, not of the run.
+MEASURED = (
+    *("images_per_second", "step_time", "data_wait"),
+    *("memory/host", "memory/host_peak"),
+)
+# No test waits longer for a process.
+LIMIT = 240
+
+
+def start(scenes, folder, *fields, processes=1, devices=1, record=None, pause=0.0):
+    """Starts a run of tests/tiny_config.py.
+
+    Args:
+      scenes: the folder of its images.
+      folder: its work directory; what it prints goes to `FOLDER.log`.
+      *fields: `name=value` of its config.
+      processes: of the run.
+      devices: simulated ones, of each process.
+      record: a folder for tests/recorded_main.py.
+      pause: seconds that each step is slowed down by.
+
+    Returns:
+      The Popen of launch/local_processes.sh, or of the run itself if it is one process.
+    """
+    interpreter = folder.with_name(folder.name + ".python")
+    recorder = ROOT / "tests" / "recorded_main.py"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {recorder} "$@"\n')
+    interpreter.chmod(0o755)
+    arguments = [
+        f"--config={ROOT}/tests/tiny_config.py:{scenes}",
+        f"--workdir={folder}",
+        *(f"--config.{field}" for field in fields),
+    ]
+    flags = "--xla_backend_optimization_level=0"
+    environment = {
+        **os.environ,
+        "PYTHON": str(interpreter),
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "SECONDS_A_STEP": str(pause),
+    }
+    if record is not None:
+        record.mkdir(exist_ok=True)
+        environment["RECORD_TO"] = str(record)
+    if processes == 1:
+        flags += f" --xla_force_host_platform_device_count={devices}"
+        command = [str(interpreter), "-m", "borrow_det.main", *arguments]
+    else:
+        script = str(ROOT / "launch" / "local_processes.sh")
+        command = [script, str(processes), f"--devices={devices}", "--", *arguments]
+    with folder.with_name(folder.name + ".log").open("a") as log:
+        return subprocess.Popen(
+            command,
+            env=environment | {"XLA_FLAGS": flags},
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def finish(process, folder, status=0):
+    """Waits for a run to end with a status; returns all that it has printed."""
+    found = process.wait(timeout=LIMIT)
+    text = folder.with_name(folder.name + ".log").read_text()
+    assert found == status, text
+    return text
+
+
+def wait_for(condition, process):
+    """Waits until something is true of a process that is running."""
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def last_step(folder):
+    """The step of the last whole line of the metrics; -1 before the first."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else -1
+
+
+def metrics(folder):
+    """The lines of metrics.jsonl without what depends on the machine."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {n: v for n, v in json.loads(line).items() if n not in MEASURED}
+        for line in lines
+    ]
+
+
+def state(folder, mesh=None):
+    """The whole state of the newest checkpoint, on the host; `mesh`: to read it on."""
+    config = workdir.load_config(folder)
+    task = train.TASKS[config.task](config, len(workdir.load_classes(folder)[0]))
+    mesh = mesh or sharding.make_mesh({"data": -1, "fsdp": 1})
+    abstract = train_step.abstract_state(task, config, mesh)
+    manager = checkpoints.Checkpoints(folder, every=1, keep=99)
+    try:
+        return jax.device_get(manager.restore(vars(abstract)))
+    finally:
+        manager.close()
+
+
+def assert_same_run(found, expected):
+    """Two finished work directories hold the same to the bit."""
+    assert metrics(found) == metrics(expected)
+    jax.tree.map(np.testing.assert_array_equal, state(found), state(expected))
+    folders = [sorted((f / "evaluations").rglob("*.json")) for f in (found, expected)]
+    names = [[p.name for p in paths] for paths in folders]
+    assert names[0] == names[1] != []
+    for a, b in zip(*folders, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a

@@ -1,0 +1,42 @@
+"""borrow_det.main, writing down what batches each process makes of a real run.
+
+    python tests/recorded_main.py -m borrow_det.main ARGS
+
+So it can stand for Python where a script starts the program. Environment: RECORD_TO, a
+folder, gets `PROCESS.jsonl`: of each training batch the image ids that this process
+read, and a hash of the whole global batch. SECONDS_A_STEP slows each down.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+import jax
+from absl import app
+
+from borrow_det import main, sharding
+
+put_batch = sharding.put_batch
+
+
+def recorded_put_batch(batch, mesh):
+    time.sleep(float(os.environ.get("SECONDS_A_STEP", 0)))
+    # An evaluation's fields have no identity.
+    if "RECORD_TO" in os.environ and "image_id" in batch:
+        digest = hashlib.sha256()
+        for name in sorted(batch):
+            digest.update(sharding.all_rows(batch[name]).tobytes())
+        line = {"own": batch["image_id"].tolist(), "hash": digest.hexdigest()}
+        path = pathlib.Path(os.environ["RECORD_TO"]) / f"{jax.process_index()}.jsonl"
+        with path.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
+    return put_batch(batch, mesh)
+
+
+if __name__ == "__main__":
+    sharding.put_batch = recorded_put_batch
+    sys.argv = sys.argv[2:]  # Without `-m`: its name comes next.
+    app.run(main.main, flags_parser=main.parse_flags)
