@@ -225,7 +225,7 @@ class Run:
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
                 jax.eval_shape(fresh),
             )
-            fields = self.checkpoints.restore(vars(shapes))
+            fields = self.checkpoints.restore(vars(shapes), self.console.line)
             self.console.line(f"resuming at step {int(fields['step'])}")
             return TrainState(**fields)
         state = fresh()
