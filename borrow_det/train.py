@@ -100,7 +100,10 @@ class Run:
         self.log = RunLog(config, workdir, task) if main else SilentLog()
         self.preemption = Preemption()
         self.checkpoints = checkpoints.Checkpoints(
-            workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
+            workdir,
+            every=config.checkpoint_every,
+            keep=config.keep_checkpoints,
+            preempted=lambda: self.preemption.requested,
         )
         self.state = self._initial_state()
         self.start = int(self.state.step)
@@ -118,7 +121,7 @@ class Run:
         if self.checkpoints.latest_step is not None:
             # Shapes are enough: values would be compiled and drawn to be dropped.
             abstract = abstract_state(self.task, self.config, self.mesh)
-            fields = self.checkpoints.restore(vars(abstract))
+            fields = self.checkpoints.restore(vars(abstract), self.log.line)
             self.log.line(f"resuming at step {int(fields['step'])}")
             return TrainState(**fields)
         state = draw_state(self.task, self.config)
@@ -147,9 +150,7 @@ class Run:
         try:
             self._go()
         except PreemptedError:
-            step = int(self.state.step)
-            if step != self.checkpoints.latest_step:
-                self._save(step, force=True)
+            self._save(int(self.state.step))
             raise
         return self.metrics
 
