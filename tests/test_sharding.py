@@ -1,8 +1,12 @@
-"""The mesh and how a batch lies on it, with the two host devices of the tests."""
+"""The mesh and how arrays lie on it, with the two host devices of the tests."""
+
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from borrow_det import sharding
 from borrow_det.errors import InputError
@@ -11,32 +15,108 @@ from borrow_det.errors import InputError
 @pytest.mark.parametrize(
     ("axes", "shape"),
     [
-        ({"data": -1}, {"data": 2}),
-        ({"data": 2}, {"data": 2}),
-        ({"data": -1, "model": 2}, {"data": 1, "model": 2}),
+        ({"data": -1, "fsdp": 1}, {"data": 2, "fsdp": 1}),
+        ({"data": 2, "fsdp": 1}, {"data": 2, "fsdp": 1}),
+        ({"fsdp": -1, "data": 1}, {"data": 1, "fsdp": 2}),
     ],
 )
 def test_mesh_takes_all_devices(axes, shape):
-    assert dict(sharding.make_mesh(axes).shape) == shape
+    mesh = sharding.make_mesh(axes)
+    assert dict(mesh.shape) == shape
+    assert mesh.axis_names == ("data", "fsdp")
 
 
 @pytest.mark.parametrize(
     "axes",
-    [{"data": 1}, {"data": 4}, {"data": -1, "model": 3}, {"data": -1, "model": -1}],
+    [
+        {"data": 1, "fsdp": 1},
+        {"data": 4, "fsdp": 1},
+        {"data": -1, "fsdp": 3},
+        {"data": -1, "fsdp": -1},
+        {"data": 0, "fsdp": -1},
+        {"data": -2, "fsdp": -1},
+        {"data": 2},
+        {"data": 1, "fsdp": 2, "model": 1},
+    ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(axes):
     with pytest.raises(InputError, match="mesh"):
         sharding.make_mesh(axes)
 
 
-def test_a_batch_is_split_in_order_and_parameters_are_whole():
-    mesh = sharding.make_mesh({"data": -1})
+def pod(slices, processes, chips):
+    """Devices as a TPU names them: ids run across the processes of a slice."""
+    return [
+        types.SimpleNamespace(
+            id=(s * chips + c) * processes + p, process_index=s * processes + p,
+            slice_index=s,
+        )
+        for c in range(chips)
+        for s in reversed(range(slices))
+        for p in range(processes)
+    ]  # fmt: skip
+
+
+def test_processes_hold_consecutive_rows_and_fsdp_stays_in_a_slice():
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 4}, pod(2, 2, 4))
+    assert mesh.devices.shape == (4, 4)
+    order = [(d.slice_index, d.process_index) for d in mesh.devices.flat]
+    assert order == [(0, 0)] * 4 + [(0, 1)] * 4 + [(1, 2)] * 4 + [(1, 3)] * 4
+    for row in mesh.devices:
+        assert len({d.slice_index for d in row}) == 1
+
+
+def test_fsdp_over_more_than_a_slice_is_refused():
+    with pytest.raises(InputError, match=r"mesh\.fsdp is 16; .* 8 devices of each"):
+        sharding.make_mesh({"data": 1, "fsdp": 16}, pod(2, 2, 4))
+
+
+@pytest.mark.parametrize("axes", [{"data": -1, "fsdp": 1}, {"data": 1, "fsdp": -1}])
+def test_a_batch_is_split_in_order_over_both_axes(axes):
+    mesh = sharding.make_mesh(axes)
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
     (batch,) = sharding.put_batch({"image": rows}, mesh).values()
     np.testing.assert_array_equal(batch, rows)
     shards = sorted(batch.addressable_shards, key=lambda shard: shard.device.id)
     for shard, expected in zip(shards, (rows[:2], rows[2:]), strict=True):
         np.testing.assert_array_equal(shard.data, expected)
-    whole = jax.device_put(rows, sharding.replicated(mesh))
-    for shard in whole.addressable_shards:
-        np.testing.assert_array_equal(shard.data, rows)
+
+
+def test_fsdp_splits_the_largest_axis_of_what_is_large():
+    shapes = {
+        "kernel": (3, 3, 128, 256),
+        "reduction": (1, 1, 256, 64),
+        "square": (1, 1, 128, 128),
+        "odd": (3, 3, 127, 129),
+        "bias": (1024,),
+        "step": (),
+    }
+    tree = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2})
+    places = {n: p.spec for n, p in sharding.split_state(mesh, tree).items()}
+    assert places == {
+        "kernel": PartitionSpec(None, None, None, "fsdp"),
+        "reduction": PartitionSpec(None, None, "fsdp"),
+        "square": PartitionSpec(None, None, None, "fsdp"),
+        "odd": PartitionSpec(),
+        "bias": PartitionSpec(),
+        "step": PartitionSpec(),
+    }
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 1})
+    places = sharding.split_state(mesh, tree).values()
+    assert {place.spec for place in places} == {PartitionSpec()}
+
+
+def test_values_that_all_processes_have_are_laid_out():
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2})
+    tree = {"kernel": np.arange(2.0**15).reshape(128, 256), "step": np.int32(3)}
+    placed = sharding.put(tree, sharding.split_state(mesh, tree))
+    jax.tree.map(np.testing.assert_array_equal, placed, tree)
+    halves = [shard.data.shape for shard in placed["kernel"].addressable_shards]
+    assert halves == [(128, 128)] * 2
+    assert placed["step"].sharding.is_fully_replicated
+
+
+def test_rows_of_one_process_are_all_rows():
+    ids = np.array([2**40, 3], np.int64)
+    np.testing.assert_array_equal(sharding.all_rows(ids), ids)
