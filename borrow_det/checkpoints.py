@@ -6,7 +6,6 @@ and renamed when it is whole. `STEP.damaged` is one that could not be read all t
 """
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -36,15 +35,20 @@ _UNWRITABLE = tuple(
 )
 
 
-@dataclasses.dataclass
-class PreemptedPolicy(ocp.checkpoint_managers.SaveDecisionPolicy):
-    """Saves at the step at which `preempted()` turns true."""
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which is told of preemption.
 
-    preempted: Callable[[], bool]
+    By itself it would ask JAX at each step by the step's number, where the run, which
+    asks within an evaluation, too, counts otherwise.
+    """
 
-    def should_save(self, step, previous_steps, *, context) -> bool:
+    def __init__(self, *arguments, preempted: Callable[[], bool], **named):
+        self._preempted = preempted
+        super().__init__(*arguments, **named)
+
+    def reached_preemption(self, step: int) -> bool:
         """Whether the run must stop."""
-        return self.preempted()
+        return self._preempted()
 
 
 class Checkpoints:
@@ -71,7 +75,10 @@ class Checkpoints:
         alone = jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policy.AnySavePolicy(
-                [PreemptedPolicy(preempted), policy.FixedIntervalPolicy(every)]
+                [
+                    policy.PreemptionCheckpointingPolicy(),
+                    policy.FixedIntervalPolicy(every),
+                ]
             ),
             preservation_policy=policy.LatestN(keep),
             enable_async_checkpointing=True,
@@ -85,7 +92,7 @@ class Checkpoints:
         )
         try:
             _check_writable(self._folder)
-            self._manager = ocp.CheckpointManager(self._folder, options=options)
+            self._manager = _Manager(self._folder, options=options, preempted=preempted)
         except OSError as error:
             raise InputError(
                 f"--workdir={workdir} cannot be written: "
