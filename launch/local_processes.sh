@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Several processes of one run on this machine: see --help.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: launch/local_processes.sh N [--devices=D] -- ARGS
+
+Starts N processes of `python -m borrow_det.main ARGS`, which make one run together, with
+D simulated CPU devices each (without --devices: JAX's own). Process 0 prints as it is,
+what the others print has their number before it. SIGTERM and Ctrl-C go to all of them.
+
+PYTHON names the interpreter (else python3). Once a process has failed, the others have
+PEER_SECONDS (150) to notice, and are then ended.
+
+Exit status: 0 all done; 75 all saved a checkpoint; else that of the process that failed
+first, since the others die of its absence; 2 also for wrong arguments here.
+TEXT
+}
+die() {
+  echo "local_processes.sh: $*" >&2
+  exit 2
+}
+
+[[ ${1:-} != -h && ${1:-} != --help ]] || { usage && exit; }
+((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
+  die "bash $BASH_VERSION is too old: 5.1 is needed"
+[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "'${1:-}' is no number of processes; see --help"
+count=$1
+shift
+if [[ ${1:-} == --devices=* ]]; then
+  devices=${1#*=}
+  [[ $devices =~ ^[1-9][0-9]*$ ]] || die "--devices=$devices is no number of devices"
+  flag=--xla_force_host_platform_device_count=$devices
+  export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }$flag"
+  shift
+fi
+[[ ${1:-} == -- && $# -gt 1 ]] || die "borrow_det.main's arguments come after --; see --help"
+shift
+
+# Below the range that outgoing connections are given.
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 12000))
+    if ! (exec 3<>"/dev/tcp/localhost/$port") 2>/dev/null; then
+      echo "$port"
+      return
+    fi
+  done
+}
+
+# With job control each child has a process group of its own: Ctrl-C then reaches this
+# script alone, which passes it on once; and a child of a script without it ignores SIGINT.
+set -m
+declare -A running=() # process id: process number
+filters=() watchdog=''
+# shellcheck disable=SC2317,SC2329  # The traps call it.
+send() { # SIGNAL
+  local pid
+  for pid in "${!running[@]}"; do kill "-$1" -- "-$pid" 2>/dev/null || :; done
+}
+trap 'send KILL; [[ -z $watchdog ]] || kill -KILL -- "-$watchdog" 2>/dev/null || :' EXIT
+trap 'send TERM' TERM HUP
+trap 'send INT' INT
+
+port=$(free_port)
+for ((i = 0; i < count; i++)); do
+  command=("${PYTHON:-python3}" -m borrow_det.main "--coordinator_address=localhost:$port"
+    "--num_processes=$count" "--process_id=$i" "$@")
+  if ((i == 0)); then
+    "${command[@]}" &
+    running[$!]=$i
+  else
+    # A filter of its own, not a pipe: $! must be the process, whose status counts.
+    exec {output}> >(trap '' INT TERM && exec sed -u "s/^/[$i] /")
+    filters+=("$!")
+    "${command[@]}" >&"$output" 2>&1 &
+    running[$!]=$i
+    exec {output}>&-
+  fi
+done
+
+final=0 saved=''
+while ((${#running[@]})); do
+  status=0
+  wait -n -p ended "${!running[@]}" || status=$?
+  [[ -n ${ended:-} ]] || continue # A signal came, and was passed on.
+  if ((status)); then
+    echo "local_processes.sh: process ${running[$ended]} ended with status $status" >&2
+  fi
+  unset "running[$ended]"
+  if ((status == 75)); then
+    saved=yes
+  elif ((status && !final)); then
+    final=$status
+    pids=("${!running[@]}")
+    if ((${#pids[@]})); then
+      (
+        sleep "${PEER_SECONDS:-150}"
+        for signal in TERM KILL; do
+          for pid in "${pids[@]}"; do kill "-$signal" -- "-$pid" 2>/dev/null || :; done
+          sleep 10
+        done
+      ) &
+      watchdog=$!
+    fi
+  fi
+done
+((${#filters[@]} == 0)) || wait "${filters[@]}" || :
+((final == 0)) && [[ $saved ]] && final=75
+exit "$final"
