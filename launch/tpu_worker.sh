@@ -74,6 +74,7 @@ stop() {
   local pid second
   running || return 0
   pid=$(<run.pid)
+  ((pid > 1)) || return 1 # -1 would be everybody.
   kill -TERM -- "-$pid"
   for ((second = 0; second < ${STOP_SECONDS:-300}; second++)); do
     running || return 0

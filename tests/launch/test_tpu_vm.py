@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import tarfile
 
 import pytest
 
@@ -337,61 +335,3 @@ def test_dry_run_prints_what_a_run_does_and_does_nothing(gcloud, flags):
     real, calls = run(gcloud, *flags)
     assert real.returncode == 0, real.stderr
     assert named(shlex.split(line) for line in printed) == calls
-
-
-def test_the_copy_is_of_what_git_does_not_ignore(gcloud, tmp_path):
-    printed = run(gcloud, "--dry-run")[0].stdout.splitlines()[0]
-    archive = tmp_path / "a.tar.gz"
-    command = re.sub(r"\S+\.tar\.gz", str(archive), printed)
-    subprocess.run(command, shell=True, check=True, executable="/bin/bash")
-    with tarfile.open(archive) as packed:
-        names = packed.getnames()
-    assert {"launch/tpu_worker.sh", "requirements.txt", "borrow_det/main.py"} < set(
-        names
-    )
-    assert not [name for name in names if "__pycache__" in name or ".git/" in name]
-
-
-@pytest.mark.parametrize(
-    ("flags", "args", "message"),
-    [
-        ((), ("--", "--config=c"), "--workdir is missing"),
-        ((), (), "nothing to run"),
-        ((), ("--", "--workdir=runs/w"), "need one that all see"),
-        (
-            ("--type=v5litepod-8",),
-            ("--", "--workdir", "runs/w"),
-            "runs/w ends with the VM",
-        ),
-        (("--type=",), ARGS, "--type is missing"),
-        (("--zones=z",), ARGS, "unknown flag --zones=z"),
-        (("--max_restarts=many",), ARGS, "is no number"),
-    ],
-)
-def test_wrong_flags_are_named(gcloud, flags, args, message):
-    result, calls = run(gcloud, *flags, args=args)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert calls == []
-
-
-def test_one_worker_without_restarts_may_keep_its_work_to_itself(fresh):
-    args = ("--", "--workdir=runs/w")
-    result, _ = run(fresh, "--type=v5litepod-8", "--max_restarts=0", args=args)
-    assert result.returncode == 0, result.stderr
-
-
-def test_status_and_delete(gcloud):
-    gcloud.answer(tpu_vm__describe=["READY"], status=[RUNNING])
-    result = gcloud.run("tpu_vm.sh", "status", "--name=n", "--zone=z")
-    assert result.stdout == f"n: READY\n{RUNNING}"
-    assert gcloud.calls() == [DESCRIBE, STATUS]
-    assert gcloud.run("tpu_vm.sh", "delete", "--name=n", "--zone=z").returncode == 0
-    assert gcloud.calls() == [DELETE]
-
-
-def test_help(gcloud):
-    for arguments in (["--help"], ["run", "--help"]):
-        result = gcloud.run("tpu_vm.sh", *arguments)
-        assert result.returncode == 0
-        assert "usage: launch/tpu_vm.sh run" in result.stdout

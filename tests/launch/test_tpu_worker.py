@@ -86,8 +86,10 @@ def test_there_is_one_run_at_a_time_and_the_next_has_a_status_of_its_own(worker)
     (worker.folder / "go").unlink()
     assert worker("start", "second").returncode == 0
     assert worker("status").stdout == "borrow_det_worker running\n"
-    assert "second" in (worker.folder / "run.log").read_text()
     worker.end(0)
+    log = (worker.folder / "run.log").read_text()
+    assert "second" in log
+    assert "first" not in log
 
 
 def test_following_ends_when_its_time_is_over(worker):
@@ -113,8 +115,14 @@ def test_a_run_that_died_with_its_supervisor_counts_as_killed(worker):
 
 
 def test_a_process_id_that_is_somebody_elses_by_now_is_no_run(worker):
-    (worker.folder / "run.pid").write_text("1\n")
+    # Of this test's own, in a group of its own: a broken script would end that group.
+    other = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    (worker.folder / "run.pid").write_text(f"{other.pid}\n")
     assert "exited 137 " in worker("status").stdout
+    worker("stop")
+    assert other.poll() is None
+    other.kill()
+    other.wait()
 
 
 RECORD = """#!/usr/bin/env bash
