@@ -61,7 +61,7 @@ send() { # SIGNAL
   for pid in "${!running[@]}"; do kill "-$1" -- "-$pid" 2>/dev/null || :; done
 }
 trap 'send KILL; [[ -z $watchdog ]] || kill -KILL -- "-$watchdog" 2>/dev/null || :' EXIT
-trap 'send TERM' TERM
+trap 'send TERM' TERM HUP
 trap 'send INT' INT
 
 port=$(free_port)
@@ -83,7 +83,7 @@ done
 
 final=0 saved=''
 while ((${#running[@]})); do
-  ended='' status=0
+  status=0
   wait -n -p ended "${!running[@]}" || status=$?
   [[ -n ${ended:-} ]] || continue # A signal came, and was passed on.
   if ((status)); then

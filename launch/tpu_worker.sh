@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# What tpu_vm.sh runs on each worker of a TPU VM, in the unpacked checkout:
+#   install           a virtual environment with what training on a TPU needs
+#   start ARGS        python -m borrow_det.main ARGS, detached: it outlives the connection
+#   status            one line: borrow_det_worker idle | running | exited STATUS NANOSECONDS
+#   follow LINE SECS  the log from its LINE on, until the run ends or SECS are over
+#   stop              SIGTERM, which saves a checkpoint; SIGKILL after STOP_SECONDS (300)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# A process id alone may belong to somebody else after a reboot.
+running() {
+  [[ -f run.pid ]] && grep -qs tpu_worker.sh "/proc/$(<run.pid)/cmdline"
+}
+
+install() {
+  local candidate
+  for candidate in python3.12 python3.11 python3; do
+    if "$candidate" -c 'import ensurepip, sys
+sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+      "$candidate" -m venv .venv
+      break
+    fi
+  done
+  # Several TPU runtimes come with Python 3.10, which is too old.
+  if [[ ! -x .venv/bin/pip ]]; then
+    python3 -m pip install --quiet --user uv
+    python3 -m uv venv --quiet --seed --python=3.12 .venv
+  fi
+  .venv/bin/pip install --quiet --requirement requirements.txt \
+    --requirement requirements-tpu.txt
+}
+
+start() {
+  if running; then
+    echo "tpu_worker.sh: a run is going on here already" >&2
+    exit 1
+  fi
+  rm -f run.status
+  nohup setsid bash launch/tpu_worker.sh supervise "$@" >run.log 2>&1 </dev/null &
+  echo "$!" >run.pid
+}
+
+supervise() {
+  local status=0
+  # At shutdown everybody here gets SIGTERM; this shell stays for the run's exit status.
+  trap : TERM
+  .venv/bin/python -m borrow_det.main "$@" || status=$?
+  echo "exited $status $(date +%s%N)" >run.status.part
+  mv run.status.part run.status
+}
+
+status() {
+  if running; then
+    echo "borrow_det_worker running"
+  elif [[ -f run.status ]]; then
+    echo "borrow_det_worker $(<run.status)"
+  elif [[ -f run.pid ]]; then
+    # Killed together with its supervisor, as a reboot does.
+    echo "borrow_det_worker exited 137 $(date +%s%N)"
+  else
+    echo "borrow_det_worker idle"
+  fi
+}
+
+follow() {
+  local status=0
+  timeout "$2" tail --lines="+$1" --pid="$(<run.pid)" --follow run.log || status=$?
+  # 124: the time is over.
+  [[ $status == 0 || $status == 124 ]]
+}
+
+stop() {
+  local pid second
+  running || return 0
+  pid=$(<run.pid)
+  ((pid > 1)) || return 1 # -1 would be everybody.
+  kill -TERM -- "-$pid"
+  for ((second = 0; second < ${STOP_SECONDS:-300}; second++)); do
+    running || return 0
+    sleep 1
+  done
+  kill -KILL -- "-$pid"
+}
+
+case ${1:-} in
+  install | start | supervise | status | follow | stop) "$@" ;;
+  *)
+    echo "tpu_worker.sh: no such command: '${1:-}'" >&2
+    exit 2
+    ;;
+esac

