@@ -9,7 +9,8 @@ import jax
 
 from borrow_det.errors import InputError
 
-# A process of which nothing was heard for so long is dead, and ends the others.
+# A process of which nothing was heard for so long is dead: JAX then ends the others
+# with SIGABRT.
 HEARTBEAT_SECONDS = 30
 # The others live no longer than the main process, which serves them; it lets them say
 # what they have to say.
@@ -49,15 +50,22 @@ def initialize(
         ) from error
 
 
-def leave(status: int) -> NoReturn:
+def leave(status: int, cause_unknown: bool = False) -> NoReturn:
     """Ends this process with a status that is not 0.
 
     Among several without the usual farewell, which waits minutes for all of them.
+
+    Args:
+      status: of the exit.
+      cause_unknown: whether another process may have died, of which this one has seen
+        but the consequence: it is then given the time to be ended for that.
     """
-    if not jax.distributed.is_initialized():
-        sys.exit(status)
     sys.stdout.flush()
     sys.stderr.flush()
+    if not jax.distributed.is_initialized():
+        sys.exit(status)
+    if cause_unknown:
+        time.sleep(1.5 * HEARTBEAT_SECONDS)
     if jax.process_index() == 0:
         time.sleep(_GRACE_SECONDS)
     os._exit(status)

@@ -1,5 +1,6 @@
 """Trains and evaluates: `python -m borrow_det.main --config=FILE --workdir=DIR`."""
 
+import errno
 import sys
 import traceback
 from typing import NoReturn
@@ -46,10 +47,6 @@ def main(arguments: list[str]) -> None:
         _join()
         config = command_line.resolved(_CONFIG)
         train.train_and_evaluate(config, _WORKDIR.value, _PROFILE.value)
-    except InputError as error:
-        _refuse(str(error))
-    except FloatingPointError as error:
-        _refuse(str(error), status=1)
     except PreemptedError:
         message = f"preempted; start again to go on in {_WORKDIR.value}"
         print(message, file=sys.stderr)
@@ -57,12 +54,25 @@ def main(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         message = f"interrupted; start again to resume in {_WORKDIR.value}"
         _refuse(message, status=130)
-    except Exception:
+    except Exception as error:
+        if fault := _fault(error):
+            _refuse(*fault)
         # Among several processes the interpreter's own end waits for the others.
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        distributed.leave(1)
+        distributed.leave(1, cause_unknown=True)
+
+
+def _fault(error):
+    """(what to say of it, status) of an error that is no bug; None of a bug."""
+    if isinstance(error, InputError):
+        return str(error), 2
+    if isinstance(error, FloatingPointError):
+        return str(error), 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}: make room there and start again", 2
+    return None
 
 
 def _join():

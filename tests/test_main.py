@@ -1,5 +1,6 @@
 """The command line: what it passes on, and how it refuses."""
 
+import errno
 import pathlib
 import sys
 
@@ -8,7 +9,7 @@ from absl import flags, logging
 from absl.testing import flagsaver
 
 from borrow_det import main, train
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, PreemptedError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 
@@ -111,12 +112,37 @@ def test_what_a_run_complains_of_ends_in_one_line(
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
-def test_a_bug_keeps_its_traceback(run, monkeypatch):
+def test_a_full_disk_is_named(run, monkeypatch, capsys):
     def fail(*_):
-        raise ZeroDivisionError
+        raise OSError(errno.ENOSPC, "No space left", "W/metrics.jsonl")
 
     monkeypatch.setattr(train, "train_and_evaluate", fail)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SystemExit) as stop:
+        run(config_flag("base.py"), "--workdir=W")
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "No space left: 'W/metrics.jsonl': make room there" in message
+    assert message.count("\n") == 1
+
+
+def test_preempted_it_says_so_and_ends_with_75(run, monkeypatch, capsys):
+    def fail(*_):
+        raise PreemptedError
+
+    monkeypatch.setattr(train, "train_and_evaluate", fail)
+    with pytest.raises(SystemExit) as stop:
+        run(config_flag("base.py"), "--workdir=W")
+    assert stop.value.code == 75
+    assert capsys.readouterr().err == "preempted; start again to go on in W\n"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, FileNotFoundError])
+def test_a_bug_keeps_its_traceback(run, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "train_and_evaluate", fail)
+    with pytest.raises(error):
         run(config_flag("base.py"), "--workdir=W")
 
 
