@@ -1,6 +1,6 @@
 """The mesh and how arrays lie on it, with the two host devices of the tests."""
 
-import types
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -44,17 +44,23 @@ def test_a_mesh_that_does_not_fit_is_refused(axes):
         sharding.make_mesh(axes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Stands for a device of a TPU slice."""
+
+    id: int
+    process_index: int
+    slice_index: int
+
+
 def pod(slices, processes, chips):
-    """Devices as a TPU names them: ids run across the processes of a slice."""
+    """Chips in the order of their ids, which runs across the processes of a slice."""
     return [
-        types.SimpleNamespace(
-            id=(s * chips + c) * processes + p, process_index=s * processes + p,
-            slice_index=s,
-        )
+        Chip((s * chips + c) * processes + p, s * processes + p, s)
+        for s in range(slices)
         for c in range(chips)
-        for s in reversed(range(slices))
         for p in range(processes)
-    ]  # fmt: skip
+    ]
 
 
 def test_processes_hold_consecutive_rows_and_fsdp_stays_in_a_slice():

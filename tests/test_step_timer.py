@@ -43,7 +43,8 @@ def test_memory_follows_what_is_held():
     after = step_timer.memory_metrics()
     assert during["memory/host"] - before["memory/host"] > 2**26
     assert during["memory/host"] - after["memory/host"] > 2**26
-    assert after["memory/host_peak"] >= during["memory/host"]
+    # The kernel counts both in lots.
+    assert after["memory/host_peak"] > during["memory/host"] - 2**20
 
 
 def test_device_memory_is_that_of_the_fullest(monkeypatch):
