@@ -3,7 +3,6 @@
 import copy
 import math
 import os
-import pathlib
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import flax
 import ml_collections
 import numpy as np
 
-from borrow_det import checkpoints
+from borrow_det import checkpoints, paths
 from borrow_det import workdir as workdir_lib
 from borrow_det.errors import InputError, check_choice
 from borrow_det.ops import anchors as anchor_ops
@@ -288,7 +287,7 @@ def _other_anchors(there, here):
 
 
 def _is_run(origin):
-    return (pathlib.Path(origin) / "config.json").exists()
+    return (paths.as_path(origin) / "config.json").exists()
 
 
 def _stored_fields(origin):
@@ -316,7 +315,7 @@ def resolve_normalization(
       InputError: `init_from` says nothing of its normalisation, `init_scope` is
         unknown, or `workdir` is an import.
     """
-    if (pathlib.Path(workdir) / IMPORT_FILE).exists():
+    if (paths.as_path(workdir) / IMPORT_FILE).exists():
         raise InputError(
             f"{workdir} holds imported weights, no run: choose another --workdir and "
             f"start from it with --config.init_from={workdir}"
@@ -341,7 +340,7 @@ def normalization(origin: str | os.PathLike) -> dict[str, Any]:
     Raises:
       InputError: `origin` is neither, or states them wrongly.
     """
-    if (pathlib.Path(origin) / IMPORT_FILE).exists():
+    if (paths.as_path(origin) / IMPORT_FILE).exists():
         fields = workdir_lib.load_json(origin, IMPORT_FILE).get("normalization")
     else:
         fields = workdir_lib.load_json(origin, "config.json").get("model")

@@ -2,9 +2,9 @@
 
 import json
 import os
-import pathlib
 from typing import Any
 
+from borrow_det import paths
 from borrow_det.errors import InputError
 
 
@@ -15,9 +15,9 @@ def read(path: str | os.PathLike) -> Any:
       InputError: the file is not there, not readable or not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_bytes())
+        return json.loads(paths.as_path(path).read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:

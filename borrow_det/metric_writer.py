@@ -8,6 +8,8 @@ import json
 import math
 import os
 import pathlib
+import tempfile
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,9 +18,16 @@ import numpy as np
 import tensorboardX
 from tensorboardX import summary
 
+from borrow_det import paths
 from borrow_det.errors import InputError
 
 _writers = itertools.count()
+# A bucket does not append: metrics.jsonl is written anew, not oftener than this. (One
+# write a second is what an object bears.)
+_SECONDS_BETWEEN_WRITES = 30.0
+# Bytes of an event file in a bucket, after which another one is begun, so that what
+# each flush writes anew stays small.
+_LARGEST_EVENT_FILE = 8e6
 
 
 class MetricWriter:
@@ -28,6 +37,9 @@ class MetricWriter:
     the order of writing; a value that is not finite stands there as null. Lines
     reach the file as they are written, so that it can be followed while a run goes.
     A half-written last line, which a crash leaves, is cut off on opening.
+
+    In a bucket, lines are there half a minute later, and all of them, TensorBoard's
+    events as well, at each `flush`.
     """
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None = None):
@@ -43,19 +55,19 @@ class MetricWriter:
         Raises:
           InputError: a line of metrics.jsonl is not an object with a step.
         """
-        workdir = pathlib.Path(workdir)
-        workdir.mkdir(parents=True, exist_ok=True)
+        workdir = paths.as_path(workdir)
+        paths.make_folder(workdir)
         path = workdir / "metrics.jsonl"
-        if path.exists():
-            _repair(path, resume_step)
-        self._lines = path.open("a", encoding="utf-8", buffering=1)
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir),
-            # The event file's name counts whole seconds: two writers opened within
-            # one second would overwrite each other.
-            filename_suffix=f".{os.getpid()}.{next(_writers)}",
-            purge_step=None if resume_step is None else resume_step + 1,
+        kept = _repair(path, resume_step) if path.exists() else b""
+        remote = paths.is_remote(workdir)
+        self._lines = (
+            _Object(path, kept)
+            if remote
+            else path.open("a", encoding="utf-8", buffering=1)
         )
+        purge_step = None if resume_step is None else resume_step + 1
+        events = _RemoteEvents if remote else _Events
+        self._events = events(workdir, purge_step)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]):
         """Writes one line of numbers; values are anything `float()` accepts."""
@@ -63,14 +75,14 @@ class MetricWriter:
         for name, value in scalars.items():
             value = float(value)
             if math.isfinite(value):  # Others have no place on a curve.
-                self._events.add_scalar(name, value, int(step))
+                self._events.writer.add_scalar(name, value, int(step))
             record[name] = value if math.isfinite(value) else None
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]):
         """Writes pictures, uint8 RGB [N, H, W, 3] a name, to TensorBoard."""
         for name, batch in images.items():
-            self._events.add_images(name, batch, int(step), dataformats="NHWC")
+            self._events.writer.add_images(name, batch, int(step), dataformats="NHWC")
 
     def write_hparams(self, hparams: Mapping[str, Any]):
         """Writes a run's settings to TensorBoard; nested ones as `group.field`."""
@@ -80,7 +92,7 @@ class MetricWriter:
             for name, value in flat.items()
         }
         for part in summary.hparams(plain, {}):
-            self._events.file_writer.add_summary(part)
+            self._events.writer.file_writer.add_summary(part)
 
     def flush(self):
         """Brings everything written so far to the files."""
@@ -93,8 +105,94 @@ class MetricWriter:
         self._events.close()
 
 
+class _Object:
+    """A text in a bucket, as much of a file as lines need."""
+
+    def __init__(self, path: paths.Path, content: bytes):
+        self._path, self._content = path, bytearray(content)
+        # A new run's file is there at once, as on a disk.
+        self._unwritten = not content
+        self.flush()
+
+    def write(self, text: str) -> None:
+        self._content += text.encode()
+        self._unwritten = True
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_WRITES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._unwritten:
+            paths.write_whole(self._path, bytes(self._content))
+        self._written, self._unwritten = time.monotonic(), False
+
+    def close(self) -> None:
+        self.flush()
+
+
+class _Events:
+    """TensorBoard's events in a folder on a disk."""
+
+    def __init__(self, folder: paths.Path, purge_step: int | None):
+        self.writer = _summary_writer(folder, purge_step)
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _RemoteEvents:
+    """TensorBoard's events in a bucket: copies of a temporary folder's files.
+
+    tensorboardX can write to a bucket itself, but from a thread of its own, the death
+    of which by a failing request would let the next flush wait for ever.
+    """
+
+    def __init__(self, folder: paths.Path, purge_step: int | None):
+        self._folder = folder
+        self._temporary = tempfile.TemporaryDirectory(prefix="borrow_det_events_")
+        self._sizes: dict[str, int] = {}  # Of the copies.
+        self.writer = _summary_writer(self._temporary.name, purge_step)
+
+    def flush(self) -> None:
+        self.writer.flush()
+        self._copy()
+        if sum(self._sizes.values()) > _LARGEST_EVENT_FILE:
+            self.writer.close()
+            for name in self._sizes:
+                (pathlib.Path(self._temporary.name) / name).unlink()
+            self._sizes = {}
+            self.writer = _summary_writer(self._temporary.name, None)
+
+    def close(self) -> None:
+        self.writer.close()
+        self._copy()
+        self._temporary.cleanup()
+
+    def _copy(self):
+        for path in pathlib.Path(self._temporary.name).iterdir():
+            content = path.read_bytes()
+            if len(content) != self._sizes.get(path.name):
+                paths.write_whole(self._folder / path.name, content)
+                self._sizes[path.name] = len(content)
+
+
+def _summary_writer(folder, purge_step):
+    return tensorboardX.SummaryWriter(
+        str(folder),
+        # The event file's name counts whole seconds: two writers opened within one
+        # second would overwrite each other.
+        filename_suffix=f".{os.getpid()}.{next(_writers)}",
+        purge_step=purge_step,
+    )
+
+
 def _repair(path, resume_step):
-    """Removes a half-written last line, and the lines after `resume_step`."""
+    """Removes a half-written last line, and the lines after `resume_step`.
+
+    Returns what is left.
+    """
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     kept = []
@@ -110,7 +208,6 @@ def _repair(path, resume_step):
             kept.append(line)
     repaired = b"".join(kept)
     if repaired != content:
-        # Through a second file: a kill here must not lose the lines that are whole.
-        temporary = path.with_suffix(".jsonl.tmp")
-        temporary.write_bytes(repaired)
-        temporary.replace(path)
+        # Not in place: a kill here must not lose the lines that are whole.
+        paths.write_whole(path, repaired)
+    return repaired

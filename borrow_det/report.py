@@ -1,9 +1,8 @@
 """What a run leaves for a person: a sheet of its scenes, curves, and a short report."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 
-from borrow_det import visualize
+from borrow_det import paths, visualize
 from borrow_det import workdir as workdir_lib
 from borrow_det.evaluation.report import markdown_report, per_class_table
 from borrow_det.tasks.task import Task
@@ -12,7 +11,7 @@ from borrow_det.tasks.task import Task
 _CONSOLE_CLASSES = 30
 
 
-def write_contact_sheet(task: Task, source, config, workdir: pathlib.Path) -> None:
+def write_contact_sheet(task: Task, source, config, workdir: paths.Path) -> None:
     """Draws the first `report.contact_sheet` training images and what they show."""
     count = min(config.report.contact_sheet, len(source))
     if not count:
@@ -24,7 +23,7 @@ def write_contact_sheet(task: Task, source, config, workdir: pathlib.Path) -> No
 
 def write_report(
     task: Task,
-    workdir: pathlib.Path,
+    workdir: paths.Path,
     eval_sources: Sequence,
     metrics: Mapping[str, Mapping[str, float]],
     compared: Mapping[str, float],
@@ -67,7 +66,7 @@ def write_report(
         if len(source.class_names) <= _CONSOLE_CLASSES:
             shown.append(table)
     report = "\n\n".join(complete) + "\n"
-    (workdir / "report.md").write_text(report, encoding="utf-8")
+    paths.write_whole(workdir / "report.md", report)
     return "\n\n".join([*shown, "\n".join(found)])
 
 

@@ -1,6 +1,7 @@
 """Pictures for people: annotated images, contact sheets, learning curves."""
 
 import colorsys
+import io
 import json
 import os
 import pathlib
@@ -13,6 +14,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
+
+from borrow_det import paths
 
 # Small pictures are enlarged by the whole factor (at most 4) that comes nearest this,
 # before drawing: text and outlines have a least size, small images have not.
@@ -134,11 +137,14 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     PNG is exact; JPEG is written at quality 92 without colour subsampling, which
     would smear thin outlines.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = paths.as_path(path)
+    paths.make_folder(path.parent)
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
     options = {"quality": 92, "subsampling": 0} if jpeg else {}
-    Image.fromarray(np.ascontiguousarray(image)).save(path, **options)
+    file = io.BytesIO()
+    file.name = path.name  # Pillow chooses the format by it.
+    Image.fromarray(np.ascontiguousarray(image)).save(file, **options)
+    path.write_bytes(file.getvalue())
 
 
 def learning_curves(
@@ -157,7 +163,7 @@ def learning_curves(
     Returns:
       The titles of the panels; no picture is written where there is none.
     """
-    panels = _panels(_series(pathlib.Path(metrics_jsonl)))
+    panels = _panels(_series(paths.as_path(metrics_jsonl)))
     if not panels:
         return []
     columns = min(2, len(panels))
@@ -166,7 +172,9 @@ def learning_curves(
     for i, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, i)
         _plot(axes, title, curves)
-    FigureCanvasAgg(figure).print_figure(str(png), dpi=110)
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
+    paths.as_path(png).write_bytes(file.getvalue())
     return list(panels)
 
 
@@ -221,7 +229,7 @@ def _label(draw, text, font, place, color):
 def _series(path):
     """Name to [(step, value), ...] in the order of the file, without nulls."""
     series: dict[str, list[tuple[int, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         record = json.loads(line)
         step = record.pop("step")
         for name, value in record.items():

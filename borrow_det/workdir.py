@@ -15,7 +15,7 @@ import flax
 import jax
 import ml_collections
 
-from borrow_det import json_files
+from borrow_det import json_files, paths
 from borrow_det.errors import InputError
 
 # With another value of one of these, groups or fields, a checkpoint of the run either
@@ -41,7 +41,7 @@ def prepare(
     config,
     classes: Classes,
     boxes: Mapping[str, Mapping[str, int]],
-) -> pathlib.Path:
+) -> paths.Path:
     """Creates a work directory, or checks that this run may go on in it.
 
     Writes `dataset.json` (the classes, and `boxes`: how many of each split were
@@ -52,7 +52,7 @@ def prepare(
       InputError: the directory holds checkpoints of another architecture or of other
         classes (nothing has been written then), or it cannot be written.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = paths.as_path(workdir)
     if has_checkpoints(workdir):
         _check_fixed(load_config(workdir), config, workdir)
         trained = load_classes(workdir)
@@ -62,7 +62,7 @@ def prepare(
                 f"set has {_describe(classes)}: choose another --workdir"
             )
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(workdir)
         dataset = {**classes._asdict(), "boxes": boxes}
         write_json(workdir / "dataset.json", dataset)
         here = {**environment(config.seed), "earlier": starts(workdir)}
@@ -70,16 +70,20 @@ def prepare(
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         raise InputError(
-            f"--workdir={workdir} cannot be written: {error.strerror}"
+            f"--workdir={workdir} cannot be written: {error.strerror or error}"
         ) from error
     return workdir
 
 
 def has_checkpoints(workdir: str | os.PathLike) -> bool:
     """Whether a run has begun in this directory."""
-    # One that is being written has a longer name.
-    steps = pathlib.Path(workdir).glob("checkpoints/*")
-    return any(step.name.isdigit() for step in steps)
+    workdir = paths.as_path(workdir)
+    if paths.is_remote(workdir):  # One that is being written lacks this file.
+        marks = workdir.glob("checkpoints/*/commit_success.txt")
+        names = [mark.parent.name for mark in marks]
+    else:  # One that is being written has a longer name.
+        names = [step.name for step in workdir.glob("checkpoints/*")]
+    return any(map(str.isdigit, names))
 
 
 def _describe(classes):
@@ -139,7 +143,7 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
 
 def starts(workdir: str | os.PathLike) -> list[dict]:
     """The `environment` of every start of a run, in order; [] of one never started."""
-    if not (pathlib.Path(workdir) / "environment.json").exists():
+    if not (paths.as_path(workdir) / "environment.json").exists():
         return []
     last = load_json(workdir, "environment.json")
     return [*last.pop("earlier", ()), last]
@@ -160,11 +164,9 @@ def environment(seed: int) -> dict:
     }
 
 
-def write_json(path: pathlib.Path, value) -> None:
+def write_json(path: paths.Path, value) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    paths.write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def folder_name(name: str) -> str:
@@ -178,8 +180,8 @@ def load_json(workdir: str | os.PathLike, name: str) -> dict:
     Raises:
       InputError: the file is absent or holds something else.
     """
-    path = pathlib.Path(workdir) / name
-    if not os.path.exists(path):
+    path = paths.as_path(workdir) / name
+    if not paths.exists(path):
         raise InputError(f"{path} does not exist: {workdir} is not a work directory")
     value = json_files.read(path)
     if not isinstance(value, dict):

@@ -33,7 +33,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from borrow_det import checkpoints, command_line, config_check, workdir
+from borrow_det import checkpoints, command_line, config_check, paths, workdir
 from borrow_det.errors import InputError, check_choice
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import (
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     base = command_line.resolved(options["config"])
     rows = sweeps.load(options.sweep, base)
     chosen = sweeps.choose(rows, options.row)
-    folder = pathlib.Path(options.workdir)
+    folder = paths.local_path(options.workdir, "--workdir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

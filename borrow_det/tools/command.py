@@ -4,12 +4,13 @@ Every tool has its own set of flags instead of absl's global one, so that severa
 tools can be imported into one process.
 """
 
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from borrow_det import command_line
+from borrow_det import command_line, paths
 from borrow_det.errors import InputError
 
 
@@ -47,6 +48,15 @@ def run_flags() -> flags.FlagValues:
     flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
     flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
     return values
+
+
+def output_folder(output: str) -> pathlib.Path:
+    """The folder that --output names: one on a disk, where videos and pages are made.
+
+    Raises:
+      InputError: it lies in a bucket.
+    """
+    return paths.local_path(output, "--output")
 
 
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:

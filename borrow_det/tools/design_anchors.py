@@ -25,7 +25,6 @@ Wrong input gives one line on stderr and exit status 2.
 import itertools
 import json
 import math
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -79,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     config = command_line.resolved(options["config"])
     split = options.split or config.dataset.train_split
     design, drawn = from_data(config, split, options.theta, options.share)
-    output = pathlib.Path(options.output)
+    output = command.output_folder(options.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
         workdir.write_json(output / "design.json", design)

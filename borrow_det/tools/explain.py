@@ -29,7 +29,6 @@ are done); 2 where nothing could start.
 import collections
 import functools
 import math
-import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -59,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     options = _flags()
     inputs = command.parse(options, argv, __doc__)
     _check_flags(options, inputs)
-    output = pathlib.Path(options.output)
+    output = command.output_folder(options.output)
     # Files are looked for before the network is built, which takes a while.
     paths = images.find(inputs, leave_out=output / "pictures") if inputs else []
     detector = Detector.load(options.workdir, options.step)

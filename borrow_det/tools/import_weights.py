@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     surplus = command.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
-    output = pathlib.Path(options.output)
+    output = command.output_folder(options.output)
     _check_output(output)
     normalization = _given_normalization(options)
     imported = read(options.input, options.layout, normalization)

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     if not inputs:
         raise InputError("name at least one image, folder, pattern or video")
     tile_size = _tile_size_of(options)
-    output = pathlib.Path(options.output)
+    output = command.output_folder(options.output)
     paths = images.find(inputs, leave_out=output / "pictures")
     ids = _known_ids(options.ids_from, paths) if options.ids_from else None
     detector = Detector.load(options.workdir, options.step)
