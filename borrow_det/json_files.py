@@ -17,7 +17,7 @@ def read(path: str | os.PathLike) -> Any:
     try:
         return json.loads(paths.as_path(path).read_bytes())
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError(f"{path}: {paths.reason(error)}") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:

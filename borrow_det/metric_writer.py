@@ -25,9 +25,6 @@ _writers = itertools.count()
 # A bucket does not append: metrics.jsonl is written anew, not oftener than this. (One
 # write a second is what an object bears.)
 _SECONDS_BETWEEN_WRITES = 30.0
-# Bytes of an event file in a bucket, after which another one is begun, so that what
-# each flush writes anew stays small.
-_LARGEST_EVENT_FILE = 8e6
 
 
 class MetricWriter:
@@ -143,47 +140,45 @@ class _Events:
 
 
 class _RemoteEvents:
-    """TensorBoard's events in a bucket: copies of a temporary folder's files.
+    """TensorBoard's events in a bucket: each flush leaves a file of what is new.
 
-    tensorboardX can write to a bucket itself, but from a thread of its own, the death
-    of which by a failing request would let the next flush wait for ever.
+    tensorboardX can write to a bucket itself, but from a thread of its own, which a
+    request that fails would end without a word, and the whole of a file each time.
     """
 
     def __init__(self, folder: paths.Path, purge_step: int | None):
-        self._folder = folder
+        self._folder, self._purge_step = folder, purge_step
         self._temporary = tempfile.TemporaryDirectory(prefix="borrow_det_events_")
-        self._sizes: dict[str, int] = {}  # Of the copies.
-        self.writer = _summary_writer(self._temporary.name, purge_step)
+        self._writer: tensorboardX.SummaryWriter | None = None
+
+    @property
+    def writer(self) -> tensorboardX.SummaryWriter:
+        if self._writer is None:
+            self._writer = _summary_writer(self._temporary.name, self._purge_step)
+            self._purge_step = None
+        return self._writer
 
     def flush(self) -> None:
-        self.writer.flush()
-        self._copy()
-        if sum(self._sizes.values()) > _LARGEST_EVENT_FILE:
-            self.writer.close()
-            for name in self._sizes:
-                (pathlib.Path(self._temporary.name) / name).unlink()
-            self._sizes = {}
-            self.writer = _summary_writer(self._temporary.name, None)
+        if self._writer is None:
+            return
+        # Its own flush does not wait for what its thread has still to write.
+        self._writer.close()
+        self._writer = None
+        for path in pathlib.Path(self._temporary.name).iterdir():
+            paths.write_whole(self._folder / path.name, path.read_bytes())
+            path.unlink()
 
     def close(self) -> None:
-        self.writer.close()
-        self._copy()
+        self.flush()
         self._temporary.cleanup()
-
-    def _copy(self):
-        for path in pathlib.Path(self._temporary.name).iterdir():
-            content = path.read_bytes()
-            if len(content) != self._sizes.get(path.name):
-                paths.write_whole(self._folder / path.name, content)
-                self._sizes[path.name] = len(content)
 
 
 def _summary_writer(folder, purge_step):
     return tensorboardX.SummaryWriter(
         str(folder),
         # The event file's name counts whole seconds: two writers opened within one
-        # second would overwrite each other.
-        filename_suffix=f".{os.getpid()}.{next(_writers)}",
+        # second would overwrite each other. TensorBoard reads in the names' order.
+        filename_suffix=f".{os.getpid()}.{next(_writers):04d}",
         purge_step=purge_step,
     )
 

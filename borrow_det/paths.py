@@ -4,6 +4,7 @@ Paths on a disk stay pathlib's: epath's take brackets of a folder's name for a p
 and open files in fewer ways. Only those of a bucket are epath's.
 """
 
+import errno
 import functools
 import importlib.util
 import os
@@ -20,6 +21,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 
 Path = pathlib.Path | epath.Path
 _GCS = "gs://"
+_SECONDS_TO_REACH = 20.0  # Of a bucket, before it counts as out of reach.
 # What pathlib leaves of gs://, too.
 _SCHEME = re.compile(r"[a-z][a-z0-9]+://|gs:/", re.IGNORECASE)
 
@@ -68,6 +70,13 @@ def exists(path: Path) -> bool:
     return path.exists() if is_remote(path) else os.path.exists(path)
 
 
+def reason(error: OSError) -> str:
+    """Why a file could not be read or written, in words."""
+    if error.strerror is None and isinstance(error, FileNotFoundError):
+        return os.strerror(errno.ENOENT)  # gcsfs' says no more than an address.
+    return error.strerror or str(error)
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder and those above it; a bucket has none and needs none."""
     if not is_remote(path):
@@ -109,13 +118,15 @@ def _check_bucket(name: str) -> None:
     from google.api_core import exceptions
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import storage
+    from google.cloud.storage.retry import DEFAULT_RETRY
 
     # Checkpoints are written and listed by other libraries: a list that gcsfs keeps
     # would lack them.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     try:
         # As orbax does: what is refused here would be refused there.
-        storage.Client().get_bucket(name)
+        retry = DEFAULT_RETRY.with_timeout(_SECONDS_TO_REACH)
+        storage.Client().get_bucket(name, retry=retry)
     except exceptions.NotFound as error:
         raise InputError(
             f"bucket {_GCS}{name} does not exist: create it or mend the name"
@@ -127,7 +138,7 @@ def _check_bucket(name: str) -> None:
         ) from error
     except GoogleAuthError as error:
         raise InputError(
-            f"bucket {_GCS}{name}: no Google credentials are found: "
+            f"bucket {_GCS}{name}: Google credentials are missing or have expired: "
             "gcloud auth application-default login"
         ) from error
     except (exceptions.GoogleAPIError, OSError) as error:

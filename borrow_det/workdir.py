@@ -70,7 +70,7 @@ def prepare(
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         raise InputError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}"
+            f"--workdir={workdir} cannot be written: {paths.reason(error)}"
         ) from error
     return workdir
 
