@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from borrow_det import paths
 from borrow_det.errors import InputError
 
 MODEL_FIELDS = ("params", "batch_stats", "ema_params")
@@ -95,8 +96,8 @@ class Checkpoints:
             self._manager = _Manager(self._folder, options=options, preempted=preempted)
         except OSError as error:
             raise InputError(
-                f"--workdir={workdir} cannot be written: "
-                f"{error.strerror or error}; choose another"
+                f"--workdir={workdir} cannot be written: {paths.reason(error)}; "
+                "choose another"
             ) from error
 
     def due(self, step: int) -> bool:
@@ -268,9 +269,9 @@ def _unused(path):
 
 def _check_writable(folder):
     """Raises OSError here, and not when the first checkpoint is due."""
-    folder.mkdir(parents=True, exist_ok=True)
+    paths.make_folder(folder)
     probe = folder / f".writable-{jax.process_index()}"
-    probe.write_text("A run tries whether it can write here.\n")
+    paths.write_whole(probe, "A run tries whether it can write here.\n")
     probe.unlink()
 
 
@@ -379,6 +380,6 @@ def _stored_model(workdir, step):
 
 
 def _folder(workdir):
-    path = epath.Path(workdir)
-    # One with a scheme, gs://, is absolute, and would be taken for a relative one.
-    return (path if "://" in str(path) else path.absolute()) / "checkpoints"
+    path = epath.Path(paths.as_path(workdir))
+    # One in a bucket is absolute, and would be taken for a relative one.
+    return (path if paths.is_remote(path) else path.absolute()) / "checkpoints"

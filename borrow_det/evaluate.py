@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from borrow_det import json_files, sharding, visualize
+from borrow_det import json_files, paths, sharding, visualize
 from borrow_det import workdir as workdir_lib
 from borrow_det.errors import InputError
 from borrow_det.tasks.task import EvalSet, Task
@@ -38,7 +37,7 @@ def evaluate(
     variables: dict,
     eval_set: EvalSet,
     mesh,
-    workdir: pathlib.Path,
+    workdir: paths.Path,
     step: int,
     after_batch: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
@@ -73,8 +72,8 @@ def evaluate(
         return {}, []
     metrics = task.score(eval_set, results) | task.measure(observations)
     path = metrics_path(workdir, eval_set.source.split, step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _results_path(task, path).write_text(json.dumps(results))
+    paths.make_folder(path.parent)
+    paths.write_whole(_results_path(task, path), json.dumps(results))
     pictures = task.pictures(eval_set, results)
     for name, picture in pictures.items():
         visualize.write_image(path.with_suffix("") / f"{name}.png", picture)
@@ -83,7 +82,7 @@ def evaluate(
 
 
 def compare(
-    task: Task, eval_sets: Sequence[EvalSet], workdir: pathlib.Path, step: int
+    task: Task, eval_sets: Sequence[EvalSet], workdir: paths.Path, step: int
 ) -> dict[str, float]:
     """Holds splits that were evaluated at this step against each other.
 
@@ -105,7 +104,7 @@ def compare(
         metrics[f"{workdir_lib.folder_name(split)}/{figure}"] = value
     if metrics:
         path = metrics_path(workdir, COMPARISON, step)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        paths.make_folder(path.parent)
         _write_metrics(path, step, metrics)
     return metrics
 
@@ -126,17 +125,17 @@ def check_splits(splits: Sequence[str]) -> None:
             )
 
 
-def metrics_path(workdir: pathlib.Path, split: str, step: int) -> pathlib.Path:
+def metrics_path(workdir: paths.Path, split: str, step: int) -> paths.Path:
     """Where an evaluation's metrics stand; the file exists when it is complete."""
     return (
-        pathlib.Path(workdir)
+        paths.as_path(workdir)
         / "evaluations"
         / workdir_lib.folder_name(split)
         / f"{step}.json"
     )
 
 
-def read_metrics(path: pathlib.Path) -> dict[str, float]:
+def read_metrics(path: paths.Path) -> dict[str, float]:
     """The metrics of an earlier evaluation; undefined ones are nan."""
     record = json_files.read(path)
     del record["step"]

@@ -1,10 +1,14 @@
 """A trace of some training steps, for TensorBoard's profiler and Perfetto."""
 
+import pathlib
 import re
+import shutil
+import tempfile
 from typing import Any
 
 import jax
 
+from borrow_det import paths, sharding
 from borrow_det.errors import InputError
 
 # The first step of a start compiles, the second may still fill queues.
@@ -12,30 +16,49 @@ _WARM_UP = 2
 
 
 class Profiler:
-    """Traces steps `first` to `last` into a folder."""
+    """Traces steps `first` to `last` into a folder, in the main process."""
 
-    def __init__(self, first: int, last: int, folder: str):
+    def __init__(self, first: int, last: int, folder: paths.Path):
         self.first, self.last = first, last
         self._folder = folder
-        self._on = False
+        self._local = None  # Where the trace that is going on is written.
 
     def before(self, step: int) -> None:
         """Starts the trace where `step` is the first."""
-        if step == self.first:
-            jax.profiler.start_trace(self._folder)
-            self._on = True
+        if step == self.first and sharding.is_main_process():
+            # JAX's own way to a bucket ends the run where that fails.
+            remote = paths.is_remote(self._folder)
+            self._local = tempfile.mkdtemp() if remote else str(self._folder)
+            jax.profiler.start_trace(self._local)
 
     def after(self, step: int, outputs: Any) -> None:
         """Ends the trace where `step` is the last, when its outputs are there."""
-        if self._on and step == self.last:
+        if step == self.last:
             jax.block_until_ready(outputs)
             self.close()
 
     def close(self) -> None:
-        """Ends a trace whose last step never came."""
-        if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
+        """Ends the trace, also one whose last step never came."""
+        if self._local is None:
+            return
+        jax.profiler.stop_trace()
+        if paths.is_remote(self._folder):
+            written = pathlib.Path(self._local)
+            for path in filter(pathlib.Path.is_file, written.rglob("*")):
+                target = self._folder / path.relative_to(written).as_posix()
+                paths.write_whole(target, path.read_bytes())
+            shutil.rmtree(written)
+        self._local = None
+
+
+def make_profiler(text: str, start: int, workdir: paths.Path) -> Profiler:
+    """What `--profile` asks for; "" asks for nothing.
+
+    Raises:
+      InputError: see `parse_steps`.
+    """
+    first, last = parse_steps(text, start) if text else (0, 0)
+    return Profiler(first, last, workdir / "profile")
 
 
 def parse_steps(text: str, start: int) -> tuple[int, int]:

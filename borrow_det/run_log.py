@@ -1,13 +1,12 @@
 """What a run prints and writes of its progress; the main process of a run does."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from clu import parameter_overview
 
-from borrow_det import evaluate, report
+from borrow_det import evaluate, paths, report
 from borrow_det import workdir as workdir_lib
 from borrow_det.console import Console
 from borrow_det.metric_writer import MetricWriter
@@ -17,7 +16,7 @@ from borrow_det.tasks.task import EvalSet, Task
 class RunLog:
     """Console, metrics.jsonl, TensorBoard and the report of one start of a run."""
 
-    def __init__(self, config, workdir: pathlib.Path, task: Task):
+    def __init__(self, config, workdir: paths.Path, task: Task):
         self._config = config
         self._workdir = workdir
         self._task = task
@@ -44,7 +43,7 @@ class RunLog:
         overview = parameter_overview.get_parameter_overview(
             params, include_stats=False
         )
-        (self._workdir / "parameters.txt").write_text(overview + "\n")
+        paths.write_whole(self._workdir / "parameters.txt", overview + "\n")
         self._writer.write_hparams(self._config.to_dict())
         report.write_contact_sheet(
             self._task, train_source, self._config, self._workdir
@@ -77,6 +76,10 @@ class RunLog:
     def _write_under(self, prefix, step, metrics):
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
         self._writer.write_scalars(step, named)
+
+    def flush(self) -> None:
+        """Brings the metrics to their files."""
+        self._writer.flush()
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""

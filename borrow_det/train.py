@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -76,7 +75,9 @@ def train_and_evaluate(
         initialization.start_from(
             config, classes, shapes.variables, checkpoints.variable_shapes
         )
-    workdir = workdir_lib.prepare(workdir, config, classes, data.boxes)
+    workdir = workdir_lib.prepare(
+        workdir, config, classes, data.boxes, write=sharding.is_main_process()
+    )
     run = Run(config, workdir, task, mesh, data.train, data.eval_sets, profile)
     try:
         return run.go()
@@ -107,7 +108,7 @@ class Run:
         )
         self.state = self._initial_state()
         self.start = int(self.state.step)
-        self.profiler = self._make_profiler(profile) if profile else None
+        self.profiler = profiler.make_profiler(profile, self.start, workdir)
         self.log.begin(self.start, self.state.params, train_source)
         self.train_step = make_train_step(task, config, mesh)
         self.predict = evaluate.make_predict(task, mesh)
@@ -125,25 +126,22 @@ class Run:
             self.log.line(f"resuming at step {int(fields['step'])}")
             return TrainState(**fields)
         state = draw_state(self.task, self.config)
-        record = self.workdir / "initialization.json"
-        record.unlink(missing_ok=True)  # Of a start that reached no checkpoint.
         if self.config.init_from:
-            state = self._initialize(state, record)
+            state = self._initialize(state)
+        elif sharding.is_main_process():  # Of a start that reached no checkpoint.
+            (self.workdir / "initialization.json").unlink(missing_ok=True)
         return place(state, self.mesh)
 
-    def _initialize(self, state: TrainState, record: pathlib.Path) -> TrainState:
+    def _initialize(self, state: TrainState) -> TrainState:
         source = self.train_source
         classes = workdir_lib.Classes(source.class_names, source.category_ids)
         begun = initialization.start_from(self.config, classes, state.variables)
         self.log.line(begun.describe())
         if sharding.is_main_process():
+            record = self.workdir / "initialization.json"
             workdir_lib.write_json(record, begun.record())
         averages = begun.variables["params"] if state.ema_params else {}
         return dataclasses.replace(state, **begun.variables, ema_params=averages)
-
-    def _make_profiler(self, profile):
-        first, last = profiler.parse_steps(profile, self.start)
-        return profiler.Profiler(first, last, str(self.workdir / "profile"))
 
     def go(self) -> dict[str, dict]:
         """Trains to the last step and evaluates there."""
@@ -213,22 +211,22 @@ class Run:
                     for eval_set in self.eval_sets:
                         self._evaluate(eval_set, step)
                     self._compare(step)
+                self.log.flush()
             self.log.advance(step)
             self.preemption.poll()
 
     def _one_step(self, step, batch):
-        if self.profiler:
-            self.profiler.before(step)
+        self.profiler.before(step)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             self.state, metrics = self.train_step(self.state, batch)
         self.unchecked.append((step, metrics))
-        if self.profiler:
-            self.profiler.after(step, metrics)
+        self.profiler.after(step, metrics)
         return metrics
 
     def _save(self, step, force=False):
         self._check_finite()
         self.checkpoints.save(step, vars(self.state), force=force)
+        self.log.flush()  # A run that goes on from here writes no line again.
 
     def _check_finite(self) -> None:
         """Takes the steps' metrics from the device; ends the run if they diverged.
@@ -286,8 +284,7 @@ class Run:
 
     def close(self) -> None:
         """Waits for checkpoints and metrics to reach the disk."""
-        if self.profiler:
-            self.profiler.close()
+        self.profiler.close()
         self.checkpoints.close()
         self.log.close()
         self.preemption.close()

@@ -41,12 +41,13 @@ def prepare(
     config,
     classes: Classes,
     boxes: Mapping[str, Mapping[str, int]],
+    write: bool = True,
 ) -> paths.Path:
     """Creates a work directory, or checks that this run may go on in it.
 
     Writes `dataset.json` (the classes, and `boxes`: how many of each split were
     clipped, dropped or cut), `environment.json` (of this start, and of the `earlier`
-    ones) and `config.json`.
+    ones) and `config.json`. Without `write`, in all processes but one, it only checks.
 
     Raises:
       InputError: the directory holds checkpoints of another architecture or of other
@@ -61,6 +62,8 @@ def prepare(
                 f"{workdir} was trained on the classes {_describe(trained)}, the data "
                 f"set has {_describe(classes)}: choose another --workdir"
             )
+    if not write:
+        return workdir
     try:
         paths.make_folder(workdir)
         dataset = {**classes._asdict(), "boxes": boxes}
