@@ -8,7 +8,6 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from borrow_det import checkpoints, sharding, train, train_step, workdir
@@ -379,86 +378,3 @@ def test_a_wrong_value_is_named_and_leaves_nothing(tiny_config, tmp_path, field,
 def test_an_unknown_field_cannot_be_set(tiny_config):
     with pytest.raises(AttributeError, match="learning_rat"):
         tiny_config.optimizer.learning_rat = 1.0
-
-
-# Devices and micro-batches.
-
-
-def one_step(config, mesh):
-    """(metrics, state) after one step on the first batch."""
-    source = sources.load(config.dataset, "train")
-    batch = next(pipeline.train_batches(source, config))
-    task = make_task(config)
-    state = train_step.init_state(task, config, mesh)
-    step = train_step.make_train_step(task, config, mesh)
-    state, metrics = step(state, sharding.put_batch(batch, mesh))
-    return jax.device_get(metrics), jax.device_get(state)
-
-
-@pytest.fixture(scope="module")
-def on_two_devices(tiny_run):
-    with jax.numpy_dtype_promotion("standard"):
-        return one_step(tiny_run.config, train_mesh(2))
-
-
-def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
-    config, (_, state) = tiny_run.config, on_two_devices
-    first = train_step.init_state(make_task(config), config, train_mesh(2))
-
-    def check(ema, old, new):
-        np.testing.assert_allclose(ema, 0.25 * old + 0.75 * new, rtol=1e-5, atol=1e-6)
-        return np.abs(new - old).max()
-
-    moved = jax.tree.map(
-        check, state.ema_params, jax.device_get(first.params), state.params
-    )
-    assert max(jax.tree.leaves(moved)) > 1e-3
-
-
-@pytest.mark.parametrize(("devices", "micro_batch"), [(1, 0), (2, 1)])
-def test_devices_and_micro_batches_change_no_more_than_rounding(
-    tiny_run, on_two_devices, devices, micro_batch
-):
-    config = tiny_run.config.copy_and_resolve_references()
-    config.micro_batch = micro_batch
-    metrics, state = one_step(config, train_mesh(devices))
-    expected, expected_state = on_two_devices
-    assert set(metrics) == set(expected)
-    for name, value in metrics.items():
-        np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
-    # The momentum after one step is the gradient plus the decay.
-    momentum, other = (
-        optax.tree_utils.tree_get(s.opt_state, "trace") for s in (state, expected_state)
-    )
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(other))
-    for (path, leaf), expected_leaf in zip(
-        jax.tree_util.tree_leaves_with_path(momentum),
-        jax.tree.leaves(other),
-        strict=True,
-    ):
-        scale = max(np.abs(expected_leaf).max(), 1e-3 * largest)
-        np.testing.assert_allclose(
-            leaf, expected_leaf, atol=1e-3 * scale, err_msg=str(path)
-        )
-
-
-def test_bfloat16_computes_a_close_loss_with_float32_gradients(tiny_config):
-    tiny_config.augment.enabled = False
-    source = sources.load(tiny_config.dataset, "train")
-    batch = next(pipeline.train_batches(source, tiny_config))
-    state = train_step.init_state(make_task(tiny_config), tiny_config, train_mesh(2))
-    prepare = jax.jit(make_task(tiny_config).prepare)
-    examples, totals = prepare(jax.random.key(0), batch)
-    losses = []
-    for dtype in ("float32", "bfloat16"):
-        tiny_config.dtype = dtype
-        task = make_task(tiny_config)
-
-        def loss(params, task=task):
-            return task.loss(params, state.batch_stats, examples, totals)[0]
-
-        losses.append(float(jax.jit(loss)(state.params)))
-        gradient = jax.eval_shape(jax.grad(loss), state.params)
-        assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("f4")}
-    assert losses[0] != losses[1]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)

@@ -128,10 +128,11 @@ def test_batches_depend_on_seed_and_step_alone(drawn_config):
     assert (other["image_id"] != first[0]["image_id"]).any()
 
 
-def test_workers_change_nothing(drawn_config):
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_workers_change_nothing(drawn_config, num_workers):
     source = sources.load(drawn_config.dataset, "train")
     expected = take(pipeline.train_batches(source, drawn_config, start_step=3), 6)
-    drawn_config.dataset.num_workers = 2
+    drawn_config.dataset.num_workers = num_workers
     batches = pipeline.train_batches(source, drawn_config, start_step=3)
     found = take(batches, 6)
     batches.close()
