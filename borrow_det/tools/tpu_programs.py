@@ -33,14 +33,24 @@ class Chip(NamedTuple):
     """A generation of TPUs."""
 
     memory: int  # Bytes of HBM; of these the compiler leaves a little to the runtime.
+    config: str = "default"  # Of libtpu's; a chip of any of them is one device.
 
 
 # https://cloud.google.com/tpu/docs/v4 and its sisters v5e, v5p and v6e, "HBM capacity".
 CHIPS = {
-    "v4": Chip(32 * 2**30),
+    "v4": Chip(32 * 2**30, config="megacore"),
     "v5e": Chip(16 * 2**30),
     "v5p": Chip(95 * 2**30),
     "v6e": Chip(32 * 2**30),
+}
+
+# libtpu looks for the TPU that it is on: it is told of one, instead of asking a server
+# that is not there. And as it takes none, other processes may load it, too.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -63,15 +73,16 @@ def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
         raise InputError(
             "compiling for TPUs needs libtpu: pip install -r requirements-tpu.txt"
         )
-    # On a machine without TPUs, that nobody be asked which ones there are.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    chip = CHIPS[generation]
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     try:
-        slice_ = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as error:
+        slice_ = topologies.get_topology_desc(
+            name, platform="tpu", chip_config_name=chip.config
+        )
+    except jax.errors.JaxRuntimeError as error:
         raise InputError(f"--topology={name}: {error}") from error
-    return CHIPS[generation], slice_.devices
+    return chip, slice_.devices
 
 
 class Program:
@@ -140,9 +151,14 @@ class Program:
             predict = evaluate.make_predict(task, self._mesh)
             return predict.lower(state.eval_variables, fields)
         whole = sharding.replicated(self._mesh)
-        detect = jax.jit(
-            task.detect, in_shardings=(whole, split, split), out_shardings=split
+        # Each device by itself, as evaluations are.
+        on_each_device = jax.shard_map(
+            task.detect,
+            mesh=self._mesh,
+            in_specs=(whole.spec, split.spec, split.spec),
+            out_specs=split.spec,
         )
+        detect = jax.jit(on_each_device, in_shardings=(whole, split, split))
         variables = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.eval_variables
         )
