@@ -24,10 +24,19 @@ def make_predict(task: Task, mesh) -> Callable:
     variables = jax.eval_shape(task.init, jax.random.key(0))
     layout = sharding.split_state(mesh, variables)
 
+    # Each device by itself: the loops of the suppression would else ask all of them
+    # before every pass whether one goes on.
+    on_each_device = jax.shard_map(
+        task.predict,
+        mesh=mesh,
+        in_specs=(whole.spec, split.spec),
+        out_specs=split.spec,
+    )
+
     def predict(variables, fields):
         # Parameters that are split are gathered once, not layer by layer.
         variables = jax.lax.with_sharding_constraint(variables, whole)
-        return task.predict(variables, fields)
+        return on_each_device(variables, fields)
 
     return jax.jit(predict, in_shardings=(layout, split), out_shardings=whole)
 

@@ -97,7 +97,7 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One pure update; every random key is folded from the seed and the step."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-    examples, totals = task.prepare(key, batch)
+    examples, totals = prepare_on_each_device(task, mesh)(key, batch)
     # Gathered once, before any pass, and the gradient is scattered again once, after
     # the last: left to itself the compiler might split convolutions by channels.
     whole = jax.lax.with_sharding_constraint(state.params, sharding.replicated(mesh))
@@ -131,6 +131,22 @@ def train_step(
         ema_params=ema_params,
         opt_state=opt_state,
     ), metrics
+
+
+def prepare_on_each_device(task, mesh) -> Callable:
+    """`task.prepare` of a global batch, (key, batch) -> (examples, totals).
+
+    On its own rows each device is on its own but for the totals. If one program were
+    made for all of them, a loop over examples, as that which matches anchors, would
+    ask all devices before every pass whether one of them goes on.
+    """
+    split, whole = sharding.split_batch(mesh).spec, sharding.replicated(mesh).spec
+    return jax.shard_map(
+        lambda key, batch: task.prepare(key, batch, sharding.AXES),
+        mesh=mesh,
+        in_specs=(whole, split),
+        out_specs=(split, whole),
+    )
 
 
 def accumulate_gradients(loss_fn, params, batch_stats, examples, config, mesh):

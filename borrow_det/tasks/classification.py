@@ -15,7 +15,7 @@ from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
-from borrow_det.tasks.task import Data, EvalSet, Figures, init_variables
+from borrow_det.tasks.task import Data, EvalSet, Figures, first_index, init_variables
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 
@@ -93,7 +93,9 @@ class ClassificationTask:
         """Initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
+    def prepare(
+        self, key: Array, batch: dict, axes: tuple[str, ...] = ()
+    ) -> tuple[Examples, dict[str, Array]]:
         """Augments a training batch, and draws a key for each example's dropout."""
         augment = self.config.augment
 
@@ -107,11 +109,12 @@ class ClassificationTask:
                 image = self._center(image, image_size)
             return image, jax.random.key_data(drop_key)
 
-        indices = jnp.arange(batch["image"].shape[0], dtype=jnp.int32)
+        rows = batch["image"].shape[0]
+        indices = first_index(rows, axes) + jnp.arange(rows, dtype=jnp.int32)
         image, key_data = jax.vmap(one_image)(
             indices, batch["image"], batch["image_size"]
         )
-        totals = {"examples": jnp.array(len(indices), jnp.float32)}
+        totals = {"examples": jax.lax.psum(jnp.array(rows, jnp.float32), axes)}
         return Examples(image, batch["label"], key_data), totals
 
     def _center(self, image, image_size):

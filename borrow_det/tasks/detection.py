@@ -19,7 +19,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import losses, matching, nms
 from borrow_det.tasks import detection_evaluation
-from borrow_det.tasks.task import EvalSet, init_variables
+from borrow_det.tasks.task import EvalSet, first_index, init_variables
 
 
 class BorrowTargets(NamedTuple):
@@ -74,7 +74,9 @@ class DetectionTask:
         """Initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
+    def prepare(
+        self, key: Array, batch: dict, axes: tuple[str, ...] = ()
+    ) -> tuple[Examples, dict[str, Array]]:
         """Augments a training batch and finds its targets.
 
         Returns the examples, and the totals over the whole batch by which the loss is
@@ -85,6 +87,7 @@ class DetectionTask:
             batch,
             self.config.augment,
             self.input_size,
+            first_index(batch["image"].shape[0], axes),
             fill=Normalization.of(self.config.model).gray,
         )
         examples = self._targets(batch)
@@ -94,7 +97,7 @@ class DetectionTask:
             "descriptors": jnp.sum(jnp.array(descriptors, jnp.int32)),
         }
         return examples, {
-            name: jnp.maximum(count, 1).astype(jnp.float32)
+            name: jnp.maximum(jax.lax.psum(count, axes), 1).astype(jnp.float32)
             for name, count in totals.items()
         }
 
