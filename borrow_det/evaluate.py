@@ -24,13 +24,8 @@ def make_predict(task: Task, mesh) -> Callable:
     variables = jax.eval_shape(task.init, jax.random.key(0))
     layout = sharding.split_state(mesh, variables)
 
-    # Each device by itself: the loops of the suppression would else ask all of them
-    # before every pass whether one goes on.
-    on_each_device = jax.shard_map(
-        task.predict,
-        mesh=mesh,
-        in_specs=(whole.spec, split.spec),
-        out_specs=split.spec,
+    on_each_device = sharding.on_each_device(
+        task.predict, mesh, split=(False, True), out_split=True
     )
 
     def predict(variables, fields):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det import sharding
 from borrow_det.errors import InputError
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
@@ -63,6 +64,8 @@ class ConvBlock(nn.Module):
                 use_running_average=not train,
                 momentum=0.9,
                 dtype=self.dtype,
+                # The statistics are the whole batch's, wherever its images are.
+                axis_name=sharding.device_axes() or None,
                 name="norm",
             )(x)
         raise InputError(

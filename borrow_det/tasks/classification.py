@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det import visualize
+from borrow_det import sharding, visualize
 from borrow_det.data import augment_classification, object_crops, pipeline
 from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
-from borrow_det.tasks.task import Data, EvalSet, Figures, first_index, init_variables
+from borrow_det.tasks.task import Data, EvalSet, Figures, init_variables
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 
@@ -93,9 +93,7 @@ class ClassificationTask:
         """Initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(
-        self, key: Array, batch: dict, axes: tuple[str, ...] = ()
-    ) -> tuple[Examples, dict[str, Array]]:
+    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
         """Augments a training batch, and draws a key for each example's dropout."""
         augment = self.config.augment
 
@@ -110,11 +108,12 @@ class ClassificationTask:
             return image, jax.random.key_data(drop_key)
 
         rows = batch["image"].shape[0]
-        indices = first_index(rows, axes) + jnp.arange(rows, dtype=jnp.int32)
+        indices = sharding.first_row(rows) + jnp.arange(rows, dtype=jnp.int32)
         image, key_data = jax.vmap(one_image)(
             indices, batch["image"], batch["image_size"]
         )
-        totals = {"examples": jax.lax.psum(jnp.array(rows, jnp.float32), axes)}
+        total = jax.lax.psum(jnp.array(rows, jnp.float32), sharding.device_axes())
+        totals = {"examples": total}
         return Examples(image, batch["label"], key_data), totals
 
     def _center(self, image, image_size):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from borrow_det import sharding
 from borrow_det.data import augment, pipeline
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing, counterfactual
@@ -19,7 +20,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import losses, matching, nms
 from borrow_det.tasks import detection_evaluation
-from borrow_det.tasks.task import EvalSet, first_index, init_variables
+from borrow_det.tasks.task import EvalSet, init_variables
 
 
 class BorrowTargets(NamedTuple):
@@ -74,9 +75,7 @@ class DetectionTask:
         """Initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(
-        self, key: Array, batch: dict, axes: tuple[str, ...] = ()
-    ) -> tuple[Examples, dict[str, Array]]:
+    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
         """Augments a training batch and finds its targets.
 
         Returns the examples, and the totals over the whole batch by which the loss is
@@ -87,7 +86,7 @@ class DetectionTask:
             batch,
             self.config.augment,
             self.input_size,
-            first_index(batch["image"].shape[0], axes),
+            sharding.first_row(batch["image"].shape[0]),
             fill=Normalization.of(self.config.model).gray,
         )
         examples = self._targets(batch)
@@ -96,6 +95,7 @@ class DetectionTask:
             "positives": jnp.sum(examples.positive),
             "descriptors": jnp.sum(jnp.array(descriptors, jnp.int32)),
         }
+        axes = sharding.device_axes()
         return examples, {
             name: jnp.maximum(jax.lax.psum(count, axes), 1).astype(jnp.float32)
             for name, count in totals.items()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -106,15 +105,13 @@ class Task(Protocol):
     def init(self, key: Array) -> dict:
         """Initial variables {params, batch_stats}."""
 
-    def prepare(
-        self, key: Array, batch: dict, axes: tuple[str, ...] = ()
-    ) -> tuple[Any, dict[str, Array]]:
+    def prepare(self, key: Array, batch: dict) -> tuple[Any, dict[str, Array]]:
         """Augments a batch: (examples, totals).
 
         Every leaf of the examples has the batch as leading axis, and depends on the
         key and the example's place in the global batch alone. The totals are over the
-        whole batch; the loss is normalised by them. Where it runs on every device by
-        itself, `axes` are those of the mesh, and `batch` holds the device's own rows.
+        whole batch, all devices' (sharding.device_axes); the loss is normalised by
+        them.
         """
 
     def loss(
@@ -158,13 +155,6 @@ class Task(Protocol):
         self, eval_set: EvalSet, results: list[dict]
     ) -> Mapping[str, np.ndarray]:
         """Some images by name: what is known of each left, what was found right."""
-
-
-def first_index(rows: int, axes: tuple[str, ...]) -> Array:
-    """The place in the global batch, int32 [], of the first of a device's `rows`."""
-    if not axes:
-        return jnp.zeros((), jnp.int32)
-    return rows * jax.lax.axis_index(axes)
 
 
 def init_variables(

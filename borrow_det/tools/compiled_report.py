@@ -18,6 +18,8 @@ _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
 # A result's layout may hold parentheses, but none behind a blank.
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][a-z\d-]*)\(")
 _CALLED = re.compile(r"(\w+)=(?:\{([^{}]*)\}|%?([\w.-]+))")
+# One that runs piecemeal, beside several fusions, stands in each of them.
+_LINK = re.compile(r'channel_id=(\d+),.*\bchain_id="(\d+)"')
 # As the compiler says it, in powers of 1024.
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -83,6 +85,7 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
       many stand `in_loops`, which may run any number of times.
     """
     computations = dict(_computations(hlo.splitlines()))
+    links = set()
     looped = _looped(computations)
     found = collections.defaultdict(lambda: {"count": 0, "bytes": 0, "in_loops": 0})
     for name, lines in computations.items():
@@ -97,6 +100,13 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
             kind = opcode.removesuffix("-start")
             if kind not in COLLECTIVES:
                 continue
+            link = _LINK.search(line)
+            if link and link.groups() in links:
+                continue
+            links.add(link and link.groups())
+            # How TPUs fuse a sum of which each device keeps a part.
+            if name.startswith("all-reduce-scatter"):
+                kind = "reduce-scatter"
             entry = found[kind]
             entry["count"] += 1
             entry["bytes"] += _exchanged(line[match.end() :], shape, opcode, shapes)

@@ -150,15 +150,13 @@ class Program:
         if self.name == "evaluate":
             predict = evaluate.make_predict(task, self._mesh)
             return predict.lower(state.eval_variables, fields)
-        whole = sharding.replicated(self._mesh)
-        # Each device by itself, as evaluations are.
-        on_each_device = jax.shard_map(
-            task.detect,
-            mesh=self._mesh,
-            in_specs=(whole.spec, split.spec, split.spec),
-            out_specs=split.spec,
+        on_each_device = sharding.on_each_device(
+            task.detect, self._mesh, split=(False, True, True), out_split=True
         )
-        detect = jax.jit(on_each_device, in_shardings=(whole, split, split))
+        detect = jax.jit(
+            on_each_device,
+            in_shardings=(sharding.replicated(self._mesh), split, split),
+        )
         variables = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.eval_variables
         )

@@ -65,7 +65,7 @@ def parameter_shapes():
         config.update_from_flattened_dict(FIELDS)
     task = DetectionTask(config, num_classes=4)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    return jax.tree.leaves(variables["params"]), task.level_shapes
+    return jax.tree.leaves(variables["params"])
 
 
 @needs_libtpu
@@ -79,12 +79,8 @@ def test_a_replicated_step_reduces_gradients_and_nothing_else(replicated):
     assert train["flops"] > 0
     assert train["bytes_accessed"] > train["bytes"]["arguments"]
     assert set(train["collectives"]) == {"all-reduce"}
-    leaves, shapes = parameter_shapes()
-    # Biases of heads are reduced over devices before they are over positions: of 4
-    # anchors a position, 5 logits and 4 offsets each.
-    before = sum((height * width - 1) * 4 * (5 + 4) for height, width in shapes)
-    # Beside that three terms of the loss, and the counts that normalise them.
-    numbers = sum(leaf.size for leaf in leaves) + before + 3 + 2
+    # Beside gradients the terms of the loss, and the counts that normalise them.
+    numbers = sum(leaf.size for leaf in parameter_shapes()) + 4 + 2
     assert train["collectives"]["all-reduce"]["bytes"] == BYTES * numbers
     # No loop asks other devices whether to go on.
     assert train["collectives"]["all-reduce"]["in_loops"] == 0
@@ -101,8 +97,8 @@ def test_detections_are_each_devices_own(replicated):
 def test_fsdp_splits_what_is_large(replicated):
     split, _ = compile_for("v5e:2x2", "--program=train", "--config.mesh.fsdp=4")
     assert split["mesh"] == {"data": 1, "fsdp": 4}
-    leaves, _ = parameter_shapes()
-    large = sum(leaf.size for leaf in leaves if leaf.size >= 2**14)
+    sizes = [leaf.size for leaf in parameter_shapes()]
+    large = sum(size for size in sizes if size >= 2**14)
     assert large > 0
     before, after = (
         report["programs"]["train"]["bytes"]["arguments"]
@@ -110,9 +106,14 @@ def test_fsdp_splits_what_is_large(replicated):
     )
     # AdamW keeps two numbers a parameter beside it. Layouts pad arrays.
     assert before - after == pytest.approx(BYTES * 3 * large * 3 / 4, rel=0.1)
-    # Gathered once, scattered once.
-    gathered = split["programs"]["train"]["collectives"]["all-gather"]
-    assert gathered["bytes"] == BYTES * large
+    exchanged = split["programs"]["train"]["collectives"]
+    # Gathered once, in the two bytes that a TPU multiplies.
+    assert exchanged["all-gather"]["bytes"] == 2 * large
+    # Gradients are summed once, whether a device then keeps a part or all; and the
+    # squares of those that are split, for the gradient's norm.
+    summed = exchanged["all-reduce"]["bytes"] + exchanged["reduce-scatter"]["bytes"]
+    squares = sum(size >= 2**14 for size in sizes)
+    assert summed == BYTES * (sum(sizes) + 4 + 2 + squares)
 
 
 @needs_libtpu

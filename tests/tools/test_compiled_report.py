@@ -33,6 +33,22 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0:T(128
   ROOT %next = (u8[16]{0}, pred[]{:T(512)}) tuple(%y, %go)
 }
 
+%all-reduce-scatter.1 (p: f32[8]) -> f32[2] {
+  %p = f32[8]{0:T(128)} parameter(0)
+  %summed = f32[8]{0:T(128)} all-reduce(%p), channel_id=1, to_apply=%sum
+  ROOT %own = f32[2]{0:T(128)} dynamic-slice(%summed, %place), dynamic_slice_sizes={2}
+}
+
+%beside.1 (p: s32[2]) -> s32[8] {
+  %p = s32[2]{0:T(128)} parameter(0)
+  ROOT %piece.1 = s32[8]{0:T(128)} all-gather(%p), channel_id=9, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%beside.2 (p: s32[2]) -> s32[8] {
+  %p = s32[2]{0:T(128)} parameter(0)
+  ROOT %piece.2 = s32[8]{0:T(128)} all-gather(%p), channel_id=9, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
 ENTRY %main (p0: f32[8], p1: bf16[3,5]) -> f32[] {
   %p0 = f32[8]{0:T(128)} parameter(0)
   %p1 = bf16[3,5]{1,0:T(8,128)(2,1)} parameter(1)
@@ -52,14 +68,14 @@ ENTRY %main (p0: f32[8], p1: bf16[3,5]) -> f32[] {
 
 def test_collectives_are_counted_with_their_bytes():
     assert compiled_report.collectives(PROGRAM) == {
-        # What is gathered: 4 devices' 8 numbers.
-        "all-gather": {"count": 1, "bytes": 4 * 32, "in_loops": 0},
+        # What is gathered: 4 devices' 8 numbers; and 8 in two pieces of one chain.
+        "all-gather": {"count": 2, "bytes": 4 * 32 + 4 * 8, "in_loops": 0},
         "all-reduce": {"count": 3, "bytes": 4 * 8 + 2 * 15 + 4 * 2 + 4, "in_loops": 1},
         "all-to-all": {"count": 1, "bytes": 4 * 8, "in_loops": 0},
         # In a computation that the loop's body calls.
         "collective-permute": {"count": 1, "bytes": 16, "in_loops": 1},
-        # What is scattered: all 8 numbers.
-        "reduce-scatter": {"count": 1, "bytes": 4 * 8, "in_loops": 0},
+        # What is scattered: all 8 numbers; and 8 of a sum that is cut at once.
+        "reduce-scatter": {"count": 2, "bytes": 2 * 4 * 8, "in_loops": 0},
     }
 
 
