@@ -187,9 +187,8 @@ def largest_batch(
 ) -> int | None:
     """The largest batch that fits, as a multiple of the program's unit.
 
-    Memory is nearly a line over the batch: from what is known the next guess is where
-    that line meets the memory there is, and a batch is the answer when it fits and the
-    next one does not.
+    It fits, and one unit more does not. (The compiler saves memory where it must, by
+    computing things twice; so two units more could, though none is known to.)
 
     Args:
       program: to be compiled.
@@ -201,30 +200,25 @@ def largest_batch(
     """
     known = {found["batch"] // program.unit: found}
     while True:
-        fitting = [share for share, f in known.items() if f["fits"]]
-        others = [share for share, f in known.items() if not f["fits"]]
-        low, high = max(fitting, default=0), min(others, default=None)
-        if high is not None and high - low <= 1:
+        fitting = {n: f["bytes"]["total"] for n, f in known.items() if f["fits"]}
+        low = max(fitting, default=0)
+        high = min((n for n, f in known.items() if not f["fits"]), default=None)
+        if high is None:
+            units = _beyond(fitting, program.chip.memory)
+        elif high - low > 1:
+            units = (low + high) // 2
+        else:
             return low * program.unit or None
-        share = _guess(known, low, high, program.chip.memory)
-        known[share] = program.compile(share * program.unit)
-        report(known[share])
+        known[units] = program.compile(units * program.unit)
+        report(known[units])
 
 
-def _guess(known, low, high, memory):
-    """A share between `low`, which fits, and `high`, which does not (None: unknown)."""
-    # The two nearest to the answer.
-    nearest = sorted(known, key=lambda s: abs(known[s]["bytes"]["total"] - memory))[:2]
-    (share, size), *other = [(s, known[s]["bytes"]["total"]) for s in nearest]
-    slope = size / share
-    if other and other[0][1] != size:
-        slope = (other[0][1] - size) / (other[0][0] - share)
-    guess = int(share + (memory - size) / slope) if slope > 0 else 2 * share
-    if high is None:
-        return min(max(guess, low + 1), 8 * low)
-    # When the line has had its chances, halves.
-    guess = guess if len(known) < 6 else (low + high) // 2
-    return min(max(guess, low + 1), high - 1)
+def _beyond(fitting: dict[int, int], memory: int) -> int:
+    """A number of units that should just not fit, from the bytes of those that do."""
+    units = max(fitting)
+    # As if all of it grew with the batch: too few, if anything.
+    room = int(units * memory / fitting[units])
+    return max(room, units + units // 4) + 1
 
 
 def _one_image(config):

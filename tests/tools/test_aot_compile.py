@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools import aot_compile, command
+from borrow_det.tools import aot_compile, command, tpu_programs
 from configs import quickstart
 
 # A detector of seconds, as flags and as a config.
@@ -125,6 +125,37 @@ def test_what_does_not_fit_is_said_so():
     assert not detect["fits"]
     assert detect["bytes"]["total"] > detect["bytes"]["available"] > 15 * 2**30
     assert "does not fit" in said
+
+
+class Box:
+    """Stands for a program whose memory is a line over the batch."""
+
+    unit = 4
+    chip = tpu_programs.Chip(memory=1000)
+
+    def __init__(self, fixed):
+        self.fixed = fixed
+        self.compiled = []
+
+    def compile(self, batch):
+        self.compiled.append(batch)
+        total = self.fixed + 10 * batch
+        return {"batch": batch, "fits": total <= 1000, "bytes": {"total": total}}
+
+
+@pytest.mark.parametrize("begin", [4, 72, 76, 80, 400])
+def test_the_largest_batch_fits_and_one_unit_more_does_not(begin):
+    box = Box(fixed=210)  # 79 images fit, 4 at a time 76.
+    begun, told = box.compile(begin), []
+    assert tpu_programs.largest_batch(box, begun, told.append) == 76
+    assert {76, 80} <= set(box.compiled)
+    assert [found["batch"] for found in told] == box.compiled[1:]
+    assert len(set(box.compiled)) == len(box.compiled) <= 9
+
+
+def test_a_program_may_be_too_large_for_any_batch():
+    box = Box(fixed=990)
+    assert tpu_programs.largest_batch(box, box.compile(8), lambda found: None) is None
 
 
 @pytest.mark.parametrize("topology", ["v7x:2x2", "v5e", "v5e:2x", "tpu"])
