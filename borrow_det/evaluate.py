@@ -23,10 +23,14 @@ def make_predict(task: Task, mesh) -> Callable:
     variables = jax.eval_shape(task.init, jax.random.key(0))
     layout = sharding.split_state(mesh, variables)
 
+    on_each_device = sharding.on_each_device(
+        task.predict, mesh, split=(False, True), out_split=True
+    )
+
     def predict(variables, fields):
         # Parameters that are split are gathered once, not layer by layer.
         variables = jax.lax.with_sharding_constraint(variables, whole)
-        return task.predict(variables, fields)
+        return on_each_device(variables, fields)
 
     return jax.jit(predict, in_shardings=(layout, split), out_shardings=whole)
 

@@ -5,11 +5,13 @@ are replicated over `data`, and split over `fsdp` where that is larger than 1. O
 path serves one CPU, several simulated devices, several processes, GPUs and TPU slices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -75,11 +77,6 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def split_passes(mesh: Mesh) -> NamedSharding:
-    """The second axis is split over all devices; the first counts micro-batches."""
-    return NamedSharding(mesh, PartitionSpec(None, AXES))
-
-
 def split_state(mesh: Mesh, tree: Any) -> Any:
     """The shardings of parameters and of what follows them, leaf by leaf.
 
@@ -96,6 +93,42 @@ def split_state(mesh: Mesh, tree: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
     return jax.tree.map(one, tree)
+
+
+def on_each_device(
+    function: Callable, mesh: Mesh, split: Sequence[bool], out_split: bool
+) -> Callable:
+    """A function of arrays of all devices that each runs by itself, on its own rows.
+
+    If one program were made for all of them, a loop over examples would ask them all
+    before every pass whether one goes on, and each pass of a sum would be summed over
+    them. What is to be shared is so by `device_axes`.
+
+    Args:
+      function: of a device's part of each argument.
+      mesh: the run's.
+      split: of each argument, whether its leading axis is split; else it is whole.
+      out_split: the same of the result. One that is whole must be equal everywhere.
+    """
+    spec = {True: PartitionSpec(AXES), False: PartitionSpec()}
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=tuple(spec[each] for each in split),
+        out_specs=spec[out_split],
+    )
+
+
+def device_axes() -> tuple[str, ...]:
+    """Over which to sum, in `on_each_device`, to have all devices' rows; else none."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def first_row(rows: int) -> Array:
+    """Where a device's `rows` begin in the global batch, int32 []; else 0."""
+    axes = device_axes()
+    place = jax.lax.axis_index(axes) if axes else jnp.zeros((), jnp.int32)
+    return rows * place
 
 
 def put(tree: Any, shardings: Any) -> Any:

@@ -97,18 +97,16 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One pure update; every random key is folded from the seed and the step."""
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-    examples, totals = task.prepare(key, batch)
     # Gathered once, before any pass, and the gradient is scattered again once, after
-    # the last: left to itself the compiler might split convolutions by channels.
+    # the last.
     whole = jax.lax.with_sharding_constraint(state.params, sharding.replicated(mesh))
-    grads, terms, batch_stats = accumulate_gradients(
-        functools.partial(task.loss, totals=totals),
-        whole,
-        state.batch_stats,
-        examples,
-        config,
+    gradient = sharding.on_each_device(
+        functools.partial(gradient_of_rows, task, config),
         mesh,
+        split=(False, False, False, True),
+        out_split=False,
     )
+    grads, terms, batch_stats, totals = gradient(key, whole, state.batch_stats, batch)
     grads = jax.lax.with_sharding_constraint(grads, sharding.split_state(mesh, grads))
     updates, opt_state = make_optimizer(config).update(
         grads, state.opt_state, state.params
@@ -133,23 +131,38 @@ def train_step(
     ), metrics
 
 
-def accumulate_gradients(loss_fn, params, batch_stats, examples, config, mesh):
-    """Gradient and loss terms of a batch, summed over its micro-batches.
+def gradient_of_rows(task, config, key, params, batch_stats, batch):
+    """What a batch says, of which this device has its rows; all of them run it.
+
+    Returns (gradients, loss terms, batch statistics, totals), of the whole batch.
+    """
+    axes = sharding.device_axes()
+    examples, totals = task.prepare(key, batch)
+    grads, terms, batch_stats = accumulate_gradients(
+        functools.partial(task.loss, totals=totals),
+        # As the device's own: the gradient of what all have would be summed over them
+        # in each pass, and in the type that the network computes in.
+        jax.lax.pcast(params, axes, to="varying"),
+        batch_stats,
+        examples,
+        config.micro_batch,
+    )
+    grads, terms = jax.lax.psum((grads, terms), axes)
+    return grads, terms, batch_stats, totals
+
+
+def accumulate_gradients(loss_fn, params, batch_stats, examples, micro_batch):
+    """Gradient and loss terms of examples, summed over micro-batches of them.
 
     `loss_fn(params, batch_stats, examples)` must be a sum over examples. Returns
     (gradients, terms, batch statistics after the last micro-batch).
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    passes = config.batch_size // mesh.size // (config.micro_batch or config.batch_size)
+    rows = len(jax.tree.leaves(examples)[0])
+    passes = rows // (micro_batch or rows)
     if passes <= 1:
         (_, (terms, stats)), grads = gradient(params, batch_stats, examples)
         return grads, terms, stats
-
-    def split(x):
-        # Each pass takes some of every device's own examples: none moves.
-        x = x.reshape(mesh.size, passes, -1, *x.shape[1:]).swapaxes(0, 1)
-        x = x.reshape(passes, -1, *x.shape[3:])
-        return jax.lax.with_sharding_constraint(x, sharding.split_passes(mesh))
 
     def one_pass(carry, micro):
         stats, *sums = carry
@@ -157,10 +170,11 @@ def accumulate_gradients(loss_fn, params, batch_stats, examples, config, mesh):
         sums = jax.tree.map(jnp.add, sums, [grads, terms])
         return (stats, *sums), None
 
-    parts = jax.tree.map(split, examples)
+    parts = jax.tree.map(lambda x: x.reshape(passes, -1, *x.shape[1:]), examples)
     first = jax.tree.map(lambda x: x[0], parts)
     (_, (terms, _)), grads = jax.eval_shape(gradient, params, batch_stats, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), [grads, terms])
+    zeros = jax.lax.pcast(zeros, sharding.device_axes(), to="varying")
     carry, _ = jax.lax.scan(one_pass, (batch_stats, *zeros), parts)
     stats, grads, terms = carry
     return grads, terms, stats

@@ -99,5 +99,7 @@ def suppress(boxes: Array, valid: Array, iou: float) -> Array:
         new = valid & ~jnp.any(above & keep[..., None, :], axis=-1)
         return new, jnp.any(new != keep)
 
-    keep, _ = jax.lax.while_loop(lambda state: state[1], step, (valid, jnp.array(True)))
+    # Derived from the input, so that under shard_map it varies as that does.
+    start = valid, jnp.any(valid)
+    keep, _ = jax.lax.while_loop(lambda state: state[1], step, start)
     return keep

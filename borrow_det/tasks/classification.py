@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det import visualize
+from borrow_det import sharding, visualize
 from borrow_det.data import augment_classification, object_crops, pipeline
 from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
@@ -107,11 +107,13 @@ class ClassificationTask:
                 image = self._center(image, image_size)
             return image, jax.random.key_data(drop_key)
 
-        indices = jnp.arange(batch["image"].shape[0], dtype=jnp.int32)
+        rows = batch["image"].shape[0]
+        indices = sharding.first_row(rows) + jnp.arange(rows, dtype=jnp.int32)
         image, key_data = jax.vmap(one_image)(
             indices, batch["image"], batch["image_size"]
         )
-        totals = {"examples": jnp.array(len(indices), jnp.float32)}
+        total = jax.lax.psum(jnp.array(rows, jnp.float32), sharding.device_axes())
+        totals = {"examples": total}
         return Examples(image, batch["label"], key_data), totals
 
     def _center(self, image, image_size):

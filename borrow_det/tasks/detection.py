@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from borrow_det import sharding
 from borrow_det.data import augment, pipeline
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing, counterfactual
@@ -85,6 +86,7 @@ class DetectionTask:
             batch,
             self.config.augment,
             self.input_size,
+            sharding.first_row(batch["image"].shape[0]),
             fill=Normalization.of(self.config.model).gray,
         )
         examples = self._targets(batch)
@@ -93,8 +95,9 @@ class DetectionTask:
             "positives": jnp.sum(examples.positive),
             "descriptors": jnp.sum(jnp.array(descriptors, jnp.int32)),
         }
+        axes = sharding.device_axes()
         return examples, {
-            name: jnp.maximum(count, 1).astype(jnp.float32)
+            name: jnp.maximum(jax.lax.psum(count, axes), 1).astype(jnp.float32)
             for name, count in totals.items()
         }
 

@@ -110,7 +110,8 @@ class Task(Protocol):
 
         Every leaf of the examples has the batch as leading axis, and depends on the
         key and the example's place in the global batch alone. The totals are over the
-        whole batch; the loss is normalised by them.
+        whole batch, all devices' (sharding.device_axes); the loss is normalised by
+        them.
         """
 
     def loss(

@@ -252,3 +252,11 @@ def test_pooling_is_that_of_a_window_in_value_and_gradient(shape):
     np.testing.assert_array_equal(found, expected)
     upper = rng.normal(size=expected.shape).astype(np.float32)
     np.testing.assert_array_equal(gradient(upper)[0], expected_gradient(upper)[0])
+
+
+def test_pooling_leaves_channels_where_they_are():
+    # On TPUs they are the axis that lies together: to merge it with another, or to
+    # split it, copies the whole map.
+    program = jax.make_jaxpr(vgg.max_pool)(jnp.zeros((2, 6, 5, 3)))
+    shapes = [out.aval.shape for eqn in program.eqns for out in eqn.outvars]
+    assert {shape[-1] for shape in shapes if shape} == {3}

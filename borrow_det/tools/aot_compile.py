@@ -1,0 +1,151 @@
+r"""Compiles a run for a TPU slice that nobody has at hand; says what it needs there.
+
+  python -m borrow_det.tools.aot_compile --config=configs/coco.py \
+      --topology=v5e:16x16 [--config.batch_size=2048 --config.mesh.fsdp=8 …]
+
+prints one JSON object on stdout: the slice, and of each --program
+
+  train       the run's training step, at batch_size
+  detect      detections alone, as the tools make them, at eval_batch_size
+  evaluate    what an evaluation runs, at eval_batch_size
+
+the seconds that compiling took; whether it fits; the bytes a device of its arguments,
+outputs, temporaries and all, against those of the chip; FLOPs and bytes of memory
+accessed a device; and the collectives, with their bytes. With --largest_batch also the
+largest batch that fits, found by compiling others: a device more of images each does
+not. It needs no TPU and no data set, but requirements-tpu.txt, and a minute or more of
+CPU for each program. What cannot be gives one line on stderr and exit status 2.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from borrow_det import command_line, config_check, sharding
+from borrow_det.data import coco_classes, scale_pairs, sources
+from borrow_det.errors import InputError, check_choice
+from borrow_det.tools import command, tpu_programs
+from borrow_det.train import TASKS
+
+# Of the sets whose classes are known without their files.
+_CLASSES = {
+    "scale_pairs": len(scale_pairs.SPECIES),
+    "coco/2017": len(coco_classes.NAMES),
+    "voc": 20,
+    "wider_face": 1,
+    "kitti": 8,
+    "imagenet2012": 1000,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool; returns the exit status."""
+    options = _flags(argv)
+    surplus = command.parse(options, argv, __doc__)
+    if surplus:
+        raise InputError(f"unexpected argument {surplus[0]!r}")
+    config = command_line.resolved(options["config"])
+    for name in options.program:
+        check_choice("--program", name, tpu_programs.PROGRAMS)
+    chip, devices = tpu_programs.open_topology(options.topology)
+    mesh = sharding.make_mesh(config.mesh, devices)
+    config_check.check(config, TASKS, mesh.size)
+    num_classes = options.num_classes or _count_classes(config)
+    make_task = functools.partial(TASKS[config.task], num_classes=num_classes)
+    report = {
+        "topology": options.topology,
+        "chip": devices[0].device_kind,
+        "memory": chip.memory,
+        "devices": mesh.size,
+        "mesh": dict(mesh.shape),
+        "dtype": config.dtype,
+        "num_classes": num_classes,
+        "programs": {},
+    }
+    for name in options.program:
+        report["programs"][name] = _describe(
+            tpu_programs.Program(name, config, make_task, mesh, chip),
+            options.largest_batch,
+        )
+    print(json.dumps(report, indent=1))
+    return 0
+
+
+def _describe(program, search):
+    """A program at the config's batch, and with `search` the largest that fits."""
+    found = program.compile(program.batch)
+    _log(program, found)
+    if not search:
+        if not found["fits"]:
+            print("--largest_batch finds one that does", file=sys.stderr)
+        return found
+    largest = tpu_programs.largest_batch(program, found, lambda f: _log(program, f))
+    return {**found, "largest_batch": largest}
+
+
+def _log(program, found):
+    """A line on stderr: the next one may take minutes."""
+    used, memory = (n / 2**30 for n in (found["bytes"]["total"], program.chip.memory))
+    verdict = "fits" if found["fits"] else "does not fit"
+    print(
+        f"{program.name}, batch {found['batch']}: {used:.2f} of {memory:.2f} GiB a "
+        f"device, {verdict} ({found['compile_seconds']:.0f} s)",
+        file=sys.stderr,
+    )
+
+
+def _count_classes(config) -> int:
+    """From what is known of the set, else from its files."""
+    known = _CLASSES.get(config.dataset.name)
+    if known:
+        return known
+    try:
+        return len(sources.load(config.dataset, config.dataset.train_split).class_names)
+    except InputError as error:
+        raise InputError(f"{error}; or give --num_classes") from error
+
+
+def _flags(argv) -> flags.FlagValues:
+    values = flags.FlagValues()
+    text = {"flag_values": values}
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "File of the run's configuration, with its arguments.",
+        # Where the fields that are set are looked for; the default is sys.argv.
+        sys_argv=list(argv),
+        **text,
+    )
+    flags.DEFINE_string(
+        "topology",
+        None,
+        "The slice, CHIP:AxB or CHIP:AxBxC in chips: v5e:2x4, v5p:2x2x1.",
+        required=True,
+        **text,
+    )
+    flags.DEFINE_list(
+        "program", ["train", "detect"], "Of train, detect, evaluate.", **text
+    )
+    flags.DEFINE_boolean(
+        "largest_batch", False, "Look for the largest batch that fits.", **text
+    )
+    flags.DEFINE_integer(
+        "num_classes",
+        None,
+        "Without background; those of the data set.",
+        lower_bound=1,
+        **text,
+    )
+    flags.mark_flag_as_required("config", values)
+    return values
+
+
+if __name__ == "__main__":
+    # A TPU that is at hand is left alone; its library only compiles.
+    jax.config.update("jax_platforms", "cpu")
+    sys.exit(command.call(main, sys.argv))
