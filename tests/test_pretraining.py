@@ -99,8 +99,8 @@ def test_a_detector_starts_from_its_trunk(pretrained, tiny_config, tmp_path, cap
     states = []
     initialize = train.Run._initialize
 
-    def recorded(run, fresh, record):
-        begun = initialize(run, fresh, record)
+    def recorded(run, fresh):
+        begun = initialize(run, fresh)
         states.extend(jax.device_get((fresh.params, begun.params)))
         return begun
 

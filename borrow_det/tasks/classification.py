@@ -74,14 +74,14 @@ class ClassificationTask:
         boxes = {source.split: source.counts for source in (train, *evals)}
         return Data(train, [EvalSet(source, None) for source in evals], boxes)
 
-    def train_batches(self, source, start_step: int, *process) -> pipeline.Batches:
+    def train_batches(self, source, start_step: int, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
         row = self._row(source)
         return pipeline.train_batches(
             source, self.config, start_step, *process, make_row=row
         )
 
-    def eval_batches(self, eval_set: EvalSet, *process) -> pipeline.Batches:
+    def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
         source, row = eval_set.source, self._row(eval_set.source)
         return pipeline.eval_batches(source, self.config, *process, make_row=row)

@@ -298,11 +298,11 @@ class DetectionTask:
             self.input_size,
         )
 
-    def train_batches(self, source, start_step: int, *process) -> pipeline.Batches:
+    def train_batches(self, source, start_step: int, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
         return pipeline.train_batches(source, self.config, start_step, *process)
 
-    def eval_batches(self, eval_set: EvalSet, *process) -> pipeline.Batches:
+    def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
         source = eval_set.source
         row = detection_evaluation.EvalRow.of(eval_set, self.config)

@@ -82,24 +82,16 @@ class Task(Protocol):
           InputError: they, or the fields that describe them, are wrong.
         """
 
-    def train_batches(
-        self,
-        source,
-        start_step: int,
-        process_index: int = 0,
-        process_count: int = 1,
-    ) -> Iterator[dict]:
+    def train_batches(self, source, start_step: int, *process: int) -> Iterator[dict]:
         """Training batches of steps start_step, start_step + 1, ...; has `counts`.
 
-        Of each the rows of one process.
+        `process`, its index and the count of them, says whose rows; without it all.
         """
 
-    def eval_batches(
-        self, eval_set: EvalSet, process_index: int = 0, process_count: int = 1
-    ) -> Iterator[dict]:
+    def eval_batches(self, eval_set: EvalSet, *process: int) -> Iterator[dict]:
         """Every image of a split once, in order; `mask` is false on padded rows.
 
-        Of each batch the rows of one process.
+        `process` as of `train_batches`.
         """
 
     def init(self, key: Array) -> dict:
