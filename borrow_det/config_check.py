@@ -123,7 +123,7 @@ def check(config, tasks, data_parallelism: int) -> None:
         if size < 1 or size % data_parallelism:
             raise InputError(
                 f"{name} is {size}; it must be a positive multiple of the "
-                f"{data_parallelism} devices of the data axis"
+                f"{data_parallelism} devices that share a batch"
             )
     share = config.batch_size // data_parallelism
     if config.micro_batch and share % config.micro_batch:

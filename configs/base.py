@@ -18,7 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 32  # Global: over all devices and processes.
     config.eval_batch_size = 32
     # Images in one forward and backward pass of a device; gradients accumulate over
-    # the passes of a step. 0: the device's whole share of the batch at once.
+    # the passes of a step. 0: the device's whole share of the batch at once. With
+    # model.norm=batch, statistics are those of a pass on all devices, so that the run
+    # depends on their number.
     config.micro_batch = 0
     config.input_size = (512, 512)  # (height, width) in pixels.
     config.dtype = "float32"  # Compute type of convolutions and matmuls; or bfloat16.

@@ -86,7 +86,7 @@ def test_no_device_waits_for_others_while_it_predicts(tiny_config):
     assert exchanged["all-gather"]["in_loops"] == 0
 
 
-def test_batch_statistics_are_of_all_devices_images(tiny_config):
+def test_batch_normalization_is_over_all_devices_images(tiny_config):
     tiny_config.model.norm = "batch"
     task = DetectionTask(tiny_config, 4)
     source = sources.load(tiny_config.dataset, "train")
@@ -98,8 +98,12 @@ def test_batch_statistics_are_of_all_devices_images(tiny_config):
         step = train_step.make_train_step(task, tiny_config, mesh)
         # Inside of flax's BatchNorm, ranks are promoted.
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            state, _ = step(state, sharding.put_batch(batch, mesh))
-        found.append(jax.device_get(state.batch_stats))
-    for one, two in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
-    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(found[0]))
+            state, metrics = step(state, sharding.put_batch(batch, mesh))
+        found.append(jax.device_get((state.batch_stats, metrics, state.params)))
+    (statistics, *one), (others, *two) = found
+    for a, b in zip(*map(jax.tree.leaves, (statistics, others)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(statistics))
+    # So is its gradient.
+    for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

@@ -1,7 +1,7 @@
 r"""Compiles a run for a TPU slice that nobody has at hand; says what it needs there.
 
   python -m borrow_det.tools.aot_compile --config=configs/coco.py \
-      --topology=v5e:16x16 [--config.batch_size=2048 --config.mesh.fsdp=8 …]
+      --topology=v5e:16x16 --config.batch_size=2048 --config.eval_batch_size=2048
 
 prints one JSON object on stdout: the slice, and of each --program
 
@@ -10,10 +10,13 @@ prints one JSON object on stdout: the slice, and of each --program
   evaluate    what an evaluation runs, at eval_batch_size
 
 the seconds that compiling took; whether it fits; the bytes a device of its arguments,
-outputs, temporaries and all, against those of the chip; FLOPs and bytes of memory
-accessed a device; and the collectives, with their bytes. With --largest_batch also the
-largest batch that fits, found by compiling others: a device more of images each does
-not. It needs no TPU and no data set, but requirements-tpu.txt, and a minute or more of
+outputs, temporaries and all, against those of the chip (of a program that is refused,
+what the compiler says: the temporaries at least. A run keeps two more batches there,
+and an evaluation the optimizer's state); FLOPs and bytes of memory accessed a device (with
+micro_batch of one pass, not of all); and the collectives, with their bytes. With
+--largest_batch also the largest batch that fits, found by compiling others: one image
+more on each device does not. Exit status 0 says that it was compiled or refused. It
+needs no TPU and no data set, but requirements-tpu.txt, and a minute or more of
 CPU for each program. What cannot be gives one line on stderr and exit status 2.
 """
 
@@ -54,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         check_choice("--program", name, tpu_programs.PROGRAMS)
     chip, devices = tpu_programs.open_topology(options.topology)
     mesh = sharding.make_mesh(config.mesh, devices)
+    _round_batches(config, mesh.size, options)
     config_check.check(config, TASKS, mesh.size)
     num_classes = options.num_classes or _count_classes(config)
     make_task = functools.partial(TASKS[config.task], num_classes=num_classes)
@@ -74,6 +78,16 @@ def main(argv: Sequence[str]) -> int:
         )
     print(json.dumps(report, indent=1))
     return 0
+
+
+def _round_batches(config, devices, options):
+    """Makes multiples of where a search begins, and of what is not compiled."""
+    compiled = {tpu_programs.PROGRAMS[name] for name in options.program}
+    units = {"batch_size": devices * (config.micro_batch or 1)}
+    units["eval_batch_size"] = devices
+    for field, unit in units.items():
+        if options.largest_batch or field not in compiled:
+            config[field] = -(-config[field] // unit) * unit
 
 
 def _describe(program, search):
