@@ -99,7 +99,6 @@ class Run:
         self.eval_sets = eval_sets
         main = sharding.is_main_process()
         self.log = RunLog(config, workdir, task) if main else SilentLog()
-        self.preemption = Preemption()
         self.checkpoints = checkpoints.Checkpoints(
             workdir,
             every=config.checkpoint_every,
@@ -117,6 +116,8 @@ class Run:
         self.unlogged = []  # Metrics that passed it, since the last line.
         self.metrics = {}
         self.compared = {}  # Metrics that splits give together.
+        # Last: what goes wrong before leaves the signal as it was.
+        self.preemption = Preemption()
 
     def _initial_state(self) -> TrainState:
         if self.checkpoints.latest_step is not None:

@@ -25,7 +25,7 @@ FIXED = (
     *("optimizer.name", "ema_decay", "evaluation.area_pixels"),
 )
 # Fields that are younger than some runs, and what these did.
-_LATER = {"evaluation.area_pixels": "original"}
+_LATER = {"evaluation.area_pixels": "original", "mesh.fsdp": 1}
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 

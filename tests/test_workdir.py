@@ -2,6 +2,7 @@
 
 import json
 
+import ml_collections
 import pytest
 
 from borrow_det import workdir
@@ -158,3 +159,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 )
 def test_folders_have_plain_names(split, folder):
     assert workdir.folder_name(split) == folder
+
+
+def test_a_field_that_is_younger_than_a_run_has_what_the_run_did():
+    new = base.get_config()
+    fields = workdir.as_stored(new.to_dict())
+    del fields["mesh"]["fsdp"], fields["evaluation"]["area_pixels"]
+    old = ml_collections.ConfigDict(fields)
+    assert workdir.differences(old, new) == {}
+    new.mesh.fsdp = 2
+    assert workdir.differences(old, new) == {"mesh.fsdp": (1, 2)}
