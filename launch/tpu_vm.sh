@@ -19,7 +19,8 @@ status  prints the state of the VM and of the run on each worker.
 delete  deletes the VM, and with --queued the queued resource.
 
 ARGS are those of borrow_det.main. Their --workdir must be a gs:// one, unless there is
-one worker and --max_restarts=0: a local disk belongs to one worker and ends with the VM.
+one worker, --max_restarts=0 and --keep: a local disk belongs to one worker and ends with
+the VM.
 
   --name=N              the VM, and the queued resource
   --zone=Z              e.g. us-west4-a
@@ -37,8 +38,9 @@ one worker and --max_restarts=0: a local disk belongs to one worker and ends wit
   --delete_on_interrupt delete it at Ctrl-C as well
   --dry-run             print the commands of a run without incident, and run none
 
-Exit status: that of the run (0 done, 1 a bug, 2 wrong input), 2 also for wrong flags
-here, 3 gcloud failed, 75 preempted once more than --max_restarts, 130 Ctrl-C.
+Exit status: that of the run (0 done, 1 a bug, 2 wrong input, 134, 137 or 143 where workers
+were killed ten times on a VM that stayed), 2 also for wrong flags here, 3 gcloud failed, 75
+preempted once more than --max_restarts, 130 Ctrl-C.
 TEXT
 }
 
@@ -87,7 +89,8 @@ check_run_flags() {
   local arg workdir='' previous=''
   need name zone type version
   [[ $max_restarts =~ ^[0-9]+$ ]] || die 2 "--max_restarts=$max_restarts is no number"
-  [[ $poll =~ ^[0-9.]+$ ]] || die 2 "--poll=$poll is no number"
+  max_restarts=$((10#$max_restarts)) # A leading zero means nothing.
+  [[ $poll =~ ^[0-9]+(\.[0-9]+)?$ ]] || die 2 "--poll=$poll is no number"
   ((${#main_args[@]})) || die 2 "nothing to run: borrow_det.main's arguments come after --"
   for arg in "${main_args[@]}"; do
     [[ $previous == --workdir ]] && workdir=$arg
@@ -96,11 +99,15 @@ check_run_flags() {
   done
   [[ -n $workdir ]] || die 2 "--workdir is missing among borrow_det.main's arguments"
   [[ $workdir == gs://* ]] && return
+  [[ $type =~ -([0-9]+)$ ]] ||
+    die 2 "--type=$type does not end with a number, as v5litepod-16 does"
   # Up to 8 (chips or cores, by the generation) are one worker in all of them.
-  ((${type##*-} <= 8)) ||
+  ((10#${BASH_REMATCH[1]} <= 8)) ||
     die 2 "--workdir=$workdir: the workers of a $type need one that all see: gs://"
-  ((max_restarts == 0)) ||
-    die 2 "--workdir=$workdir ends with the VM: give a gs:// one, or --max_restarts=0"
+  [[ $max_restarts == 0 && $keep ]] ||
+    die 2 "--workdir=$workdir ends with the VM: give a gs:// one, or --max_restarts=0 --keep"
+  [[ $workdir == /* ]] ||
+    die 2 "--workdir=$workdir lies in the copy of the checkout, which each start replaces"
 }
 
 # gcloud, or with --dry-run its printed command.
@@ -115,22 +122,33 @@ tpus() { # COMMAND…: adds what all of them need
   command+=(--quiet)
   if [[ $dry_run ]]; then quoted "${command[@]}" >&3; else "${command[@]}"; fi
 }
+costs() { # what may go on costing, and how to end that
+  echo "if $name exists, it goes on costing: launch/tpu_vm.sh delete --name=$name \
+--zone=$zone${queued:+ --queued}"
+}
 must() { # COMMAND…: a failure ends this script, with gcloud's own message before it
-  tpus "$@" || die 3 "gcloud compute tpus $1 $2 failed (exit status $?); if $name exists, \
-it goes on costing: launch/tpu_vm.sh delete --name=$name --zone=$zone${queued:+ --queued}"
+  tpus "$@" || die 3 "gcloud compute tpus $1 $2 failed (exit status $?); $(costs)"
 }
 
 # --- the VM ---
 
 pretended=NONE # What --dry-run finds.
 describe() {   # KIND FIELD: sets state; NONE where there is no such thing
-  if ! state=$(tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/errors"); then
-    if ! grep -qiE 'NOT_FOUND|not found' "$scratch/errors"; then
-      cat "$scratch/errors" >&2
-      die 3 "gcloud compute tpus $1 describe failed"
+  local tries=0
+  until state=$(tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/errors"); do
+    if grep -qE 'NOT_FOUND|was not found' "$scratch/errors"; then
+      state=NONE
+      break
     fi
-    state=NONE
-  fi
+    # A network that fails for minutes must not end a run of days; what stays wrong must.
+    if ((++tries == 10)) ||
+      grep -qE 'PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|command not found' \
+        "$scratch/errors"; then
+      cat "$scratch/errors" >&2
+      die 3 "gcloud compute tpus $1 describe failed; $(costs)"
+    fi
+    pause
+  done
   [[ -z $dry_run ]] || state=$pretended
 }
 
@@ -212,7 +230,7 @@ on() { # WORKERS COMMAND
 lost_or_die() { # WHAT
   look
   [[ $state == READY ]] || return 0
-  die 3 "$1 failed on $name, which is ready; it goes on costing until it is deleted"
+  die 3 "$1 failed on $name, which is ready; $(costs)"
 }
 
 # Sets verdict: idle, running, ending (some still run), done, resumable, or failed and code.
@@ -230,7 +248,7 @@ survey() {
       if (seen["running"]) print (seen["exited"] + seen["idle"] ? "ending" : "running"), 0
       else if (!seen["exited"]) print "idle", 0
       else if (wrong) print "failed", 2
-      else if (first ~ /^(75|134|137|143)$/ || seen["idle"]) print "resumable", first
+      else if (first ~ /^(75|134|137|143)$/ || seen["idle"]) print "resumable", (first ? first : 137)
       else if (first) print "failed", first
       else print "done", 0
     }' <<<"$lines")
@@ -241,7 +259,7 @@ install_and_start() { # fails where the VM is lost meanwhile
   printf -v args ' %q' --distributed "${main_args[@]}"
   tpus tpu-vm scp "$scratch/borrow_det.tar.gz" "$name:borrow_det.tar.gz" --worker=all \
     "${connect_flags[@]}" || { lost_or_die "copying" && return 1; }
-  on all "rm -rf borrow_det && mkdir borrow_det && \
+  on all "if [ -f $worker ]; then bash $worker stop; fi && rm -rf borrow_det && mkdir borrow_det && \
 tar -xzf borrow_det.tar.gz -C borrow_det && bash $worker install" ||
     { lost_or_die "installing" && return 1; }
   on all "bash $worker start$args" || { lost_or_die "starting" && return 1; }
@@ -251,12 +269,12 @@ kills=0
 watch() { # until the run ends: fails where it is to be resumed; sets code
   local line=1 broken=0 ending=0
   while :; do
-    on 0 "bash $worker follow $line 600" | tee "$scratch/log" >&4 || say "the log of $name broke off"
+    on 0 "bash $worker follow $line $((ending ? 10 : 600))" | tee "$scratch/log" >&4 || say "the log of $name broke off"
     line=$((line + $(wc -l <"$scratch/log")))
     look
     [[ $state == READY ]] || return 1
     if ! survey; then
-      ((++broken < 10)) || die 3 "$name is ready, and ssh to it fails; the run may go on"
+      ((++broken < 10)) || die 3 "$name is ready, and ssh to it fails; $(costs)"
       pause
       continue
     fi
@@ -282,7 +300,7 @@ watch() { # until the run ends: fails where it is to be resumed; sets code
 attempt() { # fails where it is to be resumed
   if [[ -z $fresh ]]; then
     survey || { lost_or_die "asking for a run" && return 1; }
-    if [[ $verdict == running ]]; then
+    if [[ $verdict == running || $verdict == ending ]]; then
       say "a run is going on on $name: following that one"
       watch
       return
@@ -299,14 +317,17 @@ pack() { # What git does not ignore, uncommitted changes too; one packing for al
   if [[ $dry_run ]]; then
     echo "$(quoted "${list[@]}") | $(quoted "${tar[@]}")"
   else
-    "${list[@]}" | "${tar[@]}" || die 3 "packing $root failed"
+    # What was removed and not committed is still listed.
+    "${list[@]}" | while IFS= read -r -d '' file; do
+      [[ ! -e $root/$file && ! -L $root/$file ]] || printf '%s\0' "$file"
+    done | "${tar[@]}" || die 3 "packing $root failed"
   fi
 }
 
 interrupted() {
   trap '' INT
   [[ -z $delete_on_interrupt ]] || delete
-  [[ $delete_on_interrupt ]] || say "the run goes on on $name, which goes on costing"
+  [[ $delete_on_interrupt ]] || say "a run goes on there; $(costs)"
   exit 130
 }
 
@@ -317,8 +338,11 @@ run() {
   trap interrupted INT
   code=0
   until bring_up && attempt; do
-    ((++restarts <= max_restarts)) ||
-      die 75 "lost once more than --max_restarts=$max_restarts; see $0 status"
+    if ((++restarts > max_restarts)); then
+      say "lost once more than --max_restarts=$max_restarts"
+      code=75
+      break
+    fi
     say "resuming, restart $restarts of at most $max_restarts"
     pause
   done

@@ -56,8 +56,8 @@ status() {
   elif [[ -f run.status ]]; then
     echo "borrow_det_worker $(<run.status)"
   elif [[ -f run.pid ]]; then
-    # Killed together with its supervisor, as a reboot does.
-    echo "borrow_det_worker exited 137 $(date +%s%N)"
+    # Killed together with its supervisor, as a reboot does; when, the log knows.
+    echo "borrow_det_worker exited 137 $(date -r run.log +%s%N)"
   else
     echo "borrow_det_worker idle"
   fi

@@ -15,7 +15,7 @@ STAND_IN = r"""#!/usr/bin/env bash
 folder=${0%/bin/*} kind=${0##*/}
 if [[ $kind == gcloud ]]; then
   kind="$3 $4"
-  [[ "$*" =~ tpu_worker.sh\ ([a-z]+) ]] && kind=${BASH_REMATCH[1]}
+  [[ "$*" =~ .*tpu_worker.sh\ ([a-z]+) ]] && kind=${BASH_REMATCH[1]}
 fi
 printf '%s\x1f' "${0##*/}" "$@" >>"$folder/calls"
 printf '\x1e' >>"$folder/calls"

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 
 import pytest
 import yaml
@@ -91,7 +92,7 @@ def test_the_run_is_what_the_config_map_says(objects, container):
     [source] = container["envFrom"]
     config_map = objects["ConfigMap"]
     assert source["configMapRef"]["name"] == config_map["metadata"]["name"]
-    assert [*container["command"]] == ["python", "-m", "borrow_det.main"]
+    assert [*container["command"]] == ["tini", "--", "python", "-m", "borrow_det.main"]
     first, *others = container["args"]
     assert first == "--distributed"
     used = [argument.partition("=")[2] for argument in others]
@@ -128,6 +129,14 @@ def test_ports_network_and_grace(objects, job, container):
 
 def test_the_image_has_what_the_command_runs():
     lines = (LAUNCH / "Dockerfile").read_text().splitlines()
-    copied = " ".join(line for line in lines if line.startswith("COPY"))
-    for name in ("requirements.txt", "requirements-tpu.txt", "borrow_det", "configs"):
-        assert f" {name} " in copied
+    copied = " ".join(line for line in lines if line.startswith("COPY")).split()
+    requirements = included("requirements-tpu.txt")
+    assert len(requirements) == 3
+    assert {"borrow_det", "configs", *requirements} <= set(copied)
+
+
+def included(name):
+    """A file of requirements, and those that it includes."""
+    text = (LAUNCH.parent / name).read_text()
+    inner = re.findall(r"^-r (\S+)", text, re.MULTILINE)
+    return {name}.union(*map(included, inner))

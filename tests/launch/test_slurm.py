@@ -9,9 +9,13 @@ import pytest
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 
-JOB = {"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": "/", "PYTHON": "/venv/python"}
+JOB = {
+    **{"SLURM_JOB_ID": "17", "SLURM_SUBMIT_DIR": "/", "PYTHON": "/venv/python"},
+    "SLURM_CPUS_PER_TASK": "8",
+}
 SRUN = [
-    *("srun", "--kill-on-bad-exit=0", "--wait=300", "--gpu-bind=none"),
+    *("srun", "--cpus-per-task=8", "--kill-on-bad-exit=0", "--wait=300"),
+    "--gpu-bind=none",
     *("/venv/python", "-m", "borrow_det.main", "--distributed", "--note=it's two"),
 ]
 REQUEUE = ["scontrol", "requeue", "17"]

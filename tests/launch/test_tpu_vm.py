@@ -37,6 +37,8 @@ SCP = [
 ]
 INSTALL = ssh(
     "all",
+    "if [ -f borrow_det/launch/tpu_worker.sh ]; then"
+    " bash borrow_det/launch/tpu_worker.sh stop; fi && "
     "rm -rf borrow_det && mkdir borrow_det && tar -xzf borrow_det.tar.gz -C borrow_det"
     f" && {WORKER} install",
 )
@@ -127,6 +129,29 @@ def test_follows_a_run_that_is_going_on(gcloud):
     result, calls = run(gcloud)
     assert result.returncode == 0, result.stderr
     assert calls == [DESCRIBE, STATUS, follow(), DESCRIBE, STATUS, DELETE]
+
+
+def test_a_run_that_is_ending_is_not_installed_over(gcloud):
+    ending = RUNNING * 3 + "borrow_det_worker exited 1 9\n"
+    ended = "borrow_det_worker exited 1 9\n" * 4
+    gcloud.answer(tpu_vm__describe=["READY"], status=[ending, ended])
+    result, calls = run(gcloud)
+    assert result.returncode == 1, result.stderr
+    assert INSTALL not in calls
+    assert calls[-1] == DELETE
+
+
+def test_a_network_that_fails_for_a_while_ends_nothing(gcloud):
+    down = ("", "Max retries exceeded\n", 1)
+    answers = [NOT_FOUND, *[down] * 9, "READY"]
+    gcloud.answer(tpu_vm__describe=answers, status=[DONE * 4])
+    result, _ = run(gcloud)
+    assert result.returncode == 0, result.stderr
+    gcloud.answer(tpu_vm__describe=[NOT_FOUND, down], status=[DONE * 4])
+    result, calls = run(gcloud)
+    assert result.returncode == 3
+    assert "if n exists, it goes on costing: launch/tpu_vm.sh delete" in result.stderr
+    assert DELETE not in calls
 
 
 def test_the_log_goes_on_at_its_line_when_the_connection_breaks(fresh):
@@ -234,7 +259,8 @@ def test_restarts_are_limited(gcloud):
     assert result.returncode == 75
     assert "--max_restarts=2" in result.stderr
     assert calls.count(START) == 3
-    assert DELETE not in calls
+    # What it has saved is in the bucket.
+    assert calls[-1] == DELETE
 
 
 def test_workers_that_are_killed_again_and_again_end_the_run(gcloud):

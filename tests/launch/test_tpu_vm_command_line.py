@@ -68,7 +68,7 @@ def test_ctrl_c_leaves_the_run_going_on_unless_asked(fresh, deleting):
     os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert ("the run goes on on n" in err) != deleting
+    assert ("a run goes on there; if n exists, it goes on costing" in err) != deleting
     assert ("delete" in [call[4] for call in fresh.calls()]) == deleting
 
 
@@ -95,11 +95,30 @@ def test_wrong_flags_are_named(gcloud, flags, args, message):
     assert gcloud.calls() == []
 
 
-def test_one_worker_without_restarts_may_keep_its_work_to_itself(fresh):
-    args = ("--", "--workdir=runs/w")
-    flags = (*FLAGS, "--type=v5litepod-8", "--max_restarts=0")
-    result = fresh.run("tpu_vm.sh", "run", *flags, *args)
+ALONE = ("--type=v5litepod-8", "--max_restarts=0", "--keep")
+
+
+def test_one_worker_that_is_kept_may_keep_its_work_to_itself(fresh):
+    result = fresh.run("tpu_vm.sh", "run", *FLAGS, *ALONE, "--", "--workdir=/runs/w")
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "workdir", "message"),
+    [
+        (ALONE[:2], "/runs/w", "ends with the VM"),
+        (ALONE[::2], "/runs/w", "ends with the VM"),
+        (ALONE, "runs/w", "lies in the copy of the checkout"),
+        (("--type=v5litepod",), "/runs/w", "does not end with a number"),
+    ],
+)
+def test_work_that_would_be_deleted_is_not_begun(gcloud, flags, workdir, message):
+    result = gcloud.run(
+        "tpu_vm.sh", "run", *FLAGS, *flags, "--", f"--workdir={workdir}"
+    )
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert gcloud.calls() == []
 
 
 def test_status_and_delete(gcloud):

@@ -111,7 +111,10 @@ def test_stop_lets_the_run_save(worker):
 def test_a_run_that_died_with_its_supervisor_counts_as_killed(worker):
     worker("start", "a")
     worker("stop", STOP_SECONDS="0", PATH="/usr/bin:/bin")
-    assert "exited 137 " in worker.ended()
+    ended = worker.ended()
+    assert "exited 137 " in ended
+    # When it died, not when somebody asks.
+    assert worker("status").stdout == ended
 
 
 def test_a_process_id_that_is_somebody_elses_by_now_is_no_run(worker):
