@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable, Mapping
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 
 from borrow_det.data import pipeline, sources
 from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tools import timing
 
 
 def measure(
@@ -93,7 +93,7 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
 def side_by_side(
     calls: Mapping[str, Callable[[], object]], baseline: str, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Times calls in turns, so that whatever else the machine does meets all of them.
+    """Times calls in turns (timing.in_turns) and holds them against one of them.
 
     Args:
       calls: by name. Each returns arrays, which are waited for.
@@ -105,25 +105,14 @@ def side_by_side(
       the median over rounds of its time over the baseline's in the same round, with
       the quartiles ratio_low and ratio_high.
     """
-    names = list(calls)
-    for call in calls.values():
-        jax.block_until_ready(call())
-    seconds = np.empty((rounds, len(names)))
-    # Any order, each round another: what runs after whom may matter.
-    random = np.random.default_rng(0)
-    for turn in range(rounds):
-        for place in random.permutation(len(names)):
-            start = time.perf_counter()
-            jax.block_until_ready(calls[names[place]]())
-            seconds[turn, place] = time.perf_counter() - start
+    seconds = timing.in_turns(calls, rounds)
     times = {
-        name: {"latency_ms": 1e3 * float(np.median(seconds[:, place]))}
-        for place, name in enumerate(names)
+        name: {"latency_ms": 1e3 * float(np.median(taken))}
+        for name, taken in seconds.items()
     }
-    if baseline in names:
-        ratios = seconds / seconds[:, [names.index(baseline)]]
-        quartiles = np.percentile(ratios, (25, 50, 75), axis=0).T.tolist()
-        for name, (low, ratio, high) in zip(names, quartiles, strict=True):
-            times[name]["latency_ratio"] = ratio
+    if baseline in seconds:
+        for name, taken in seconds.items():
+            low, middle, high = timing.ratio(taken, seconds[baseline])
+            times[name]["latency_ratio"] = middle
             times[name] |= {"ratio_low": low, "ratio_high": high}
     return times
