@@ -26,6 +26,8 @@ FIXED = (
 )
 # Fields that are younger than some runs, and what these did.
 _LATER = {"evaluation.area_pixels": "original", "mesh.fsdp": 1}
+# Fields of how a run is computed, not of what: it may go on with others.
+_HOW = ("borrow.attention", "borrow.query_block")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
@@ -114,7 +116,7 @@ def as_stored(fields: dict) -> dict:
 def differences(
     old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
 ) -> dict[str, tuple]:
-    """The fields, by full name, in which a stored configuration and a new one differ.
+    """The fields, by full name, by which a stored configuration is another run.
 
     Returns (old, new) values; None stands for a field that one of them lacks, unless
     the old one is older than the field.
@@ -126,7 +128,7 @@ def differences(
     then = {field: value for field, value in _LATER.items() if field in now} | then
     return {
         field: (then.get(field), now.get(field))
-        for field in sorted({*then, *now})
+        for field in sorted({*then, *now} - {*_HOW})
         if then.get(field) != now.get(field)
     }
 

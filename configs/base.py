@@ -121,6 +121,11 @@ def _borrow():
     # with all of them 1.14 (RESULTS.md).
     borrow.channels = 256
     borrow.value_channels = 0  # Of V and Z; 0: as many as the embedding (the paper).
+    # How the weighted sum is computed, equal but for rounding (ops/attention.py):
+    # plain; blocks of query_block descriptors (less memory); cudnn (NVIDIA GPUs, in
+    # bfloat16); auto (cudnn where it runs, else blocks).
+    borrow.attention = "auto"
+    borrow.query_block = 512
     borrow.levels = (0, 1, 2)  # Which levels borrow; the last has none below it.
     # deeper; deconvolved (the paper's discussion); same (a plain non-local block).
     borrow.source = "deeper"

@@ -98,6 +98,18 @@ def test_a_run_older_than_a_field_did_what_was_done_before_it(folder):
         workdir.prepare(folder, config, CLASSES, BOXES)
 
 
+def test_a_run_goes_on_however_its_sums_are_computed(folder):
+    config = base.get_config()
+    config.borrow.attention, config.borrow.query_block = "plain", 64
+    workdir.prepare(folder, config, CLASSES, BOXES)
+    assert workdir.load_config(folder).borrow.query_block == 64
+    path = folder / "config.json"
+    older = json.loads(path.read_text())
+    del older["borrow"]["attention"], older["borrow"]["query_block"]
+    path.write_text(json.dumps(older))
+    assert workdir.differences(workdir.load_config(folder), config) == {}
+
+
 def test_without_a_checkpoint_nothing_is_fixed(folder):
     (folder / "checkpoints" / "100").rmdir()
     config = base.get_config()

@@ -7,16 +7,18 @@ deeper levels' descriptors are concatenated along one axis of T positions.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.vgg import unit_vectors
+from borrow_det.ops import attention
 
 SIMILARITIES = (
     "embedded_gaussian",
@@ -30,11 +32,59 @@ SOURCES = ("deeper", "deconvolved", "same")
 _COSINE_EPSILON = 1e-6
 
 
-class Matching(NamedTuple):
-    """Scores of a level's descriptors against T deeper ones, float32 [B, R, T]."""
+@struct.dataclass
+class Matching:
+    """How R descriptors of a level match T deeper ones: P, which is seldom computed.
 
-    P: Array  # Weights of the sum that FRB takes; rows sum to 1 (not dot_product's).
-    log_p: Array  # log softmax of the similarities over T.
+    The whole of P may be too large to hold (ops/attention.py); so this keeps what
+    it is made of.
+    """
+
+    Q: Array  # [B, R, C], or [B, 1, C] where all R descriptors match alike.
+    K: Array  # [B, T, C]
+    scale: Array | float  # [], of Q K^T.
+    softmax: bool = struct.field(pytree_node=False)  # False: P is divided by T instead.
+    queries: int = struct.field(pytree_node=False)  # R.
+
+    @property
+    def scores(self) -> Array:
+        """P, the weights of the sum that FRB takes, float32 [B, R, T].
+
+        Rows sum to 1 (not those of dot_product).
+        """
+        P = attention.weights(self._similarities(self.Q), self.softmax)
+        return jnp.broadcast_to(P, (P.shape[0], self.queries, P.shape[2]))
+
+    def similarities(self, rows: Array) -> Array:
+        """What P's softmax is taken of, for some descriptors.
+
+        Args:
+          rows: int32 [B, n], of R.
+
+        Returns:
+          float32 [B, n, T].
+        """
+        if self.Q.shape[1] == 1:
+            S = self._similarities(self.Q)
+            return jnp.broadcast_to(S, (*rows.shape, S.shape[2]))
+        chosen = jnp.take_along_axis(self.Q, rows[..., None], axis=1)
+        return self._similarities(chosen)
+
+    def _similarities(self, Q):
+        return attention.similarities(Q, self.K, self.scale)
+
+    def represent(self, V: Array, form: str, block: int) -> Array:
+        """Z = P V, [B, R, C'], of V [B, T, C']; see attention.weighted_sum."""
+        Z = attention.weighted_sum(
+            self.Q,
+            self.K,
+            V,
+            self.scale,
+            softmax=self.softmax,
+            form=form,
+            block=block,
+        )
+        return jnp.broadcast_to(Z, (Z.shape[0], self.queries, Z.shape[2]))
 
 
 def descriptors(level: Array) -> Array:
@@ -81,38 +131,35 @@ class FeatureMatchingBlock(nn.Module):
 
     @nn.compact
     def __call__(self, shallow: Array, deeper: Sequence[Array]) -> Matching:
-        """[B, H, W, C_n] and maps [B, H_m, W_m, C_m] -> scores [B, R, T]."""
+        """[B, H, W, C_n] and maps [B, H_m, W_m, C_m] -> their matching."""
         check_choice("borrow.similarity", self.similarity, SIMILARITIES)
         if self.normalize:
             shallow, *deeper = (_standardize(x) for x in (shallow, *deeper))
         K = Embed(self.channels, self.dtype, name="phi")(deeper)
         K = _center(K) if self.center else K
+        queries = shallow.shape[1] * shallow.shape[2]
         if self.similarity == "query_independent":
-            S = self._pooling(K, shallow.shape[1] * shallow.shape[2])
-        else:
-            Q = Embed(self.channels, self.dtype, name="theta")([shallow])
-            S = self._similarity(_center(Q) if self.center else Q, K)
-        log_p = jax.nn.log_softmax(S, axis=-1)
-        P = S / S.shape[-1] if self.similarity == "dot_product" else jnp.exp(log_p)
-        return Matching(P, log_p)
+            return Matching(self._pooling(K), K, 1.0, True, queries)
+        Q = Embed(self.channels, self.dtype, name="theta")([shallow])
+        Q, K, scale = self._scaled(_center(Q) if self.center else Q, K)
+        return Matching(Q, K, scale, self.similarity != "dot_product", queries)
 
-    def _similarity(self, Q: Array, K: Array) -> Array:
-        if self.similarity == "cosine":
-            log_temperature = self.param(
-                "log_temperature",
-                nn.initializers.constant(jnp.log(self.temperature)),
-                (),
-            )
-            Q = unit_vectors(Q, _COSINE_EPSILON).astype(self.dtype)
-            K = unit_vectors(K, _COSINE_EPSILON).astype(self.dtype)
-            return _dot(Q, K) * jnp.exp(log_temperature)
-        S = _dot(Q, K)
-        return S / self.channels**0.5 if self.similarity == "scaled" else S
+    def _scaled(self, Q, K):
+        """Queries, keys, and the scale of their products."""
+        if self.similarity != "cosine":
+            return Q, K, self.channels**-0.5 if self.similarity == "scaled" else 1.0
+        log_temperature = self.param(
+            "log_temperature",
+            nn.initializers.constant(jnp.log(self.temperature)),
+            (),
+        )
+        Q, K = (unit_vectors(x, _COSINE_EPSILON).astype(self.dtype) for x in (Q, K))
+        return Q, K, jnp.exp(log_temperature)
 
-    def _pooling(self, K: Array, queries: int) -> Array:
+    def _pooling(self, K):
+        """One query [B, 1, C] for all descriptors."""
         w = self.param("w", nn.initializers.zeros, (self.channels,))
-        S = _dot(jnp.broadcast_to(w.astype(K.dtype), (K.shape[0], 1, w.size)), K)
-        return jnp.broadcast_to(S, (S.shape[0], queries, S.shape[2]))
+        return jnp.broadcast_to(w.astype(K.dtype), (K.shape[0], 1, w.size))
 
 
 def _standardize(x: Array) -> Array:
@@ -127,21 +174,20 @@ def _center(x: Array) -> Array:
     return centered.astype(x.dtype)
 
 
-def _dot(Q: Array, K: Array) -> Array:
-    return jnp.einsum("brc,btc->brt", Q, K, preferred_element_type=jnp.float32)
-
-
 class FeatureRepresentingBlock(nn.Module):
     """FRB (3.2): Z = P V, each descriptor as a weighted sum of what it matched."""
 
     channels: int
+    form: str = "auto"  # Of the sum: attention.FORMS.
+    block: int = 512  # Descriptors of a block, of `blocks`.
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, P: Array, deeper: Sequence[Array]) -> Array:
-        """Scores [B, R, T] and maps of T positions in all -> [B, R, channels]."""
+    def __call__(self, matching: Matching, deeper: Sequence[Array]) -> Array:
+        """A matching and maps of its T positions in all -> [B, R, channels]."""
+        check_choice("borrow.attention", self.form, attention.FORMS)
         V = Embed(self.channels, self.dtype, name="g")(deeper)
-        return jnp.einsum("brt,btc->brc", P.astype(V.dtype), V)
+        return matching.represent(V, self.form, self.block)
 
 
 class FeatureFusionBlock(nn.Module):
@@ -257,6 +303,8 @@ class BorrowingNeck(nn.Module):
     normalize: bool = False
     channels: int = 0
     value_channels: int = 0
+    attention: str = "auto"
+    query_block: int = 512
     levels: Sequence[int] = (0, 1, 2)
     source: str = "deeper"
     from_levels: Sequence[int] = ()
@@ -337,9 +385,13 @@ class BorrowingNeck(nn.Module):
             name=f"fmb{n + 1}",
         )(shallow, sources)
         representing = FeatureRepresentingBlock(
-            self.value_channels or channels, self.dtype, name=f"frb{n + 1}"
+            self.value_channels or channels,
+            self.attention,
+            self.query_block,
+            self.dtype,
+            name=f"frb{n + 1}",
         )
-        return representing(matching.P, sources), matching
+        return representing(matching, sources), matching
 
 
 def source_levels(borrow, n: int, num_levels: int) -> tuple[int, ...]:

@@ -82,17 +82,18 @@ def localization_loss(offsets: Array, target: Array, positive: Array) -> Array:
     return jnp.sum(smooth_l1(error))
 
 
-def matching_loss(log_p: Array, sources: Array, weight: Array) -> Array:
+def matching_loss(S: Array, sources: Array, weight: Array) -> Array:
     """-log of the matching mass on the right sources, summed over descriptors.
 
     DESIGN section 1: for a descriptor r with sources M, -log sum_{t in M} P[r, t].
 
     Args:
-      log_p: float32 [R, T], log of FMB's rows; of dot_product, whose rows are no
-        probabilities, log of their softmax: it is taught to score sources highest.
+      S: float32 [R, T], of which FMB's P is the softmax over T; of dot_product, whose P
+        is not, the same is asked of the softmax: it is taught to score sources highest.
       sources: bool [R, T], M of each descriptor.
       weight: bool [R], the descriptors that count; each must have a source.
     """
     # Rows that do not count get every source: a finite value of zero.
-    kept = jnp.where(sources | ~weight[:, None], log_p, -jnp.inf)
-    return jnp.sum(jnp.where(weight, -jax.nn.logsumexp(kept, axis=1), 0.0))
+    kept = jnp.where(sources | ~weight[:, None], S, -jnp.inf)
+    missed = jax.nn.logsumexp(S, axis=1) - jax.nn.logsumexp(kept, axis=1)
+    return jnp.sum(jnp.where(weight, missed, 0.0))

@@ -20,15 +20,8 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import losses, matching, nms
 from borrow_det.tasks import detection_evaluation
+from borrow_det.tasks.matching_loss import BorrowTargets, matching_loss
 from borrow_det.tasks.task import EvalSet, init_variables
-
-
-class BorrowTargets(NamedTuple):
-    """What the descriptors of one level should borrow from."""
-
-    sources: Array  # bool [B, G, T]: of each object (matching.borrow_sources).
-    index: Array  # int32 [B, R]: each descriptor's object.
-    counts: Array  # bool [B, R]: it has an object, and that has a source.
 
 
 class Examples(NamedTuple):
@@ -174,8 +167,8 @@ class DetectionTask:
         loss = terms["classification"] + config.localization * terms["localization"]
         if examples.borrow:
             total = sum(
-                _sum_over_batch(_level_matching, predictions.matchings[n].log_p, *t)
-                for n, t in examples.borrow.items()
+                matching_loss(predictions.matchings[n], targets)
+                for n, targets in examples.borrow.items()
             )
             terms["matching"] = total / totals["descriptors"]
             loss = loss + config.matching * terms["matching"]
@@ -219,8 +212,8 @@ class DetectionTask:
         )
         # Summed here: the scores of a level are thousands of times what is found.
         attention = {
-            n: self._attention(n, scores.P, objects)
-            for n, scores in predictions.matchings.items()
+            n: self._attention(n, matching.scores, objects)
+            for n, matching in predictions.matchings.items()
         }
         return Prediction(self.decode(predictions), attention)
 
@@ -259,20 +252,16 @@ class DetectionTask:
         """
         boxes, scores = self.boxes_and_scores(predictions)
         config = self.config.nms
-
-        def one_image(boxes, scores):
-            return nms.class_wise_nms(
-                boxes,
-                scores,
-                score=config.score,
-                iou=config.iou,
-                max_per_class=config.max_per_class,
-                max_total=config.max_total,
-            )
-
         if config.clip == "before":
             boxes = jnp.clip(boxes, 0, 1)
-        found = jax.vmap(one_image)(boxes, scores)
+        found = nms.class_wise_nms(
+            boxes,
+            scores,
+            score=config.score,
+            iou=config.iou,
+            max_per_class=config.max_per_class,
+            max_total=config.max_total,
+        )
         return found._replace(boxes=jnp.clip(found.boxes, 0, 1))
 
     def boxes_and_scores(self, predictions: ssd.Predictions) -> tuple[Array, Array]:
@@ -380,7 +369,3 @@ class DetectionTask:
 
 def _sum_over_batch(loss, *arrays):
     return jnp.sum(jax.vmap(loss)(*arrays))
-
-
-def _level_matching(log_p, sources, index, counts):
-    return losses.matching_loss(log_p, sources[index], counts)

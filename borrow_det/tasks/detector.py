@@ -108,7 +108,7 @@ class Detector:
         predictions = self.task.forward(variables, image, image_size)
         found = self.task.decode(predictions)
         levels = anchor_levels(self.task, predictions, found)
-        P = {n: matching.P for n, matching in predictions.matchings.items()}
+        P = {n: matching.scores for n, matching in predictions.matchings.items()}
         return Attended(found, levels, P)
 
 

@@ -81,20 +81,23 @@ def test_matching_and_representing_are_the_equations(levels, n, similarity, cent
     variables = random_variables(matching, shallow, deeper)
     found = jax.jit(matching.apply)(variables, shallow, deeper)
     P = match_by_loop(variables["params"], shallow, deeper, similarity, center)
-    np.testing.assert_allclose(found.P, P, rtol=1e-4, atol=1e-5)
+    scores = np.array(found.scores)
+    np.testing.assert_allclose(scores, P, rtol=1e-4, atol=1e-5)
     if similarity == "dot_product":
-        P = jax.nn.softmax(found.P * P.shape[-1], axis=-1)
+        P = jax.nn.softmax(scores * P.shape[-1], axis=-1)
     else:
-        np.testing.assert_allclose(found.P.sum(axis=-1), 1, rtol=1e-6)
-    np.testing.assert_allclose(np.exp(found.log_p), P, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(scores.sum(axis=-1), 1, rtol=1e-6)
+    rows = np.array([[0, len(P[0]) - 1]] * len(P), np.int32)
+    chosen = jax.nn.softmax(found.similarities(rows), axis=-1)
+    np.testing.assert_allclose(chosen, P[:, rows[0]], rtol=1e-4, atol=1e-5)
 
     representing = borrowing.FeatureRepresentingBlock(CHANNELS)
-    variables = random_variables(representing, found.P, deeper)
-    Z = representing.apply(variables, found.P, deeper)
+    variables = random_variables(representing, found, deeper)
+    Z = representing.apply(variables, found, deeper)
     V = embed_by_loop(variables["params"]["g"], deeper)
     expected = np.zeros(Z.shape)
-    for b, r, t in np.ndindex(found.P.shape):
-        expected[b, r] += float(found.P[b, r, t]) * V[b, t]
+    for b, r, t in np.ndindex(scores.shape):
+        expected[b, r] += float(scores[b, r, t]) * V[b, t]
     np.testing.assert_allclose(Z, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -124,7 +127,8 @@ def test_gradients_are_finite_at_zero_descriptors(similarity, center):
 
     def loss(variables, shallow, deeper):
         found = module.apply(variables, shallow, deeper)
-        return found.log_p[0, 0, 0] + jnp.sum(found.P**2)
+        rows = jnp.zeros((1, 1), jnp.int32)
+        return found.similarities(rows)[0, 0, 0] + jnp.sum(found.scores**2)
 
     value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(
         variables, zeros[0], zeros[1:]
@@ -132,7 +136,7 @@ def test_gradients_are_finite_at_zero_descriptors(similarity, center):
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     if similarity != "dot_product":
-        P = module.apply(variables, zeros[0], zeros[1:]).P
+        P = module.apply(variables, zeros[0], zeros[1:]).scores
         np.testing.assert_allclose(P, 1 / P.shape[-1], rtol=1e-6)
 
 
@@ -145,7 +149,7 @@ def test_cosine_bounds_the_gradient_of_keys_of_length_zero(levels):
     variables["params"]["log_temperature"] *= 0
 
     def first_score(keys):
-        return module.apply(variables, levels[0], keys).log_p[0, 0, 0]
+        return jnp.log(module.apply(variables, levels[0], keys).scores[0, 0, 0])
 
     gradient = jax.grad(first_score)(zeros)
     # A thousandth is the least length that counts as one; kernels are about 1.
@@ -156,7 +160,7 @@ def test_normalised_queries_and_keys_forget_each_descriptor_s_scale(levels):
     shallow, deeper = levels[0], levels[1:]
     module = borrowing.FeatureMatchingBlock(CHANNELS, "scaled", normalize=True)
     variables = random_variables(module, shallow, deeper)
-    P = module.apply(variables, shallow, deeper).P
+    P = module.apply(variables, shallow, deeper).scores
     plain = borrowing.FeatureMatchingBlock(CHANNELS, "scaled")
 
     def standardized(x):
@@ -165,9 +169,9 @@ def test_normalised_queries_and_keys_forget_each_descriptor_s_scale(levels):
 
     by_hand = plain.apply(
         variables, standardized(shallow), [standardized(x) for x in deeper]
-    ).P
+    ).scores
     np.testing.assert_allclose(P, by_hand, rtol=1e-3, atol=1e-5)
-    moved = module.apply(variables, 3 * shallow + 1, [7 * x - 2 for x in deeper]).P
+    moved = module.apply(variables, 3 * shallow + 1, [7 * x - 2 for x in deeper]).scores
     np.testing.assert_allclose(P, moved, rtol=1e-3, atol=1e-4)
 
 
@@ -175,13 +179,15 @@ def test_centring_forgets_what_all_positions_share(levels):
     shallow, deeper = levels[0], levels[1:]
     module = borrowing.FeatureMatchingBlock(CHANNELS, "embedded_gaussian", True)
     variables = random_variables(module, shallow, deeper)
-    P = module.apply(variables, shallow, deeper).P
-    shifted = module.apply(variables, shallow + 3, [level - 5 for level in deeper]).P
+    P = module.apply(variables, shallow, deeper).scores
+    shifted = module.apply(
+        variables, shallow + 3, [level - 5 for level in deeper]
+    ).scores
     # One constant for all levels' keys, whose embeddings differ, would not vanish:
     # with a single deeper level it does.
     alone = module.apply(variables, shallow, deeper[:1])
     moved = module.apply(variables, shallow + 3, [deeper[0] - 5])
-    np.testing.assert_allclose(moved.P, alone.P, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(moved.scores, alone.scores, rtol=1e-3, atol=1e-5)
     assert np.abs(shifted - P).max() > 0.01
 
 
@@ -313,7 +319,7 @@ def test_neck_borrows_from_deeper_levels_and_takes_the_next_as_context(
     for n in range(3):
         X, deeper = pyramid[n], pyramid[n + 1 :]
         P = match_by_loop(params[f"fmb{n + 1}"], X, deeper, "cosine", True)
-        np.testing.assert_allclose(matchings[n].P, P, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(matchings[n].scores, P, rtol=1e-3, atol=1e-5)
         Z = P @ embed_by_loop(params[f"frb{n + 1}"]["g"], deeper)
         below = {"X": pyramid, "Y": Y}[context_from][n + 1]
         D = borrowing.Deconvolution().apply(
@@ -334,7 +340,7 @@ def test_deconvolved_source_matches_against_the_deconvolved_map(pyramid):
         )
         D = np.asarray(D)
         P = match_by_loop(params["fmb1"], X, [D], "cosine", True)
-        np.testing.assert_allclose(matchings[0].P, P, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(matchings[0].scores, P, rtol=1e-3, atol=1e-5)
         Z = P @ embed_by_loop(params["frb1"]["g"], [D])
         expected = fuse(X, Z.astype(np.float32), D if context else 0, params["ffb1"])
         np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
@@ -346,7 +352,7 @@ def test_source_same_is_a_non_local_block(pyramid):
         pyramid, source="same", levels=(0,), context=False, value_channels=7
     )
     P = match_by_loop(params["fmb1"], X, [X], "cosine", True)
-    np.testing.assert_allclose(matchings[0].P, P, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(matchings[0].scores, P, rtol=1e-3, atol=1e-5)
     Z = P @ embed_by_loop(params["frb1"]["g"], [X])
     assert Z.shape[-1] == 7
     expected = fuse(X, Z.astype(np.float32), 0, params["ffb1"])
@@ -360,7 +366,7 @@ def test_borrowing_after_the_context_borrows_for_their_sum(pyramid):
     )
     X = np.asarray(pyramid[0] + D)
     P = match_by_loop(params["fmb1"], X, pyramid[1:], "cosine", True)
-    np.testing.assert_allclose(matchings[0].P, P, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(matchings[0].scores, P, rtol=1e-3, atol=1e-4)
     Z = P @ embed_by_loop(params["frb1"]["g"], pyramid[1:])
     expected = fuse(X, Z.astype(np.float32), 0, params["ffb1"])
     np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
@@ -378,7 +384,7 @@ def test_only_the_chosen_deeper_levels_lend(pyramid):
         P = match_by_loop(
             params[f"fmb{n + 1}"], pyramid[n], pyramid[2:], "cosine", True
         )
-        np.testing.assert_allclose(matchings[n].P, P, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(matchings[n].scores, P, rtol=1e-3, atol=1e-5)
 
 
 # source, from_levels, the level of four that borrows, levels of its sources.

@@ -32,7 +32,7 @@ def greedy_suppress(boxes, valid, iou):
 
 
 def greedy_nms(boxes, scores, *, score, iou, max_per_class, max_total):
-    """All detections of one image as rows (score, label, box)."""
+    """All detections of one image as rows (score, label, box, its index)."""
     found = []
     for label in range(scores.shape[1]):
         column = scores[:, label]
@@ -40,8 +40,9 @@ def greedy_nms(boxes, scores, *, score, iou, max_per_class, max_total):
         candidates.sort(key=lambda i: (-column[i], i))
         candidates = candidates[:max_per_class]
         keep = greedy_suppress(boxes[candidates], [True] * len(candidates), iou)
-        found += [(column[i], label, boxes[i]) for i in np.array(candidates)[keep]]
-    found.sort(key=lambda row: -row[0])  # Stable: by class where scores are equal.
+        kept = np.array(candidates, int)[keep]
+        found += [(column[i], label, boxes[i], i) for i in kept]
+    found.sort(key=lambda row: (-row[0], row[3], row[1]))
     return found[:max_total]
 
 
@@ -99,17 +100,34 @@ def score_table(rng, ties):
 
 @functools.partial(jax.jit, static_argnames=("max_per_class", "max_total"))
 def detect(boxes, scores, *, score=0.01, iou, max_per_class=60, max_total=90):
-    return nms.class_wise_nms(
-        boxes,
-        scores,
+    """The detections of one image."""
+    found = nms.class_wise_nms(
+        boxes[None],
+        scores[None],
         score=score,
         iou=iou,
         max_per_class=max_per_class,
         max_total=max_total,
     )
+    return jax.tree.map(lambda x: x[0], found)
 
 
-keep_of = jax.jit(nms.suppress)
+@functools.partial(jax.jit, static_argnames="max_total")
+def keep_of(boxes, valid, iou, max_total=COUNT):
+    """Which of ranked boxes [..., K, 4] are kept, each a detection of one class."""
+    count = boxes.shape[-2]
+    ranked = jnp.linspace(1, 0.5, count, dtype=jnp.float32)
+    scores = jnp.where(valid, jnp.broadcast_to(ranked, valid.shape), 0)
+    found = nms.class_wise_nms(
+        boxes.reshape(-1, count, 4),
+        scores.reshape(-1, count, 1),
+        score=0.0,
+        iou=iou,
+        max_per_class=count,
+        max_total=max_total,
+    )
+    kept = found.scores[:, :, None] == scores.reshape(-1, 1, count)
+    return jnp.any(kept & found.mask[:, :, None], axis=1).reshape(valid.shape)
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "tied"])
@@ -178,25 +196,48 @@ def test_suppress_takes_any_leading_dimensions(iou):
         np.testing.assert_array_equal(got[index], expected)
 
 
-def test_a_batch_is_its_images():
+@pytest.mark.parametrize("part", [7, 64, 1024])
+def test_a_batch_is_its_images_whatever_the_parts(monkeypatch, part):
+    """Images whose rankings end, or are full, after another number of parts."""
     rng = np.random.default_rng(2)
     boxes = np.stack([KINDS[kind](rng) for kind in KINDS])
     scores = np.stack([score_table(rng, ties=i % 2) for i in range(len(KINDS))])
-    batch = jax.vmap(functools.partial(detect, iou=0.45))(boxes, scores)
+    scores[1] = np.where(rng.uniform(size=scores[1].shape) < 0.1, scores[1], 0)
+    scores[2] = 0  # No detection at all.
+    options = dict(score=0.01, iou=0.45, max_per_class=30, max_total=40)
+    monkeypatch.setattr(nms, "_PART", part)
+    found = jax.jit(functools.partial(nms.class_wise_nms, **options))(boxes, scores)
     for i in range(len(boxes)):
-        single = detect(boxes[i], scores[i], iou=0.45)
-        for name in nms.Detections._fields:
-            np.testing.assert_array_equal(
-                getattr(batch, name)[i], getattr(single, name)
-            )
+        rows = greedy_nms(boxes[i], scores[i], **options)
+        count = len(rows)
+        np.testing.assert_array_equal(found.mask[i], np.arange(40) < count)
+        for field, column in ((found.scores, 0), (found.labels, 1), (found.boxes, 2)):
+            expected = np.zeros_like(field[i])
+            if count:
+                expected[:count] = [row[column] for row in rows]
+            np.testing.assert_array_equal(field[i], expected)
 
 
-def test_equal_scores_go_by_index_then_class():
+@pytest.mark.parametrize("count", [5, 400, 5000])
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "tied"])
+def test_top_k_by_blocks_is_the_sort(count, ties):
+    rng = np.random.default_rng(count)
+    values = rng.uniform(0, 1, (3, count)).astype(np.float32)
+    if ties:
+        values = np.round(values * 5)
+        values[0] = -np.inf
+    got, index = jax.jit(functools.partial(nms.top_k, k=5))(values)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(index, order)
+    np.testing.assert_array_equal(got, np.take_along_axis(values, order, axis=1))
+
+
+def test_equal_scores_go_by_box_then_class():
     boxes = np.float32([[0, 0, 1, 1], [0, 2, 1, 3], [0, 4, 1, 5]])
     scores = np.full((3, 2), 0.5, np.float32)
     got = detect(boxes, scores, score=0.0, iou=0.5, max_per_class=2, max_total=3)
-    np.testing.assert_array_equal(got.labels, [0, 0, 1])
-    np.testing.assert_array_equal(got.boxes[:, 1], [0, 2, 0])
+    np.testing.assert_array_equal(got.labels, [0, 1, 0])
+    np.testing.assert_array_equal(got.boxes[:, 1], [0, 0, 2])
 
 
 def test_only_scores_above_the_threshold_count():

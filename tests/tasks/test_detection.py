@@ -178,7 +178,8 @@ def test_the_attention_is_that_to_the_sources_on_their_levels(config, batch):
     P = np.zeros((3, 12 * 8, 24 + 6 + 2), np.float32)
     P[:, :, 24 + 2] = 1
     task.model = Oracle(examples, 3)
-    matching = borrowing.Matching(P, np.log(P + 1e-9))
+    S, K = 1000 * P, np.stack([np.eye(P.shape[2], dtype=np.float32)] * 3)
+    matching = borrowing.Matching(S, K, 1.0, True, P.shape[1])
     task.model.predictions = task.model.predictions._replace(matchings={0: matching})
     small = np.zeros_like(batch["box_mask"])
     small[:, 1] = True

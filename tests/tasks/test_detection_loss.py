@@ -4,13 +4,13 @@ The network is replaced by what it might say, so only targets and losses are at 
 """
 
 import functools
-import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det.models import ssd
+from borrow_det.models import borrowing, ssd
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops import matching
@@ -80,16 +80,20 @@ def say(seed=0, images=IMAGES):
     }
 
 
+def matching_of(S):
+    """The matching whose similarities are S [B, R, T]."""
+    batch, queries, positions = S.shape
+    K = jnp.broadcast_to(jnp.eye(positions), (batch, positions, positions))
+    return borrowing.Matching(S, K, 1.0, True, queries)
+
+
 class Parrot:
     """Stands for the model: its parameters are its predictions."""
 
     def apply(self, variables, image, *, train, mutable):
         del image, train, mutable
         said = variables["params"]
-        matchings = {
-            n: types.SimpleNamespace(log_p=jax.nn.log_softmax(scores, axis=-1))
-            for n, scores in said["scores"].items()
-        }
+        matchings = {n: matching_of(scores) for n, scores in said["scores"].items()}
         return ssd.Predictions(said["logits"], said["offsets"], matchings), {}
 
 

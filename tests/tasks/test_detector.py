@@ -67,5 +67,5 @@ def test_attending_detects_the_same_and_shows_the_matching(tiny_run):
     variables = run._variables
     matchings = jax.jit(run.task.forward)(variables, image, size).matchings
     assert attended.P.keys() == matchings.keys() == {0}
-    np.testing.assert_allclose(attended.P[0], matchings[0].P, atol=1e-6)
+    np.testing.assert_allclose(attended.P[0], matchings[0].scores, atol=1e-6)
     np.testing.assert_allclose(attended.P[0].sum(axis=-1), 1, rtol=1e-5)
