@@ -1,7 +1,7 @@
 """The detector: trunk {X} -> borrowing {Y} -> one prediction head a level."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,7 +28,11 @@ class Predictions(NamedTuple):
 
 
 class Head(nn.Module):
-    """3x3 convolutions to the class logits and box offsets of one level's anchors."""
+    """3x3 convolutions to the class logits and box offsets of one level's anchors.
+
+    They run as one, with the channels of both: alone, those of the boxes would leave
+    most of a matrix unit idle. The parameters are those of an nn.Conv each.
+    """
 
     anchors: int  # A position.
     num_classes: int  # Without background.
@@ -44,21 +48,43 @@ class Head(nn.Module):
             bias = jnp.zeros((self.anchors, channels), dtype)
             return bias.at[:, 0].set(self.background_bias).reshape(shape)
 
-        init = nn.initializers.xavier_uniform()
-        options = dict(padding=1, kernel_init=init, dtype=self.dtype)
-        logits = nn.Conv(
-            self.anchors * channels,
-            (3, 3),
-            bias_init=bias_init,
-            name="class",
-            **options,
-        )(x)
-        offsets = nn.Conv(self.anchors * 4, (3, 3), name="box", **options)(x)
+        both = (
+            _Filters(self.anchors * channels, bias_init, name="class")(x),
+            _Filters(self.anchors * 4, name="box")(x),
+        )
+        kernel, bias = (
+            jnp.concatenate(one, axis=-1) for one in zip(*both, strict=True)
+        )
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1, 1),
+            padding=((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        y = y + bias[None, None, None]
+        split = self.anchors * channels
+        logits, offsets = y[..., :split], y[..., split:]
         batch = x.shape[0]
         return (
             logits.reshape(batch, -1, channels).astype(jnp.float32),
             offsets.reshape(batch, -1, 4).astype(jnp.float32),
         )
+
+
+class _Filters(nn.Module):
+    """The parameters of a 3x3 nn.Conv."""
+
+    channels: int
+    bias_init: Callable = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        """For maps [B, H, W, C]: kernel [3, 3, C, channels] and bias [channels]."""
+        shape = (3, 3, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
+        return kernel, self.param("bias", self.bias_init, (self.channels,))
 
 
 class Detector(nn.Module):
