@@ -10,6 +10,7 @@ import numpy as np
 
 from borrow_det import (
     checkpoints,
+    compilation_cache,
     config_check,
     evaluate,
     initialization,
@@ -78,6 +79,7 @@ def train_and_evaluate(
     workdir = workdir_lib.prepare(
         workdir, config, classes, data.boxes, write=sharding.is_main_process()
     )
+    compilation_cache.keep_in(workdir, write=sharding.is_main_process())
     run = Run(config, workdir, task, mesh, data.train, data.eval_sets, profile)
     try:
         return run.go()

@@ -15,8 +15,10 @@ os.environ.setdefault(
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import jax
+import numpy as np
 import PIL.Image
 import pytest
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from borrow_det import train
 from borrow_det.data import pipeline, scale_pairs
@@ -158,6 +160,41 @@ def tiny_run(make_tiny_config, tmp_path_factory):
     with jax.numpy_dtype_promotion("standard"):
         metrics = train.train_and_evaluate(config, workdir)
     return types.SimpleNamespace(workdir=workdir, config=config, metrics=metrics)
+
+
+@pytest.fixture
+def compile_anew():
+    """JAX as it starts: it keeps no programs. Afterwards it is as it was.
+
+    A function that compiles `x * factor` anew, as far as JAX's memory goes. Returns
+    (what that makes of [1, 1], how often a kept program was found).
+    """
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+        "jax_persistent_cache_enable_xla_caches",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax_cache.reset_cache()
+    hits = []
+
+    def listener(event, **_):
+        if event == "/jax/compilation_cache/cache_hits":
+            hits.append(event)
+
+    def compile_and_call(factor):
+        hits.clear()
+        call = jax.jit(lambda x: x * factor)
+        return call(np.ones(2, np.float32)).tolist(), len(hits)
+
+    jax.monitoring.register_event_listener(listener)
+    yield compile_and_call
+    jax.monitoring.unregister_event_listener(listener)
+    for name, value in before.items():
+        jax.config.update(name, value)
+    jax_cache.reset_cache()
 
 
 class StopError(Exception):

@@ -22,7 +22,16 @@ MEASURED = (
 LIMIT = 240
 
 
-def start(scenes, folder, *fields, processes=1, devices=1, record=None, pause=0.0):
+def start(
+    scenes,
+    folder,
+    *fields,
+    processes=1,
+    devices=1,
+    record=None,
+    pause=0.0,
+    own_cache=False,
+):
     """Starts a run of tests/tiny_config.py.
 
     Args:
@@ -33,6 +42,7 @@ def start(scenes, folder, *fields, processes=1, devices=1, record=None, pause=0.
       devices: simulated ones, of each process.
       record: a folder for tests/recorded_main.py.
       pause: seconds that each step is slowed down by.
+      own_cache: whether it keeps its compiled programs itself, as outside of tests.
 
     Returns:
       The Popen of launch/local_processes.sh, or of the run itself if it is one process.
@@ -52,10 +62,13 @@ def start(scenes, folder, *fields, processes=1, devices=1, record=None, pause=0.
         "PYTHON": str(interpreter),
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "SECONDS_A_STEP": str(pause),
     }
+    if not own_cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
     if record is not None:
         record.mkdir(exist_ok=True)
         environment["RECORD_TO"] = str(record)

@@ -18,6 +18,7 @@ from tensorboardX.proto import event_pb2
 
 from borrow_det import (
     checkpoints,
+    compilation_cache,
     json_files,
     metric_writer,
     paths,
@@ -293,3 +294,12 @@ def test_pictures_are_written_as_their_names_say(bucket):
     for name, start in (("a.png", b"\x89PNG"), ("b.jpg", b"\xff\xd8\xff")):
         visualize.write_image(f"gs://scenes/pictures/{name}", picture)
         assert read(bucket, f"pictures/{name}").startswith(start)
+
+
+def test_compiled_programs_are_kept_in_the_bucket(bucket, compile_anew, monkeypatch):
+    monkeypatch.setattr(compilation_cache, "_SECONDS_WORTH_A_REQUEST", 0.0)
+    compilation_cache.keep_in(paths.as_path("gs://scenes/compiled"), write=True)
+    assert compile_anew(3.0) == ([3.0, 3.0], 0)
+    assert compile_anew(3.0) == ([3.0, 3.0], 1)
+    (name,) = names(bucket, "compiled")
+    assert name.startswith("compilation_cache/jit_")
