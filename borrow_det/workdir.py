@@ -25,9 +25,15 @@ FIXED = (
     *("optimizer.name", "ema_decay", "evaluation.area_pixels"),
 )
 # Fields that are younger than some runs, and what these did.
-_LATER = {"evaluation.area_pixels": "original", "mesh.fsdp": 1}
+_LATER = {
+    "evaluation.area_pixels": "original",
+    "mesh.fsdp": 1,
+    "remat": "none",
+    "borrow.attention": "plain",
+    "borrow.query_block": 512,
+}
 # Fields of how a run is computed, not of what: it may go on with others.
-_HOW = ("borrow.attention", "borrow.query_block")
+_HOW = ("borrow.attention", "borrow.query_block", "remat")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
@@ -99,10 +105,16 @@ def _describe(classes):
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """The resolved configuration of a run; sequences come back as tuples.
 
+    Fields that are younger than the run say what it did.
+
     Raises:
       InputError: the folder holds no readable config.json.
     """
-    return ml_collections.ConfigDict(load_json(workdir, "config.json")).lock()
+    fields = flax.traverse_util.flatten_dict(
+        load_json(workdir, "config.json"), keep_empty_nodes=True, sep="."
+    )
+    fields = flax.traverse_util.unflatten_dict(_LATER | fields, sep=".")
+    return ml_collections.ConfigDict(fields).lock()
 
 
 def as_stored(fields: dict) -> dict:

@@ -22,6 +22,10 @@ def get_config() -> ml_collections.ConfigDict:
     # model.norm=batch, statistics are those of a pass on all devices, so that the run
     # depends on their number.
     config.micro_batch = 0
+    # none; or trunk: the maps of VGG's five stages are computed again for the gradient,
+    # instead of kept from the forward pass. The same numbers to rounding, for less
+    # memory and more time.
+    config.remat = "none"
     config.input_size = (512, 512)  # (height, width) in pixels.
     config.dtype = "float32"  # Compute type of convolutions and matmuls; or bfloat16.
     # Work directory of a run, or an import (tools/import_weights.py), whose parameters

@@ -64,6 +64,7 @@ from configs import base
         ("eval_batch_size", 5),
         ("micro_batch", 3),
         ("micro_batch", -1),
+        ("remat", "stages"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(field, value):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from borrow_det import sharding, train_step
+from borrow_det import sharding, train, train_step
 from borrow_det.data import pipeline, sources
 from borrow_det.tasks import detection
 
@@ -58,12 +58,15 @@ def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
-@pytest.mark.parametrize(("devices", "micro_batch"), [(1, 0), (2, 1)])
-def test_devices_and_micro_batches_change_no_more_than_rounding(
-    tiny_run, on_two_devices, devices, micro_batch
+@pytest.mark.parametrize(
+    ("devices", "micro_batch", "remat"),
+    [(1, 0, "none"), (2, 1, "none"), (2, 0, "trunk"), (1, 2, "trunk")],
+)
+def test_devices_and_what_saves_memory_change_no_more_than_rounding(
+    tiny_run, on_two_devices, devices, micro_batch, remat
 ):
     config = tiny_run.config.copy_and_resolve_references()
-    config.micro_batch = micro_batch
+    config.micro_batch, config.remat = micro_batch, remat
     assert_equal_steps(one_step(config, train_mesh(devices)), on_two_devices)
 
 
@@ -80,6 +83,24 @@ def test_split_parameters_change_no_more_than_rounding(
         assert len(split) > 20
         assert all(split)
     assert_equal_steps(one_step(config, mesh), on_two_devices)
+
+
+@pytest.mark.parametrize("task", ["detection", "classification"])
+def test_the_trunk_alone_is_computed_again(make_tiny_config, task):
+    config, counts = make_tiny_config(), []
+    config.task, config.input_size = task, (256, 256)
+    for config.remat in ("none", "trunk"):
+        made = train.TASKS[task](config, 4)
+        shapes = jax.eval_shape(made.init, jax.random.key(0))
+        batch = next(made.train_batches(made.open(config).train, 0))
+        examples, totals = jax.eval_shape(made.prepare, jax.random.key(0), batch)
+
+        def loss(params, examples, totals, made=made, stats=shapes["batch_stats"]):
+            return made.loss(params, stats, examples, totals)[0]
+
+        lowered = jax.jit(jax.grad(loss)).lower(shapes["params"], examples, totals)
+        counts.append(lowered.as_text().count("stablehlo.convolution"))
+    assert counts[1] - counts[0] == sum(config.model.stages)
 
 
 def assert_equal_steps(step, expected_step):

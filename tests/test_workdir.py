@@ -87,9 +87,10 @@ def contents(folder):
 def test_a_run_older_than_a_field_did_what_was_done_before_it(folder):
     path = folder / "config.json"
     fields = json.loads(path.read_text())
-    del fields["evaluation"]["area_pixels"]
+    del fields["evaluation"]["area_pixels"], fields["remat"]
     path.write_text(json.dumps(fields))
     config = base.get_config()
+    assert workdir.load_config(folder).to_dict() == workdir.as_stored(config.to_dict())
     assert workdir.differences(workdir.load_config(folder), config) == {}
     workdir.prepare(folder, config, CLASSES, BOXES)
     path.write_text(json.dumps(fields))

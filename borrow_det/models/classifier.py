@@ -48,6 +48,7 @@ class Classifier(nn.Module):
     group_size: int = 16
     dropout: float = 0.5
     dtype: Any = jnp.float32
+    remat: bool = False  # Of the trunk: vgg.VGGStages.
 
     @nn.compact
     def __call__(
@@ -75,6 +76,7 @@ class Classifier(nn.Module):
             self.norm,
             self.group_size,
             self.dtype,
+            self.remat,
             name="trunk",
         )(self.normalization(image), train)
         channels = FC_FACTOR * max(1, round(vgg.FC_CHANNELS * self.width))
@@ -120,4 +122,5 @@ def build_classifier(config, num_classes: int) -> Classifier:
         group_size=model.group_size,
         dropout=model.dropout,
         dtype=jnp.dtype(config.dtype),
+        remat=config.remat == "trunk",
     )

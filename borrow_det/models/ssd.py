@@ -139,6 +139,7 @@ def build_detector(config, num_classes: int) -> Detector:
         norm=config.model.norm,
         group_size=config.model.group_size,
         dtype=dtype,
+        remat=config.remat == "trunk",
     )
     return Detector(
         num_classes=num_classes,

@@ -81,6 +81,8 @@ class VGGStages(nn.Module):
     norm: str = "none"
     group_size: int = 16
     dtype: Any = jnp.float32
+    # Whether a stage's maps are computed again for its gradient, instead of kept.
+    remat: bool = False
 
     def block(
         self, x: Array, train: bool, name: str, channels: int, **options: Any
@@ -101,16 +103,31 @@ class VGGStages(nn.Module):
         Maps of strides 1, 2, 4, 8, 16 (sizes rounded up) with 64, 128, 256, 512, 512
         channels times `width`; the last one is not pooled.
         """
+        # As a function of the module, `remat` leaves the names of parameters alone.
+        one_stage = _stage
+        if self.remat and train:
+            one_stage = nn.remat(_stage, static_argnums=(2, 3, 4, 5))
         x = image.astype(self.dtype)
         maps = []
-        for stage, (count, channels) in enumerate(
+        for number, (count, channels) in enumerate(
             zip(self.stages, STAGE_CHANNELS, strict=True), start=1
         ):
-            for i in range(1, count + 1):
-                x = self.block(x, train, f"conv{stage}_{i}", channels)
-            maps.append(x)
-            x = max_pool(x)
+            last, x = one_stage(self, x, train, number, count, channels)
+            maps.append(last)
         return maps
+
+
+def _stage(
+    trunk: VGGStages, x: Array, train: bool, number: int, count: int, channels: int
+) -> tuple[Array, Array]:
+    """Stage `number` of a trunk: its last map, and that pooled.
+
+    Both, so that of the shallow stages, whose maps are the largest, nothing but what
+    the next one reads is kept where stages are computed again.
+    """
+    for i in range(1, count + 1):
+        x = trunk.block(x, train, f"conv{number}_{i}", channels)
+    return x, max_pool(x)
 
 
 class VGG16(VGGStages):

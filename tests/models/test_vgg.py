@@ -136,6 +136,40 @@ def test_stages_and_width():
     assert counts["conv_fc7"] == 128 * 128 + 128
 
 
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+def test_stages_computed_again_change_nothing_but_the_program(norm):
+    fields = dict(width=1 / 16, stages=(1, 2, 1, 1, 2), norm=norm, group_size=2)
+    image = np.random.default_rng(0).normal(size=(2, 33, 40, 3)).astype(np.float32)
+    found = []
+    for remat in (False, True):
+        trunk = vgg.VGG16(**fields, remat=remat)
+        variables = trunk.init(jax.random.key(0), image)
+        stats = variables.get("batch_stats", {})
+
+        def loss(params, trunk=trunk, stats=stats):
+            levels, updates = trunk.apply(
+                {"params": params, "batch_stats": stats},
+                image,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            return sum(jnp.sum(level**2) for level in levels), updates
+
+        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        program = gradient.lower(variables["params"]).as_text()
+        count = program.count("stablehlo.convolution")
+        found.append((variables, gradient(variables["params"]), count))
+    (variables, values, count), (*expected, fewer) = found[1], found[0]
+    assert count - fewer == sum(fields["stages"])
+    jax.tree.map(np.testing.assert_array_equal, variables, expected[0])
+
+    def close(value, other):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(value, other, rtol=1e-5, atol=1e-5 * scale)
+
+    jax.tree.map(close, values, expected[1])
+
+
 @pytest.fixture(scope="module")
 def activations():
     rng = np.random.default_rng(0)
