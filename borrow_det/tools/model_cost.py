@@ -77,7 +77,11 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
 
     FLOPs are those of the program as it was written, before a compiler fuses or
     splits it, on any device: a multiply-add as two, products with padding not at all.
+    Of matching in blocks, a loop whose body would count once, those without blocks.
     """
+    config = task.config.copy_and_resolve_references()
+    config.borrow.attention = "plain"
+    task = DetectionTask(config, task.model.num_classes)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *task.input_size, 3), np.float32)
 

@@ -23,6 +23,7 @@ def test_borrowing_costs_its_products():
     config = base.get_config()
     config.borrow.levels = (1,)
     config.borrow.context = False
+    config.borrow.query_block = 256  # A loop of four.
     full = model_cost.static_cost(DetectionTask(config, num_classes=2))
     config.borrow.enabled = False
     plain = model_cost.static_cost(DetectionTask(config, num_classes=2))
