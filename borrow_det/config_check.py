@@ -101,6 +101,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "aspect ratios above 0",
     ),
     ("dtype", lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
+    (
+        "first_stage",
+        lambda value: value in ("auto", "plain", "pairs"),
+        "auto, plain or pairs",
+    ),
     ("remat", lambda value: value in ("none", "trunk"), "none or trunk"),
     ("dataset.eval_splits", lambda value: len(value) >= 1, "at least one split"),
 )

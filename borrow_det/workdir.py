@@ -29,11 +29,12 @@ _LATER = {
     "evaluation.area_pixels": "original",
     "mesh.fsdp": 1,
     "remat": "none",
+    "first_stage": "plain",
     "borrow.attention": "plain",
     "borrow.query_block": 512,
 }
 # Fields of how a run is computed, not of what: it may go on with others.
-_HOW = ("borrow.attention", "borrow.query_block", "remat")
+_HOW = ("borrow.attention", "borrow.query_block", "remat", "first_stage")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 

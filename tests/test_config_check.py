@@ -64,6 +64,7 @@ from configs import base
         ("eval_batch_size", 5),
         ("micro_batch", 3),
         ("micro_batch", -1),
+        ("first_stage", "columns"),
         ("remat", "stages"),
     ],
 )

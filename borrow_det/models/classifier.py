@@ -48,7 +48,8 @@ class Classifier(nn.Module):
     group_size: int = 16
     dropout: float = 0.5
     dtype: Any = jnp.float32
-    remat: bool = False  # Of the trunk: vgg.VGGStages.
+    remat: bool = False  # This and the next are the trunk's: vgg.VGGStages.
+    pairs: bool = False
 
     @nn.compact
     def __call__(
@@ -77,6 +78,7 @@ class Classifier(nn.Module):
             self.group_size,
             self.dtype,
             self.remat,
+            self.pairs,
             name="trunk",
         )(self.normalization(image), train)
         channels = FC_FACTOR * max(1, round(vgg.FC_CHANNELS * self.width))
@@ -123,4 +125,5 @@ def build_classifier(config, num_classes: int) -> Classifier:
         dropout=model.dropout,
         dtype=jnp.dtype(config.dtype),
         remat=config.remat == "trunk",
+        pairs=vgg.pairs_columns(config),
     )

@@ -1,7 +1,7 @@
 """The detector: trunk {X} -> borrowing {Y} -> one prediction head a level."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,9 +11,10 @@ from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.borrowing import BorrowingNeck, Matching
+from borrow_det.models.filters import Filters
 from borrow_det.models.normalization import Normalization
 from borrow_det.models.ssd_vgg import SSD300, SSD512
-from borrow_det.models.vgg import STAGE_CHANNELS, VGG16, L2Normalize
+from borrow_det.models.vgg import STAGE_CHANNELS, VGG16, L2Normalize, pairs_columns
 from borrow_det.ops import anchors as anchor_ops
 
 TRUNKS = {"vgg16": VGG16, "ssd300": SSD300, "ssd512": SSD512}  # config.model.trunk
@@ -48,9 +49,11 @@ class Head(nn.Module):
             bias = jnp.zeros((self.anchors, channels), dtype)
             return bias.at[:, 0].set(self.background_bias).reshape(shape)
 
+        init = nn.initializers.xavier_uniform()
+        classes, boxes = self.anchors * channels, self.anchors * 4
         both = (
-            _Filters(self.anchors * channels, bias_init, name="class")(x),
-            _Filters(self.anchors * 4, name="box")(x),
+            Filters(classes, init, bias_init, name="class")(x.shape[-1]),
+            Filters(boxes, init, name="box")(x.shape[-1]),
         )
         kernel, bias = (
             jnp.concatenate(one, axis=-1) for one in zip(*both, strict=True)
@@ -64,27 +67,12 @@ class Head(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         y = y + bias[None, None, None]
-        split = self.anchors * channels
-        logits, offsets = y[..., :split], y[..., split:]
+        logits, offsets = jnp.split(y, [classes], axis=-1)
         batch = x.shape[0]
         return (
             logits.reshape(batch, -1, channels).astype(jnp.float32),
             offsets.reshape(batch, -1, 4).astype(jnp.float32),
         )
-
-
-class _Filters(nn.Module):
-    """The parameters of a 3x3 nn.Conv."""
-
-    channels: int
-    bias_init: Callable = nn.initializers.zeros
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """For maps [B, H, W, C]: kernel [3, 3, C, channels] and bias [channels]."""
-        shape = (3, 3, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
-        return kernel, self.param("bias", self.bias_init, (self.channels,))
 
 
 class Detector(nn.Module):
@@ -140,6 +128,7 @@ def build_detector(config, num_classes: int) -> Detector:
         group_size=config.model.group_size,
         dtype=dtype,
         remat=config.remat == "trunk",
+        pairs=pairs_columns(config),
     )
     return Detector(
         num_classes=num_classes,

@@ -10,6 +10,8 @@ from jax import Array
 
 from borrow_det import sharding
 from borrow_det.errors import InputError
+from borrow_det.models import column_pairs
+from borrow_det.models.filters import Filters
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
@@ -27,6 +29,7 @@ class ConvBlock(nn.Module):
     norm: str = "none"  # none, group or batch.
     group_size: int = 16
     dtype: Any = jnp.float32
+    pairs: bool = False  # Whether maps are pairs of columns; 3x3 without norm alone.
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -34,6 +37,10 @@ class ConvBlock(nn.Module):
 
         That size is an odd kernel's with its default padding, undilated.
         """
+        init = nn.initializers.he_normal()
+        if self.pairs:
+            filters = Filters(self.channels, init, name="conv")(x.shape[-1] // 2)
+            return nn.relu(column_pairs.convolve(x, *filters, self.dtype))
         x = nn.Conv(
             self.channels,
             (self.kernel, self.kernel),
@@ -41,7 +48,7 @@ class ConvBlock(nn.Module):
             padding=self.kernel // 2 if self.padding is None else self.padding,
             kernel_dilation=self.dilation,
             use_bias=self.norm == "none",
-            kernel_init=nn.initializers.he_normal(),
+            kernel_init=init,
             dtype=self.dtype,
             name="conv",
         )(x)
@@ -83,6 +90,9 @@ class VGGStages(nn.Module):
     dtype: Any = jnp.float32
     # Whether a stage's maps are computed again for its gradient, instead of kept.
     remat: bool = False
+    # Whether the first stage's maps are pairs of columns (column_pairs.py), where they
+    # have an even number and no norm layers, whose statistics are of single columns.
+    pairs: bool = False
 
     def block(
         self, x: Array, train: bool, name: str, channels: int, **options: Any
@@ -125,9 +135,21 @@ def _stage(
     Both, so that of the shallow stages, whose maps are the largest, nothing but what
     the next one reads is kept where stages are computed again.
     """
+    pairs = trunk.pairs and number == 1 and trunk.norm == "none" and not x.shape[2] % 2
+    if pairs:
+        x = column_pairs.paired(x)
     for i in range(1, count + 1):
-        x = trunk.block(x, train, f"conv{number}_{i}", channels)
+        x = trunk.block(x, train, f"conv{number}_{i}", channels, pairs=pairs)
+    if pairs:
+        return column_pairs.single(x), column_pairs.max_pool(x)
     return x, max_pool(x)
+
+
+def pairs_columns(config) -> bool:
+    """Whether `config.first_stage` asks for pairs of columns, on this machine."""
+    if config.first_stage == "auto":
+        return jax.default_backend() == "tpu"
+    return config.first_stage == "pairs"
 
 
 class VGG16(VGGStages):
@@ -161,16 +183,14 @@ def max_pool(x: Array) -> Array:
     """2x2 max pooling with stride 2 that keeps a partial last window.
 
     As maxima of neighbours: on CPUs a narrow detector's step then takes 0.87 of the
-    time that it takes with nn.max_pool, whose gradient scatters. Channels keep to
-    themselves: TPUs would copy whole maps to make one axis of them and a neighbour.
+    time that it takes with nn.max_pool, whose gradient scatters. The neighbours are
+    slices: TPUs would copy whole maps to make an axis of them.
     """
     height, width = x.shape[1:3]
     odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     x = jnp.pad(x, odd, constant_values=-jnp.inf)
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    x = jnp.maximum(x[:, :, 0], x[:, :, 1])
-    return jnp.maximum(x[:, :, :, 0], x[:, :, :, 1])
+    x = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
 class L2Normalize(nn.Module):

@@ -12,8 +12,11 @@ prints one JSON object on stdout: the slice, and of each --program
 the seconds that compiling took; whether it fits; the bytes a device of its arguments,
 outputs, temporaries and all, against those of the chip (of a program that is refused,
 what the compiler says: the temporaries at least. A run keeps two more batches there,
-and an evaluation the optimizer's state); FLOPs and bytes of memory accessed a device
-(with micro_batch of one pass, not of all); and the collectives, with their bytes. With
+and an evaluation the optimizer's state); FLOPs, bytes of memory accessed and clock
+cycles a device as the compiler expects them (with micro_batch of one pass, not of all:
+what stands in a loop counts once); `products`, the FLOPs a device of all convolutions
+and matrix products, what they are when channels and positions fill up the matrix unit,
+and the share that is wasted so; and the collectives, with their bytes. With
 --largest_batch also the largest batch that fits, found by compiling others: one image
 more on each device does not. Exit status 0 says that it was compiled or refused. It
 needs no TPU and no data set, but requirements-tpu.txt, and a minute or more of

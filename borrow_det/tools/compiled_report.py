@@ -20,6 +20,7 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][a-z\d-]*)\("
 _CALLED = re.compile(r"(\w+)=(?:\{([^{}]*)\}|%?([\w.-]+))")
 # One that runs piecemeal, beside several fusions, stands in each of them.
 _LINK = re.compile(r'channel_id=(\d+),.*\bchain_id="(\d+)"')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 # As the compiler says it, in powers of 1024.
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"
@@ -53,6 +54,25 @@ def arithmetic(compiled) -> dict[str, int]:
     """
     cost = compiled.cost_analysis()
     return {"flops": int(cost["flops"]), "bytes_accessed": int(cost["bytes accessed"])}
+
+
+def cycles(hlo: str) -> dict[str, int]:
+    """Clock cycles that a TPU's compiler expects a program to take on a device.
+
+    Args:
+      hlo: text of an optimised module; of other devices it has none.
+
+    Returns:
+      `total`, and of these `in_loops`, whose bodies count once.
+    """
+    computations = dict(_computations(hlo.splitlines()))
+    looped = _looped(computations)
+    found = {"total": 0, "in_loops": 0}
+    for name, lines in computations.items():
+        expected = sum(int(n) for line in lines for n in _CYCLES.findall(line))
+        found["total"] += expected
+        found["in_loops"] += expected * (name in looped)
+    return found
 
 
 def exhausted(message: str) -> dict[str, int] | None:

@@ -18,7 +18,7 @@ from borrow_det import evaluate, sharding
 from borrow_det.data import object_crops, sources
 from borrow_det.errors import InputError
 from borrow_det.tasks.task import EvalSet
-from borrow_det.tools import compiled_report
+from borrow_det.tools import compiled_report, program_cost
 from borrow_det.train_step import abstract_state, make_train_step
 
 # By name, the field of the config that is its batch.
@@ -107,14 +107,15 @@ class Program:
         self.unit = mesh.size
         if name == "train":
             self.unit *= config.micro_batch or 1
-        self._config = config
+        self._config = _as_on_a_tpu(config)
         self._make_task = make_task
         self._mesh = mesh
         self._row = self._one_row()
 
     def compile(self, batch: int) -> dict:
         """Compiles it for a batch: what the tool prints of a program."""
-        lowered = self._lower(batch)
+        function, arguments = self._call(batch)
+        lowered = function.lower(*arguments)
         start = time.monotonic()
         try:
             compiled = lowered.compile()
@@ -125,16 +126,20 @@ class Program:
             found = {"fits": False, "bytes": sizes}
         else:
             sizes = compiled_report.memory(compiled)
+            hlo = compiled.as_text()
             found = {
                 "fits": sizes["total"] <= self.chip.memory,
                 "bytes": sizes,
                 **compiled_report.arithmetic(compiled),
-                "collectives": compiled_report.collectives(compiled.as_text()),
+                "cycles": compiled_report.cycles(hlo),
+                "products": _products(function, arguments, self._mesh.size),
+                "collectives": compiled_report.collectives(hlo),
             }
         seconds = round(time.monotonic() - start, 1)
         return {"batch": batch, "compile_seconds": seconds, **found}
 
-    def _lower(self, batch):
+    def _call(self, batch):
+        """The program as a jitted function, and the shapes of its arguments."""
         config = self._config.copy_and_resolve_references()
         config[PROGRAMS[self.name]] = batch
         task = self._make_task(config)
@@ -145,11 +150,11 @@ class Program:
         }
         state = abstract_state(task, config, self._mesh)
         if self.name == "train":
-            return make_train_step(task, config, self._mesh).lower(state, fields)
+            return make_train_step(task, config, self._mesh), (state, fields)
         fields = {name: fields[name] for name in task.predict_fields}
         if self.name == "evaluate":
             predict = evaluate.make_predict(task, self._mesh)
-            return predict.lower(state.eval_variables, fields)
+            return predict, (state.eval_variables, fields)
         on_each_device = sharding.on_each_device(
             task.detect, self._mesh, split=(False, True, True), out_split=True
         )
@@ -160,7 +165,7 @@ class Program:
         variables = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.eval_variables
         )
-        return detect.lower(variables, fields["image"], fields["image_size"])
+        return detect, (variables, fields["image"], fields["image_size"])
 
     def _one_row(self):
         """Shape and type of each field of a row, as the run's own pipeline makes it."""
@@ -180,6 +185,24 @@ class Program:
             name: (value.shape[1:], jax.dtypes.canonicalize_dtype(value.dtype))
             for name, value in batch.items()
         }
+
+
+def _products(function, arguments, devices):
+    """FLOPs of convolutions and matrix products, a device (tools/program_cost.py)."""
+    counted = program_cost.products(function, *arguments)
+    return {
+        "flops": counted.flops // devices,
+        "padded": counted.padded // devices,
+        "wasted": round(counted.wasted, 4),
+    }
+
+
+def _as_on_a_tpu(config):
+    """The config with what a machine with a TPU would choose."""
+    config = config.copy_and_resolve_references()
+    if config.first_stage == "auto":
+        config.first_stage = "pairs"
+    return config
 
 
 def largest_batch(

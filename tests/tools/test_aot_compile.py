@@ -78,6 +78,7 @@ def test_a_replicated_step_reduces_gradients_and_nothing_else(replicated):
     assert train["batch"] == 8
     assert train["flops"] > 0
     assert train["bytes_accessed"] > train["bytes"]["arguments"]
+    assert train["cycles"]["total"] > train["cycles"]["in_loops"]
     assert set(train["collectives"]) == {"all-reduce"}
     # Beside gradients the terms of the loss, and the counts that normalise them.
     numbers = sum(leaf.size for leaf in parameter_shapes()) + 4 + 2

@@ -28,7 +28,7 @@ HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0:T(128
 %body (state: (u8[16], pred[])) -> (u8[16], pred[]) {
   %state = (u8[16]{0}, pred[]{:T(512)}) parameter(0)
   %x = u8[16]{0} get-tuple-element(%state), index=0
-  %y = u8[16]{0} fusion(%x), kind=kCustom, calls=%shift
+  %y = u8[16]{0} fusion(%x), kind=kCustom, calls=%shift, backend_config={"window_config":{"estimated_cycles":"70"}}
   %go = pred[]{:T(512)} get-tuple-element(%state), index=1
   ROOT %next = (u8[16]{0}, pred[]{:T(512)}) tuple(%y, %go)
 }
@@ -59,7 +59,7 @@ ENTRY %main (p0: f32[8], p1: bf16[3,5]) -> f32[] {
   %reduced = f32[2]{0} all-reduce-start(%part), channel_id=5, to_apply=%sum
   %twice = f32[2]{0} all-reduce-done(%reduced)
   %swapped = f32[8]{0} all-to-all(%p0), channel_id=6, dimensions={0}
-  %all-reduce.note = f32[8]{0} add(%p0, %swapped), metadata={op_name="all-gather(x)"}
+  %all-reduce.note = f32[8]{0} add(%p0, %swapped), metadata={op_name="all-gather(x)"}, backend_config={"window_config":{"estimated_cycles":"1200","iteration_bounds":["4"]}}
   %loop = (u8[16]{0}, pred[]) while(%start), condition=%again, body=%body
   ROOT %result = f32[] constant(0)
 }
@@ -77,6 +77,10 @@ def test_collectives_are_counted_with_their_bytes():
         # What is scattered: all 8 numbers; and 8 of a sum that is cut at once.
         "reduce-scatter": {"count": 2, "bytes": 2 * 4 * 8, "in_loops": 0},
     }
+
+
+def test_cycles_are_added_up():
+    assert compiled_report.cycles(PROGRAM) == {"total": 1270, "in_loops": 70}
 
 
 def test_a_program_of_one_device_exchanges_nothing():

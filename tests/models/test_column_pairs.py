@@ -1,0 +1,95 @@
+"""Columns in pairs against columns one by one, in value, gradient and parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from borrow_det.models import column_pairs, vgg
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
+
+
+def test_pairs_hold_the_channels_of_the_left_column_first():
+    x = np.arange(24).reshape(1, 2, 4, 3)
+    pairs = column_pairs.paired(x)
+    np.testing.assert_array_equal(pairs[0, 1, 1], [*x[0, 1, 2], *x[0, 1, 3]])
+    np.testing.assert_array_equal(column_pairs.single(pairs), x)
+
+
+def test_a_convolution_of_pairs_is_that_of_columns(rng):
+    x = rng.normal(size=(2, 5, 8, 3)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
+    bias = rng.normal(size=4).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), axis=(1, 2)
+    )
+    expected = np.einsum("byxchw,hwco->byxo", windows, kernel)
+    y = column_pairs.convolve(column_pairs.paired(x), kernel, bias, jnp.float32)
+    np.testing.assert_allclose(column_pairs.single(y), expected + bias, atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [1, 6, 7])
+def test_pooling_pairs_is_pooling_columns_in_value_and_gradient(rng, height):
+    # Few values, so that many are equal.
+    x = rng.integers(3, size=(2, height, 8, 3)).astype(np.float32)
+    expected, gradient = jax.vjp(vgg.max_pool, x)
+    found, gradient_of_pairs = jax.vjp(
+        lambda x: column_pairs.max_pool(column_pairs.paired(x)), x
+    )
+    np.testing.assert_array_equal(found, expected)
+    upper = rng.normal(size=expected.shape).astype(np.float32)
+    np.testing.assert_array_equal(gradient_of_pairs(upper)[0], gradient(upper)[0])
+
+
+def trunk(pairs, **options):
+    return vgg.VGG16(width=1 / 16, pairs=pairs, **options)
+
+
+def test_a_trunk_of_pairs_has_the_same_parameters_levels_and_gradients(rng):
+    image = rng.normal(size=(1, 37, 64, 3)).astype(np.float32)
+    variables, drawn = (trunk(p).init(jax.random.key(1), image) for p in (False, True))
+    jax.tree.map(np.testing.assert_array_equal, variables, drawn)
+
+    def loss(variables, pairs):
+        levels = trunk(pairs).apply(variables, image, train=True)
+        return sum(jnp.sum(level**2) for level in levels), levels
+
+    results = [
+        jax.value_and_grad(loss, has_aux=True)(variables, p) for p in (False, True)
+    ]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), *results
+    )
+
+
+def convolved_shapes(module, image):
+    """The shapes of the kernels of a module's first two convolutions."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), image)
+    program = jax.make_jaxpr(module.apply)(variables, image)
+    kernels = [
+        equation.invars[1].aval.shape
+        for equation in program.eqns
+        if equation.primitive.name == "conv_general_dilated"
+    ]
+    return kernels[:2]
+
+
+@pytest.mark.parametrize(
+    ("options", "width", "times"),
+    [
+        (dict(pairs=True), 64, 2),
+        (dict(pairs=False), 64, 1),
+        (dict(pairs=True), 63, 1),
+        (dict(pairs=True, norm="group", group_size=4), 64, 1),
+        (dict(pairs=True, remat=True), 64, 2),
+    ],
+)
+def test_pairs_stand_where_asked_for_and_possible(options, width, times):
+    image = jax.ShapeDtypeStruct((1, 64, width, 3), np.float32)
+    with jax.numpy_rank_promotion("allow"):  # Of flax's norm layers.
+        kernels = convolved_shapes(vgg.VGG16(width=1 / 16, **options), image)
+    assert kernels == [(3, 3, 3 * times, 4 * times), (3, 3, 4 * times, 4 * times)]
