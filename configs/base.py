@@ -28,8 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.remat = "none"
     # How the trunk's first stage is computed, equal but for rounding: plain; pairs, of
     # two columns as one with the channels of both, for a TPU's wide matrix unit
-    # (models/column_pairs.py; not with norm layers or an odd width); or auto, pairs on
-    # TPUs.
+    # (models/column_pairs.py; not of model.norm=group or an odd width); or auto, pairs
+    # on TPUs.
     config.first_stage = "auto"
     config.input_size = (512, 512)  # (height, width) in pixels.
     config.dtype = "float32"  # Compute type of convolutions and matmuls; or bfloat16.

@@ -70,6 +70,14 @@ def test_devices_and_what_saves_memory_change_no_more_than_rounding(
     assert_equal_steps(one_step(config, train_mesh(devices)), on_two_devices)
 
 
+def test_pairs_of_columns_change_no_more_than_rounding(make_tiny_config):
+    config, steps = make_tiny_config(), []
+    config.model.norm = "batch"  # With statistics of both devices.
+    for config.first_stage in ("pairs", "plain"):
+        steps.append(one_step(config, train_mesh(2)))
+    assert_equal_steps(*steps)
+
+
 def test_split_parameters_change_no_more_than_rounding(
     tiny_run, on_two_devices, monkeypatch
 ):

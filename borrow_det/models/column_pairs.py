@@ -1,4 +1,4 @@
-"""The same convolution and pooling, of maps whose columns stand in pairs.
+"""The same layers as elsewhere, of maps whose columns stand in pairs.
 
 VGG's first stage has 64 channels. They leave three quarters of a 128 x 128 matrix unit
 idle, and half of each row of a TPU's memory. Of two neighbouring columns as one, with
@@ -7,8 +7,10 @@ positions; half of its kernel is zeros, so that it is twice the arithmetic where
 is no such unit.
 """
 
+from typing import Any
+
+import flax.linen as nn
 import jax.numpy as jnp
-from flax import linen as nn
 from jax import Array, lax
 
 
@@ -24,13 +26,13 @@ def single(x: Array) -> Array:
     return x.reshape(batch, height, 2 * pairs, channels // 2)
 
 
-def convolve(x: Array, kernel: Array, bias: Array, dtype: jnp.dtype) -> Array:
+def convolve(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
     """A 3x3 convolution with a padding of one.
 
     Args:
       x: pairs, [B, H, P, 2 C].
       kernel: [3, 3, C, C'], of single columns.
-      bias: [C'].
+      bias: [C'], or None.
       dtype: computes in it.
 
     Returns:
@@ -44,7 +46,7 @@ def convolve(x: Array, kernel: Array, bias: Array, dtype: jnp.dtype) -> Array:
         padding=((1, 1), (1, 1)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    return y + jnp.tile(bias, 2)[None, None, None]
+    return y if bias is None else y + _of_both(bias)
 
 
 def _kernel_of_pairs(kernel: Array) -> Array:
@@ -57,6 +59,54 @@ def _kernel_of_pairs(kernel: Array) -> Array:
     )
     both = jnp.stack([left, right], axis=3)
     return both.reshape(rows, 3, 2 * taken, 2 * made)
+
+
+def _of_both(values: Array) -> Array:
+    """[C] -> [1, 1, 1, 2 C], for both columns."""
+    return jnp.tile(values, 2)[None, None, None]
+
+
+class BatchNorm(nn.Module):
+    """`nn.BatchNorm` for pairs: parameters and statistics are those of the channels."""
+
+    use_running_average: bool
+    momentum: float
+    dtype: Any
+    axis_name: Any = None  # Of the devices whose batches are one.
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, P, 2 C] -> [B, H, P, 2 C]."""
+        shape = (x.shape[-1] // 2,)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running = (
+            self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
+        )
+        x = x.astype(jnp.float32)
+        if self.use_running_average:
+            mean, variance = (variable.value for variable in running)
+        else:
+            mean, variance = self._statistics(x)
+            if not self.is_initializing():
+                kept = self.momentum
+                for variable, new in zip(running, (mean, variance), strict=True):
+                    variable.value = kept * variable.value + (1 - kept) * new
+        factor = scale * lax.rsqrt(variance + self.epsilon)
+        y = (x - _of_both(mean)) * _of_both(factor) + _of_both(bias)
+        return y.astype(self.dtype)
+
+    def _statistics(self, x):
+        moments = jnp.stack(
+            [x.mean(axis=(0, 1, 2)), jnp.square(x).mean(axis=(0, 1, 2))]
+        )
+        moments = moments.reshape(2, 2, -1).mean(axis=1)
+        if self.axis_name is not None and not self.is_initializing():
+            moments = lax.pmean(moments, self.axis_name)
+        mean, of_squares = moments
+        return mean, jnp.maximum(of_squares - jnp.square(mean), 0)
 
 
 def max_pool(x: Array) -> Array:

@@ -11,10 +11,12 @@ class Filters(nn.Module):
 
     channels: int  # Made.
     kernel_init: Callable
-    bias_init: Callable = nn.initializers.zeros
+    bias_init: Callable | None = nn.initializers.zeros  # None: there is no bias.
 
     @nn.compact
-    def __call__(self, taken: int) -> tuple[Array, Array]:
+    def __call__(self, taken: int) -> tuple[Array, Array | None]:
         """Kernel [3, 3, taken, channels] and bias [channels]."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, taken, self.channels))
+        if self.bias_init is None:
+            return kernel, None
         return kernel, self.param("bias", self.bias_init, (self.channels,))

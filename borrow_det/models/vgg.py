@@ -29,7 +29,7 @@ class ConvBlock(nn.Module):
     norm: str = "none"  # none, group or batch.
     group_size: int = 16
     dtype: Any = jnp.float32
-    pairs: bool = False  # Whether maps are pairs of columns; 3x3 without norm alone.
+    pairs: bool = False  # Whether maps are pairs of columns; a 3x3 kernel's only.
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -37,22 +37,27 @@ class ConvBlock(nn.Module):
 
         That size is an odd kernel's with its default padding, undilated.
         """
+        return nn.relu(self._normalize(self._convolve(x), train))
+
+    def _convolve(self, x: Array) -> Array:
+        has_bias = self.norm == "none"
         init = nn.initializers.he_normal()
         if self.pairs:
-            filters = Filters(self.channels, init, name="conv")(x.shape[-1] // 2)
-            return nn.relu(column_pairs.convolve(x, *filters, self.dtype))
-        x = nn.Conv(
+            bias_init = nn.initializers.zeros if has_bias else None
+            filters = Filters(self.channels, init, bias_init, name="conv")
+            kernel, bias = filters(x.shape[-1] // 2)
+            return column_pairs.convolve(x, kernel, bias, self.dtype)
+        return nn.Conv(
             self.channels,
             (self.kernel, self.kernel),
             strides=self.stride,
             padding=self.kernel // 2 if self.padding is None else self.padding,
             kernel_dilation=self.dilation,
-            use_bias=self.norm == "none",
+            use_bias=has_bias,
             kernel_init=init,
             dtype=self.dtype,
             name="conv",
         )(x)
-        return nn.relu(self._normalize(x, train))
 
     def _normalize(self, x: Array, train: bool) -> Array:
         if self.norm == "none":
@@ -67,7 +72,8 @@ class ConvBlock(nn.Module):
                 )
             return nn.GroupNorm(groups, dtype=self.dtype, name="norm")(x)
         if self.norm == "batch":
-            return nn.BatchNorm(
+            batch_norm = column_pairs.BatchNorm if self.pairs else nn.BatchNorm
+            return batch_norm(
                 use_running_average=not train,
                 momentum=0.9,
                 dtype=self.dtype,
@@ -91,7 +97,7 @@ class VGGStages(nn.Module):
     # Whether a stage's maps are computed again for its gradient, instead of kept.
     remat: bool = False
     # Whether the first stage's maps are pairs of columns (column_pairs.py), where they
-    # have an even number and no norm layers, whose statistics are of single columns.
+    # have an even number and norm is not group.
     pairs: bool = False
 
     def block(
@@ -135,7 +141,8 @@ def _stage(
     Both, so that of the shallow stages, whose maps are the largest, nothing but what
     the next one reads is kept where stages are computed again.
     """
-    pairs = trunk.pairs and number == 1 and trunk.norm == "none" and not x.shape[2] % 2
+    even, can = x.shape[2] % 2 == 0, trunk.norm in ("none", "batch")
+    pairs = trunk.pairs and number == 1 and even and can
     if pairs:
         x = column_pairs.paired(x)
     for i in range(1, count + 1):

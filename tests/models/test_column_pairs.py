@@ -1,5 +1,6 @@
 """Columns in pairs against columns one by one, in value, gradient and parameters."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,20 +50,51 @@ def trunk(pairs, **options):
     return vgg.VGG16(width=1 / 16, pairs=pairs, **options)
 
 
-def test_a_trunk_of_pairs_has_the_same_parameters_levels_and_gradients(rng):
-    image = rng.normal(size=(1, 37, 64, 3)).astype(np.float32)
-    variables, drawn = (trunk(p).init(jax.random.key(1), image) for p in (False, True))
-    jax.tree.map(np.testing.assert_array_equal, variables, drawn)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_a_trunk_of_pairs_is_the_same_trunk(rng, norm):
+    image = rng.normal(size=(2, 37, 64, 3)).astype(np.float32)
 
     def loss(variables, pairs):
-        levels = trunk(pairs).apply(variables, image, train=True)
-        return sum(jnp.sum(level**2) for level in levels), levels
+        levels, updates = trunk(pairs, norm=norm).apply(
+            variables, image, train=True, mutable=["batch_stats"]
+        )
+        return sum(jnp.mean(level**2) for level in levels), (levels, updates)
 
-    results = [
-        jax.value_and_grad(loss, has_aux=True)(variables, p) for p in (False, True)
-    ]
+    with jax.numpy_rank_promotion("allow"):  # Of flax's norm layers.
+        variables, drawn = (
+            trunk(p, norm=norm).init(jax.random.key(1), image) for p in (False, True)
+        )
+        jax.tree.map(np.testing.assert_array_equal, variables, drawn)
+        results = [
+            jax.value_and_grad(loss, has_aux=True)(variables, p) for p in (False, True)
+        ]
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), *results
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0.01, atol=1e-3), *results
+    )
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_of_pairs_is_that_of_columns(rng, train):
+    x = rng.normal(2.0, 3.0, size=(2, 4, 6, 5)).astype(np.float32)
+    options = dict(use_running_average=not train, momentum=0.9, dtype=jnp.float32)
+    params = {name: rng.normal(size=5).astype(np.float32) for name in ("scale", "bias")}
+    stats = {
+        "mean": rng.normal(size=5).astype(np.float32),
+        "var": rng.uniform(1, 2, size=5).astype(np.float32),
+    }
+    variables = {"params": params, "batch_stats": stats}
+    with jax.numpy_rank_promotion("allow"):
+        expected, expected_stats = nn.BatchNorm(**options).apply(
+            variables, x, mutable=["batch_stats"]
+        )
+    found, found_stats = column_pairs.BatchNorm(**options).apply(
+        variables, column_pairs.paired(x), mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(column_pairs.single(found), expected, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        found_stats,
+        expected_stats,
     )
 
 
@@ -85,6 +117,7 @@ def convolved_shapes(module, image):
         (dict(pairs=False), 64, 1),
         (dict(pairs=True), 63, 1),
         (dict(pairs=True, norm="group", group_size=4), 64, 1),
+        (dict(pairs=True, norm="batch"), 64, 2),
         (dict(pairs=True, remat=True), 64, 2),
     ],
 )
