@@ -4,8 +4,8 @@ r"""Images a second of the input pipeline, beside tf.data making the same batche
       [--batch_size=32] [--batches=16] [--threads=1,2] [--rounds=7]
 
 DIR is a folder of JPEG images with COCO annotation files, as configs/coco_folder.py
-takes it; --threads counts decoding threads, all cores by default: 1, 2 and all. Both
-pipelines read records, decode, shrink by areas what is larger than the canvas, pad
+takes it; --threads are numbers of decoding threads (1, 2 and all cores). Both pipelines
+read records, decode, shrink by areas what is larger than the canvas, pad
 image and boxes, and batch. tf.data reads them one after the other, in the order that
 ours draws at random: it does not have to shuffle. The batches are compared first:
 equal, but for the pixels of images that were shrunk, which may differ by one in 255.
