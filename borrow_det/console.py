@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import tqdm
 
+# Of a line's time: below it, faster loading would hardly be noticed.
+_LONG_WAIT = 0.05
+
 
 class Console:
     """Progress of a run of `num_steps` steps."""
@@ -39,10 +42,12 @@ class Console:
             rate = means["images_per_second"]
             left = self._time_left(step)
             self.line(
-                f"step {step}/{self._num_steps}  {text}  {rate:.1f} images/s  {left}"
+                f"step {step}/{self._num_steps}  {text}  {rate:.1f} images/s"
+                f"{_wait(means)}  {left}"
             )
         else:
-            self._bar.set_postfix_str(f"loss {means['loss']:.4f}", refresh=False)
+            loss = f"loss {means['loss']:.4f}{_wait(means)}"
+            self._bar.set_postfix_str(loss, refresh=False)
 
     def evaluation(
         self, step: int, source, metrics: dict[str, float], names: Sequence[str]
@@ -62,3 +67,9 @@ class Console:
         per_step = (time.monotonic() - self._first[1]) / (step - self._first[0])
         seconds = round(per_step * (self._num_steps - step))
         return f"{seconds // 60}:{seconds % 60:02d} left"
+
+
+def _wait(means):
+    """Says so where steps wait for their batches."""
+    share = means["data_wait"]
+    return f"  data_wait {share:.0%}" if share >= _LONG_WAIT else ""

@@ -20,7 +20,7 @@ class StepTimer:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what waits for the next batch."""
+        """Around what waits for the next batch, and sends it to the devices."""
         before = time.monotonic()
         yield
         self._waited += time.monotonic() - before
@@ -36,8 +36,8 @@ class StepTimer:
         """Of the `steps` steps since the last call.
 
         `step_time` in seconds, `images_per_second` of all devices together, and
-        `data_wait`, the share of the time that the loop stood waiting for a batch. As
-        the device has work left meanwhile, it may have waited less.
+        `data_wait`, the share of the time that the loop stood waiting for a batch or
+        sent it off. As the device has work left meanwhile, it may have waited less.
         """
         elapsed = max(time.monotonic() - self._start - self._paused, 1e-9)
         metrics = {

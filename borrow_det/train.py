@@ -36,8 +36,9 @@ TASKS = {
     "detection": detection.DetectionTask,
     "classification": classification.ClassificationTask,
 }
-# Steps that the host may be ahead of the device: enough to keep it busy, and few enough
-# for a checkpoint within seconds of a notice of preemption.
+# Steps that the host may be ahead of the device: enough to keep it busy and to have its
+# next batches on it before it asks, and few enough for a checkpoint within seconds of a
+# notice of preemption.
 _STEPS_AHEAD = 2
 
 
@@ -200,8 +201,8 @@ class Run:
         running = collections.deque()
         for step in range(self.start + 1, self.config.num_steps + 1):
             with timer.waiting():
-                batch = next(batches)
-            running.append(self._one_step(step, sharding.put_batch(batch, self.mesh)))
+                batch = sharding.put_batch(next(batches), self.mesh)
+            running.append(self._one_step(step, batch))
             if len(running) > _STEPS_AHEAD:
                 jax.block_until_ready(running.popleft())
             last = step == self.config.num_steps

@@ -84,7 +84,9 @@ def _dataset():
     # around it; objects with a side of fewer pixels, of the original, are left out.
     dataset.crop_context = 0.0
     dataset.min_crop_side = 1.0
-    dataset.num_threads = 2  # Decoding threads of this process.
+    # Decoding threads of this process: one for each core that is to decode. Each holds
+    # up to two batches ready. README.md, "Waiting for data", has rates.
+    dataset.num_threads = 4
     dataset.num_workers = 0  # Decoding processes beside it; 0: threads only.
     return dataset
 

@@ -1,5 +1,7 @@
 """One step: the same, within rounding, however a batch and a state are divided."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from borrow_det import sharding, train, train_step
 from borrow_det.data import pipeline, sources
 from borrow_det.tasks import detection
+from borrow_det.tools import compiled_report
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,29 @@ def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
         check, state.ema_params, jax.device_get(first.params), state.params
     )
     assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
+    monkeypatch.setattr(sharding, "_MIN_SPLIT_SIZE", 64)
+    config = make_tiny_config()
+    config.ema_decay = 0.25
+    mesh = sharding.make_mesh({"data": -1, "fsdp": fsdp})
+    source = sources.load(config.dataset, "train")
+    batch = sharding.put_batch(next(pipeline.train_batches(source, config)), mesh)
+    task = make_task(config)
+    state = train_step.init_state(task, config, mesh)
+    step = train_step.make_train_step(task, config, mesh)
+    new_state, _ = step(state, batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))
+    # Each array of a device takes the place of the one it comes from.
+    compiled = step.lower(new_state, batch).compile()
+    held = [leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(new_state)]
+    assert compiled_report.memory(compiled)["donated"] == sum(held)
+    aliases = re.search(r"input_output_alias={(.*?)}, entry", compiled.as_text())
+    pairs = re.findall(r"{(\d+)}: \((\d+), {}", aliases[1])
+    assert pairs == [(str(i), str(i)) for i in range(len(held))]
 
 
 @pytest.mark.parametrize(

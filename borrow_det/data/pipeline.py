@@ -326,7 +326,7 @@ def decode_image(record: dict, name: str) -> np.ndarray:
     """uint8 [height, width, 3] RGB at the original size."""
     encoded = np.frombuffer(record["image"], np.uint8)
     # Stored images are upright already: an orientation tag would turn them again.
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(encoded, flags) if len(encoded) else None
     if image is None:
         raise InputError(f"{name} does not decode: prepare the set again")
@@ -335,7 +335,7 @@ def decode_image(record: dict, name: str) -> np.ndarray:
             f"{name} decodes to {image.shape[1]} x {image.shape[0]} pixels, but its "
             f"record says {record['width']} x {record['height']}: prepare the set again"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def to_canvas(

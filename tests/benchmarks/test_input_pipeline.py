@@ -1,0 +1,70 @@
+"""Both pipelines of the benchmark make the same batches."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from borrow_det.data import sources
+
+
+@pytest.fixture(scope="module")
+def input_pipeline():
+    pytest.importorskip("tensorflow", reason="requirements-tf.txt has it")
+    from benchmarks import input_pipeline
+
+    return input_pipeline
+
+
+@pytest.fixture
+def both(input_pipeline, tiny_config, tmp_path):
+    """A function of a canvas: functions that make our and tf.data's batches."""
+
+    def both(canvas, count=4):
+        tiny_config.dataset.canvas = canvas
+        source = sources.load(tiny_config.dataset, "train")
+        records = tmp_path / "records.tfrecord"
+        input_pipeline.write_records(records, source, tiny_config, count)
+        ours = functools.partial(
+            input_pipeline.our_batches, source, tiny_config, 2, count
+        )
+        return ours, input_pipeline.tf_batches(records, tiny_config, 2)
+
+    return both
+
+
+# The scenes are 64 pixels wide and high.
+@pytest.mark.parametrize("canvas", [(64, 64), (80, 100)])
+def test_images_that_fit_are_equal_to_the_last_bit(input_pipeline, both, canvas):
+    ours, theirs = both(canvas)
+    assert input_pipeline.compare(ours, theirs) == 0.0
+    batches = list(ours())
+    # Four batches of four: more than one epoch of the twelve scenes.
+    assert [len(b["image"]) for b in batches] == [4, 4, 4, 4]
+    assert len({i for b in batches for i in b["image_id"].tolist()}) == 12
+    assert batches[0]["box_mask"].any(axis=1).all()
+
+
+def test_images_that_are_shrunk_differ_by_roundings(input_pipeline, both):
+    # A quotient of no whole number, and a canvas that is no square.
+    ours, theirs = both((40, 72))
+    assert 0 < input_pipeline.compare(ours, theirs) < 0.5
+    first = next(ours())
+    np.testing.assert_array_equal(first["image_size"], [[40, 40]] * 4)
+    assert not first["image"][:, :, 40:].any()
+
+
+@pytest.mark.parametrize("field", ["image", "boxes", "labels", "box_mask", "ignore"])
+def test_batches_that_differ_are_not_measured(input_pipeline, both, field):
+    ours, theirs = both((64, 64), count=1)
+    (batch,) = ours()
+    changed = batch[field].copy()
+    changed.flat[0] = ~changed.flat[0] if changed.dtype == bool else changed.flat[0] + 2
+    with pytest.raises(AssertionError):
+        input_pipeline.compare(lambda: iter([batch | {field: changed}]), theirs)
+
+
+def test_rates_are_of_images_and_ratios_of_rounds(input_pipeline):
+    calls = {("ours", 1): np.array([2.0, 1.0, 4.0]), ("tf.data", 1): np.full(3, 4.0)}
+    found = input_pipeline.summary({"clock": calls}, threads=1, images=80)
+    assert found == {"clock": {"ours": 40.0, "tf.data": 20.0, "ratio": [1.5, 2, 3]}}

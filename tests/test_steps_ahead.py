@@ -1,0 +1,68 @@
+"""What the host does while the devices work: it sends the next batches."""
+
+import jax
+import numpy as np
+import pytest
+
+from borrow_det import sharding, train
+
+
+@pytest.fixture(autouse=True)
+def optax_promotes():
+    """Integers are promoted inside of optax."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+class Watched:
+    """A metric that records when the host waits for it or takes it."""
+
+    def __init__(self, value, step, events):
+        self.value, self.step, self.events = value, step, events
+
+    def _record(self, event):
+        if self.events[-1] != (event, self.step):
+            self.events.append((event, self.step))
+
+    def block_until_ready(self):
+        self._record("waited for")
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        self._record("taken")
+        return np.asarray(self.value)
+
+
+def test_batches_are_on_the_devices_steps_ahead_and_nothing_is_taken_between_lines(
+    tiny_config, tmp_path, monkeypatch
+):
+    events = []
+    make_step, put_batch = train.make_train_step, sharding.put_batch
+
+    def make_watched_step(*args):
+        train_step = make_step(*args)
+
+        def step(state, batch):
+            number = sum(event == "begun" for event, _ in events) + 1
+            events.append(("begun", number))
+            state, metrics = train_step(state, batch)
+            return state, {n: Watched(v, number, events) for n, v in metrics.items()}
+
+        return step
+
+    def watched_put(batch, mesh):
+        events.append(("put", sum(event == "put" for event, _ in events) + 1))
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(train, "make_train_step", make_watched_step)
+    monkeypatch.setattr(sharding, "put_batch", watched_put)
+    tiny_config.num_steps = tiny_config.log_every = tiny_config.checkpoint_every = 5
+    tiny_config.eval_every = 5
+    train.train_and_evaluate(tiny_config, tmp_path / "W")
+    # Two steps are queued behind the one that is waited for.
+    expected = [("put", 1), ("begun", 1), ("put", 2), ("begun", 2)]
+    for step in (1, 2, 3):
+        expected += [("put", step + 2), ("begun", step + 2), ("waited for", step)]
+    expected += [("taken", step) for step in (1, 2, 3, 4, 5)]
+    # After them it evaluates.
+    assert events[: len(expected)] == expected
