@@ -50,9 +50,31 @@ def convert(
             )
         except Exception as error:  # Of what it does not know it says anything.
             raise InputError(f"jax2onnx does not convert this run: {error}") from error
+    _tidy(model.graph)
     properties = {name: json.dumps(value) for name, value in metadata.items()}
     onnx.helper.set_model_props(model, properties)
     return model.SerializeToString()
+
+
+def _tidy(graph) -> set[str]:
+    """Takes out of a graph, and those inside it, what onnxruntime would complain of.
+
+    That is the converter's shapes of intermediate values, some of which are wrong and
+    all of which onnxruntime finds itself, and constants that nothing uses.
+
+    Returns:
+      The names that the graph uses.
+    """
+    used = {output.name for output in graph.output}
+    for node in graph.node:
+        used.update(node.input)
+        inner = (a.g for a in node.attribute if a.HasField("g"))
+        used.update(*map(_tidy, inner))
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.value_info[:]
+    return used
 
 
 def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,11 +86,9 @@ def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
     with _installed():
         import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # The converter leaves constants that nothing uses.
     try:
         session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
+            model, providers=["CPUExecutionProvider"]
         )
         found = session.run(None, dict(zip(_INPUTS, arrays, strict=True)))
     except Exception as error:  # Of its own kinds, one a status.

@@ -215,14 +215,14 @@ def test_a_run_in_bfloat16_with_flash_attention(flash_run, scenes, tmp_path):
 @needs_converter
 @pytest.mark.usefixtures("lax_types")
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capsys, count):
+def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
     import onnxruntime
 
     output = tmp_path / "detector.onnx"
     assert run(tiny_run.workdir, output, "--format=onnx") == 0
-    out, err = capsys.readouterr()
-    assert (out.count("\n"), err) == (1, "")
     session = onnxruntime.InferenceSession(output)
+    out, err = capfd.readouterr()
+    assert (out.count("\n"), err) == (1, "")
     images, sizes = (values[:count] for values in scenes_on_canvases(scenes))
     found = session.run(None, {"image": images, "image_size": sizes})
     names = [output.name for output in session.get_outputs()]
