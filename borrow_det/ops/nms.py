@@ -179,7 +179,9 @@ def top_k(values: Array, k: int) -> tuple[Array, Array]:
     best, place = jax.lax.top_k(inside.reshape(batch, -1), k)
     row = jax.lax.div(place, _BLOCK)  # Not //, as above.
     block = jnp.take_along_axis(chosen, row, axis=1)
-    return best, (block - row) * _BLOCK + place
+    # As a difference: jax2onnx takes half of a sum, of which two classes make their
+    # division, for a mean of floats.
+    return best, place - (row - block) * _BLOCK
 
 
 def _fixed_point(above, valid):

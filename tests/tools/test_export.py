@@ -19,7 +19,8 @@ import pytest
 from borrow_det import workdir as workdir_lib
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tasks.detector import Detector
-from borrow_det.tools import command, export
+from borrow_det.tools import command, export, onnx_model
+from configs import ssd300_coco
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -248,6 +249,25 @@ def test_an_onnx_model_computes_in_float32(flash_run, scenes, tmp_path):
     names = [output.name for output in session.get_outputs()]
     expected = detect_in(flash_run, "float32", images, sizes)
     assert_same(dict(zip(names, found, strict=True)), expected)
+
+
+@needs_converter
+@pytest.mark.usefixtures("lax_types")
+def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
+    config = ssd300_coco.get_config()
+    config.model.width = 1 / 32
+    config.dataset.canvas = (64, 64)
+    config.nms.max_per_class = config.nms.max_total = 20
+    classes = workdir_lib.Classes(("a", "b"), (1, 2))
+    variables = jax.jit(DetectionTask(config, 2).init)(jax.random.key(0))
+    # Else all scores were 0 or 1.
+    variables = jax.tree.map(lambda array: 0.7 * array, variables)
+    detector = Detector(config, classes, variables, step=0)
+    model, _ = export.to_onnx(detector, 1)
+    images, sizes = (values[2:] for values in scenes_on_canvases(scenes))
+    expected = detector(images, sizes)
+    assert 0.4 < expected["scores"].max() < 0.999
+    assert_same(onnx_model.run(model, images, sizes), expected)
 
 
 @pytest.fixture
