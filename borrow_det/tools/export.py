@@ -118,10 +118,11 @@ def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     sizes = np.tile(np.array(detector.canvas, np.int32), (shape[0], 1))
     found = onnx_model.run(content, noise, sizes)
-    expected = jax.jit(function)(noise, sizes)
-    scores, boxes = (
-        np.abs(found[name] - expected[name]).max() for name in ("scores", "boxes")
-    )
+    expected = jax.device_get(jax.jit(function)(noise, sizes))
+    scores = np.abs(found["scores"] - expected["scores"]).max()
+    # From the nearest: nearly equal scores change places.
+    pairs = np.abs(found["boxes"][:, :, None] - expected["boxes"][:, None])
+    boxes = pairs.max(axis=-1).min(axis=-1).max()
     return content, (
         f"on noise its scores are {scores:.0e} off this run's at most, its boxes "
         f"{boxes:.0e}"
