@@ -45,7 +45,7 @@ class SSDTrunk(VGGStages):
         512, 1024, and each extra layer's `channels`, times `width`.
         """
         *_, conv4_3, conv5_3 = self.conv_stages(image, train)
-        x = nn.max_pool(conv5_3, (3, 3), strides=(1, 1), padding="SAME")
+        x = nn.max_pool(conv5_3, window_shape=(3, 3), strides=(1, 1), padding="SAME")
         x = self.block(x, train, "conv_fc6", FC_CHANNELS, dilation=6, padding=6)
         x = self.block(x, train, "conv_fc7", FC_CHANNELS, kernel=1)
         levels = [conv4_3, x]

@@ -44,7 +44,7 @@ def iou(a: Array, b: Array) -> Array:
     """Pairwise IoU [..., N, M], in [0, 1]; zero where both boxes are empty."""
     overlap = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - overlap
-    return jnp.where(union > 0, overlap / jnp.where(union > 0, union, 1), 0)
+    return jnp.where(union > 0, overlap / jnp.where(union > 0, union, 1.0), 0.0)
 
 
 def encode(boxes: Array, anchors: Array, variances: tuple[float, float]) -> Array:

@@ -94,8 +94,8 @@ def class_wise_nms(
     found = jax.lax.while_loop(lambda state: ~jnp.all(state.done), part, start)
     mask = found.scores > -jnp.inf
     return Detections(
-        boxes=jnp.where(mask[..., None], found.boxes, 0),
-        scores=jnp.where(mask, found.scores, 0),
+        boxes=jnp.where(mask[..., None], found.boxes, 0.0),
+        scores=jnp.where(mask, found.scores, 0.0),
         labels=jnp.where(mask, found.labels, 0),
         mask=mask,
     )
@@ -106,8 +106,10 @@ def _part(boxes, candidates, iou, max_per_class, state):
     classes = candidates.shape[2]
     room = max_per_class - state.entered  # Candidates that may still enter.
     best, place = _next_best(candidates, room, state)
-    labels = place % classes
-    these = jnp.take_along_axis(boxes, (place // classes)[..., None], axis=1)
+    # Not //, which asks for the signs as well: indices have none.
+    anchor = jax.lax.div(place, classes)
+    labels = place - anchor * classes
+    these = jnp.take_along_axis(boxes, anchor[..., None], axis=1)
 
     same = labels[:, :, None] == labels[:, None, :]
     above = same & jnp.tri(best.shape[1], k=-1, dtype=bool)[None]
@@ -124,7 +126,8 @@ def _part(boxes, candidates, iou, max_per_class, state):
     # What was kept before comes first, and ranks higher.
     scores = jnp.concatenate([state.scores, jnp.where(keep, best, -jnp.inf)], axis=1)
     kept, of = jax.lax.top_k(scores, state.scores.shape[1])
-    entered = jax.nn.one_hot(labels, classes, dtype=jnp.bool_) & enters[..., None]
+    of_class = labels[..., None] == jnp.arange(classes, dtype=jnp.int32)[None, None]
+    entered = of_class & enters[..., None]
     both = jnp.concatenate([state.boxes, these], axis=1)
     return _State(
         boxes=jnp.take_along_axis(both, of[..., None], axis=1),
@@ -174,8 +177,11 @@ def top_k(values: Array, k: int) -> tuple[Array, Array]:
     chosen = jnp.sort(chosen, axis=-1)
     inside = jnp.take_along_axis(blocks, chosen[..., None], axis=1)
     best, place = jax.lax.top_k(inside.reshape(batch, -1), k)
-    block = jnp.take_along_axis(chosen, place // _BLOCK, axis=1)
-    return best, block * _BLOCK + place % _BLOCK
+    row = jax.lax.div(place, _BLOCK)  # Not //, as above.
+    block = jnp.take_along_axis(chosen, row, axis=1)
+    # As a difference: jax2onnx takes half of a sum, of which two classes make their
+    # division, for a mean of floats.
+    return best, place - (row - block) * _BLOCK
 
 
 def _fixed_point(above, valid):

@@ -253,7 +253,7 @@ class DetectionTask:
         boxes, scores = self.boxes_and_scores(predictions)
         config = self.config.nms
         if config.clip == "before":
-            boxes = jnp.clip(boxes, 0, 1)
+            boxes = jnp.clip(boxes, 0.0, 1.0)
         found = nms.class_wise_nms(
             boxes,
             scores,
@@ -262,7 +262,7 @@ class DetectionTask:
             max_per_class=config.max_per_class,
             max_total=config.max_total,
         )
-        return found._replace(boxes=jnp.clip(found.boxes, 0, 1))
+        return found._replace(boxes=jnp.clip(found.boxes, 0.0, 1.0))
 
     def boxes_and_scores(self, predictions: ssd.Predictions) -> tuple[Array, Array]:
         """What each anchor says, float32: boxes [B, A, 4], scores [B, A, classes]."""

@@ -55,6 +55,7 @@ class Detector:
       canvas: (height, width) in pixels that images are laid on.
       input_size: (height, width) of the network's input in pixels.
       levels: the maps that detections are made on, shallow to deep.
+      variables: {params, batch_stats}, of `task`.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Detector:
         self.config = config
         self.task = DetectionTask(config, len(classes.class_names))
         self.levels = levels_of(self.task)
-        self._variables = variables
+        self.variables = variables
         self._detect = jax.jit(self.task.detect)
         self._attend = jax.jit(self._detect_and_attend)
 
@@ -97,12 +98,12 @@ class Detector:
         Returns NumPy arrays: boxes [B, K, 4] normalised to the image, scores [B, K],
         labels [B, K] and mask [B, K], false where there is no detection.
         """
-        found = self._detect(self._variables, image, image_size)
+        found = self._detect(self.variables, image, image_size)
         return jax.device_get(found._asdict())
 
     def attend(self, image: np.ndarray, image_size: np.ndarray) -> Attended:
         """As a call, and the matching scores that the detections were made with."""
-        return jax.device_get(self._attend(self._variables, image, image_size))
+        return jax.device_get(self._attend(self.variables, image, image_size))
 
     def _detect_and_attend(self, variables, image, image_size):
         predictions = self.task.forward(variables, image, image_size)

@@ -64,7 +64,7 @@ def test_attending_detects_the_same_and_shows_the_matching(tiny_run):
         np.testing.assert_allclose(
             getattr(attended.detections, name), values, atol=1e-6, err_msg=name
         )
-    variables = run._variables
+    variables = run.variables
     matchings = jax.jit(run.task.forward)(variables, image, size).matchings
     assert attended.P.keys() == matchings.keys() == {0}
     np.testing.assert_allclose(attended.P[0], matchings[0].scores, atol=1e-6)
