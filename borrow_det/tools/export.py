@@ -84,7 +84,11 @@ def to_stablehlo(
     """
     # Written out, plain and blocks run everywhere; what cuDNN has would not.
     form = detector.config.borrow.attention
-    task = _task(detector, attention="plain" if form == "plain" else "blocks")
+    task = _task(
+        detector,
+        attention="plain" if form == "plain" else "blocks",
+        first_stage="pairs" if tuple(platforms) == ("tpu",) else "plain",
+    )
     exported = jax.export.export(
         jax.jit(_function(task, detector.variables)), platforms=tuple(platforms)
     )(*_inputs(detector, batch))
@@ -110,7 +114,7 @@ def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
     """
     # The converter's loops over blocks come out wrong, and onnxruntime has few
     # operators in bfloat16.
-    task = _task(detector, attention="plain", dtype="float32")
+    task = _task(detector, attention="plain", first_stage="plain", dtype="float32")
     function = _function(task, detector.variables)
     about = metadata(detector, batch, task.config)
     content = onnx_model.convert(function, _inputs(detector, batch), about)
@@ -154,10 +158,13 @@ def metadata(detector: Detector, batch: int | None, config) -> dict:
     }
 
 
-def _task(detector: Detector, attention: str, **fields: str) -> DetectionTask:
+def _task(
+    detector: Detector, attention: str, first_stage: str, **fields: str
+) -> DetectionTask:
     """The run's task with some fields of how it computes set otherwise."""
     config = detector.config.copy_and_resolve_references()
     config.borrow.attention = attention
+    config.first_stage = first_stage
     config.update(fields)
     return DetectionTask(config, len(detector.class_names))
 
