@@ -39,7 +39,7 @@ TASKS = {
 # Steps that the host may be ahead of the device: enough to keep it busy and to have its
 # next batches on it before it asks, and few enough for a checkpoint within seconds of a
 # notice of preemption.
-_STEPS_AHEAD = 2
+STEPS_AHEAD = 2
 
 
 def train_and_evaluate(
@@ -203,7 +203,7 @@ class Run:
             with timer.waiting():
                 batch = sharding.put_batch(next(batches), self.mesh)
             running.append(self._one_step(step, batch))
-            if len(running) > _STEPS_AHEAD:
+            if len(running) > STEPS_AHEAD:
                 jax.block_until_ready(running.popleft())
             last = step == self.config.num_steps
             if last or step % self.config.log_every == 0:

@@ -159,6 +159,13 @@ class DetectionTask:
             train=True,
             mutable=["batch_stats"],
         )
+        loss, terms = self.loss_of(predictions, examples, totals)
+        return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
+
+    def loss_of(
+        self, predictions: ssd.Predictions, examples: Examples, totals: dict
+    ) -> tuple[Array, dict[str, Array]]:
+        """The loss of what the network says of examples, and its terms; see `loss`."""
         config = self.config.loss
         terms = {
             name: total / totals["positives"]
@@ -172,7 +179,7 @@ class DetectionTask:
             )
             terms["matching"] = total / totals["descriptors"]
             loss = loss + config.matching * terms["matching"]
-        return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
+        return loss, terms
 
     def _box_losses(self, predictions, examples):
         """SSD's two losses, summed over anchors and images."""

@@ -33,20 +33,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from borrow_det import command_line, config_check, sharding
-from borrow_det.data import coco_classes, scale_pairs, sources
 from borrow_det.errors import InputError, check_choice
-from borrow_det.tools import command, tpu_programs
+from borrow_det.tools import class_count, command, tpu_programs
 from borrow_det.train import TASKS
-
-# Of the sets whose classes are known without their files.
-_CLASSES = {
-    "scale_pairs": len(scale_pairs.SPECIES),
-    "coco/2017": len(coco_classes.NAMES),
-    "voc": 20,
-    "wider_face": 1,
-    "kitti": 8,
-    "imagenet2012": 1000,
-}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     mesh = sharding.make_mesh(config.mesh, devices)
     _round_batches(config, mesh.size, options)
     config_check.check(config, TASKS, mesh.size)
-    num_classes = options.num_classes or _count_classes(config)
+    num_classes = class_count.of(config, options.num_classes)
     make_task = functools.partial(TASKS[config.task], num_classes=num_classes)
     report = {
         "topology": options.topology,
@@ -116,17 +105,6 @@ def _log(program, found):
     )
 
 
-def _count_classes(config) -> int:
-    """From what is known of the set, else from its files."""
-    known = _CLASSES.get(config.dataset.name)
-    if known:
-        return known
-    try:
-        return len(sources.load(config.dataset, config.dataset.train_split).class_names)
-    except InputError as error:
-        raise InputError(f"{error}; or give --num_classes") from error
-
-
 def _flags(argv) -> flags.FlagValues:
     values = flags.FlagValues()
     text = {"flag_values": values}
@@ -151,13 +129,7 @@ def _flags(argv) -> flags.FlagValues:
     flags.DEFINE_boolean(
         "largest_batch", False, "Look for the largest batch that fits.", **text
     )
-    flags.DEFINE_integer(
-        "num_classes",
-        None,
-        "Without background; those of the data set.",
-        lower_bound=1,
-        **text,
-    )
+    class_count.define_flag(values)
     flags.mark_flag_as_required("config", values)
     return values
 
