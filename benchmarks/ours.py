@@ -87,27 +87,38 @@ def draw_variables(task: DetectionTask, seed: int = 0) -> dict:
     return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(drawn)
 
 
-def make_batch(config: ml_collections.ConfigDict, seed: int = 0) -> dict[str, Any]:
+def make_batch(
+    config: ml_collections.ConfigDict,
+    seed: int = 0,
+    *,
+    classes: int = CLASSES,
+    objects: int = OBJECTS,
+) -> dict[str, Any]:
     """A training batch of noise, NumPy.
 
     An image's objects are of two classes, small and large ones of each: every small
-    one has something to borrow from.
+    one has something to borrow from, where there are four or more.
+
+    Args:
+      config: has the size and the number of images.
+      seed: of the draws.
+      classes: labels are below.
+      objects: of an image.
     """
     random = np.random.default_rng(seed)
     batch, side = config.batch_size, config.input_size[0]
-    sides = np.where(np.arange(OBJECTS) % 2, 0.1, 0.4) * random.uniform(
-        0.8, 1.2, (batch, OBJECTS)
-    )
-    corner = random.uniform(0, 1 - sides[..., None], (batch, OBJECTS, 2))
+    shape, number = (batch, objects), np.arange(objects)
+    sides = np.where(number % 2, 0.1, 0.4) * random.uniform(0.8, 1.2, shape)
+    corner = random.uniform(0, 1 - sides[..., None], (*shape, 2))
     boxes = np.concatenate([corner, corner + sides[..., None]], axis=-1)
-    of_image = random.integers(0, CLASSES, (batch, 2))
+    of_image = random.integers(0, classes, (batch, 2))
     return {
         "image": random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
         "image_size": np.full((batch, 2), side, np.int32),
         "boxes": boxes.astype(np.float32),
-        "labels": np.repeat(of_image, OBJECTS // 2, axis=1).astype(np.int32),
-        "box_mask": np.ones((batch, OBJECTS), bool),
-        "ignore": np.zeros((batch, OBJECTS), bool),
+        "labels": of_image[:, 2 * number // objects].astype(np.int32),
+        "box_mask": np.ones(shape, bool),
+        "ignore": np.zeros(shape, bool),
     }
 
 

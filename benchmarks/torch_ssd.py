@@ -312,7 +312,10 @@ class Trainer:
         kernels = [p for p in parameters if p.ndim == 4]
         others = [p for p in parameters if p.ndim != 4]
         self._optimizer = torch.optim.SGD(
-            [{"params": kernels, "weight_decay": optimizer.weight_decay}, {"params": others}],
+            [
+                {"params": kernels, "weight_decay": optimizer.weight_decay},
+                {"params": others},
+            ],
             lr=optimizer.learning_rate,
             momentum=optimizer.momentum,
         )
