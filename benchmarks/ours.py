@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from borrow_det.train_step import (
     make_train_step,
     place,
 )
-from configs import ssd300_coco
+from configs import ssd300_coco, ssd512_coco
 
 CLASSES = 90  # COCO's ids as torchvision counts them; background beside them.
 OBJECTS = 8  # An image.
@@ -34,23 +34,30 @@ _LEARNING_RATE = 1e-8
 def make_config(
     borrow: bool,
     *,
+    model: str = "ssd300",
     batch: int,
-    size: int = 300,
+    size: int | None = None,
     width: float = 1.0,
     dtype: str = "float32",
     micro_batch: int = 0,
 ) -> ml_collections.ConfigDict:
-    """SSD300 as torchvision trains it, with borrowing or without; no augmentation.
+    """SSD300 as torchvision trains it, or SSD512; no augmentation.
 
     Args:
       borrow: whether its levels borrow.
+      model: ssd300 or ssd512.
       batch: images a step.
-      size: the input's side in pixels; at least 257, from which on no map is empty.
+      size: the input's side in pixels, the model's own by default; for ssd300 at least
+        257, from which on no map is empty.
       width: of the trunk.
       dtype: of convolutions and products.
       micro_batch: images a pass; 0: all.
     """
-    config = ssd300_coco.get_config(f"reference=torchvision,borrow={borrow}")
+    if model == "ssd300":
+        config = ssd300_coco.get_config(f"reference=torchvision,borrow={borrow}")
+    else:
+        config = ssd512_coco.get_config(f"borrow={borrow}")
+    size = size or config.input_size[0]
     config.batch_size = config.eval_batch_size = batch
     config.micro_batch = micro_batch
     config.input_size = config.dataset.canvas = (size, size)
@@ -87,6 +94,12 @@ def draw_variables(task: DetectionTask, seed: int = 0) -> dict:
     return {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(drawn)
 
 
+def noise(batch: int, side: int, seed: int = 0) -> np.ndarray:
+    """Images uint8 [batch, side, side, 3]."""
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+
+
 def make_batch(
     config: ml_collections.ConfigDict,
     seed: int = 0,
@@ -113,7 +126,7 @@ def make_batch(
     boxes = np.concatenate([corner, corner + sides[..., None]], axis=-1)
     of_image = random.integers(0, classes, (batch, 2))
     return {
-        "image": random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8),
+        "image": noise(batch, side, seed),
         "image_size": np.full((batch, 2), side, np.int32),
         "boxes": boxes.astype(np.float32),
         "labels": of_image[:, 2 * number // objects].astype(np.int32),
@@ -226,24 +239,37 @@ class Spread(NamedTuple):
     background: float
 
 
-def find_spread(
-    task: DetectionTask, variables: dict, image: np.ndarray, candidates: int
+def find_spread(task: DetectionTask, variables: dict, candidates: int) -> Spread:
+    """What makes the scores of drawn variables those of a trained detector.
+
+    Runs on the CPU; the task's dtype should be float32.
+    """
+    image = noise(1, task.input_size[0]).astype(np.float32)
+    with jax.default_device(jax.devices("cpu")[0]):
+        said = forward(task, variables, image)()
+    counts = np.prod(task.level_shapes, axis=1)
+    counts = counts * anchor_ops.anchors_per_position(task.config.anchors)
+    logits, offsets = (np.asarray(x[0], np.float64) for x in said)
+    return spread_of(logits, offsets, counts, task.config.nms.score, candidates)
+
+
+def spread_of(
+    logits: np.ndarray,
+    offsets: np.ndarray,
+    counts: Sequence[int],
+    score: float,
+    candidates: int,
 ) -> Spread:
     """So that class logits have a deviation of 1 in each level, and offsets as well.
 
     Args:
-      task: its dtype should be float32: this runs on the CPU.
-      variables: as drawn.
-      image: uint8 [1, H, W, 3].
-      candidates: scores above `nms.score` that an image should have, in all classes;
-        0: as at the start of training, when background is like another class.
+      logits: of an image, [A, 1 + C].
+      offsets: [A, 4].
+      counts: the anchors of each level.
+      score: the least that a candidate has.
+      candidates: scores above it that the image should have, in all classes; 0: as at
+        the start of training, when background is like another class.
     """
-    cpu = jax.devices("cpu")[0]
-    with jax.default_device(cpu):
-        said = forward(task, variables, image.astype(np.float32))()
-    logits, offsets = (np.asarray(x[0], np.float64) for x in said)
-    counts = np.prod(task.level_shapes, axis=1)
-    counts = counts * anchor_ops.anchors_per_position(task.config.anchors)
     ends = np.cumsum(counts)[:-1]
     levels = np.split(logits, ends)
     class_scales = tuple(1 / float(np.std(level)) for level in levels)
@@ -252,8 +278,7 @@ def find_spread(
         return Spread(class_scales, box_scales, 0.0)
     pairs = zip(levels, class_scales, strict=True)
     scaled = np.concatenate([level * scale for level, scale in pairs])
-    background = _background(scaled, task.config.nms.score, candidates)
-    return Spread(class_scales, box_scales, background)
+    return Spread(class_scales, box_scales, _background(scaled, score, candidates))
 
 
 def _background(logits, score, candidates):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
+import jax
 import numpy as np
 
 from borrow_det.tools import timing
@@ -72,55 +73,77 @@ def error_line(error: BaseException) -> str:
 
 
 def compare(
-    makers: Mapping[str, Callable[[], Callable[[], object]]], rounds: int
+    makers: Mapping[str, Callable[[], Callable[[], object]]],
+    rounds: int,
+    *,
+    base: str = OURS,
+    seconds: float = float("inf"),
+    check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda said: {},
 ) -> dict[str, Any]:
-    """Times calls in turns (tools/timing.py) and holds the others against ours.
+    """Times calls in turns (tools/timing.py) and holds the others against `base`.
 
     Args:
-      makers: by name, OURS among them, what makes a call, and may take long. One that
-        fails, as its first call may, is left out and told of.
-      rounds: timings of each, after two calls that are not timed.
+      makers: by name, `base` among them, what makes a call, and may take long. One
+        that fails, as its first call may, is left out and told of.
+      rounds: timings of each, after the first, which are not counted.
+      base: the one that the others are held against.
+      seconds: about so long may all rounds take; slow calls have fewer, at least 3.
+      check: more figures, of what each call has returned: whether all did the same.
 
     Returns:
-      `ms`, the median of each; `speedup` of OURS over each other one: quartiles (lower,
-      median, upper) of that one's time over ours in the same round, so above 1 where
-      OURS is faster; `without`, the error line of each that failed.
+      `ms`, the median of each; `over_BASE` of each other one: quartiles (lower, median,
+      upper) of its time over that of `base` in the same round, so above 1 where `base`
+      is faster; `rounds`; `without`, the error line of each that failed.
     """
-    calls, without = {}, {}
+    calls, said, without, warm = {}, {}, {}, 0.0
     for name, make in makers.items():
         try:
-            calls[name] = make()
-            timing.in_turns({name: calls[name]}, 0)  # Its first call may fail, too.
+            call = make()
+            said[name] = jax.block_until_ready(call())
+            warm += float(timing.in_turns({name: call}, 1)[name][0])
+            calls[name] = call
         except Exception as error:
-            calls.pop(name, None)
             without[name] = error_line(error)
-    seconds = timing.in_turns(calls, rounds)
-    figures = {"ms": {n: 1e3 * float(np.median(s)) for n, s in seconds.items()}}
-    if ours := OURS in seconds:
-        figures["speedup"] = {
-            name: timing.ratio(taken, seconds[OURS])
-            for name, taken in seconds.items()
-            if name != OURS
+    checked = _checked(check, {name: said[name] for name in calls})
+    said.clear()
+    rounds = max(min(3, rounds), min(rounds, int(seconds / max(warm, 1e-9))))
+    taken = timing.in_turns(calls, rounds)
+    figures = {"ms": {n: 1e3 * float(np.median(s)) for n, s in taken.items()}}
+    if base in taken:
+        figures[f"over_{base}"] = {
+            name: timing.ratio(times, taken[base])
+            for name, times in taken.items()
+            if name != base
         }
-    if not ours or without:
+    figures |= {"rounds": rounds, **checked}
+    if without:
         figures["without"] = without
     return figures
 
 
+def _checked(check, said):
+    try:
+        return check(said)
+    except Exception as error:
+        return {"check": error_line(error)}
+
+
 def _table_line(record):
-    """A row for people: name, milliseconds, and ours against each other one."""
+    """A row for people: name, milliseconds, and the others against the base."""
     if "failed" in record:
         return f"{record['row']:28s} failed: {record['failed']}"
+    over = {name: v for name, v in record.items() if name.startswith("over_")}
     parts = []
-    speedup = record.get("speedup", {})
     for name, ms in record.get("ms", {}).items():
         part = f"{name} {ms:.4g} ms"
-        if name in speedup:
-            low, median, high = speedup[name]
-            part += f" = {median:.2f} x ours ({low:.2f}-{high:.2f})"
+        for field, ratios in over.items():
+            if name in ratios:
+                low, median, high = ratios[name]
+                base = field.removeprefix("over_")
+                part += f" = {median:.2f} x {base} ({low:.2f}-{high:.2f})"
         parts.append(part)
     parts += [f"{name}: {line}" for name, line in record.get("without", {}).items()]
-    shown = {"row", "ms", "speedup", "without"}
+    shown = {"row", "ms", "without", *over}
     parts += [f"{k} {_short(v)}" for k, v in record.items() if k not in shown]
     return f"{record['row']:28s} " + "; ".join(parts)
 

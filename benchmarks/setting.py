@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 
 import jax
 from absl import flags
@@ -97,8 +98,6 @@ def _start_cpu(threads):
 def _start_gpu():
     import torch
 
-    if not torch.cuda.is_available():
-        raise InputError("--device=gpu: PyTorch sees no GPU")
     jax.config.update("jax_platforms", "cuda,cpu")
     try:
         device = jax.devices()[0]
@@ -112,6 +111,5 @@ def _start_gpu():
 
 
 def _versions():
-    import torch
-
-    return {"jax": jax.__version__, "torch": torch.__version__}
+    names = ("jax", "flax", "torch", "torchvision", "numpy")
+    return {name: metadata.version(name) for name in names}

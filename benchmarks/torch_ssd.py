@@ -95,7 +95,7 @@ class Embed(nn.Module):
     """1x1 convolutions, one a level, concatenated over positions."""
 
     def __init__(self, params: Params):
-        """Takes Conv_0, Conv_1, …"""
+        """Takes Conv_0, Conv_1 and so on."""
         super().__init__()
         self.convs = nn.ModuleList(
             _conv(params[f"Conv_{i}"]) for i in range(len(params))
