@@ -1,4 +1,4 @@
-"""On a GPU: this project's detectors against torchvision's, and parts against PyTorch's.
+"""On a GPU: our detectors against torchvision's, and their parts against PyTorch's.
 
   python -m benchmarks.gpu_peers --device=gpu [--budget=480] [--mode=train] [--rows=…]
 

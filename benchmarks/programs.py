@@ -24,7 +24,7 @@ class Programs:
                 self._made[name] = self._pool.submit(make)
 
     def wait(self, seconds: float | None) -> None:
-        """Waits for all that were begun, at most so long (None: as long as it takes)."""
+        """Waits for all that were begun, at most so long; None: without end."""
         timeout = None if seconds is None else max(0.0, seconds)
         futures.wait(self._made.values(), timeout=timeout)
 
