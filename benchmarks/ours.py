@@ -27,8 +27,8 @@ from configs import ssd300_coco, ssd512_coco
 
 CLASSES = 90  # COCO's ids as torchvision counts them; background beside them.
 OBJECTS = 8  # An image.
-# So small that no weight grows, however many steps are timed.
-_LEARNING_RATE = 1e-8
+# So small that no weight changes, however many steps are timed.
+_LEARNING_RATE = 1e-14
 
 
 def make_config(

@@ -63,7 +63,7 @@ class Rows:
             except Exception as error:  # Of any library: the next row may do.
                 record = {"row": name, "failed": error_line(error)}
         self.put(record)
-        print(_table_line(record), file=sys.stderr, flush=True)
+        print(table_line(record), file=sys.stderr, flush=True)
 
 
 def error_line(error: BaseException) -> str:
@@ -106,7 +106,7 @@ def compare(
             without[name] = error_line(error)
     checked = _checked(check, {name: said[name] for name in calls})
     said.clear()
-    rounds = max(min(3, rounds), min(rounds, int(seconds / max(warm, 1e-9))))
+    rounds = int(np.clip(seconds / max(warm, 1e-9), min(3, rounds), rounds))
     taken = timing.in_turns(calls, rounds)
     figures = {"ms": {n: 1e3 * float(np.median(s)) for n, s in taken.items()}}
     if base in taken:
@@ -128,7 +128,7 @@ def _checked(check, said):
         return {"check": error_line(error)}
 
 
-def _table_line(record):
+def table_line(record):
     """A row for people: name, milliseconds, and the others against the base."""
     if "failed" in record:
         return f"{record['row']:28s} failed: {record['failed']}"
