@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 
-from benchmarks import ours
+from benchmarks import ours, torchvision_ssd
 from borrow_det.ops import attention, nms
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import program_cost
@@ -108,10 +109,6 @@ def their_matching(
     shape: MatchingShape, dtype: str, gradient: bool, device: str
 ) -> Callable[[], Any]:
     """The same by torch.nn.functional.scaled_dot_product_attention, of one head."""
-    import torch
-
-    from benchmarks.torchvision_ssd import synchronize
-
     *inputs, dZ = (
         torch.from_numpy(x).to(device, getattr(torch, dtype))[:, None]
         for x in matching_arrays(shape)
@@ -123,7 +120,7 @@ def their_matching(
     def call():
         Z = attend(*inputs, scale=shape.channels**-0.5)
         said = (Z, torch.autograd.grad(Z, inputs, dZ)) if gradient else Z
-        synchronize(device)
+        torchvision_ssd.synchronize(device)
         return said
 
     return call
@@ -201,10 +198,6 @@ def our_suppression(program: Callable[..., Any], data: Scored) -> Callable[[], A
 
 def their_suppression(data: Scored, options: Any, device: str) -> Callable[[], Any]:
     """The same by torchvision.ops.batched_nms."""
-    import torch
-
-    from benchmarks import torchvision_ssd
-
     boxes, scores = (torch.from_numpy(x).to(device) for x in data)
     return functools.partial(torchvision_ssd.suppress, boxes, scores, options, device)
 

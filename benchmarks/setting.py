@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 
 import jax
+import torch
+import torch._dynamo
 from absl import flags
 
 from benchmarks.rows import Rows, opened
@@ -66,6 +68,8 @@ def started(values: flags.FlagValues) -> Iterator[Rows]:
     # Both sides allocate from one GPU: neither may take it all beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = _start_cpu(values.threads) if values.device == "cpu" else _start_gpu()
+    # One program for each model and batch: none may count as too many.
+    torch._dynamo.config.recompile_limit = 64
     with opened(values.output) as file:
         rows = Rows(file, values.rows, values.budget)
         rows.put(
@@ -83,8 +87,6 @@ def started(values: flags.FlagValues) -> Iterator[Rows]:
 
 
 def _start_cpu(threads):
-    import torch
-
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < threads:
         raise InputError(f"--threads={threads}: this process has {len(cores)} cores")
@@ -96,8 +98,6 @@ def _start_cpu(threads):
 
 
 def _start_gpu():
-    import torch
-
     jax.config.update("jax_platforms", "cuda,cpu")
     try:
         device = jax.devices()[0]
