@@ -197,7 +197,11 @@ def _waves(options) -> tuple[list[Row], ...]:
             *(detector.borrow("ssd512", b) for b in (32, 1)),
             parts.trunk(32, True),
             *(parts.matching(b, gradient) for b in (8, 32) for gradient in both),
-            *(parts.nms(8732, 90, b, trained) for b in (1, 8, 32) for trained in both),
+            *(
+                parts.nms(8732, 90, b, trained)
+                for b in (1, 8, 32)
+                for trained in (True, False)
+            ),
         ],
         [
             *(detector.train(b) for b in (8, 1)),
@@ -205,7 +209,11 @@ def _waves(options) -> tuple[list[Row], ...]:
             detector.borrow("ssd512", 8),
             *(detector.borrow("ssd300", b) for b in (32, 8, 1)),
             parts.trunk(32, False),
-            *(parts.nms(32512, 80, b, trained) for b in (1, 8, 32) for trained in both),
+            *(
+                parts.nms(32512, 80, b, trained)
+                for b in (1, 8, 32)
+                for trained in (True, False)
+            ),
             *(parts.trunk(128, gradient) for gradient in both),
         ],
     )
