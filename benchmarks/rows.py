@@ -91,9 +91,9 @@ def compare(
       check: more figures, of what each call has returned: whether all did the same.
 
     Returns:
-      `ms`, the median of each; `over_BASE` of each other one: quartiles (lower, median,
-      upper) of its time over that of `base` in the same round, so above 1 where `base`
-      is faster; `rounds`; `without`, the error line of each that failed.
+      `ms`, the median of each, and `least_ms`; `over_BASE` of each other one: quartiles
+      (lower, median, upper) of its time over that of `base` in the same round, so above
+      1 where `base` is faster; `rounds`; `without`, the error line of each that failed.
     """
     calls, said, without, warm = {}, {}, {}, 0.0
     for name, make in makers.items():
@@ -108,7 +108,10 @@ def compare(
     said.clear()
     rounds = int(np.clip(seconds / max(warm, 1e-9), min(3, rounds), rounds))
     taken = timing.in_turns(calls, rounds)
-    figures = {"ms": {n: 1e3 * float(np.median(s)) for n, s in taken.items()}}
+    figures = {
+        "ms": {n: 1e3 * float(np.median(s)) for n, s in taken.items()},
+        "least_ms": {n: 1e3 * float(np.min(s)) for n, s in taken.items()},
+    }
     if base in taken:
         figures[f"over_{base}"] = {
             name: timing.ratio(times, taken[base])
@@ -143,7 +146,7 @@ def table_line(record):
                 part += f" = {median:.2f} x {base} ({low:.2f}-{high:.2f})"
         parts.append(part)
     parts += [f"{name}: {line}" for name, line in record.get("without", {}).items()]
-    shown = {"row", "ms", "without", *over}
+    shown = {"row", "ms", "least_ms", "without", *over}
     parts += [f"{k} {_short(v)}" for k, v in record.items() if k not in shown]
     return f"{record['row']:28s} " + "; ".join(parts)
 
