@@ -3,27 +3,26 @@
 import numpy as np
 
 
-def make_batch(config, classes: int, images: int, seed: int = 0) -> dict:
+def make_batch(config, classes: int, images: int, objects: int = 8) -> dict:
     """A training batch as data/pipeline.py makes them, NumPy.
 
-    Pixels are noise and fill the canvas. An image's objects, up to eight, are small and
-    large ones of two classes, so that every small one has something to borrow from.
+    Pixels are noise and fill the canvas. Of four objects two are small and two large,
+    of one class: every small one has something to borrow from.
 
     Args:
       config: has the canvas, and how many boxes there is room for.
       classes: labels are below.
       images: of the batch.
-      seed: of the draws.
+      objects: of an image, as far as there is room.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     canvas, room = tuple(config.dataset.canvas), config.dataset.max_boxes
     shape, place = (images, room), np.arange(room)
-    valid = np.broadcast_to(place < min(8, room), shape)
+    valid = np.broadcast_to(place < objects, shape)
     sides = np.where(place % 2, 0.1, 0.4) * random.uniform(0.8, 1.2, shape)
     corner = random.uniform(0, 1 - sides[..., None], (*shape, 2))
     boxes = np.concatenate([corner, corner + sides[..., None]], axis=-1)
-    # Of four in a row two are small and two large.
-    labels = random.integers(classes, size=(images, 2))[:, place // 4 % 2]
+    labels = random.integers(classes, size=(images, -(-room // 4)))[:, place // 4]
     return {
         "image": random.integers(256, size=(images, *canvas, 3), dtype=np.uint8),
         "image_size": np.full((images, 2), canvas, np.int32),
