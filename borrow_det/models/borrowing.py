@@ -19,6 +19,7 @@ from jax import Array
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.vgg import unit_vectors
 from borrow_det.ops import attention
+from borrow_det.ops.convolution import convolve
 
 SIMILARITIES = (
     "embedded_gaussian",
@@ -92,6 +93,13 @@ def descriptors(level: Array) -> Array:
     return level.reshape(level.shape[0], -1, level.shape[-1])
 
 
+def _conv(channels: int, dtype: Any, name: str | None = None) -> nn.Conv:
+    """A 1x1 convolution."""
+    return nn.Conv(
+        channels, (1, 1), dtype=dtype, conv_general_dilated=convolve, name=name
+    )
+
+
 class Embed(nn.Module):
     """1x1 convolutions, one a level, concatenated over positions."""
 
@@ -102,8 +110,7 @@ class Embed(nn.Module):
     def __call__(self, levels: Sequence[Array]) -> Array:
         """Maps [B, H_m, W_m, C_m] -> [B, sum of H_m W_m, channels]."""
         embedded = [
-            descriptors(nn.Conv(self.channels, (1, 1), dtype=self.dtype)(level))
-            for level in levels
+            descriptors(_conv(self.channels, self.dtype)(level)) for level in levels
         ]
         return jnp.concatenate(embedded, axis=1)
 
@@ -205,7 +212,7 @@ class FeatureFusionBlock(nn.Module):
         if Z is not None:
             Z = Z.reshape(*X.shape[:-1], -1)
             both = jnp.concatenate([X, Z.astype(X.dtype)], axis=-1)
-            W = nn.Conv(X.shape[-1], (1, 1), dtype=self.dtype, name="W")
+            W = _conv(X.shape[-1], self.dtype, name="W")
             Y = Y + nn.relu(W(both))
         return Y if D is None else Y + D
 

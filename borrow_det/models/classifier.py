@@ -11,6 +11,7 @@ from jax import Array
 from borrow_det.errors import InputError
 from borrow_det.models import vgg
 from borrow_det.models.normalization import Normalization
+from borrow_det.ops.convolution import convolve
 
 FC6_KERNEL = 7  # Of pool5's map: 7x7 at the paper's input of 224.
 # Of the detector's conv_fc6 and conv_fc7, which keep every fourth of these channels.
@@ -98,6 +99,7 @@ class Classifier(nn.Module):
             padding="VALID",
             kernel_init=init or nn.initializers.he_normal(),
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             name=name,
         )
 

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
+from borrow_det.ops.convolution import convolve as _convolve
+
 
 def paired(x: Array) -> Array:
     """[B, H, W, C], W even, -> [B, H, W / 2, 2 C], the left column's channels first."""
@@ -39,13 +41,7 @@ def convolve(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
       Pairs, [B, H, P, 2 C'].
     """
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
-    y = lax.conv_general_dilated(
-        x,
-        _kernel_of_pairs(kernel),
-        window_strides=(1, 1),
-        padding=((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    y = _convolve(x, _kernel_of_pairs(kernel))
     return y if bias is None else y + _of_both(bias)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
@@ -16,6 +17,7 @@ from borrow_det.models.normalization import Normalization
 from borrow_det.models.ssd_vgg import SSD300, SSD512
 from borrow_det.models.vgg import STAGE_CHANNELS, VGG16, L2Normalize, pairs_columns
 from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops.convolution import convolve
 
 TRUNKS = {"vgg16": VGG16, "ssd300": SSD300, "ssd512": SSD512}  # config.model.trunk
 
@@ -55,24 +57,31 @@ class Head(nn.Module):
             Filters(classes, init, bias_init, name="class")(x.shape[-1]),
             Filters(boxes, init, name="box")(x.shape[-1]),
         )
-        kernel, bias = (
-            jnp.concatenate(one, axis=-1) for one in zip(*both, strict=True)
+        x, *both = nn.dtypes.promote_dtype(x, *jax.tree.leaves(both), dtype=self.dtype)
+        logits, offsets = jax.lax.platform_dependent(
+            x, both[::2], both[1::2], cpu=_each, default=_as_one
         )
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(1, 1),
-            padding=((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        y = y + bias[None, None, None]
-        logits, offsets = jnp.split(y, [classes], axis=-1)
         batch = x.shape[0]
         return (
             logits.reshape(batch, -1, channels).astype(jnp.float32),
             offsets.reshape(batch, -1, 4).astype(jnp.float32),
         )
+
+
+def _each(x: Array, kernels: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
+    """3x3 convolutions of x, one for each kernel."""
+    return [
+        convolve(x, kernel) + bias[None, None, None]
+        for kernel, bias in zip(kernels, biases, strict=True)
+    ]
+
+
+def _as_one(x: Array, kernels: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
+    """The same, of all kernels together."""
+    kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in (kernels, biases))
+    (y,) = _each(x, [kernel], [bias])
+    ends = np.cumsum([part.size for part in biases])[:-1]
+    return jnp.split(y, ends, axis=-1)
 
 
 class Detector(nn.Module):

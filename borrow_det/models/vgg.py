@@ -12,6 +12,7 @@ from borrow_det import sharding
 from borrow_det.errors import InputError
 from borrow_det.models import column_pairs
 from borrow_det.models.filters import Filters
+from borrow_det.ops.convolution import convolve
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
@@ -56,6 +57,7 @@ class ConvBlock(nn.Module):
             use_bias=has_bias,
             kernel_init=init,
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             name="conv",
         )(x)
 

@@ -41,8 +41,9 @@ def products(function: Callable, *args: Any) -> Products:
     """Counts a function's, of arrays or shapes (jax.ShapeDtypeStruct).
 
     A loop counts as often as it runs, where that is known as it is traced (`scan`,
-    `map`, `fori_loop`), or else once; of a choice the cheapest branch. A library's
-    kernel, such as attention by cuDNN, has no products to count.
+    `map`, `fori_loop`), or else once; of a choice the cheapest branch, and of one by
+    platform that of the platforms without a name. A library's kernel, such as attention
+    by cuDNN, has no products to count.
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     # What nobody reads is not computed, such as a value beside its gradient.
@@ -64,6 +65,8 @@ def _inner(equation) -> Products:
     name = equation.primitive.name
     if not counts:
         return Products(0, 0)
+    if equation.params.get("branches_platforms"):
+        return counts[-1]
     if name == "cond":
         return Products(*(min(numbers) for numbers in zip(*counts, strict=True)))
     times = 1

@@ -10,6 +10,7 @@ NAMES = [
     "quickstart",
     "scale_pairs",
     "coco_folder",
+    "coco_folder_narrow",
     "voc",
     "coco",
     "wider_face",
@@ -21,7 +22,7 @@ NAMES = [
 
 
 def get_config(name, arg):
-    arg = f"path=DIR,{arg}" if name == "coco_folder" else arg
+    arg = f"path=DIR,{arg}" if name.startswith("coco_folder") else arg
     return importlib.import_module(f"configs.{name}").get_config(arg)
 
 

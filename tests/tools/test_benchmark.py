@@ -114,6 +114,7 @@ def test_input_and_training_are_of_the_data_set(run):
     row = report["rows"]["end_to_end"]
     assert row["batch"] == 4
     assert 0 < row["data_wait"] < 1
+    assert row["flops"] == 8 * run("train")[0]["rows"]["train"]["flops"]
     report, _ = run("input", "--config.batch_size=2")
     assert report["rows"]["input"]["batch"] == 2
 
@@ -138,6 +139,7 @@ def test_blocks_add_up_to_the_whole(run, tiny_config):
         (["--mode=walk"], "--mode"),
         (["--mode=forward", "--rounds=0"], "rounds"),
         (["--mode=forward", "--config.batch_size=0"], "batch_size"),
+        (["--mode=detect", "--config.eval_batch_size=0"], "eval_batch_size"),
         (["--mode=forward", "surplus"], "surplus"),
         (["--mode=detect", "--config.task=classification"], "task=detection"),
         (["--mode=input", "--config.dataset.path=/nowhere"], "/nowhere"),
