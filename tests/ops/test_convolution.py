@@ -113,8 +113,8 @@ def test_sums_are_in_float32():
     x, kernel = (draw(*s, dtype=jnp.bfloat16) for s in ((8, 40, 40, 4), (3, 3, 4, 32)))
     gradient = jnp.ones((8, 40, 40, 32), jnp.bfloat16)
     (found,) = jax.vjp(lambda k: convolution.convolve(x, k), kernel)[1](gradient)
-    exact = jax.vjp(lambda k: library(x.astype(np.float32), k), kernel.astype(np.float32))
-    (exact,) = exact[1](gradient.astype(np.float32))
+    x, kernel, gradient = (a.astype(np.float32) for a in (x, kernel, gradient))
+    (exact,) = jax.vjp(lambda k: library(x, k), kernel)[1](gradient)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(float), exact, rtol=2**-8, atol=1e-2)
 
