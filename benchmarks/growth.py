@@ -27,7 +27,6 @@ import functools
 import json
 import multiprocessing
 import pathlib
-import resource
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import ours
+from borrow_det import step_timer
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation import average_precision
@@ -221,7 +221,7 @@ def _measure_data(count: int) -> Figures:
 
 def _peak_memory() -> float:
     """MiB that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return step_timer.memory_metrics()["memory/host_peak"] / 2**20
 
 
 def _write_set(folder: pathlib.Path, count: int) -> None:

@@ -1,7 +1,6 @@
 """Where a run's time and memory go, between two lines of its metrics."""
 
 import contextlib
-import resource
 import time
 from collections.abc import Iterator
 
@@ -54,11 +53,13 @@ def memory_metrics() -> dict[str, float]:
 
     `memory/device` where the backend tells (a CPU's arrays are the process' own).
     """
-    # Linux counts in KiB.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with open("/proc/self/statm", encoding="ascii") as pages:
-        resident = int(pages.read().split()[1]) * resource.getpagesize()
-    metrics = {"memory/host": float(resident), "memory/host_peak": float(peak)}
+    # getrusage's peak is at least that of the process which started this one.
+    with open("/proc/self/status", encoding="ascii") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    metrics = {
+        name: 1024.0 * int(fields[field].split()[0])  # Linux counts in KiB.
+        for name, field in (("memory/host", "VmRSS"), ("memory/host_peak", "VmHWM"))
+    }
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
     if peaks:

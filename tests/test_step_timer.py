@@ -1,5 +1,10 @@
 """What a line of metrics says of time and memory."""
 
+import ast
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -45,6 +50,16 @@ def test_memory_follows_what_is_held():
     assert during["memory/host"] - after["memory/host"] > 2**26
     # The kernel counts both in lots.
     assert after["memory/host_peak"] > during["memory/host"] - 2**20
+
+
+def test_a_peak_is_not_that_of_the_process_before():
+    held = np.ones(2**30, np.uint8)
+    program = "from borrow_det import step_timer; print(step_timer.memory_metrics())"
+    root = pathlib.Path(__file__).resolve().parents[1]
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, check=True
+    )
+    assert ast.literal_eval(said.stdout.decode())["memory/host_peak"] < held.nbytes
 
 
 def test_device_memory_is_that_of_the_fullest(monkeypatch):
