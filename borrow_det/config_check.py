@@ -26,8 +26,8 @@ def _are_positive(count):
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "log_every eval_every checkpoint_every keep_checkpoints "
-        "dataset.max_boxes model.group_size borrow.context_kernel nms.max_per_class "
-        "nms.max_total augment.crop_tries evaluation.max_detections",
+        "dataset.max_boxes model.group_size borrow.context_kernel borrow.query_block "
+        "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections",
         lambda value: value >= 1,
         "at least 1",
     ),

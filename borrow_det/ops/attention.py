@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det.errors import InputError
+
 FORMS = ("auto", "plain", "blocks", "cudnn")
 # What flash attention takes, by the library that `jax.nn.dot_product_attention` calls.
 _CUDNN_CHANNELS, _CUDNN_CHANNELS_HOPPER = 128, 256
@@ -54,9 +56,18 @@ def weighted_sum(
 
     Returns:
       [B, R, C'], of V's type.
+
+    Raises:
+      InputError: it cannot be cudnn, here or of these.
     """
     if form == "auto":
         form = "cudnn" if softmax and _cudnn_takes(Q, V) else "blocks"
+    if form == "cudnn" and not (softmax and _cudnn_takes(Q, V)):
+        raise InputError(
+            "borrow.attention is cudnn; that needs an NVIDIA GPU, dtype=bfloat16, "
+            "embeddings as wide as values (borrow.channels, borrow.value_channels) and "
+            "a similarity with a softmax"
+        )
     if form == "cudnn":
         return _flash(Q, K, V, scale)
     if form == "plain" or Q.shape[1] <= block:

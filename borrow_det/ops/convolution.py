@@ -38,6 +38,9 @@ def convolve(
 ) -> Array:
     """`lax.conv_general_dilated` of maps, with the arguments that nn.Conv gives it.
 
+    Its gradients are those of reverse mode alone. In a shard_map x and the kernel vary
+    over the same axes.
+
     Args:
       x: [B, H, W, C].
       kernel: [h, w, C, C'].
@@ -51,7 +54,17 @@ def convolve(
 
     Returns:
       [B, H', W', C'].
+
+    Raises:
+      ValueError: one of those that have a single value has another.
     """
+    dimensions = lax.conv_dimension_numbers(x.shape, kernel.shape, _NHWC)
+    if (
+        any(n != 1 for n in (*lhs_dilation, feature_group_count))
+        or dimension_numbers not in (None, dimensions)
+        or precision is not None
+    ):
+        raise ValueError("lhs_dilation, groups, layouts and precision are not taken")
     if isinstance(padding, str):
         taps = (
             (n - 1) * d + 1 for n, d in zip(kernel.shape[:2], rhs_dilation, strict=True)
@@ -98,7 +111,7 @@ def _cpu_gradients(x, kernel, gradient, **options):
     of_x, of_kernel = _library_gradients(x, kernel, gradient, **options)
     if options["strides"] == (1, 1):
         of_x = _map_gradient(x, kernel, gradient, **options)
-    if kernel.shape[-1] >= _CHANNELS:
+    if kernel.shape[-1] >= _CHANNELS and x.size and gradient.size:
         of_kernel = kernel_gradient(x, gradient, kernel.shape, **options)
     return of_x, of_kernel
 

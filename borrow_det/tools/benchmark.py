@@ -20,12 +20,13 @@ After a call that is not timed, --rounds calls are, each waited for; of --compar
 blocks all in turns. Prints one JSON object to stdout and a table to stderr. `rows` has
 
   ms, ms_low, ms_high  a call's median and quartiles; of end_to_end, and of input, a
-                       step's or a batch's, of eight in a row
+                       step's or a batch's, of eight or more in a row
   images_per_second    by the median
   compile_seconds      from tracing to the program
   flops                of convolutions and matrix products, as the model is defined (of
-                       blocks: as they run): a multiply-add is two, what is computed
-                       again for its gradient does not count
+                       blocks: as they run, but for gradients of convolutions on CPUs):
+                       a multiply-add is two, what is computed again for its gradient
+                       does not count
   flops_xla            the compiler's own count; it has loops once, and none of the
                        convolutions that are a library's, as on GPUs
   of_matmul_rate       flops a second over those of a product of large square matrices,
@@ -97,19 +98,19 @@ def _measure(configs, options) -> dict:
         for name, program in made.items()
     }
     seconds = timing.in_turns(calls, options.rounds, _seconds)
-    rates = [_matmul_rate(config.dtype) for config in configs]
+    rates = {dtype: _matmul_rate(dtype) for dtype in {c.dtype for c in configs}}
     rows = [
         {
-            name: _row(program, seconds[which, name], rates[which])
+            name: _row(program, seconds[which, name], rates[config.dtype])
             for name, program in made.items()
         }
-        for which, made in enumerate(programs)
+        for which, (config, made) in enumerate(zip(configs, programs, strict=True))
     ]
     report = {
         "mode": options.mode,
         "rounds": options.rounds,
         "device": jax.devices()[0].device_kind,
-        "matmul": {c.dtype: rate for c, rate in zip(configs, rates, strict=True)},
+        "matmul": rates,
         "memory": step_timer.memory_metrics(),
         "rows": rows[0],
     }

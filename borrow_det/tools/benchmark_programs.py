@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,7 @@ from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools import program_cost, synthetic
 from borrow_det.train_step import init_state, make_train_step
 
-# Batches, or steps, of one timing of the pipeline and of training.
+# Batches, or steps, of one timing of the pipeline and of training, at least.
 _IN_A_ROW = 8
 _BLOCKS = (
     vgg.VGGStages,
@@ -92,17 +93,20 @@ def pipeline(config) -> dict[str, Program]:
     """The host's part: batches of the config's data set, decoded."""
     data = train.TASKS[config.task].open(config)
     task = train.TASKS[config.task](config, len(data.train.class_names))
+    at_once, count = _at_once(config), _in_a_row(config)
 
     def batches() -> float:
         with contextlib.closing(task.train_batches(data.train, 0)) as made:
-            next(made)
+            # As many as are ready, or nearly so, when the first one is.
+            for _ in range(2 * at_once):
+                next(made)
             start = time.perf_counter()
-            for _ in range(_IN_A_ROW):
+            for _ in range(count):
                 next(made)
             return time.perf_counter() - start
 
-    images = _IN_A_ROW * config.batch_size
-    return {"input": Program(batches, images, _IN_A_ROW, 0, times_itself=True)}
+    images = count * config.batch_size
+    return {"input": Program(batches, images, count, 0, times_itself=True)}
 
 
 def end_to_end(config) -> dict[str, Program]:
@@ -114,32 +118,45 @@ def end_to_end(config) -> dict[str, Program]:
     with contextlib.closing(task.train_batches(data.train, 0)) as made:
         batch = sharding.put_batch(next(made), mesh)
     steps = _Steps(config, num_classes, mesh, batch)
+    count = _in_a_row(config)
 
     def run() -> float:
         with contextlib.closing(task.train_batches(data.train, 0)) as made:
             jax.block_until_ready(steps(sharding.put_batch(next(made), mesh)))
             timer, running = StepTimer(), []
-            for _ in range(_IN_A_ROW):
+            for _ in range(count):
                 with timer.waiting():
                     batch = sharding.put_batch(next(made), mesh)
                 running.append(steps(batch))
                 jax.block_until_ready(running[: -train.STEPS_AHEAD])
             jax.block_until_ready(running)
-            measured = timer.metrics(_IN_A_ROW, config.batch_size)
+            measured = timer.metrics(count, config.batch_size)
         program.waited.append(measured["data_wait"])
-        return _IN_A_ROW * measured["step_time"]
+        return count * measured["step_time"]
 
     program = Program(
         run,
-        _IN_A_ROW * config.batch_size,
-        _IN_A_ROW,
+        count * config.batch_size,
+        count,
         mesh.size,
         times_itself=True,
         compiled=steps.compiled,
         compile_seconds=steps.compile_seconds,
-        flops=_IN_A_ROW * steps.flops,
+        flops=count * steps.flops,
     )
     return {"end_to_end": program}
+
+
+def _at_once(config) -> int:
+    """How many batches are made side by side, and so arrive together."""
+    made_by = config.dataset.num_threads, config.dataset.num_workers
+    return math.prod(max(1, number) for number in made_by)
+
+
+def _in_a_row(config) -> int:
+    """Batches of a timing: whole lots of those that arrive together."""
+    at_once = _at_once(config)
+    return at_once * math.ceil(_IN_A_ROW / at_once)
 
 
 def blocks(config, num_classes: int) -> dict[str, Program]:

@@ -80,7 +80,7 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
     Of matching in blocks, a loop whose body would count once, those without blocks.
     """
     config = task.config.copy_and_resolve_references()
-    config.borrow.attention = "plain"
+    config.borrow.attention = config.first_stage = "plain"
     task = DetectionTask(config, task.model.num_classes)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *task.input_size, 3), np.float32)

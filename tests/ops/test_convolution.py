@@ -119,6 +119,30 @@ def test_sums_are_in_float32():
     np.testing.assert_allclose(found.astype(float), exact, rtol=2**-8, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(0, 9, 9, 4), (2, 0, 9, 4), (2, 2, 2, 4)])
+def test_nothing_has_a_gradient_of_zero(shape):
+    x, kernel = jnp.zeros(shape), draw(3, 3, 4, 32)
+    _, of_x, of_kernel = gradients(
+        functools.partial(convolution.convolve, padding="VALID"), x, kernel
+    )
+    assert of_x.shape == shape
+    np.testing.assert_array_equal(of_kernel, np.zeros(kernel.shape))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(lhs_dilation=(2, 2)),
+        dict(feature_group_count=2),
+        dict(precision="highest"),
+        dict(dimension_numbers=("NCHW", "HWIO", "NCHW")),
+    ],
+)
+def test_what_it_does_not_take_is_refused(options):
+    with pytest.raises(ValueError, match="not taken"):
+        convolution.convolve(draw(2, 8, 8, 4), draw(3, 3, 4, 32), **options)
+
+
 def test_a_layer_takes_it():
     x = draw(2, 9, 9, 3)
     layers = [

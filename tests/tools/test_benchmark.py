@@ -119,6 +119,12 @@ def test_input_and_training_are_of_the_data_set(run):
     assert report["rows"]["input"]["batch"] == 2
 
 
+@pytest.mark.parametrize(("threads", "count"), [(0, 8), (3, 9), (8, 8), (16, 16)])
+def test_timings_of_batches_are_of_whole_lots(tiny_config, threads, count):
+    tiny_config.dataset.num_threads = threads
+    assert benchmark_programs._in_a_row(tiny_config) == count
+
+
 def test_blocks_add_up_to_the_whole(run, tiny_config):
     report, _ = run("blocks")
     rows = report["rows"]
@@ -140,6 +146,8 @@ def test_blocks_add_up_to_the_whole(run, tiny_config):
         (["--mode=forward", "--rounds=0"], "rounds"),
         (["--mode=forward", "--config.batch_size=0"], "batch_size"),
         (["--mode=detect", "--config.eval_batch_size=0"], "eval_batch_size"),
+        (["--mode=forward", "--config.borrow.query_block=0"], "query_block"),
+        (["--mode=forward", "--config.borrow.attention=cudnn"], "NVIDIA"),
         (["--mode=forward", "surplus"], "surplus"),
         (["--mode=detect", "--config.task=classification"], "task=detection"),
         (["--mode=input", "--config.dataset.path=/nowhere"], "/nowhere"),

@@ -52,6 +52,13 @@ def test_a_convolution_costs_what_xla_counts(name, of):
     assert counted == jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
+def test_a_choice_by_platform_counts_as_on_those_without_a_name():
+    def function(a):
+        return jax.lax.platform_dependent(a, cpu=lambda a: a, default=lambda a: a @ a)
+
+    assert program_cost.products(function, shape(8, 8)).flops == 2 * 8**3
+
+
 def test_products_are_counted_by_their_sides():
     def function(a, b):
         return jnp.einsum("bmk,bnk->bmn", a, b)
