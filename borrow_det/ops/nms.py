@@ -56,15 +56,16 @@ def class_wise_nms(
 
     Args:
       boxes: [B, A, 4]. One that is not finite is no detection and suppresses nothing.
-      scores: [B, A, C], of the foreground classes. NaN counts as no score.
+      scores: [B, A, C], of the foreground classes, A and C at least 1. NaN counts as
+        no score.
       score: boxes of a class must score higher than this.
       iou: a kept box suppresses those of its class that overlap it by more than this.
       max_per_class: so many boxes of the best score enter the suppression of a class.
       max_total: K, the number of detections over all classes.
 
     Returns:
-      Detections with K = `max_total`, whatever A and C are. Equal scores rank by box,
-      lowest index first; of one box, by class.
+      Detections with K = `max_total`, also where A * C is less. Equal scores rank by
+      box, lowest index first; of one box, by class.
 
     Source: Liu et al., SSD (2016), section 3 ("inference time") and its
     DetectionOutput layer.
@@ -87,7 +88,7 @@ def class_wise_nms(
         labels=full(integer, max_total),
         entered=full(integer, classes),
         last_score=full(jnp.array(jnp.inf)),
-        last_index=full(integer),
+        last_index=full(integer - 1),
         done=false,
     )
     part = functools.partial(_part, boxes, candidates, iou, max_per_class)

@@ -248,6 +248,13 @@ def test_only_scores_above_the_threshold_count():
     np.testing.assert_array_equal(got.boxes[0], boxes[1])
 
 
+def test_an_infinite_score_ranks_first():
+    boxes = np.float32([[0, 0, 1, 1], [0, 2, 1, 3], [0, 4, 1, 5]])
+    scores = np.float32([[np.inf], [0.5], [np.inf]])
+    got = detect(boxes, scores, score=0.0, iou=0.5, max_per_class=3, max_total=3)
+    np.testing.assert_array_equal(got.boxes, boxes[[0, 2, 1]])
+
+
 def test_boxes_that_are_not_finite_are_no_detections():
     boxes = np.float32([[0, 0, 1, 1], [0, 0, np.nan, 1], [0, 0, 1, np.inf]])
     scores = np.float32([[0.5], [0.9], [0.8]])
