@@ -15,7 +15,6 @@ FIELDS = (
     *(f"num_steps={STEPS}", "eval_every=40", "checkpoint_every=3", "log_every=3"),
     "ema_decay=0.9",
 )
-KILLS = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,8 +32,9 @@ def whole_run(scenes, tmp_path_factory):
     return folder
 
 
-def test_killed_at_ten_random_moments_it_ends_as_if_it_never_was(
-    scenes, whole_run, tmp_path
+@pytest.mark.parametrize("times", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_it_ends_as_if_it_never_was(
+    scenes, whole_run, tmp_path, times
 ):
     seed = time.time_ns()
     draw = random.Random(seed)
@@ -42,7 +42,7 @@ def test_killed_at_ten_random_moments_it_ends_as_if_it_never_was(
     folder = tmp_path / "W"
     # When to kill each start: after a step (they are spread over the run, so that each
     # has some way to go), or after seconds, at whatever a start does before a step.
-    steps = sorted(draw.sample(range(1, STEPS // 3), KILLS - 2))
+    steps = sorted(draw.sample(range(1, STEPS // 3), times - 2))
     kills = [("step", 3 * step) for step in steps]
     for _ in range(2):
         kills.insert(draw.randrange(len(kills)), ("seconds", draw.uniform(0.5, 8)))
@@ -58,7 +58,7 @@ def test_killed_at_ten_random_moments_it_ends_as_if_it_never_was(
         process.send_signal(signal.SIGKILL)
         process.wait()
     text = program.finish(program.start(scenes, folder, *FIELDS, devices=2), folder)
-    assert text.count("resuming at step") >= KILLS - 2
+    assert text.count("resuming at step") >= times - 2
     program.assert_same_run(folder, whole_run)
 
 
