@@ -40,10 +40,12 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(
     draw = random.Random(seed)
     print("seed", seed)
     folder = tmp_path / "W"
-    # When to kill each start: after a step (they are spread over the run, so that each
-    # has some way to go), or after seconds, at whatever a start does before a step.
-    steps = sorted(draw.sample(range(1, STEPS // 3), times - 2))
-    kills = [("step", 3 * step) for step in steps]
+    # When to kill each start: after a step, or after seconds, at whatever a start does
+    # before a step. Of the steps each has its share of the run, three saves or more
+    # from the one before: that start has resumed by then.
+    share = (STEPS // 3 - 2) // (times - 2)
+    saves = (2 + share * i + draw.randrange(share - 2) for i in range(times - 2))
+    kills = [("step", 3 * save) for save in saves]
     for _ in range(2):
         kills.insert(draw.randrange(len(kills)), ("seconds", draw.uniform(0.5, 8)))
     for kind, moment in kills:

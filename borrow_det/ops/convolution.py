@@ -1,10 +1,10 @@
 """Convolution whose gradients are in a form that XLA runs well on CPUs.
 
-Its own gradient of the kernel takes, there, up to seven times as long for one image as
-the arithmetic needs, and twelve times for eight of them: here a few rows at a time are
-unfolded to the patches that the kernel meets, and multiplied with the gradient of what
-it made. Its own gradient of the maps takes four times as long in a loop, such as that
-over micro-batches, as outside: here it is a convolution like any other.
+Its own gradient of the kernel takes, there, up to eleven times as long for one image as
+the same arithmetic forward: here a few rows at a time are unfolded to the patches that
+the kernel meets, and multiplied with the gradient of what it made. Its own gradient of
+the maps takes four times as long in a loop, such as that over micro-batches, as
+outside: here it is a convolution like any other.
 """
 
 import functools

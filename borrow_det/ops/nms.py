@@ -39,7 +39,7 @@ class _State(NamedTuple):
     labels: Array  # int32 [B, K]
     entered: Array  # int32 [B, C], candidates of each class so far.
     last_score: Array  # float32 [B], of the last candidate so far.
-    last_index: Array  # int32 [B], its index among all scores.
+    last_index: Array  # int32 [B], its index among all scores; -1 before the first.
     done: Array  # bool [B]: nothing that comes later can be a detection.
 
 
