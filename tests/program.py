@@ -78,7 +78,7 @@ def start(
     else:
         script = str(ROOT / "launch" / "local_processes.sh")
         command = [script, str(processes), f"--devices={devices}", "--", *arguments]
-    with folder.with_name(folder.name + ".log").open("a") as log:
+    with _log(folder).open("a") as log:
         return subprocess.Popen(
             command,
             env=environment | {"XLA_FLAGS": flags},
@@ -91,9 +91,18 @@ def start(
 def finish(process, folder, status=0):
     """Waits for a run to end with a status; returns all that it has printed."""
     found = process.wait(timeout=LIMIT)
-    text = folder.with_name(folder.name + ".log").read_text()
+    text = printed(folder)
     assert found == status, text
     return text
+
+
+def printed(folder):
+    """All that the starts of a run have printed so far."""
+    return _log(folder).read_text()
+
+
+def _log(folder):
+    return folder.with_name(folder.name + ".log")
 
 
 def wait_for(condition, process):
