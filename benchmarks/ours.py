@@ -12,12 +12,13 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from borrow_det import sharding
+from borrow_det import config_check, sharding
 from borrow_det.models import ssd
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.optimizer import make_optimizer
 from borrow_det.tasks.detection import DetectionTask, Examples
 from borrow_det.tools import program_cost, synthetic
+from borrow_det.train import TASKS
 from borrow_det.train_step import (
     TrainState,
     accumulate_gradients,
@@ -53,6 +54,9 @@ def make_config(
       width: of the trunk.
       dtype: of convolutions and products.
       micro_batch: images a pass; 0: all.
+
+    Raises:
+      InputError: a run would refuse it; names the field.
     """
     if model == "ssd300":
         config = ssd300_coco.get_config(f"reference=torchvision,borrow={borrow}")
@@ -72,6 +76,7 @@ def make_config(
     config.augment.enabled = False
     config.optimizer.learning_rate = _LEARNING_RATE
     config.schedule.warmup_steps = 0
+    config_check.check(config, TASKS, data_parallelism=1)
     return config
 
 
