@@ -19,7 +19,7 @@ from absl import flags
 
 from benchmarks import ours, rows, setting, torch_ssd
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools import command
+from borrow_det.tools.common import cli
 
 MODELS = {"ssd300": False, "borrow": True}
 
@@ -102,4 +102,4 @@ def _train(config) -> dict[str, Callable]:
 
 
 if __name__ == "__main__":
-    sys.exit(command.call(main, sys.argv))
+    sys.exit(cli.call(main, sys.argv))

@@ -34,7 +34,7 @@ from absl import flags
 from benchmarks import kernels, ours, rows, setting, torchvision_ssd
 from benchmarks.programs import Once, Programs
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools import command
+from borrow_det.tools.common import cli
 
 MODES = ("train", "detect", "borrow", "trunk", "matching", "nms")
 # Scores above the threshold that an image has, in all classes.
@@ -423,4 +423,4 @@ def _rates(figures, made):
 
 
 if __name__ == "__main__":
-    sys.exit(command.call(main, sys.argv))
+    sys.exit(cli.call(main, sys.argv))

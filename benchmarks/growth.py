@@ -38,13 +38,14 @@ import numpy as np
 from absl import flags
 
 from benchmarks import ours
-from borrow_det import step_timer
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation import average_precision
-from borrow_det.evaluation.report import markdown_table
+from borrow_det.reporting import step_timer
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools import command, program_cost, synthetic, timing
+from borrow_det.tools.aot_compile import program_cost
+from borrow_det.tools.common import cli, synthetic, timing
+from borrow_det.visualization.tables import markdown_table
 from configs import base
 
 AXES = {
@@ -63,7 +64,7 @@ Figures = dict[str, float]
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit status."""
     options = _flags()
-    surplus = command.parse(options, argv, __doc__)
+    surplus = cli.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
     for axis in options.axis:
@@ -281,4 +282,4 @@ def _flags() -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    sys.exit(command.call(main, sys.argv))
+    sys.exit(cli.call(main, sys.argv))

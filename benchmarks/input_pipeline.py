@@ -35,7 +35,7 @@ from absl import flags
 
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
-from borrow_det.tools import command, timing
+from borrow_det.tools.common import cli, timing
 from configs import base
 
 Batch = dict[str, np.ndarray]
@@ -44,7 +44,7 @@ Batch = dict[str, np.ndarray]
 def main(argv: Sequence[str]) -> int:
     """Runs the benchmark; returns the exit status."""
     options = _flags()
-    surplus = command.parse(options, argv, __doc__)
+    surplus = cli.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
     config = _config(options)
@@ -125,7 +125,7 @@ def write_records(path: pathlib.Path, source, config, batches: int) -> None:
 
 
 def _example(record) -> bytes:
-    """A record of data/records.py as tf.train.Example."""
+    """A record of data/datasets/records.py as tf.train.Example."""
 
     def integers(values):
         values = np.ravel(values).astype(np.int64)
@@ -268,4 +268,4 @@ def _flags() -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    sys.exit(command.call(main, sys.argv))
+    sys.exit(cli.call(main, sys.argv))

@@ -15,7 +15,7 @@ import torch
 from benchmarks import ours, torchvision_ssd
 from borrow_det.ops import attention, nms
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools import program_cost
+from borrow_det.tools.aot_compile import program_cost
 
 # Trunk.
 

@@ -12,12 +12,14 @@ import numpy as np
 import optax
 from flax import traverse_util
 
-from borrow_det import config_check, sharding
-from borrow_det.models import ssd
+from borrow_det.config import validate
+from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.models import detector, trunks
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.optimizer import make_optimizer
 from borrow_det.tasks.detection import DetectionTask, Examples
-from borrow_det.tools import program_cost, synthetic
+from borrow_det.tools.aot_compile import program_cost
+from borrow_det.tools.common import synthetic
 from borrow_det.train import TASKS
 from borrow_det.train_step import (
     TrainState,
@@ -66,8 +68,8 @@ def make_config(
     config.batch_size = config.eval_batch_size = batch
     config.micro_batch = micro_batch
     config.input_size = config.dataset.canvas = (size, size)
-    shapes = ssd.map_shapes(config.model.trunk, (size, size))
-    fixed = ssd.TRUNKS[config.model.trunk].strides
+    shapes = detector.map_shapes(config.model.trunk, (size, size))
+    fixed = trunks.TRUNKS[config.model.trunk].strides
     others = (math.ceil(size / side) for side, _ in shapes[len(fixed) :])
     config.anchors.strides = (*fixed, *others)
     config.dataset.max_boxes = OBJECTS
@@ -76,7 +78,7 @@ def make_config(
     config.augment.enabled = False
     config.optimizer.learning_rate = _LEARNING_RATE
     config.schedule.warmup_steps = 0
-    config_check.check(config, TASKS, data_parallelism=1)
+    validate.check(config, TASKS, data_parallelism=1)
     return config
 
 
@@ -178,7 +180,7 @@ class RunTrainer:
     def __init__(self, task: DetectionTask, variables: dict, batch: dict):
         """Compiles the step for one device."""
         config = task.config
-        mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+        mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
         params = variables["params"]
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -189,7 +191,7 @@ class RunTrainer:
             key_data=jax.random.key_data(jax.random.key(config.seed)),
         )
         self._state = place(jax.device_get(state), mesh)
-        self._batch = sharding.put_batch(batch, mesh)
+        self._batch = mesh_lib.put_batch(batch, mesh)
         self._step = make_train_step(task, config, mesh)
         self.compiled = self._step.lower(self._state, self._batch).compile()
 

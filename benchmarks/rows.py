@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from borrow_det.tools import timing
+from borrow_det.tools.common import timing
 
 OURS = "ours"
 
@@ -80,7 +80,7 @@ def compare(
     seconds: float = float("inf"),
     check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda said: {},
 ) -> dict[str, Any]:
-    """Times calls in turns (tools/timing.py) and holds the others against `base`.
+    """Times calls in turns (tools/common/timing.py) and holds the others against `base`.
 
     Args:
       makers: by name, `base` among them, what makes a call, and may take long. One

@@ -13,7 +13,7 @@ from absl import flags
 
 from benchmarks.rows import Rows, opened
 from borrow_det.errors import InputError
-from borrow_det.tools import command
+from borrow_det.tools.common import cli
 
 DEVICES = ("cpu", "gpu")
 
@@ -48,7 +48,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], description: str) -> No
     Raises:
       InputError: it is wrong.
     """
-    surplus = command.parse(values, argv, description)
+    surplus = cli.parse(values, argv, description)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
     if not all(text.isdigit() and int(text) for text in values.batches):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (everybody's name for it)
 from torch import Tensor, nn
 
-from borrow_det.models.ssd_vgg import SSD300
+from borrow_det.models.trunks.ssd import SSD300
 
 Params = Mapping[str, Any]  # A tree of ours, NumPy.
 

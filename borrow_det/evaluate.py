@@ -8,10 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from borrow_det import json_files, paths, sharding, visualize
-from borrow_det import workdir as workdir_lib
+from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed import processes
 from borrow_det.errors import InputError
+from borrow_det.io import json_files, paths
 from borrow_det.tasks.task import EvalSet, Task
+from borrow_det.visualization import annotate
+from borrow_det.workdir import metadata
 
 # The folder of what splits give together, among those of the splits.
 COMPARISON = "counterfactual"
@@ -19,11 +22,11 @@ COMPARISON = "counterfactual"
 
 def make_predict(task: Task, mesh) -> Callable:
     """The compiled predictions of (variables, fields of a batch)."""
-    split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
+    split, whole = mesh_lib.split_batch(mesh), mesh_lib.replicated(mesh)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    layout = sharding.split_state(mesh, variables)
+    layout = mesh_lib.split_state(mesh, variables)
 
-    on_each_device = sharding.on_each_device(
+    on_each_device = mesh_lib.on_each_device(
         task.predict, mesh, split=(False, True), out_split=True
     )
 
@@ -72,7 +75,7 @@ def evaluate(
         ):
             results += to_results(image_id, one)
             observations.append(task.observe(one))
-    if not sharding.is_main_process():
+    if not processes.is_main_process():
         return {}, []
     metrics = task.score(eval_set, results) | task.measure(observations)
     path = metrics_path(workdir, eval_set.source.split, step)
@@ -80,7 +83,7 @@ def evaluate(
     paths.write_whole(_results_path(task, path), json.dumps(results))
     pictures = task.pictures(eval_set, results)
     for name, picture in pictures.items():
-        visualize.write_image(path.with_suffix("") / f"{name}.png", picture)
+        annotate.write_image(path.with_suffix("") / f"{name}.png", picture)
     _write_metrics(path, step, metrics)
     return metrics, list(pictures.values())
 
@@ -105,7 +108,7 @@ def compare(
     metrics = {}
     for name, value in task.compare(list(eval_sets), read_results).items():
         split, _, figure = name.rpartition("/")
-        metrics[f"{workdir_lib.folder_name(split)}/{figure}"] = value
+        metrics[f"{metadata.folder_name(split)}/{figure}"] = value
     if metrics:
         path = metrics_path(workdir, COMPARISON, step)
         paths.make_folder(path.parent)
@@ -121,11 +124,11 @@ def check_splits(splits: Sequence[str]) -> None:
     """
     folders = {COMPARISON: "what compares splits"}
     for split in splits:
-        other = folders.setdefault(workdir_lib.folder_name(split), split)
+        other = folders.setdefault(metadata.folder_name(split), split)
         if other != split or splits.count(split) > 1:
             raise InputError(
                 f"dataset.eval_splits: the evaluations of {split} and of {other} would "
-                f"have one folder, {workdir_lib.folder_name(split)}"
+                f"have one folder, {metadata.folder_name(split)}"
             )
 
 
@@ -134,7 +137,7 @@ def metrics_path(workdir: paths.Path, split: str, step: int) -> paths.Path:
     return (
         paths.as_path(workdir)
         / "evaluations"
-        / workdir_lib.folder_name(split)
+        / metadata.folder_name(split)
         / f"{step}.json"
     )
 
@@ -160,9 +163,9 @@ def run_predict(
     """
     for batch in batches:
         fields = {name: batch[name] for name in task.predict_fields}
-        found = jax.device_get(predict(variables, sharding.put_batch(fields, mesh)))
-        ids = sharding.all_rows(batch["image_id"])
-        for i in np.flatnonzero(sharding.all_rows(batch["mask"])):
+        found = jax.device_get(predict(variables, mesh_lib.put_batch(fields, mesh)))
+        ids = processes.all_rows(batch["image_id"])
+        for i in np.flatnonzero(processes.all_rows(batch["mask"])):
             yield int(ids[i]), jax.tree.map(lambda x, i=i: x[i], found)
         after_batch()
 
@@ -173,4 +176,4 @@ def _results_path(task, path):
 
 def _write_metrics(path, step, metrics):
     finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
-    workdir_lib.write_json(path, {"step": step, **finite})
+    metadata.write_json(path, {"step": step, **finite})

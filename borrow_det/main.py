@@ -9,7 +9,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from borrow_det import command_line, distributed, train
+from borrow_det import train
+from borrow_det.config import command_line
+from borrow_det.distributed import processes
 from borrow_det.errors import InputError, PreemptedError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> None:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        distributed.leave(1, cause_unknown=True)
+        processes.leave(1, cause_unknown=True)
 
 
 def _fault(error):
@@ -78,7 +80,7 @@ def _fault(error):
 def _join():
     explicit = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in explicit):
-        distributed.initialize(*explicit)
+        processes.initialize(*explicit)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -91,7 +93,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _refuse(message: str, status: int = 2) -> NoReturn:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    distributed.leave(status)
+    processes.leave(status)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,16 @@ import os
 import jax
 import numpy as np
 
-from borrow_det import (
-    checkpoints,
-    compilation_cache,
-    config_check,
-    evaluate,
-    initialization,
-    profiler,
-    sharding,
-)
-from borrow_det import workdir as workdir_lib
+from borrow_det import evaluate
+from borrow_det.config import validate
+from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed import processes
+from borrow_det.distributed.preemption import Preemption
 from borrow_det.errors import PreemptedError
 from borrow_det.optimizer import make_schedule
-from borrow_det.preemption import Preemption
-from borrow_det.run_log import RunLog, SilentLog
-from borrow_det.step_timer import StepTimer, memory_metrics
+from borrow_det.reporting import profiler
+from borrow_det.reporting.run_log import RunLog, SilentLog
+from borrow_det.reporting.step_timer import StepTimer, memory_metrics
 from borrow_det.tasks import classification, detection
 from borrow_det.train_step import (
     TrainState,
@@ -31,6 +26,8 @@ from borrow_det.train_step import (
     make_train_step,
     place,
 )
+from borrow_det.workdir import checkpoints, compilation_cache, metadata
+from borrow_det.workdir import init_from as init_from_lib
 
 TASKS = {
     "detection": detection.DetectionTask,
@@ -63,24 +60,24 @@ def train_and_evaluate(
       FloatingPointError: the loss is not finite; names the range of steps.
       PreemptedError: the run was told to stop, and has saved a checkpoint.
     """
-    mesh = sharding.make_mesh(config.mesh)
-    config_check.check(config, TASKS, mesh.size)
+    mesh = mesh_lib.make_mesh(config.mesh)
+    validate.check(config, TASKS, mesh.size)
     evaluate.check_splits(tuple(config.dataset.eval_splits))
-    config = initialization.resolve_normalization(config, workdir)
+    config = init_from_lib.resolve_normalization(config, workdir)
     task_class = TASKS[config.task]
     data = task_class.open(config)
-    classes = workdir_lib.Classes(data.train.class_names, data.train.category_ids)
+    classes = metadata.Classes(data.train.class_names, data.train.category_ids)
     task = task_class(config, len(classes.class_names))
     # What does not fit is refused before a work directory is made of it.
     shapes = abstract_state(task, config, mesh)
-    if config.init_from and not workdir_lib.has_checkpoints(workdir):
-        initialization.start_from(
+    if config.init_from and not metadata.has_checkpoints(workdir):
+        init_from_lib.start_from(
             config, classes, shapes.variables, checkpoints.variable_shapes
         )
-    workdir = workdir_lib.prepare(
-        workdir, config, classes, data.boxes, write=sharding.is_main_process()
+    workdir = metadata.prepare(
+        workdir, config, classes, data.boxes, write=processes.is_main_process()
     )
-    compilation_cache.keep_in(workdir, write=sharding.is_main_process())
+    compilation_cache.keep_in(workdir, write=processes.is_main_process())
     run = Run(config, workdir, task, mesh, data.train, data.eval_sets, profile)
     try:
         return run.go()
@@ -100,7 +97,7 @@ class Run:
         self.mesh = mesh
         self.train_source = train_source
         self.eval_sets = eval_sets
-        main = sharding.is_main_process()
+        main = processes.is_main_process()
         self.log = RunLog(config, workdir, task) if main else SilentLog()
         self.checkpoints = checkpoints.Checkpoints(
             workdir,
@@ -132,18 +129,18 @@ class Run:
         state = draw_state(self.task, self.config)
         if self.config.init_from:
             state = self._initialize(state)
-        elif sharding.is_main_process():  # Of a start that reached no checkpoint.
+        elif processes.is_main_process():  # Of a start that reached no checkpoint.
             (self.workdir / "initialization.json").unlink(missing_ok=True)
         return place(state, self.mesh)
 
     def _initialize(self, state: TrainState) -> TrainState:
         source = self.train_source
-        classes = workdir_lib.Classes(source.class_names, source.category_ids)
-        begun = initialization.start_from(self.config, classes, state.variables)
+        classes = metadata.Classes(source.class_names, source.category_ids)
+        begun = init_from_lib.start_from(self.config, classes, state.variables)
         self.log.line(begun.describe())
-        if sharding.is_main_process():
+        if processes.is_main_process():
             record = self.workdir / "initialization.json"
-            workdir_lib.write_json(record, begun.record())
+            metadata.write_json(record, begun.record())
         averages = begun.variables["params"] if state.ema_params else {}
         return dataclasses.replace(state, **begun.variables, ema_params=averages)
 
@@ -184,7 +181,7 @@ class Run:
         compared = evaluate.metrics_path(self.workdir, evaluate.COMPARISON, self.start)
         exists = [path.exists() for path in (*paths.values(), compared)]
         # The others may look when the main process has begun to write.
-        *exists, is_compared = sharding.from_main_process(np.array(exists))
+        *exists, is_compared = processes.from_main_process(np.array(exists))
         for eval_set, done in zip(self.eval_sets, exists, strict=True):
             split = eval_set.source.split
             if done:
@@ -201,7 +198,7 @@ class Run:
         running = collections.deque()
         for step in range(self.start + 1, self.config.num_steps + 1):
             with timer.waiting():
-                batch = sharding.put_batch(next(batches), self.mesh)
+                batch = mesh_lib.put_batch(next(batches), self.mesh)
             running.append(self._one_step(step, batch))
             if len(running) > STEPS_AHEAD:
                 jax.block_until_ready(running.popleft())
@@ -280,7 +277,7 @@ class Run:
         self.log.evaluation(step, eval_set.source, metrics, pictures)
 
     def _compare(self, step):
-        if sharding.is_main_process():
+        if processes.is_main_process():
             self.compared = evaluate.compare(
                 self.task, self.eval_sets, self.workdir, step
             )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from borrow_det import sharding
+from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.ops import collectives
 from borrow_det.optimizer import make_optimizer
 
 
@@ -52,7 +53,7 @@ def draw_state(task, config) -> TrainState:
 
 def place(state: TrainState, mesh) -> TrainState:
     """Lays a state that every process has on the mesh."""
-    return sharding.put(state, sharding.split_state(mesh, state))
+    return mesh_lib.put(state, mesh_lib.split_state(mesh, state))
 
 
 def abstract_state(task, config, mesh) -> TrainState:
@@ -61,7 +62,7 @@ def abstract_state(task, config, mesh) -> TrainState:
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         shapes,
-        sharding.split_state(mesh, shapes),
+        mesh_lib.split_state(mesh, shapes),
     )
 
 
@@ -82,12 +83,12 @@ def _fresh_state(task, config) -> TrainState:
 
 def make_train_step(task, config, mesh) -> Callable:
     """The compiled step: (state, batch) -> (state, metrics); the state is donated."""
-    layout = sharding.split_state(mesh, abstract_state(task, config, mesh))
+    layout = mesh_lib.split_state(mesh, abstract_state(task, config, mesh))
     step = functools.partial(train_step, task, config, mesh)
     return jax.jit(
         step,
-        in_shardings=(layout, sharding.split_batch(mesh)),
-        out_shardings=(layout, sharding.replicated(mesh)),
+        in_shardings=(layout, mesh_lib.split_batch(mesh)),
+        out_shardings=(layout, mesh_lib.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -99,15 +100,15 @@ def train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
     # Gathered once, before any pass, and the gradient is scattered again once, after
     # the last.
-    whole = jax.lax.with_sharding_constraint(state.params, sharding.replicated(mesh))
-    gradient = sharding.on_each_device(
+    whole = jax.lax.with_sharding_constraint(state.params, mesh_lib.replicated(mesh))
+    gradient = mesh_lib.on_each_device(
         functools.partial(gradient_of_rows, task, config),
         mesh,
         split=(False, False, False, True),
         out_split=False,
     )
     grads, terms, batch_stats, totals = gradient(key, whole, state.batch_stats, batch)
-    grads = jax.lax.with_sharding_constraint(grads, sharding.split_state(mesh, grads))
+    grads = jax.lax.with_sharding_constraint(grads, mesh_lib.split_state(mesh, grads))
     updates, opt_state = make_optimizer(config).update(
         grads, state.opt_state, state.params
     )
@@ -136,7 +137,7 @@ def gradient_of_rows(task, config, key, params, batch_stats, batch):
 
     Returns (gradients, loss terms, batch statistics, totals), of the whole batch.
     """
-    axes = sharding.device_axes()
+    axes = collectives.device_axes()
     examples, totals = task.prepare(key, batch)
     grads, terms, batch_stats = accumulate_gradients(
         functools.partial(task.loss, totals=totals),
@@ -174,7 +175,7 @@ def accumulate_gradients(loss_fn, params, batch_stats, examples, micro_batch):
     first = jax.tree.map(lambda x: x[0], parts)
     (_, (terms, _)), grads = jax.eval_shape(gradient, params, batch_stats, first)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), [grads, terms])
-    zeros = jax.lax.pcast(zeros, sharding.device_axes(), to="varying")
+    zeros = jax.lax.pcast(zeros, collectives.device_axes(), to="varying")
     carry, _ = jax.lax.scan(one_pass, (batch_stats, *zeros), parts)
     stats, grads, terms = carry
     return grads, terms, stats

@@ -93,8 +93,8 @@ def _dataset():
 
 def _model():
     model = ml_collections.ConfigDict()
-    # vgg16, the trunk of the paper's receptive fields (models/vgg.py); or SSD's own,
-    # ssd300 or ssd512 (models/ssd_vgg.py).
+    # vgg16, the trunk of the paper's receptive fields (models/trunks/vgg.py); or SSD's own,
+    # ssd300 or ssd512 (models/trunks/ssd.py).
     model.trunk = "vgg16"
     model.width = 1.0  # Multiplies every trunk channel count.
     model.stages = (2, 2, 3, 3, 3)  # 3x3 convolutions a stage; VGG-16's own.

@@ -9,7 +9,7 @@ input, pixels), width=0.5 (of the trunk), steps=10000, batch=16, borrow=True (fa
 plain SSD on the same levels, the baseline).
 
 DIR holds annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each
-split, and the images beside them or in images/: borrow_det/data/coco_json.py.
+split, and the images beside them or in images/: borrow_det/data/datasets/coco_json.py.
 
 Measured on 2 shared CPU cores, from scratch, at a size that fits them, in 43 minutes
 (26 of processor time) on 312 training and 64 validation images of highway traffic,
@@ -23,7 +23,7 @@ one class: AP 0.373, AP50 0.804, AP_small 0.175, with
 The defaults are for an accelerator; their cost was not measured.
 """
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 
 def get_config(arg=None):

@@ -11,7 +11,7 @@ It learns enough to compare variants with, in minutes a run (RESULTS.md), and no
 an eighth of the trunk's width, from scratch. configs/coco_folder.py is for results.
 """
 
-from configs import arguments, coco_folder
+from borrow_det.configs import arguments, coco_folder
 
 
 def get_config(arg=None):

@@ -24,7 +24,7 @@ resized crops (instead of cutting from a fixed scale), and label smoothing. Cost
 accuracy: not measured here.
 """
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 _TRAIN_IMAGES = 1_281_167
 _EPOCHS = 74

@@ -10,7 +10,7 @@ DontCare are not in TFDS's set, so that detections there count as false. 60,000 
 of 16 images, from scratch with BatchNorm. Cost and score: not measured here.
 """
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 
 def get_config(arg=None):

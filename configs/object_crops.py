@@ -6,7 +6,7 @@
 
 The first command trains VGG-16 as a classifier, in the second the detector's trunk
 starts from it: fc6 and fc7 become conv_fc6 and conv_fc7 by decimation, which happens on
-loading (borrow_det/initialization.py), and the run prints what it took.
+loading (borrow_det/workdir/init_from.py), and the run prints what it took.
 
 Arguments: path="" (the scenes of configs/quickstart.py; or a folder of your own, as in
 configs/coco_folder.py, whose trunk at width=WIDTH it then has), train=train,
@@ -23,7 +23,7 @@ top1 1.000 on the 1,024 discs of validation. The second command, cut to 160 step
 init_from; what is drawn here is learnt quickly either way.
 """
 
-from configs import arguments, base, quickstart
+from borrow_det.configs import arguments, base, quickstart
 
 
 def get_config(arg=None):

@@ -9,7 +9,7 @@ same number of steps: 0.259 and 0.260, where 1/4 is chance.
 
 import ml_collections
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:

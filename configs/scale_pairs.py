@@ -11,7 +11,7 @@ which two species are there without matching hues. On `swapped` a detector that
 borrows follows; on `alone` nobody can do better than chance.
 """
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 
 def get_config(arg=None):

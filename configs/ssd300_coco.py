@@ -18,8 +18,8 @@ weights' metadata). What the references do and this does not: they train biases 
 twice the rate (Caffe), or decay them too and freeze conv1 (torchvision).
 """
 
+from borrow_det.configs import arguments, base
 from borrow_det.errors import InputError
-from configs import arguments, base
 
 REFERENCES = ("caffe", "torchvision")
 TWO, THREE = (1.0, 2.0, 1 / 2), (1.0, 2.0, 1 / 2, 3.0, 1 / 3)  # Aspect ratios.

@@ -15,7 +15,7 @@ others, not measured here: SSD300 has 77.2 mAP on 2007 test, 11-point (Liu et al
 the paper's v5).
 """
 
-from configs import arguments, ssd300_coco
+from borrow_det.configs import arguments, ssd300_coco
 
 
 def get_config(arg=None):

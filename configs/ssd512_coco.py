@@ -14,7 +14,7 @@ Of others, not measured here: SSD512 has 28.8 box AP on test-dev, trained on tra
 (Liu et al. 2016, the paper's v5).
 """
 
-from configs import arguments, ssd300_coco
+from borrow_det.configs import arguments, ssd300_coco
 
 
 def get_config(arg=None):

@@ -10,7 +10,7 @@ The schedule is SSD's (120,000 steps of 32 images), trained from scratch with
 BatchNorm. Cost and score: not measured here.
 """
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 
 def get_config(arg=None):

@@ -10,7 +10,7 @@ SSD on the same levels, the baseline).
 score: not measured here.
 """
 
-from configs import arguments, base
+from borrow_det.configs import arguments, base
 
 
 def get_config(arg=None):

@@ -21,7 +21,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from borrow_det import train
-from borrow_det.data import pipeline, scale_pairs
+from borrow_det.data import pipeline
+from borrow_det.data.datasets import scale_pairs
 from tests import tiny_config as tiny_config_file
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -17,9 +17,11 @@ import time
 import jax
 from absl import app
 
-from borrow_det import main, sharding
+from borrow_det import main
+from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed import processes
 
-put_batch = sharding.put_batch
+put_batch = mesh_lib.put_batch
 
 
 def recorded_put_batch(batch, mesh):
@@ -28,7 +30,7 @@ def recorded_put_batch(batch, mesh):
     if "RECORD_TO" in os.environ and "image_id" in batch:
         digest = hashlib.sha256()
         for name in sorted(batch):
-            digest.update(sharding.all_rows(batch[name]).tobytes())
+            digest.update(processes.all_rows(batch[name]).tobytes())
         line = {"own": batch["image_id"].tolist(), "hash": digest.hexdigest()}
         path = pathlib.Path(os.environ["RECORD_TO"]) / f"{jax.process_index()}.jsonl"
         with path.open("a") as lines:
@@ -37,6 +39,6 @@ def recorded_put_batch(batch, mesh):
 
 
 if __name__ == "__main__":
-    sharding.put_batch = recorded_put_batch
+    mesh_lib.put_batch = recorded_put_batch
     sys.argv = sys.argv[2:]  # Without `-m`: its name comes next.
     app.run(main.main, flags_parser=main.parse_flags)

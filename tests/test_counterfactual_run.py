@@ -7,11 +7,12 @@ import types
 import jax
 import pytest
 
-from borrow_det import evaluate, train, workdir
+from borrow_det import evaluate, train
 from borrow_det.data import sources
 from borrow_det.evaluation import counterfactual
 from borrow_det.tasks import detection
 from borrow_det.tasks.task import EvalSet
+from borrow_det.workdir import metadata
 
 SPLITS = ("validation[:5]", "alone[:5]", "swapped[:5]")
 
@@ -116,7 +117,7 @@ def test_a_run_taken_up_again_compares_what_it_had_evaluated(drawn_run, tmp_path
 def test_without_the_factual_split_there_is_nothing_to_compare(
     drawn_run, tmp_path, splits
 ):
-    config = workdir.load_config(drawn_run.workdir)
+    config = metadata.load_config(drawn_run.workdir)
     task = detection.DetectionTask(config, 4)
     sets = eval_sets(drawn_run, splits)
     assert evaluate.compare(task, sets, tmp_path, 4) == {}

@@ -7,17 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import checkpoints, evaluate, sharding
+from borrow_det import evaluate
+from borrow_det.configs import base
 from borrow_det.data import sources
+from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
-from borrow_det.tasks import detection, detection_evaluation
+from borrow_det.tasks import detection, detection_evaluator
 from borrow_det.tasks.task import EvalSet
-from configs import base
+from borrow_det.workdir import checkpoints
 
 
 def make_mesh(devices):
     axes = {"data": -1, "fsdp": 1}
-    return sharding.make_mesh(axes, jax.devices()[:devices])
+    return mesh_lib.make_mesh(axes, jax.devices()[:devices])
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_detections_do_not_depend_on_the_batch(tiny_run, run_pass, batch_size, d
         assert categories == expected[image_id][1]
         np.testing.assert_allclose(boxes, expected[image_id][0], atol=2e-3)
     truth = sources.ground_truth(sources.load(tiny_run.config.dataset, "val"))
-    metrics = detection_evaluation.score(truth, found, tiny_run.config) | measures
+    metrics = detection_evaluator.score(truth, found, tiny_run.config) | measures
     assert set(metrics) == set(tiny_run.metrics["val"])
     for name, value in tiny_run.metrics["val"].items():
         np.testing.assert_allclose(
@@ -146,7 +148,7 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
 
 
 def test_coco_results_are_pixels_and_category_ids():
-    (result,) = detection_evaluation.coco_results(
+    (result,) = detection_evaluator.coco_results(
         12,
         np.array([100, 200]),
         np.float32([[0.1, 0.2, 0.5, 0.25]]),
@@ -195,7 +197,7 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
     for i in range(len(source)):
         record = source[i]
         kept = ~record["is_crowd"] & ~record["is_difficult"]
-        detections += detection_evaluation.coco_results(
+        detections += detection_evaluator.coco_results(
             record["image_id"],
             sizes[record["image_id"]],
             record["boxes"][kept],
@@ -208,13 +210,13 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
         assert source.class_names[label] == next(
             c["name"] for c in coco["categories"] if c["id"] == category_id
         )
-    metrics = detection_evaluation.score(truth, detections, config)
+    metrics = detection_evaluator.score(truth, detections, config)
     for figure in ("AP", "AP50", "AP75", "AP_11point", "AP_allpoint"):
         assert metrics[figure] == pytest.approx(1.0, abs=1e-9), figure
     # Against the annotation file itself, as well as what was made of it.
     for annotation in coco["annotations"]:
         annotation.setdefault("difficult", 0)
-    again = detection_evaluation.score(coco, detections, config)
+    again = detection_evaluator.score(coco, detections, config)
     assert again["AP50"] == pytest.approx(1.0, abs=1e-9)
 
 

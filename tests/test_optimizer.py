@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from borrow_det import optimizer
+from borrow_det.configs import base
 from borrow_det.errors import InputError
-from configs import base
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import checkpoints, train
-from borrow_det import workdir as workdir_lib
+from borrow_det import train
 from borrow_det.errors import InputError
-from borrow_det.tools import predict
+from borrow_det.tools.predict import __main__ as predict
+from borrow_det.workdir import checkpoints, metadata
 
 
 @pytest.fixture(autouse=True)
@@ -137,7 +137,7 @@ def test_a_detector_starts_from_its_trunk(pretrained, tiny_config, tmp_path, cap
         assert f"trunk/{name}/conv/kernel" in taken
     assert "head1/class/kernel" in left
     assert "(100.0, 110.0, 120.0)" in left
-    stored = workdir_lib.load_config(tmp_path / "W")
+    stored = metadata.load_config(tmp_path / "W")
     assert stored.model.pixel_mean == (100.0, 110.0, 120.0)
 
     # And it trains from there.

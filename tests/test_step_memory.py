@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import sharding
+from borrow_det.configs import base
+from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.train_step import abstract_state, make_train_step
-from configs import base
 
 SIDE, BATCH, OBJECTS = 640, 8, 100
 # Of the shallowest level: its own positions, and those of the deeper ones.
@@ -24,7 +24,7 @@ def arrays_of_a_step(dtype, attention):
     config.dtype = dtype
     config.borrow.attention = attention
     task = DetectionTask(config, num_classes=80)
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
     rows = {
         "image": ((SIDE, SIDE, 3), np.uint8),
         "image_size": ((2,), np.int32),

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import sharding, train
+from borrow_det import train
+from borrow_det.distributed import mesh as mesh_lib
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def test_batches_are_on_the_devices_steps_ahead_and_nothing_is_taken_between_lin
     tiny_config, tmp_path, monkeypatch
 ):
     events = []
-    make_step, put_batch = train.make_train_step, sharding.put_batch
+    make_step, put_batch = train.make_train_step, mesh_lib.put_batch
 
     def make_watched_step(*args):
         train_step = make_step(*args)
@@ -55,7 +56,7 @@ def test_batches_are_on_the_devices_steps_ahead_and_nothing_is_taken_between_lin
         return put_batch(batch, mesh)
 
     monkeypatch.setattr(train, "make_train_step", make_watched_step)
-    monkeypatch.setattr(sharding, "put_batch", watched_put)
+    monkeypatch.setattr(mesh_lib, "put_batch", watched_put)
     tiny_config.num_steps = tiny_config.log_every = tiny_config.checkpoint_every = 5
     tiny_config.eval_every = 5
     train.train_and_evaluate(tiny_config, tmp_path / "W")

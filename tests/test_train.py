@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det import checkpoints, sharding, train, train_step, workdir
+from borrow_det import train, train_step
 from borrow_det.data import pipeline, sources
+from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError, PreemptedError
-from borrow_det.tasks import detection, detection_evaluation
-from borrow_det.tasks.detector import Detector
+from borrow_det.inference.detector import Detector
+from borrow_det.tasks import detection, detection_evaluator
+from borrow_det.workdir import checkpoints, metadata
 from tests import program
 
 
@@ -32,7 +34,7 @@ def make_task(config):
 def saved_model(folder, step):
     """{params, batch_stats, ema_params} of a checkpoint, leaf by leaf."""
     manager = checkpoints.Checkpoints(folder, every=1, keep=9)
-    config = workdir.load_config(folder)
+    config = metadata.load_config(folder)
     abstract = train_step.abstract_state(make_task(config), config, train_mesh(2))
     assert manager.latest_step == step
     fields = manager.restore(vars(abstract))
@@ -42,7 +44,7 @@ def saved_model(folder, step):
 
 def train_mesh(devices):
     axes = {"data": -1, "fsdp": 1}
-    return sharding.make_mesh(axes, jax.devices()[:devices])
+    return mesh_lib.make_mesh(axes, jax.devices()[:devices])
 
 
 def metric_lines(folder):
@@ -68,8 +70,8 @@ def test_a_run_leaves_its_files(tiny_run):
     }
     assert any(name.startswith("events.out.tfevents") for name in found)
     assert not any("tmp" in name for name in found)
-    assert workdir.load_config(folder) == tiny_run.config
-    assert workdir.load_classes(folder) == (
+    assert metadata.load_config(folder) == tiny_run.config
+    assert metadata.load_classes(folder) == (
         ("stripes_0", "stripes_45", "stripes_90", "stripes_135"),
         (3, 5, 9, 11),
     )
@@ -107,7 +109,7 @@ def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
     )
     source = sources.load(tiny_run.config.dataset, "val")
     truth = sources.ground_truth(source)
-    again = detection_evaluation.score(truth, detections, tiny_run.config)
+    again = detection_evaluator.score(truth, detections, tiny_run.config)
     others = {n: v for n, v in metrics.items() if not n.startswith("borrow/")}
     np.testing.assert_equal(again, others)
     assert {d["category_id"] for d in detections} <= {3, 5, 9, 11}
@@ -271,8 +273,8 @@ def test_a_run_of_no_steps_evaluates_what_it_starts_from(
         metrics = train.train_and_evaluate(tiny_config, tmp_path / "W")
         assert metrics["val"] == pytest.approx(tiny_run.metrics["val"], nan_ok=True)
     given, kept = (
-        checkpoints.restore_variables(workdir)["params"]
-        for workdir in (tiny_run.workdir, tmp_path / "W")
+        checkpoints.restore_variables(metadata)["params"]
+        for metadata in (tiny_run.workdir, tmp_path / "W")
     )
     assert_equal_trees(given, kept)
 

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from borrow_det import sharding, train, train_step
+from borrow_det import train, train_step
 from borrow_det.data import pipeline, sources
+from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.tasks import detection
-from borrow_det.tools import compiled_report
+from borrow_det.tools.aot_compile import report
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def make_task(config):
 
 def train_mesh(devices):
     axes = {"data": -1, "fsdp": 1}
-    return sharding.make_mesh(axes, jax.devices()[:devices])
+    return mesh_lib.make_mesh(axes, jax.devices()[:devices])
 
 
 def one_step(config, mesh):
@@ -37,7 +38,7 @@ def one_step(config, mesh):
     task = make_task(config)
     state = train_step.init_state(task, config, mesh)
     step = train_step.make_train_step(task, config, mesh)
-    state, metrics = step(state, sharding.put_batch(batch, mesh))
+    state, metrics = step(state, mesh_lib.put_batch(batch, mesh))
     return jax.device_get(metrics), jax.device_get(state)
 
 
@@ -63,12 +64,12 @@ def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
-    monkeypatch.setattr(sharding, "_MIN_SPLIT_SIZE", 64)
+    monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
     config = make_tiny_config()
     config.ema_decay = 0.25
-    mesh = sharding.make_mesh({"data": -1, "fsdp": fsdp})
+    mesh = mesh_lib.make_mesh({"data": -1, "fsdp": fsdp})
     source = sources.load(config.dataset, "train")
-    batch = sharding.put_batch(next(pipeline.train_batches(source, config)), mesh)
+    batch = mesh_lib.put_batch(next(pipeline.train_batches(source, config)), mesh)
     task = make_task(config)
     state = train_step.init_state(task, config, mesh)
     step = train_step.make_train_step(task, config, mesh)
@@ -78,7 +79,7 @@ def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
     # Each array of a device takes the place of the one it comes from.
     compiled = step.lower(new_state, batch).compile()
     held = [leaf.addressable_data(0).nbytes for leaf in jax.tree.leaves(new_state)]
-    assert compiled_report.memory(compiled)["donated"] == sum(held)
+    assert report.memory(compiled)["donated"] == sum(held)
     aliases = re.search(r"input_output_alias={(.*?)}, entry", compiled.as_text())
     pairs = re.findall(r"{(\d+)}: \((\d+), {}", aliases[1])
     assert pairs == [(str(i), str(i)) for i in range(len(held))]
@@ -107,9 +108,9 @@ def test_pairs_of_columns_change_no_more_than_rounding(make_tiny_config):
 def test_split_parameters_change_no_more_than_rounding(
     tiny_run, on_two_devices, monkeypatch
 ):
-    monkeypatch.setattr(sharding, "_MIN_SPLIT_SIZE", 64)
+    monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
     config = tiny_run.config
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 2})
+    mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2})
     state = train_step.init_state(make_task(config), config, mesh)
     for part in (state.params, state.ema_params, state.opt_state):
         kernels = [leaf for leaf in jax.tree.leaves(part) if leaf.size >= 64]

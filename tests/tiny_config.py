@@ -4,7 +4,7 @@ import pathlib
 
 import ml_collections
 
-from configs import base
+from borrow_det.configs import base
 
 
 def get_config(folder: str) -> ml_collections.ConfigDict:

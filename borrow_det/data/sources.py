@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from borrow_det.data import (
+from borrow_det.data.datasets import (
     bad_boxes,
     coco_classes,
     coco_folder,
@@ -34,7 +34,7 @@ class Source:
       class_names: by class index.
       category_ids: by class index: the id that COCO-format files carry; gaps allowed.
       records: the builders' own records, image bytes not decoded.
-      normalise: from (builder's record, index) to the record of data/records.py.
+      normalise: from (builder's record, index) to the record of data/datasets/records.py.
       reference_lines: figures to show beside a result on this set, by name.
       counts: boxes of the splits, slices uncut, that dataset.bad_boxes "clipped" and
         "dropped" when the set was prepared; {} for sets where that happens on reading
@@ -61,7 +61,7 @@ class Source:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        """The record of one image: data/records.py lists its fields."""
+        """The record of one image: data/datasets/records.py lists its fields."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} {self.split} has no image {index}")
         return self.normalise(self.records[index], index)

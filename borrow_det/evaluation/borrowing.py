@@ -52,8 +52,8 @@ import numpy as np
 from jax import Array
 
 from borrow_det.evaluation import average_precision
+from borrow_det.ops import borrow_targets
 from borrow_det.ops import boxes as box_ops
-from borrow_det.ops import matching
 
 _SPLIT = ("AP", "AP50", "AR")  # What the small objects' groups are measured by.
 
@@ -156,9 +156,9 @@ def descriptors(boxes: Array, centers: Array) -> Array:
 def _sources(objects, centers, scale):
     """Positions in larger boxes of each object's class, and of others alone: [G, T]."""
     boxes, labels, valid, _ = objects
-    same = matching.borrow_sources(boxes, labels, valid, centers, scale)
+    same = borrow_targets.borrow_sources(boxes, labels, valid, centers, scale)
     # Of one class, all that are larger are sources.
-    larger = matching.borrow_sources(
+    larger = borrow_targets.borrow_sources(
         boxes, jnp.zeros_like(labels), valid, centers, scale
     )
     return same, larger & ~same
@@ -280,6 +280,6 @@ def small_objects(
         area = np.array([average_precision.object_area(a) for a in members])
         side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
         small[indices] = average_precision.is_small(area)
-        larger = matching.is_larger(side.max(), side, scale)
+        larger = borrow_targets.is_larger(side.max(), side, scale)
         has_source[indices] = (side > 0) & larger
     return small, has_source

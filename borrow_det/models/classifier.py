@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from borrow_det.errors import InputError
-from borrow_det.models import vgg
-from borrow_det.models.normalization import Normalization
+from borrow_det.models import layers
+from borrow_det.models.layers import Normalization
+from borrow_det.models.trunks import vgg
 from borrow_det.ops.convolution import convolve
 
 FC6_KERNEL = 7  # Of pool5's map: 7x7 at the paper's input of 224.
@@ -29,7 +30,7 @@ class Stages(vgg.VGGStages):
 
         C is 512 times the width.
         """
-        return vgg.max_pool(self.conv_stages(image, train)[-1])
+        return layers.max_pool(self.conv_stages(image, train)[-1])
 
 
 class Classifier(nn.Module):

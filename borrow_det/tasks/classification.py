@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det import sharding, visualize
-from borrow_det.data import augment_classification, object_crops, pipeline
+from borrow_det.data import pipeline
+from borrow_det.data.augmentation import classification as augment_classification
+from borrow_det.data.datasets import object_crops
 from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
+from borrow_det.ops import collectives
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
 from borrow_det.tasks.task import Data, EvalSet, Figures, init_variables
+from borrow_det.visualization import annotate
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 
@@ -57,7 +60,7 @@ class ClassificationTask:
 
     @staticmethod
     def open(config) -> Data:
-        """Opens the objects, or the whole images, of a set; see data/object_crops.py.
+        """Opens the objects, or the whole images, of a set; see data/datasets/object_crops.py.
 
         Raises:
           InputError: on unknown or empty splits, a single class, and wrong fields of
@@ -108,11 +111,11 @@ class ClassificationTask:
             return image, jax.random.key_data(drop_key)
 
         rows = batch["image"].shape[0]
-        indices = sharding.first_row(rows) + jnp.arange(rows, dtype=jnp.int32)
+        indices = collectives.first_row(rows) + jnp.arange(rows, dtype=jnp.int32)
         image, key_data = jax.vmap(one_image)(
             indices, batch["image"], batch["image_size"]
         )
-        total = jax.lax.psum(jnp.array(rows, jnp.float32), sharding.device_axes())
+        total = jax.lax.psum(jnp.array(rows, jnp.float32), collectives.device_axes())
         totals = {"examples": total}
         return Examples(image, batch["label"], key_data), totals
 
@@ -207,11 +210,11 @@ class ClassificationTask:
                 _captioned(record, found[0], source.class_names, found[1]),
             )
             name = f"{result['image_id']}_{pathlib.Path(record['file_name']).stem}"
-            pictures[name] = visualize.contact_sheet(sides, columns=2)
+            pictures[name] = annotate.contact_sheet(sides, columns=2)
         return pictures
 
 
 def _captioned(record, label, class_names, probability=None):
     image = object_crops.decode_crop(record, record["file_name"])
     scores = None if probability is None else np.array([probability])
-    return visualize.draw_boxes(image, _WHOLE, np.array([label]), class_names, scores)
+    return annotate.draw_boxes(image, _WHOLE, np.array([label]), class_names, scores)

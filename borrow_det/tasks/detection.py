@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det import sharding
-from borrow_det.data import augment, pipeline
+from borrow_det.data import pipeline
+from borrow_det.data.augmentation import detection as augment
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing, counterfactual
-from borrow_det.models import ssd
+from borrow_det.models import detector
 from borrow_det.models.borrowing import source_levels
-from borrow_det.models.normalization import Normalization
+from borrow_det.models.layers import Normalization
 from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops import assignment, borrow_targets, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
-from borrow_det.ops import losses, matching, nms
-from borrow_det.tasks import detection_evaluation
-from borrow_det.tasks.matching_loss import BorrowTargets, matching_loss
+from borrow_det.ops.matching_loss import BorrowTargets, matching_loss
+from borrow_det.tasks import detection_evaluator
 from borrow_det.tasks.task import EvalSet, init_variables
 
 
@@ -45,19 +45,21 @@ class Prediction(NamedTuple):
 class DetectionTask:
     """Detection as tasks/task.py defines a task."""
 
-    figures = detection_evaluation.FIGURES
+    figures = detection_evaluator.FIGURES
     results = "detections"
     predict_fields = (
         *("image", "image_size"),
         *("boxes", "labels", "box_mask", "ignore", "small"),
     )
-    open = staticmethod(detection_evaluation.open_data)
+    open = staticmethod(detection_evaluator.open_data)
 
     def __init__(self, config, num_classes: int):
         self.config = config
-        check_choice("loss.best_anchor", config.loss.best_anchor, matching.BEST_ANCHOR)
-        check_choice("loss.ignored", config.loss.ignored, matching.IGNORED)
-        self.model = ssd.build_detector(config, num_classes)
+        check_choice(
+            "loss.best_anchor", config.loss.best_anchor, assignment.BEST_ANCHOR
+        )
+        check_choice("loss.ignored", config.loss.ignored, assignment.IGNORED)
+        self.model = detector.build_detector(config, num_classes)
         self.input_size = tuple(config.input_size)
         self.anchors = anchor_ops.make_anchors(config.anchors, self.input_size)
         self.level_shapes = anchor_ops.level_shapes(
@@ -79,7 +81,7 @@ class DetectionTask:
             batch,
             self.config.augment,
             self.input_size,
-            sharding.first_row(batch["image"].shape[0]),
+            collectives.first_row(batch["image"].shape[0]),
             fill=Normalization.of(self.config.model).gray,
         )
         examples = self._targets(batch)
@@ -88,7 +90,7 @@ class DetectionTask:
             "positives": jnp.sum(examples.positive),
             "descriptors": jnp.sum(jnp.array(descriptors, jnp.int32)),
         }
-        axes = sharding.device_axes()
+        axes = collectives.device_axes()
         return examples, {
             name: jnp.maximum(jax.lax.psum(count, axes), 1).astype(jnp.float32)
             for name, count in totals.items()
@@ -99,7 +101,7 @@ class DetectionTask:
         config = self.config
 
         def one_image(boxes, labels, valid, ignore):
-            assigned = matching.assign_anchors(
+            assigned = assignment.assign_anchors(
                 boxes,
                 valid,
                 ignore,
@@ -112,7 +114,7 @@ class DetectionTask:
             offsets = box_ops.encode(
                 boxes[assigned.index], anchors, tuple(config.anchors.variances)
             )
-            objects = matching.objects(valid, ignore, config.loss.ignored)
+            objects = assignment.objects(valid, ignore, config.loss.ignored)
             borrow = {
                 n: self._borrow_targets(n, boxes, labels, objects, assigned)
                 for n in self._matched_levels()
@@ -132,13 +134,13 @@ class DetectionTask:
 
     def _borrow_targets(self, n, boxes, labels, valid, assigned):
         centers = self.centers(self.source_levels(n))
-        sources = matching.borrow_sources(
+        sources = borrow_targets.borrow_sources(
             boxes, labels, valid, jnp.asarray(centers), self.config.loss.matching_scale
         )
         positions = [height * width for height, width in self.level_shapes]
         per_position = anchor_ops.anchors_per_position(self.config.anchors)
         start = sum(r * k for r, k in zip(positions[:n], per_position[:n], strict=True))
-        index, has_object = matching.descriptor_objects(
+        index, has_object = borrow_targets.descriptor_objects(
             assigned, start, positions[n], per_position[n]
         )
         counts = has_object & jnp.any(sources, axis=1)[index]
@@ -163,7 +165,7 @@ class DetectionTask:
         return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
 
     def loss_of(
-        self, predictions: ssd.Predictions, examples: Examples, totals: dict
+        self, predictions: detector.Predictions, examples: Examples, totals: dict
     ) -> tuple[Array, dict[str, Array]]:
         """The loss of what the network says of examples, and its terms; see `loss`."""
         config = self.config.loss
@@ -219,7 +221,7 @@ class DetectionTask:
         )
         # Summed here: the scores of a level are thousands of times what is found.
         attention = {
-            n: self._attention(n, matching.scores, objects)
+            n: self._attention(n, assignment.scores, objects)
             for n, matching in predictions.matchings.items()
         }
         return Prediction(self.decode(predictions), attention)
@@ -246,12 +248,12 @@ class DetectionTask:
 
     def forward(
         self, variables: dict, image: Array, image_size: Array
-    ) -> ssd.Predictions:
+    ) -> detector.Predictions:
         """What the network says of uint8 canvases [B, Hc, Wc, 3]."""
         resized = augment.resize_batch(image, image_size, self.input_size)
         return self.model.apply(variables, resized, train=False)
 
-    def decode(self, predictions: ssd.Predictions) -> nms.Detections:
+    def decode(self, predictions: detector.Predictions) -> nms.Detections:
         """Detections [B, K] of what the network says.
 
         Boxes are normalised to each image and clipped to it, by `nms.clip` before or
@@ -271,7 +273,9 @@ class DetectionTask:
         )
         return found._replace(boxes=jnp.clip(found.boxes, 0.0, 1.0))
 
-    def boxes_and_scores(self, predictions: ssd.Predictions) -> tuple[Array, Array]:
+    def boxes_and_scores(
+        self, predictions: detector.Predictions
+    ) -> tuple[Array, Array]:
         """What each anchor says, float32: boxes [B, A, 4], scores [B, A, classes]."""
         scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
         anchors = jnp.asarray(self.anchors)[None]
@@ -301,7 +305,7 @@ class DetectionTask:
     def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
         source = eval_set.source
-        row = detection_evaluation.EvalRow.of(eval_set, self.config)
+        row = detection_evaluator.EvalRow.of(eval_set, self.config)
         return pipeline.eval_batches(source, self.config, *process, make_row=row)
 
     def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
@@ -313,7 +317,7 @@ class DetectionTask:
 
         def image_results(image_id, prediction):
             found = prediction.found
-            return detection_evaluation.coco_results(
+            return detection_evaluator.coco_results(
                 image_id,
                 sizes[image_id],
                 found.boxes[found.mask],
@@ -330,7 +334,7 @@ class DetectionTask:
 
     def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
         """COCO's metrics, with small objects split, and VOC's where asked for."""
-        return detection_evaluation.score(eval_set.truth, results, self.config)
+        return detection_evaluator.score(eval_set.truth, results, self.config)
 
     def measure(self, observations: list) -> dict[str, float]:
         """The figures of the attention (evaluation/borrowing.py)."""
@@ -353,7 +357,7 @@ class DetectionTask:
 
         def answers(eval_set):
             return counterfactual.answers(
-                *detection_evaluation.sized(
+                *detection_evaluator.sized(
                     eval_set.truth, read_results(eval_set), self.config
                 )
             )
@@ -367,11 +371,11 @@ class DetectionTask:
 
     def scene(self, source, index: int) -> np.ndarray:
         """An image with its objects."""
-        return detection_evaluation.draw_scene(source, index)
+        return detection_evaluator.draw_scene(source, index)
 
     def pictures(self, eval_set: EvalSet, results: list[dict]) -> dict[str, np.ndarray]:
         """The first images, the truth left, detections right."""
-        return detection_evaluation.draw_pictures(eval_set.source, results, self.config)
+        return detection_evaluator.draw_pictures(eval_set.source, results, self.config)
 
 
 def _sum_over_batch(loss, *arrays):

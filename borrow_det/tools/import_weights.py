@@ -46,14 +46,14 @@ import numpy as np
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from borrow_det import checkpoints, command_line, config_check, initialization
-from borrow_det import workdir as workdir_lib
-from borrow_det.data import coco_classes
+from borrow_det.config import command_line, validate
+from borrow_det.data.datasets import coco_classes
 from borrow_det.errors import InputError, check_choice
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tasks import detection
-from borrow_det.tools import command
+from borrow_det.tools.common import cli
 from borrow_det.weights import files, layouts
+from borrow_det.workdir import checkpoints, init_from, metadata
 
 _DETECTOR_CONFIG = "configs/ssd300_coco.py:reference=torchvision"
 
@@ -70,10 +70,10 @@ class Imported(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    surplus = command.parse(options, argv, __doc__)
+    surplus = cli.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
-    output = command.output_folder(options.output)
+    output = cli.output_folder(options.output)
     _check_output(output)
     normalization = _given_normalization(options)
     imported = read(options.input, options.layout, normalization)
@@ -121,7 +121,7 @@ def read(
 
 def as_detector(
     imported: Imported, config, keep_unused: bool
-) -> tuple[Imported, workdir_lib.Classes]:
+) -> tuple[Imported, metadata.Classes]:
     """Fits a whole detector to COCO's classes and to the network of a config.
 
     The config gets the normalisation of the weights.
@@ -132,13 +132,13 @@ def as_detector(
     """
     ids = range(1, layouts.COCO_CHANNELS) if keep_unused else coco_classes.NAMES
     names = [coco_classes.NAMES.get(i, f"unused {i}") for i in ids]
-    classes = workdir_lib.Classes(tuple(names), tuple(ids))
+    classes = metadata.Classes(tuple(names), tuple(ids))
     parameters = layouts.keep_classes(imported.parameters, ids)
     for field, value in imported.normalization.items():
         config.model[field] = value
     # It is stored as it is, for predictions and for runs.
     check_choice("task", config.task, ["detection"])
-    config_check.check_fields(config)
+    validate.check_fields(config)
     _check_anchors(config, layouts.LAYOUTS[imported.layout].trained)
     _check_network(parameters, config, len(names))
     unused = [i for i in range(1, layouts.COCO_CHANNELS) if i not in classes[1]]
@@ -212,7 +212,7 @@ def write(
     source: str | os.PathLike,
     imported: Imported,
     config=None,
-    classes: workdir_lib.Classes | None = None,
+    classes: metadata.Classes | None = None,
 ) -> None:
     """Writes an import, whole or not at all; with a config, as a work directory.
 
@@ -236,8 +236,8 @@ def write(
         record |= classes._asdict()
     with _whole(output) as folder:
         if config is not None:
-            workdir_lib.prepare(folder, config, classes, boxes={})
-        workdir_lib.write_json(folder / initialization.IMPORT_FILE, record)
+            metadata.prepare(folder, config, classes, boxes={})
+        metadata.write_json(folder / init_from.IMPORT_FILE, record)
         nested = flax.traverse_util.unflatten_dict(imported.parameters, sep="/")
         checkpoints.save_variables(folder, {"params": nested, "batch_stats": {}})
 
@@ -284,7 +284,7 @@ def _summary(imported, output):
 
 def _given_normalization(options) -> dict | None:
     """What the flags say of it, or None."""
-    given = {name: options[name].value for name in initialization.NORMALIZATION}
+    given = {name: options[name].value for name in init_from.NORMALIZATION}
     absent = [name for name, value in given.items() if value is None]
     if len(absent) == len(given):
         return None
@@ -297,7 +297,7 @@ def _given_normalization(options) -> dict | None:
             given[name] = tuple(float(number) for number in given[name])
         except ValueError as error:
             raise InputError(f"--{name}: {error}") from error
-    initialization.check_normalization(given, "the flags")
+    init_from.check_normalization(given, "the flags")
     return given
 
 
@@ -336,4 +336,4 @@ def _flags() -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    sys.exit(command.call(main, sys.argv))
+    sys.exit(cli.call(main, sys.argv))

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from borrow_det import json_files
 from borrow_det.errors import InputError
 from borrow_det.evaluation import average_precision, coco_format
-from borrow_det.tools import command
+from borrow_det.io import json_files
+from borrow_det.tools.common import cli
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    surplus = command.parse(options, argv, __doc__)
+    surplus = cli.parse(options, argv, __doc__)
     if surplus:
         raise InputError(f"unexpected argument {surplus[0]!r}")
     if options["iou"].present and not options.voc:
@@ -89,4 +89,4 @@ def _flags() -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    sys.exit(command.call(main, sys.argv))
+    sys.exit(cli.call(main, sys.argv))

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
+from borrow_det.configs import arguments, base
 from borrow_det.errors import InputError
-from configs import arguments, base
 
 NAMES = [
     "quickstart",
@@ -23,7 +23,7 @@ NAMES = [
 
 def get_config(name, arg):
     arg = f"path=DIR,{arg}" if name.startswith("coco_folder") else arg
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+    return importlib.import_module(f"borrow_det.configs.{name}").get_config(arg)
 
 
 def test_values_take_the_type_of_their_default():
@@ -87,7 +87,7 @@ def test_every_config_is_locked_and_refuses_unknown_arguments(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_docstring_holds_the_command(name):
-    docstring = importlib.import_module(f"configs.{name}").__doc__
+    docstring = importlib.import_module(f"borrow_det.configs.{name}").__doc__
     command = rf"python -m borrow_det\.main[\s\\]+--config=configs/{name}\.py"
     assert re.search(command, docstring)
 

@@ -10,9 +10,10 @@ import pathlib
 import jax
 import pytest
 
-from borrow_det import config_check, train
+from borrow_det import train
+from borrow_det.config import validate
+from borrow_det.distributed.mesh import make_mesh
 from borrow_det.errors import InputError
-from borrow_det.sharding import make_mesh
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -27,7 +28,7 @@ REQUIRED = {"coco_folder": "path=DIR", "coco_folder_narrow": "path=DIR"}
 
 def get_config(name):
     """The config of a file without any argument that it can do without."""
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"borrow_det.configs.{name}")
     return (
         module.get_config(REQUIRED[name]) if name in REQUIRED else module.get_config()
     )
@@ -62,7 +63,7 @@ def test_overlays_add_no_field_and_the_run_starts(name):
     base = get_config("base")
     assert list(as_fields(config)) == list(as_fields(base))
     assert config.is_locked
-    config_check.check(config, train.TASKS, make_mesh(config.mesh).size)
+    validate.check(config, train.TASKS, make_mesh(config.mesh).size)
     task = train.TASKS[config.task](config, num_classes=3)
     jax.eval_shape(task.init, jax.random.key(0))
 
@@ -74,14 +75,14 @@ def as_fields(config):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "base"])
 def test_unknown_arguments_are_named(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"borrow_det.configs.{name}")
     with pytest.raises(InputError, match="widht"):
         module.get_config("widht=0.5")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "base"])
 def test_the_docstring_holds_the_command(name):
-    module = importlib.import_module(f"configs.{name}")
+    module = importlib.import_module(f"borrow_det.configs.{name}")
     assert "python -m borrow_det.main" in module.__doc__
     assert f"--config=configs/{name}.py" in module.__doc__
 

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from configs import base
+from borrow_det.configs import base
 
 
 @pytest.fixture(scope="session")

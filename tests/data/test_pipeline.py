@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from borrow_det.data import pipeline, sources
+from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
 
@@ -103,7 +104,7 @@ def test_a_batch_holds_its_records(drawn_config):
     for i, image_id in enumerate(batch["image_id"]):
         record = source[int(image_id)]
         n = len(record["boxes"])
-        decoded = pipeline.decode_image(record, "image")
+        decoded = decode.decode_image(record, "image")
         np.testing.assert_array_equal(batch["image"][i], decoded)
         np.testing.assert_array_equal(batch["boxes"][i][:n], record["boxes"])
         np.testing.assert_array_equal(batch["labels"][i][:n], record["labels"])
@@ -194,7 +195,7 @@ def test_larger_images_are_averaged_down_and_smaller_ones_padded(drawn_config):
 
 def test_reduction_is_the_mean_over_areas():
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    canvas, size = pipeline.to_canvas(image, (10, 20))
+    canvas, size = decode.to_canvas(image, (10, 20))
     assert size == (10, 15)
     blocks = image.reshape(10, 4, 15, 4, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(canvas[:10, :15], blocks, atol=0.51)
@@ -306,7 +307,7 @@ def test_damaged_records_are_named(drawn_config):
         ({"height": 9}, "x decodes to 8 x 8 pixels, but its record says 8 x 9"),
     ):
         with pytest.raises(InputError, match=message):
-            pipeline.decode_image(record | change, "x")
+            decode.decode_image(record | change, "x")
 
 
 def test_closing_frees_the_shared_memory_of_the_last_batch(drawn_config):

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from borrow_det.configs import base
 from borrow_det.errors import InputError
-from borrow_det.models import borrowing, ssd
-from configs import base
+from borrow_det.models import borrowing, detector
+from borrow_det.models import context as context_lib
 
 CHANNELS = 5  # Of the embedding.
 SHAPES = ((3, 4, 6), (2, 2, 7), (1, 2, 3))  # Level maps, shallow to deep.
@@ -214,7 +215,7 @@ def test_deconvolution_doubles_and_is_cut_at_the_far_sides():
     rng = np.random.default_rng(3)
     deeper = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
     like = np.zeros((2, 3, 5, 6), np.float32)  # Odd: the maps are rounded up.
-    module = borrowing.Deconvolution()
+    module = context_lib.Deconvolution()
     variables = random_variables(module, deeper, like)
     kernel = variables["params"]["deconv"]["kernel"]
     bias = variables["params"]["deconv"]["bias"]
@@ -233,7 +234,7 @@ def test_deconvolution_spreads_a_position_evenly_around_itself(kernel):
     deeper = np.zeros((1, 4, 5, 1), np.float32)
     deeper[0, 1, 3] = 1
     like = np.zeros((1, 8, 10, 1), np.float32)
-    module = borrowing.Deconvolution(kernel, zero_init=True)
+    module = context_lib.Deconvolution(kernel, zero_init=True)
     params = module.init(jax.random.key(0), deeper, like)["params"]["deconv"]
     params["kernel"] += 1
     D = module.apply({"params": {"deconv": params}}, deeper, like)
@@ -277,7 +278,7 @@ def test_deconvolution_fits_any_two_maps(kernel_size, shallow, small, stride, ro
     rng = np.random.default_rng(6)
     deeper = rng.normal(size=(2, *small, 3)).astype(np.float32)
     like = np.zeros((2, *shallow, 4), np.float32)
-    module = borrowing.Deconvolution(kernel_size)
+    module = context_lib.Deconvolution(kernel_size)
     variables = random_variables(module, deeper, like)
     kernel, bias = (variables["params"]["deconv"][name] for name in ("kernel", "bias"))
     assert kernel.shape[:2] == tuple(kernel_size + s - 2 for s in stride)
@@ -322,7 +323,7 @@ def test_neck_borrows_from_deeper_levels_and_takes_the_next_as_context(
         np.testing.assert_allclose(matchings[n].scores, P, rtol=1e-3, atol=1e-5)
         Z = P @ embed_by_loop(params[f"frb{n + 1}"]["g"], deeper)
         below = {"X": pyramid, "Y": Y}[context_from][n + 1]
-        D = borrowing.Deconvolution().apply(
+        D = context_lib.Deconvolution().apply(
             {"params": params[f"context{n + 1}"]}, below, X
         )
         expected = fuse(X, Z.astype(np.float32), D, params[f"ffb{n + 1}"])
@@ -335,7 +336,7 @@ def test_deconvolved_source_matches_against_the_deconvolved_map(pyramid):
             pyramid, source="deconvolved", levels=(0,), context=context
         )
         X = pyramid[0]
-        D = borrowing.Deconvolution().apply(
+        D = context_lib.Deconvolution().apply(
             {"params": params["context1"]}, pyramid[1], X
         )
         D = np.asarray(D)
@@ -361,7 +362,7 @@ def test_source_same_is_a_non_local_block(pyramid):
 
 def test_borrowing_after_the_context_borrows_for_their_sum(pyramid):
     params, Y, matchings = neck_output(pyramid, levels=(0,), after_context=True)
-    D = borrowing.Deconvolution().apply(
+    D = context_lib.Deconvolution().apply(
         {"params": params["context1"]}, pyramid[1], pyramid[0]
     )
     X = np.asarray(pyramid[0] + D)
@@ -372,7 +373,7 @@ def test_borrowing_after_the_context_borrows_for_their_sum(pyramid):
     np.testing.assert_allclose(Y[0], expected, rtol=1e-3, atol=1e-3)
     # The other levels: context alone, as without borrowing.
     for n in (1, 2):
-        D = borrowing.Deconvolution().apply(
+        D = context_lib.Deconvolution().apply(
             {"params": params[f"context{n + 1}"]}, pyramid[n + 1], pyramid[n]
         )
         np.testing.assert_allclose(Y[n], pyramid[n] + D, rtol=1e-4, atol=1e-4)
@@ -470,9 +471,9 @@ def detectors():
     config = base.get_config()
     config.model.width = 1 / 64
     config.model.l2_scales = (8.0, 5.0, 0.0, 0.0)
-    full = ssd.build_detector(config, num_classes=2)
+    full = detector.build_detector(config, num_classes=2)
     config.borrow.enabled = config.borrow.context = False
-    plain = ssd.build_detector(config, num_classes=2)
+    plain = detector.build_detector(config, num_classes=2)
     rng = np.random.default_rng(5)
     image = rng.uniform(0, 255, (2, 72, 90, 3)).astype(np.float32)
     return plain, full, random_variables(full, image)["params"], image

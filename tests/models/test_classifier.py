@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det import initialization
+from borrow_det.configs import base
 from borrow_det.errors import InputError
-from borrow_det.models import classifier, ssd
-from configs import base
+from borrow_det.models import classifier
+from borrow_det.models import detector as detector_lib
+from borrow_det.workdir import init_from
 
 
 def shapes(num_classes, side=224, **model):
@@ -32,11 +33,11 @@ def test_a_detector_of_any_width_can_take_its_layers(width):
     config = base.get_config()
     config.model.width = width
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
-    detector = ssd.build_detector(config, 2)
+    detector = detector_lib.build_detector(config, 2)
     trunk = jax.eval_shape(detector.init, jax.random.key(0), image)["params"]["trunk"]
     given = shapes(10, width=width)
     layers = {name: given[name] for name in ("fc6", "fc7")}
-    decimated = jax.eval_shape(initialization.decimate, layers)
+    decimated = jax.eval_shape(init_from.decimate, layers)
     for name, layer in decimated.items():
         assert layer["conv"]["kernel"].shape == trunk[name]["conv"]["kernel"].shape
     for name, layer in given["trunk"].items():

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det.models import column_pairs, vgg
+from borrow_det.models import column_pairs, layers
+from borrow_det.models.trunks import vgg
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_convolution_of_pairs_is_that_of_columns(rng):
 def test_pooling_pairs_is_pooling_columns_in_value_and_gradient(rng, height):
     # Few values, so that many are equal.
     x = rng.integers(3, size=(2, height, 8, 3)).astype(np.float32)
-    expected, gradient = jax.vjp(vgg.max_pool, x)
+    expected, gradient = jax.vjp(layers.max_pool, x)
     found, gradient_of_pairs = jax.vjp(
         lambda x: column_pairs.max_pool(column_pairs.paired(x)), x
     )

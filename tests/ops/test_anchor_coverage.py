@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from borrow_det.configs import base
 from borrow_det.ops import anchor_coverage
 from borrow_det.ops import anchors as anchor_ops
-from configs import base
 
 
 def config():

@@ -6,9 +6,9 @@ import types
 import numpy as np
 import pytest
 
+from borrow_det.configs import base, ssd300_coco, ssd300_voc, ssd512_coco
 from borrow_det.errors import InputError
 from borrow_det.ops import anchors as anchor_ops
-from configs import base, ssd300_coco, ssd300_voc, ssd512_coco
 
 ROOT3 = 3**0.5
 

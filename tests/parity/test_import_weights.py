@@ -14,12 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det import checkpoints, initialization
-from borrow_det.models import classifier, vgg
-from borrow_det.models import ssd as ssd_models
-from borrow_det.models.normalization import Normalization
-from borrow_det.tools import command, import_weights
-from configs import base, ssd300_coco
+from borrow_det.configs import base, ssd300_coco
+from borrow_det.models import classifier
+from borrow_det.models import detector as ssd_models
+from borrow_det.models.layers import Normalization
+from borrow_det.models.trunks import vgg
+from borrow_det.tools import import_weights
+from borrow_det.tools.common import cli
+from borrow_det.workdir import checkpoints
+from borrow_det.workdir import init_from as init_from_lib
 
 pytestmark = pytest.mark.parity
 
@@ -31,7 +34,7 @@ def import_file(path):
     """Imports a file and deletes it: some take half a gigabyte. Its folder."""
     output = path.with_name(f"{path.name}.import")
     flags = [f"--input={path}", f"--output={output}"]
-    assert command.call(import_weights.main, ["import_weights", *flags]) == 0
+    assert cli.call(import_weights.main, ["import_weights", *flags]) == 0
     path.unlink()
     return output
 
@@ -40,7 +43,7 @@ def load(output):
     """Params, and config.model as a run from this import has it."""
     config = base.get_config()
     config.init_from = str(output)
-    config = initialization.resolve_normalization(config, output.parent / "none")
+    config = init_from_lib.resolve_normalization(config, output.parent / "none")
     return checkpoints.restore_variables(output)["params"], config.model
 
 
@@ -63,7 +66,7 @@ def our_levels(params, model, image):
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes["params"])
     fresh = {"params": {"trunk": zeros}, "batch_stats": {}}
     given = {"params": params, "batch_stats": {}}
-    taken = initialization.take(given, fresh, "trunk").variables["params"]["trunk"]
+    taken = init_from_lib.take(given, fresh, "trunk").variables["params"]["trunk"]
     normalized = Normalization.of(model)(jnp.asarray(image, jnp.float32))
     return jax.jit(trunk.apply)({"params": taken}, normalized)[:2]
 
@@ -140,7 +143,7 @@ def test_torchvisions_features_and_logits(torch_vgg, torch_import, image):
 
 def test_decimation_of_torchvisions_fc_layers_index_by_index(torch_vgg, torch_import):
     params, _ = load(torch_import)
-    made = initialization.decimate({name: params[name] for name in ("fc6", "fc7")})
+    made = init_from_lib.decimate({name: params[name] for name in ("fc6", "fc7")})
     fc6 = torch_vgg.state["classifier.0.weight"].numpy().reshape(4096, 512, 7, 7)
     fc7 = torch_vgg.state["classifier.3.weight"].numpy()
     kernel = np.asarray(made["conv_fc6"]["conv"]["kernel"])
@@ -240,7 +243,7 @@ def test_vgg16_reducedfc_through_ssd300s_trunk(torch_vgg, tmp_path, image):
         expected = network(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
 
     config = ssd300_coco.get_config()
-    for name in initialization.NORMALIZATION:
+    for name in init_from_lib.NORMALIZATION:
         config.model[name] = model[name]
     detector = ssd_models.build_detector(config, 2)
     shapes = jax.eval_shape(
@@ -249,7 +252,7 @@ def test_vgg16_reducedfc_through_ssd300s_trunk(torch_vgg, tmp_path, image):
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes["params"])
     fresh = {"params": zeros, "batch_stats": {}}
     given = {"params": params, "batch_stats": {}}
-    variables, taken, _ = initialization.take(given, fresh, "trunk")
+    variables, taken, _ = init_from_lib.take(given, fresh, "trunk")
     assert len(taken) == 30
     trunk = detector.trunk
     normalized = Normalization.of(config.model)(jnp.asarray(image, jnp.float32))

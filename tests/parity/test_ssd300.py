@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from ml_collections import config_dict
 
-from borrow_det import checkpoints
-from borrow_det import workdir as workdir_lib
-from borrow_det.models.ssd import Predictions
+from borrow_det.models.detector import Predictions
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks import detection
-from borrow_det.tools import command, import_weights
+from borrow_det.tools import import_weights
+from borrow_det.tools.common import cli
+from borrow_det.workdir import checkpoints, metadata
 
 pytestmark = pytest.mark.parity
 
@@ -38,8 +38,8 @@ def ours(reference, tmp_path_factory):
     reference.torch.save(reference.model.state_dict(), file)
     flags = [f"--input={file}", f"--output={workdir}", f"--config={CONFIG}"]
     argv = ["import_weights", *flags, "--keep_unused_classes"]
-    assert command.call(import_weights.main, argv) == 0
-    config = config_dict.ConfigDict(workdir_lib.load_config(workdir))
+    assert cli.call(import_weights.main, argv) == 0
+    config = config_dict.ConfigDict(metadata.load_config(workdir))
     with config.unlocked():
         config.augment.enabled = False
     return types.SimpleNamespace(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from borrow_det.tools import command, import_weights
+from borrow_det.tools import import_weights
+from borrow_det.tools.common import cli
 
 pytestmark = pytest.mark.parity
 
@@ -26,7 +27,7 @@ def refused(capsys, path):
     """The one line of a refusal, which leaves nothing."""
     output = path.parent / "W"
     flags = [f"--input={path}", f"--output={output}"]
-    assert command.call(import_weights.main, ["import_weights", *flags]) == 2
+    assert cli.call(import_weights.main, ["import_weights", *flags]) == 2
     assert not output.exists()
     out, err = capsys.readouterr()
     assert out == ""

@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import sharding, train_step
+from borrow_det import train_step
+from borrow_det.configs import base
 from borrow_det.data import sources
+from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
 from borrow_det.tasks import detection
 from borrow_det.tasks.classification import ClassificationTask
-from configs import base
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def test_a_prediction_is_the_softmax_of_the_middle_of_the_image():
 
 def train_mesh(devices):
     axes = {"data": -1, "fsdp": 1}
-    return sharding.make_mesh(axes, jax.devices()[:devices])
+    return mesh_lib.make_mesh(axes, jax.devices()[:devices])
 
 
 def one_step(config, devices):
@@ -67,7 +68,7 @@ def one_step(config, devices):
     batch = next(task.train_batches(source, 0))
     state = train_step.init_state(task, config, mesh)
     step = train_step.make_train_step(task, config, mesh)
-    state, metrics = step(state, sharding.put_batch(batch, mesh))
+    state, metrics = step(state, mesh_lib.put_batch(batch, mesh))
     return jax.device_get((metrics, state.params))
 
 

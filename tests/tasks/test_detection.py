@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
-from borrow_det.models import borrowing, ssd
-from borrow_det.tasks import detection, detection_evaluation
-from borrow_det.tasks.detector import Detector
-from configs import base
+from borrow_det.inference.detector import Detector
+from borrow_det.models import borrowing
+from borrow_det.models import detector as detector_lib
+from borrow_det.tasks import detection, detection_evaluator
 
 CANVAS = (96, 128)
 # (height, width) of the original images, and as they lie on the canvas.
@@ -55,7 +56,9 @@ class Oracle:
 
     def __init__(self, examples, num_classes, certainty=20.0):
         right = jax.nn.one_hot(examples.target, 1 + num_classes)
-        self.predictions = ssd.Predictions(certainty * right, examples.offsets, {})
+        self.predictions = detector_lib.Predictions(
+            certainty * right, examples.offsets, {}
+        )
 
     def apply(self, variables, image, train, mutable=()):
         del variables, image
@@ -106,7 +109,7 @@ def test_a_perfect_prediction_scores_one(knowing_task, config, batch):
                 }
             )
         kept = found.mask[i]
-        detections += detection_evaluation.coco_results(
+        detections += detection_evaluator.coco_results(
             i,
             np.array([height, width]),
             found.boxes[i][kept],
@@ -114,7 +117,7 @@ def test_a_perfect_prediction_scores_one(knowing_task, config, batch):
             found.labels[i][kept],
             CATEGORY_IDS,
         )
-    metrics = detection_evaluation.score(truth, detections, config)
+    metrics = detection_evaluator.score(truth, detections, config)
     assert metrics["AP"] == metrics["AP50"] == metrics["AR_100"] == 1.0
     assert min(found.scores[found.mask]) > 0.99
     # Every box of the truth is found to a hundredth of a pixel.
@@ -217,7 +220,7 @@ def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):
             kept = out["mask"][i]
             arrays = [out[name][i][kept] for name in ("boxes", "scores", "labels")]
             image_id = int(batch["image_id"][i])
-            found += detection_evaluation.coco_results(
+            found += detection_evaluator.coco_results(
                 image_id, np.array([64, 64]), *arrays, detector.category_ids
             )
     path = tiny_run.workdir / "evaluations/val/4.detections.json"

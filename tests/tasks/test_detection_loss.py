@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det.models import borrowing, ssd
+from borrow_det.configs import base
+from borrow_det.models import borrowing, detector
 from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops import assignment
 from borrow_det.ops import boxes as box_ops
-from borrow_det.ops import matching
 from borrow_det.tasks import detection
-from configs import base
 
 SIDE, CLASSES, IMAGES = 64, 3, 5
 # Positions of each level at 64 pixels, and anchors at each of them.
@@ -94,7 +94,7 @@ class Parrot:
         del image, train, mutable
         said = variables["params"]
         matchings = {n: matching_of(scores) for n, scores in said["scores"].items()}
-        return ssd.Predictions(said["logits"], said["offsets"], matchings), {}
+        return detector.Predictions(said["logits"], said["offsets"], matchings), {}
 
 
 # Not 1, so that a weight that is lost is seen.
@@ -140,7 +140,7 @@ def assignments(batch):
     config = make_config()
     anchors = anchor_ops.make_anchors(config.anchors, (SIDE, SIDE))
     rules = {"best_anchor": config.loss.best_anchor, "ignored": config.loss.ignored}
-    assign = jax.jit(functools.partial(matching.assign_anchors, **rules))
+    assign = jax.jit(functools.partial(assignment.assign_anchors, **rules))
     for i in range(IMAGES):
         boxes, mask, ignore = (batch[k][i] for k in ("boxes", "box_mask", "ignore"))
         found = jax.tree.map(np.asarray, assign(boxes, mask, ignore, anchors, 0.5))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det.models import ssd
+from borrow_det.configs import base
+from borrow_det.models import detector
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks import detection
-from configs import base
 
 SIDE = 64
 
@@ -33,7 +33,7 @@ def says(task, *scored):
     scores[:count, 1] = [score for _, score in scored]
     scores[:, 0] = 1 - scores[:, 1:].sum(axis=1)
     logits = jnp.log(jnp.asarray(scores))[None]
-    predictions = ssd.Predictions(logits, offsets.at[0, :count].set(encoded), {})
+    predictions = detector.Predictions(logits, offsets.at[0, :count].set(encoded), {})
 
     class Network:
         def apply(self, *args, **options):
@@ -107,7 +107,7 @@ def test_images_without_objects_train_the_background_or_nothing():
             none,
             {},
         )
-        said = ssd.Predictions(
+        said = detector.Predictions(
             jnp.tile(logits, (1, anchors, 1)), jnp.zeros((2, anchors, 4)), {}
         )
 

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from borrow_det.tools import command, import_weights
+from borrow_det.tools import import_weights
+from borrow_det.tools.common import cli
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def run(monkeypatch):
         argv = ["import_weights", f"--input={path}", f"--output={output}", *arguments]
         # ml_collections looks for the fields of a config there.
         monkeypatch.setattr(sys, "argv", argv)
-        return command.call(import_weights.main, argv)
+        return cli.call(import_weights.main, argv)
 
     return run
 

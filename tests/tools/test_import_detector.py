@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from borrow_det import checkpoints, initialization
-from borrow_det import workdir as workdir_lib
-from borrow_det.data import coco_classes
+from borrow_det.configs import ssd300_coco, ssd300_voc
+from borrow_det.data.datasets import coco_classes
 from borrow_det.errors import InputError
-from borrow_det.tasks.detector import Detector
+from borrow_det.inference.detector import Detector
 from borrow_det.tools import import_weights
 from borrow_det.weights import layouts
-from configs import ssd300_coco, ssd300_voc
+from borrow_det.workdir import checkpoints, init_from, metadata
 
 DETECTOR = layouts.LAYOUTS["torchvision_ssd300_vgg16"]
 CONFIG = f"{ssd300_coco.__file__}:reference=torchvision"
@@ -35,16 +34,16 @@ def test_a_detector_becomes_a_work_directory(tmp_path, ssd_file, capsys, run):
     output = tmp_path / "W"
     assert run(ssd_file, output, f"--config={CONFIG}") == 0
     assert "not taken: class channel 12, class channel 26" in capsys.readouterr().out
-    classes = workdir_lib.load_classes(output)
+    classes = metadata.load_classes(output)
     assert len(classes.class_names) == 80
     assert classes.class_names[:3] == ("person", "bicycle", "car")
     assert classes.class_names[-1] == "toothbrush"
     assert classes.category_ids[10:13] == (11, 13, 14)
-    config = workdir_lib.load_config(output)
+    config = metadata.load_config(output)
     assert config.model.pixel_mean == (122.99925, 116.9991, 103.9992)
     assert config.model.pixel_std == (1, 1, 1)
     assert config.model.channel_order == "RGB"
-    assert initialization.normalization(output)["pixel_std"] == (1, 1, 1)
+    assert init_from.normalization(output)["pixel_std"] == (1, 1, 1)
     record = json.loads((output / "import.json").read_text())
     assert record["class_names"] == list(classes.class_names)
     assert len(record["dropped"]) == 10

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det import checkpoints, initialization
+from borrow_det.configs import ssd300_coco
 from borrow_det.tasks import detection
 from borrow_det.weights import keras_names, layouts
-from configs import ssd300_coco
+from borrow_det.workdir import checkpoints, init_from
 
 CONFIG = f"{ssd300_coco.__file__}:reference=torchvision"
 BGR = {
@@ -80,7 +80,7 @@ def test_an_import_holds_the_parameters_and_what_they_came_from(
     trunk = variables["params"]["trunk"]
     np.testing.assert_array_equal(trunk["conv1_1"]["conv"]["kernel"], keras_file.first)
     assert not np.any(trunk["conv5_3"]["conv"]["kernel"])
-    assert initialization.normalization(output) == BGR
+    assert init_from.normalization(output) == BGR
 
 
 def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
@@ -92,7 +92,7 @@ def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
     tiny_config.model.norm = "none"
     task = detection.DetectionTask(tiny_config, 2)
     fresh = jax.eval_shape(task.init, jax.random.key(0))
-    taken = initialization.take(
+    taken = init_from.take(
         checkpoints.restore_variables(tmp_path / "W"), fresh, "trunk"
     ).taken
     record = json.loads((tmp_path / "W" / "import.json").read_text())
@@ -102,7 +102,7 @@ def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
 def test_the_flags_name_another_normalisation(tmp_path, keras_file, run):
     flags = ("--channel_order=RGB", "--pixel_mean=1,2.5,3", "--pixel_std=4,5,6")
     assert run(keras_file(), tmp_path / "W", *flags) == 0
-    assert initialization.normalization(tmp_path / "W") == {
+    assert init_from.normalization(tmp_path / "W") == {
         "channel_order": "RGB",
         "pixel_mean": (1.0, 2.5, 3.0),
         "pixel_std": (4.0, 5.0, 6.0),

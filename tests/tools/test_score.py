@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from borrow_det.tools import command, score
+from borrow_det.tools import score
+from borrow_det.tools.common import cli
 
 TRUTH = {
     "images": [{"id": 1}, {"id": 2}],
@@ -23,7 +24,7 @@ def run(tmp_path, *arguments, truth=TRUTH, detections=DETECTIONS):
         text = content if isinstance(content, str) else json.dumps(content)
         paths[-1].write_text(text)
     argv = [f"--ground_truth={paths[0]}", f"--detections={paths[1]}", *arguments]
-    return command.call(score.main, ["score", *argv])
+    return cli.call(score.main, ["score", *argv])
 
 
 def changed(record, **fields):
@@ -197,11 +198,11 @@ def test_bad_arguments_are_named_in_one_line(tmp_path, capsys, argument, message
 
 
 def test_required_flags_and_help(capsys):
-    assert command.call(score.main, ["score"]) == 2
+    assert cli.call(score.main, ["score"]) == 2
     error = capsys.readouterr().err
     assert "--ground_truth" in error
     assert "--detections" in error
     with pytest.raises(SystemExit) as stop:
-        command.call(score.main, ["score", "--help"])
+        cli.call(score.main, ["score", "--help"])
     assert stop.value.code == 0
     assert "--max_detections" in capsys.readouterr().out

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from borrow_det import initialization
+from borrow_det.configs import base
 from borrow_det.errors import InputError
 from borrow_det.ops import anchors
 from borrow_det.weights import layouts
 from borrow_det.weights.files import Tensor
-from configs import base
+from borrow_det.workdir import init_from
 
 PLAIN, FEATURES = "torchvision_vgg16", "torchvision_vgg16_features"
 
@@ -144,8 +144,8 @@ def test_layouts_have_the_published_number_of_parameters(name, count):
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
 def test_normalisations_are_complete_and_make_sense(name):
     normalization = layouts.LAYOUTS[name].normalization
-    assert set(normalization) == set(initialization.NORMALIZATION)
-    initialization.check_normalization(normalization, name)
+    assert set(normalization) == set(init_from.NORMALIZATION)
+    init_from.check_normalization(normalization, name)
     # In every order, ImageNet's red is brighter than its blue.
     red = 0 if normalization["channel_order"] == "RGB" else 2
     mean = normalization["pixel_mean"]
@@ -268,7 +268,7 @@ def test_flattening_of_torch_and_keras_give_the_same_decimated_fc6():
         ),
     }
     for layout, (first, fc6_array, second, fc7_array) in both.items():
-        made = initialization.decimate(
+        made = init_from.decimate(
             {
                 "fc6": {
                     "kernel": entry(layout, first).convert(fc6_array),

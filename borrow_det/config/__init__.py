@@ -1,0 +1,1 @@
+"""Command lines and the validation of configurations."""

@@ -1,0 +1,24 @@
+"""Reading JSON files that people bring, or may have edited."""
+
+import json
+import os
+from typing import Any
+
+from borrow_det.errors import InputError
+from borrow_det.io import paths
+
+
+def read(path: str | os.PathLike) -> Any:
+    """What a JSON file holds, in UTF-8 or another Unicode encoding.
+
+    Raises:
+      InputError: the file is not there, not readable or not JSON.
+    """
+    try:
+        return json.loads(paths.as_path(path).read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {paths.reason(error)}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: its JSON is nested too deeply") from error

@@ -1,0 +1,87 @@
+"""What a run leaves for a person: a sheet of its scenes, curves, and a short report."""
+
+from collections.abc import Mapping, Sequence
+
+from borrow_det.io import paths
+from borrow_det.tasks.task import Task
+from borrow_det.visualization import annotate
+from borrow_det.visualization import curves as curves_lib
+from borrow_det.visualization.tables import markdown_report, per_class_table
+from borrow_det.workdir import metadata
+
+# Classes of a table that still suits the console; report.md holds them all.
+_CONSOLE_CLASSES = 30
+
+
+def write_contact_sheet(task: Task, source, config, workdir: paths.Path) -> None:
+    """Draws the first `report.contact_sheet` training images and what they show."""
+    count = min(config.report.contact_sheet, len(source))
+    if not count:
+        return
+    scenes = [task.scene(source, i) for i in range(count)]
+    sheet = annotate.contact_sheet(scenes, columns=max(1, round(count**0.5)))
+    annotate.write_image(workdir / "contact_sheet.png", sheet)
+
+
+def write_report(
+    task: Task,
+    workdir: paths.Path,
+    eval_sources: Sequence,
+    metrics: Mapping[str, Mapping[str, float]],
+    compared: Mapping[str, float],
+) -> str:
+    """Writes `report.md` and the learning curves; returns the text for the console.
+
+    Both hold the splits' figures, the details of them, what splits give together
+    (`compared`, by `SPLIT/NAME`), then the figures of each class, a table a split; long
+    ones are left out of the console's text, which ends with where everything lies.
+    """
+    lines = {}
+    for source in eval_sources:
+        lines |= source.reference_lines
+    figures = task.figures
+    texts = [markdown_report(metrics, lines, figures.report)]
+    texts += _details(figures.details, metrics, compared)
+    config = metadata.load_config(workdir)
+    if config.report.curves:
+        curves_lib.learning_curves(
+            workdir / "metrics.jsonl", workdir / "learning_curves.png"
+        )
+    places = {
+        "learning curves": "learning_curves.png",
+        "training scenes": "contact_sheet.png",
+        f"pictures, figures and {task.results}": "evaluations",
+        "checkpoints": "checkpoints",
+    }
+    found = [
+        f"{what}: {workdir / name}"
+        for what, name in places.items()
+        if (workdir / name).exists()
+    ]
+    complete, shown = list(texts), list(texts)
+    for source in eval_sources if figures.per_class else ():
+        table = per_class_table(
+            metrics[source.split], source.class_names, figures.per_class
+        )
+        table = f"{source.split}, class by class:\n\n{table}"
+        complete.append(table)
+        if len(source.class_names) <= _CONSOLE_CLASSES:
+            shown.append(table)
+    report = "\n\n".join(complete) + "\n"
+    paths.write_whole(workdir / "report.md", report)
+    return "\n\n".join([*shown, "\n".join(found)])
+
+
+def _details(fields, metrics, compared):
+    """The tables of splits that come after the first, of what there is."""
+    tables = []
+    if any(field in figures for figures in metrics.values() for field in fields):
+        tables.append(markdown_report(metrics, {}, fields))
+    splits = {}
+    for name, value in compared.items():
+        split, _, field = name.rpartition("/")
+        splits.setdefault(split, {})[field] = value
+    if splits:
+        fields = list(dict.fromkeys(f for figures in splits.values() for f in figures))
+        tables.append(markdown_report(splits, {}, fields))
+    return tables

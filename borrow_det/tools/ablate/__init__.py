@@ -1,0 +1,1 @@
+"""Ablations: the rows of a sweep over several seeds."""

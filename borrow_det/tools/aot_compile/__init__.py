@@ -1,0 +1,1 @@
+"""Compilation of a run's programs for TPU slices."""

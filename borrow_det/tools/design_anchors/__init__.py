@@ -1,0 +1,1 @@
+"""Anchor design for a dataset."""

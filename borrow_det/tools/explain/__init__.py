@@ -1,0 +1,1 @@
+"""Explanations of what small detections borrow."""

@@ -1,0 +1,189 @@
+"""Pictures for people: annotated images, contact sheets, learning curves."""
+
+import colorsys
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from borrow_det.io import paths
+
+# Small pictures are enlarged by the whole factor (at most 4) that comes nearest this,
+# before drawing: text and outlines have a least size, small images have not.
+_READABLE_SIDE = 1000
+_LARGEST_FACTOR = 4
+_FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def class_color(label: int) -> tuple[int, int, int]:
+    """RGB of a class: neighbouring labels far apart in hue, then in brightness."""
+    # The golden ratio's multiples never come close to each other before they must.
+    hue = (0.02 + label * 0.6180339887) % 1.0
+    value = (1.0, 0.72)[(label // 8) % 2]
+    saturation = (0.85, 0.5)[(label // 16) % 2]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def ink_on(color: Sequence[float]) -> tuple[int, int, int]:
+    """Black or white, whichever stands out on an RGB of 0..255."""
+    red, green, blue = color
+    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    return (0, 0, 0) if bright else (255, 255, 255)
+
+
+def shrink(image: np.ndarray, largest: int) -> np.ndarray:
+    """The image [H, W, ...] with sides of at most `largest` pixels; never enlarged."""
+    scale = largest / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    scores: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draws boxes with class names on an image, so that small ones stay readable.
+
+    Outlines are thin and lie outside of what they enclose; a name stands beside its
+    box, where it covers the least of other boxes and names.
+
+    Args:
+      image: uint8 RGB [H, W, 3].
+      boxes: float [n, 4], [y_min, x_min, y_max, x_max] normalised to the image.
+      labels: int [n], 0-based.
+      class_names: the name of each label.
+      scores: float [n] in [0, 1], or None where there are none (ground truth).
+
+    Returns:
+      uint8 RGB [f H, f W, 3]; f is 1 to 4, so that small images become readable.
+    """
+    height, width = image.shape[:2]
+    factor = max(1, min(_LARGEST_FACTOR, round(_READABLE_SIDE / max(height, width))))
+    if factor > 1:
+        size = (width * factor, height * factor)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    draw = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    line = max(2, round(side / 640))
+    font = ImageFont.truetype(str(_FONT), max(12, round(side / 80)))
+
+    rectangles = np.empty((len(boxes), 4), int)  # [left, top, right, bottom], pixels.
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
+    rectangles[:, 0::2] = np.round(corners[:, 1::2] * picture.width)
+    rectangles[:, 1::2] = np.round(corners[:, 0::2] * picture.height)
+    # The best come last, on top of the others.
+    order = range(len(rectangles)) if scores is None else np.argsort(scores)
+    for i in order:
+        _outline(draw, rectangles[i], class_color(int(labels[i])), line)
+    covered = rectangles.copy()
+    for i in order:
+        text = class_names[int(labels[i])]
+        if scores is not None:
+            text = f"{text} {scores[i]:.2f}"
+        place = _label_place(draw, text, font, rectangles[i], covered, picture.size)
+        covered = np.concatenate([covered, [place]])
+        _label(draw, text, font, place, class_color(int(labels[i])))
+    return np.asarray(picture)
+
+
+def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Lays images out in rows on white; cells have the size of the largest.
+
+    Args:
+      images: uint8 RGB [H_i, W_i, 3], at least one; sizes may differ.
+      columns: images in a row.
+
+    Returns:
+      uint8 RGB [H, W, 3].
+
+    Raises:
+      ValueError: there is no image, or columns is not positive.
+    """
+    if not images or columns < 1:
+        raise ValueError("contact_sheet needs at least one image and one column")
+    gap = 8
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height = max(image.shape[0] for image in images) + gap
+    width = max(image.shape[1] for image in images) + gap
+    sheet = np.full((rows * height + gap, columns * width + gap, 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + i // columns * height, gap + i % columns * width
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return sheet
+
+
+def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes uint8 RGB [H, W, 3] as the path's suffix says, and the folder if needed.
+
+    PNG is exact; JPEG is written at quality 92 without colour subsampling, which
+    would smear thin outlines.
+    """
+    path = paths.as_path(path)
+    paths.make_folder(path.parent)
+    jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+    options = {"quality": 92, "subsampling": 0} if jpeg else {}
+    file = io.BytesIO()
+    file.name = path.name  # Pillow chooses the format by it.
+    Image.fromarray(np.ascontiguousarray(image)).save(file, **options)
+    path.write_bytes(file.getvalue())
+
+
+def _outline(draw, rectangle, color, line):
+    """A coloured line just outside the box, and a dark one outside of that."""
+    left, top, right, bottom = (int(v) for v in rectangle)
+    for grow, width, ink in ((line + 1, 1, (0, 0, 0)), (line, line, color)):
+        x = (left - grow, right + grow - 1)
+        y = (top - grow, bottom + grow - 1)
+        # Boxes of no extent have their corners in order, too.
+        draw.rectangle((min(x), min(y), max(x), max(y)), outline=ink, width=width)
+
+
+def _label_place(draw, text, font, rectangle, covered, size):
+    """The free place beside a box for its label: [left, top, right, bottom]."""
+    left, top, right, bottom = rectangle
+    x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font, anchor="la")
+    width, height = int(x1 - min(x0, 0)) + 4, int(y1 - min(y0, 0)) + 3
+    gap = 3
+    candidates = np.array(
+        [
+            (left - gap, top - gap - height),
+            (left - gap, bottom + gap),
+            (right + gap - width, top - gap - height),
+            (right + gap - width, bottom + gap),
+            (right + gap, top),
+            (left - gap - width, top),
+        ]
+    )
+    shifted = np.clip(candidates, 0, np.maximum(np.subtract(size, (width, height)), 0))
+    extent = np.array((width, height))
+    places = np.concatenate([shifted, shifted + extent], axis=1)
+    low = np.maximum(places[:, None, :2], covered[None, :, :2])
+    high = np.minimum(places[:, None, 2:], covered[None, :, 2:])
+    overlap = np.prod(np.maximum(high - low, 0), axis=-1)
+    # An overlap counts by its share of what it hides: half of a small box is worse
+    # than a corner of a large one.
+    areas = np.prod(np.maximum(covered[:, 2:] - covered[:, :2], 1), axis=-1)
+    hidden = (overlap / np.minimum(areas, width * height)).sum(axis=1)
+    moved = np.abs(shifted - candidates).sum(axis=1) / (width + height)
+    return places[np.argmin(hidden + 0.1 * moved)]
+
+
+def _label(draw, text, font, place, color):
+    """Text on the class colour."""
+    left, top, right, bottom = (int(v) for v in place)
+    draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
+    at = (left + 2, top + 1)
+    draw.text(at, text, fill=ink_on(color), font=font, anchor="la")

@@ -1,0 +1,91 @@
+"""Learning curves of a run."""
+
+import io
+import json
+import os
+import re
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from borrow_det.io import paths
+
+_EVALUATION = re.compile(r"(?:(?P<split>.*)/)?(?P<metric>A[PR]\d*(?:_\w+)?|top\d)")
+
+
+def learning_curves(
+    metrics_jsonl: str | os.PathLike, png: str | os.PathLike
+) -> list[str]:
+    """Plots a run's metrics.jsonl against the step, one panel a kind.
+
+    The kinds: every value with "loss" in its name; with "learning_rate"; and the
+    AP and AR figures of each split (`SPLIT/AP50_small`; per-class figures are left
+    out), or its top-1 and top-5 accuracy. What the file does not hold is skipped.
+
+    Args:
+      metrics_jsonl: the file that `metric_writer` writes.
+      png: the picture to write.
+
+    Returns:
+      The titles of the panels; no picture is written where there is none.
+    """
+    panels = _panels(_series(paths.as_path(metrics_jsonl)))
+    if not panels:
+        return []
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(7 * columns, 4.2 * rows), layout="constrained")
+    for i, (title, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, i)
+        _plot(axes, title, curves)
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
+    paths.as_path(png).write_bytes(file.getvalue())
+    return list(panels)
+
+
+def _series(path):
+    """Name to [(step, value), ...] in the order of the file, without nulls."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for line in path.read_bytes().splitlines():
+        record = json.loads(line)
+        step = record.pop("step")
+        for name, value in record.items():
+            if value is not None:
+                series.setdefault(name, []).append((step, value))
+    return series
+
+
+def _panels(series):
+    """Title to {curve's name: points}; see learning_curves for the kinds."""
+    panels: dict[str, dict] = {}
+    for name, points in series.items():
+        evaluation = _EVALUATION.fullmatch(name)
+        if evaluation:
+            title = evaluation["split"] or "evaluation"
+            panels.setdefault(title, {})[evaluation["metric"]] = points
+        elif "loss" in name:
+            panels.setdefault("loss", {})[name] = points
+        elif "learning_rate" in name:
+            panels.setdefault("learning rate", {})[name] = points
+    return dict(
+        sorted(panels.items(), key=lambda p: (p[0] != "loss", p[0] != "learning rate"))
+    )
+
+
+def _plot(axes, title, curves):
+    for label, points in curves.items():
+        steps, values = np.array(points, np.float64).T
+        # A few evaluations are points of their own; a log is a line.
+        marker = "o" if len(points) < 40 else None
+        axes.plot(steps, values, linewidth=1.4, marker=marker, ms=3, label=label)
+    values = np.concatenate([[v for _, v in points] for points in curves.values()])
+    if title == "loss" and (values > 0).all():
+        axes.set_yscale("log")
+    elif title not in ("loss", "learning rate"):
+        axes.set_ylim(-0.02, 1.02)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2 if len(curves) > 6 else 1)

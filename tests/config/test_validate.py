@@ -1,0 +1,76 @@
+"""Values out of their range are refused by their field's name."""
+
+import pytest
+
+from borrow_det.config import validate
+from borrow_det.configs import base
+from borrow_det.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", "segmentation"),
+        ("num_steps", -1),
+        ("log_every", 0),
+        ("eval_every", -1),
+        ("checkpoint_every", 0),
+        ("keep_checkpoints", 0),
+        ("ema_decay", 1.0),
+        ("dtype", "int32"),
+        ("dtype", "float"),
+        ("input_size", (64,)),
+        ("input_size", (0, 64)),
+        ("dataset.canvas", (64, -1)),
+        ("dataset.max_boxes", 0),
+        ("dataset.eval_splits", ()),
+        ("evaluation.area_pixels", "pixels"),
+        ("model.width", 0.0),
+        ("model.group_size", 0),
+        ("model.pixel_mean", (1.0, 1.0)),
+        ("model.pixel_std", (1.0, 0.0, 1.0)),
+        ("anchors.variances", (0.1,)),
+        ("anchors.sizes", (32.0, 64.0, -128.0, 256.0)),
+        ("anchors.strides", (8, 16, 0, 64)),
+        ("anchors.strides", ()),
+        ("anchors.sizes", ("a", "b", "c", "d")),
+        ("anchors.aspect_ratios", (1.0, 2.0)),
+        ("anchors.variances", (0.1, "b")),
+        ("anchors.aspect_ratios", ((1.0,), (), (1.0,), (1.0,))),
+        ("anchors.aspect_ratios", ((1.0,), (0.0, 1.0), (1.0,), (1.0,))),
+        ("anchors.second_aspect_ratios", (-1.0,)),
+        ("nms.iou", 1.5),
+        ("nms.max_total", 0),
+        ("loss.matching", -1.0),
+        ("evaluation.source_scale", 1.0),
+        ("loss.positive_iou", float("nan")),
+        ("augment.crop_tries", 0),
+        ("augment.min_crop", 0.0),
+        ("augment.max_expand", 0.5),
+        ("augment.crop_area", (0.0, 1.0)),
+        ("augment.crop_area", (0.5, 1.1)),
+        ("augment.crop_aspect", (2.0, 0.5)),
+        ("augment.crop_aspect", (0.5,)),
+        ("dataset.crop_context", -0.1),
+        ("dataset.min_crop_side", 0.0),
+        ("evaluation.crop_share", 0.0),
+        ("loss.label_smoothing", 1.0),
+        ("model.dropout", 1.0),
+        ("optimizer.learning_rate", 0.0),
+        ("evaluation.max_detections", 0),
+        ("batch_size", 0),
+        ("batch_size", -2),
+        ("batch_size", 3),
+        ("eval_batch_size", 5),
+        ("micro_batch", 3),
+        ("micro_batch", -1),
+        ("first_stage", "columns"),
+        ("remat", "stages"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(field, value):
+    config = base.get_config()
+    validate.check(config, ["detection"], 2)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=f"^{field} is "):
+        validate.check(config, ["detection"], 2)

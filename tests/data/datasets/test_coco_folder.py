@@ -1,0 +1,401 @@
+import collections
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from borrow_det.configs import base
+from borrow_det.data import pipeline, sources
+from borrow_det.data.datasets import coco_json
+from borrow_det.data.images import decode
+from borrow_det.errors import InputError
+
+
+def test_records_hold_what_the_files_say(folder, noise_image):
+    image = noise_image(24, 32)
+    folder.add("a.png", image, [(7, [4, 6, 8, 3]), (1, [0, 0, 32, 24])])
+    folder.add("empty.png", noise_image(10, 12, seed=1))
+    folder.add("b.jpg", noise_image(40, 20), [(7, [1.5, 2.25, 3, 4])])
+    folder.coco["annotations"][0].update(area=11.5, iscrowd=1)
+    folder.coco["annotations"][1].update(difficult=1)
+    folder.write()
+    source = sources.load(folder.config(), "train")
+
+    assert len(source) == 3
+    assert source.class_names == ("cat", "dog")
+    assert source.category_ids == (1, 7)
+    assert source.reference_lines == {}
+    a, empty, b = (source[i] for i in range(3))
+    assert a["image"] == (folder.folder / "images" / "a.png").read_bytes()
+    assert (a["file_name"], a["image_id"]) == ("a.png", 10)
+    assert (a["height"], a["width"]) == (24, 32)
+    np.testing.assert_allclose(
+        a["boxes"], [[6 / 24, 4 / 32, 9 / 24, 12 / 32], [0, 0, 1, 1]], atol=1e-7
+    )
+    np.testing.assert_array_equal(a["labels"], [1, 0])
+    np.testing.assert_array_equal(a["is_crowd"], [True, False])
+    np.testing.assert_array_equal(a["is_difficult"], [False, True])
+    np.testing.assert_array_equal(a["area"], np.float32([11.5, 32 * 24]))
+    assert empty["boxes"].shape == (0, 4)
+    assert empty["labels"].shape == (0,)
+    np.testing.assert_allclose(
+        b["boxes"], [[2.25 / 40, 1.5 / 20, 6.25 / 40, 4.5 / 20]], atol=1e-7
+    )
+    assert {a["boxes"].dtype, a["area"].dtype} == {np.dtype(np.float32)}
+    assert a["labels"].dtype == np.int32
+
+
+def test_ground_truth_is_the_file_again(folder, noise_image):
+    folder.add("a.png", noise_image(24, 32), [(7, [4, 6, 8, 3]), (1, [0, 0, 32, 24])])
+    folder.add("empty.png", noise_image(10, 12, seed=1))
+    folder.write()
+    truth = sources.ground_truth(sources.load(folder.config(), "train"))
+    assert truth["images"] == folder.coco["images"]
+    assert truth["categories"] == folder.coco["categories"]
+    for found, given in zip(
+        truth["annotations"], folder.coco["annotations"], strict=True
+    ):
+        assert found["image_id"] == given["image_id"]
+        assert found["category_id"] == given["category_id"]
+        np.testing.assert_allclose(found["bbox"], given["bbox"], atol=1e-5)
+        assert found["area"] == given["bbox"][2] * given["bbox"][3]
+        assert (found["iscrowd"], found["difficult"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "image", "split"),
+    [
+        ("annotations/val.json", "a.png", "val"),
+        ("annotations/instances_val2017.json", "val2017/a.png", "val2017"),
+        ("annotations/val.json", "images/a.png", "val"),
+        ("annotations/val.json", "images/val/a.png", "val"),
+        ("annotations/val.json", "val/a.png", "val"),
+        ("annotations/val.json", "val/images/a.png", "val"),
+        ("annotations/my-val set.json", "images/a.png", "my_val_set"),
+        ("valid/_annotations.coco.json", "valid/a.png", "valid"),
+        ("val.json", "a.png", "val"),
+        ("val.json", "images/a.png", "val"),
+    ],
+)
+def test_places_of_files(annotation, image, split, tmp_path, noise_image):
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 24}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    for name in (annotation, image):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / annotation).write_text(json.dumps(coco))
+    noise_image().save(tmp_path / image)
+    found = coco_json.read_folder(str(tmp_path), "error")
+    assert list(found.splits) == [split]
+    assert found.splits[split][0].path == tmp_path / image
+
+
+def test_other_tasks_of_coco_are_passed_over(folder, noise_image):
+    folder.add("a.png", noise_image())
+    folder.write("instances_train2017.json")
+    for name in ("captions_train2017", "person_keypoints_train2017", "results"):
+        (folder.folder / "annotations" / f"{name}.json").write_text("{}")
+    (folder.folder / "package.json").write_text("{}")
+    assert list(coco_json.find_splits(folder.folder)) == ["train2017"]
+
+
+def test_classes_are_those_of_all_splits(folder, noise_image):
+    folder.add("a.png", noise_image(), [(7, [1, 1, 5, 5])])
+    folder.coco["categories"] = [{"id": 7, "name": "dog"}]
+    folder.write("train.json")
+    folder.coco["categories"] = [{"id": 90, "name": "dog"}, {"id": 2, "name": "cat"}]
+    folder.coco["annotations"][0]["category_id"] = 90
+    folder.write("val.json")
+    train, val = (sources.load(folder.config(), s) for s in ("train", "val"))
+    # Two classes called dog: the later one is told apart by its id.
+    assert train.class_names == val.class_names == ("cat", "dog", "dog (90)")
+    assert train.category_ids == (2, 7, 90)
+    assert (train[0]["labels"], val[0]["labels"]) == (1, 2)
+    with pytest.raises(InputError, match="have the same image id 10"):
+        sources.ground_truth(sources.load(folder.config(), "train+val"))
+
+
+@pytest.mark.parametrize("stated", ["upright", "stored"])
+def test_boxes_of_a_turned_photograph(folder, stated):
+    # A white bar, painted at rows 3..9 and columns 5..21 of the file's pixels.
+    painted = np.zeros((24, 32, 3), np.uint8)
+    painted[3:9, 5:21] = 255
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # To be turned by a quarter clockwise: 32 high, 24 wide.
+    box = [24 - 9, 5, 6, 16] if stated == "upright" else [5, 3, 16, 6]
+    folder.add(
+        "a.png",
+        PIL.Image.fromarray(painted),
+        [(1, box)],
+        size=(24, 32) if stated == "upright" else (32, 24),
+        exif=exif,
+    )
+    folder.write()
+    record = sources.load(folder.config(), "train")[0]
+    assert (record["height"], record["width"]) == (32, 24)
+    y, x = np.nonzero(decode.decode_image(record, "a.png")[..., 0])
+    np.testing.assert_allclose(
+        record["boxes"][0] * [32, 24, 32, 24],
+        [y.min(), x.min(), y.max() + 1, x.max() + 1],
+        atol=1e-5,
+    )
+    assert record["area"][0] == 96
+
+
+def test_all_modes_go_through_the_pipeline(folder, noise_image):
+    modes = {"grey.png": "L", "rgb.jpg": "RGB", "rgba.png": "RGBA", "cmyk.jpg": "CMYK"}
+    for name, mode in modes.items():
+        folder.add(name, noise_image().convert(mode))
+    folder.add(
+        "deep.png", PIL.Image.fromarray(np.full((24, 32), 65535 // 2, np.uint16))
+    )
+    folder.write()
+    config = base.get_config()
+    config.dataset = folder.config()
+    config.dataset.canvas = (24, 32)
+    config.eval_batch_size = 5
+    (batch,) = pipeline.eval_batches(sources.load(config.dataset, "train"), config)
+    pixels = np.asarray(noise_image()).astype(int)
+    np.testing.assert_array_equal(batch["image"][2], pixels)
+    grey = np.asarray(noise_image().convert("L"))[..., None].repeat(3, -1)
+    np.testing.assert_array_equal(batch["image"][0], grey)
+    np.testing.assert_array_equal(batch["image"][4], 127)
+    assert batch["mask"].all()
+    np.testing.assert_array_equal(batch["image_size"], [[24, 32]] * 5)
+
+
+def test_policies_and_their_counts(folder, noise_image, caplog):
+    boxes = [
+        (1, [4, 4, 8, 8]),
+        (7, [20, 4, 20, 8]),  # Sticks out by 8.
+        (1, [4, 4, 0, 8]),
+        (1, [float("nan"), 4, 3, 8]),
+        (1, [-0.7, 4, 8, 8]),  # Rounding.
+    ]
+    folder.add("a.png", noise_image(24, 32), boxes)
+    folder.write()
+    with pytest.raises(
+        InputError, match=r"\[20, 4, 20, 8\] of annotation 2 in a\.png lies outside"
+    ):
+        sources.load(folder.config("error"), "train")
+    source = sources.load(folder.config("drop"), "train")
+    assert source.counts == {"clipped": 0, "dropped": 3}
+    dropped = source[0]
+    np.testing.assert_array_equal(dropped["labels"], [0, 0])
+    assert "train: dataset.bad_boxes=drop clipped 0 boxes and dropped 3" in caplog.text
+    source = sources.load(folder.config("clip"), "train[:1]")
+    assert source.counts == {"clipped": 1, "dropped": 2}
+    clipped = source[0]
+    np.testing.assert_array_equal(clipped["labels"], [0, 1, 0])
+    np.testing.assert_allclose(
+        clipped["boxes"][1:], [[4 / 24, 20 / 32, 0.5, 1], [4 / 24, 0, 0.5, 7.3 / 32]]
+    )
+    assert "train: dataset.bad_boxes=clip clipped 1 boxes and dropped 2" in caplog.text
+    metadata = [
+        json.loads(path.read_text())["counts"]["train"]
+        for path in (folder.folder / "prepared").rglob("metadata.json")
+    ]
+    assert {"clipped": 1, "dropped": 2} in metadata
+    assert {"clipped": 0, "dropped": 3} in metadata
+    assert len(metadata) == 2  # One set a policy, none of the failed one.
+
+
+def test_a_folder_is_read_once_for_all_splits(folder, noise_image, caplog, monkeypatch):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 0, 8])])
+    folder.write("train.json")
+    folder.add("b.png", noise_image(24, 32), [(7, [20, 4, 20, 8])])
+    folder.write("val.json")
+    read, calls = coco_json.read_folder, []
+
+    def count(*args):
+        calls.append(args)
+        return read(*args)
+
+    monkeypatch.setattr(coco_json, "read_folder", count)
+    names = ["val", "train", "val[1:]", "train+val"]
+    found = sources.load_splits(folder.config("clip"), names)
+    assert [source.split for source in found] == names
+    assert [[s[i]["file_name"][0] for i in range(len(s))] for s in found] == [
+        *(["a", "b"], ["a"], ["b"], ["a", "a", "b"])
+    ]
+    assert [source.counts for source in found] == [
+        {"clipped": 1, "dropped": 1},
+        {"clipped": 0, "dropped": 1},
+        {"clipped": 1, "dropped": 1},
+        {"clipped": 1, "dropped": 2},
+    ]
+    assert len(calls) == 1
+    assert caplog.text.count("train: dataset.bad_boxes=clip") == 1
+    assert caplog.text.count("val: dataset.bad_boxes=clip") == 1
+
+
+def test_numbers_without_bounds(folder, noise_image):
+    folder.add("a.png", noise_image(), [(1, [4, 4, 5, 6]), (1, [4, 4, 10**400, 6])])
+    folder.coco["images"][0]["id"] = folder.coco["annotations"][0]["image_id"] = (
+        2**63 - 1
+    )
+    folder.coco["annotations"][1]["image_id"] = 2**63 - 1
+    folder.coco["annotations"][0]["area"] = 10**400
+    folder.write()
+    record = sources.load(folder.config("clip"), "train")[0]
+    assert record["image_id"] == 2**63 - 1
+    np.testing.assert_array_equal(record["area"], [30])
+
+
+def test_changed_data_makes_a_new_set(folder, noise_image):
+    folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
+    folder.write()
+    prepared = folder.folder / "prepared" / "coco_folder"
+
+    def load():
+        source = sources.load(folder.config(), "train")
+        return source[0], len(list(prepared.iterdir()))
+
+    record, number = load()
+    assert number == 1
+    assert load()[1] == 1
+    folder.coco["annotations"][0]["category_id"] = 7
+    folder.write()
+    changed, number = load()
+    assert (changed["labels"][0], number) == (1, 2)
+    image = folder.folder / "images" / "a.png"
+    noise_image(seed=5).save(image)
+    repainted, number = load()
+    assert number == 3
+    assert repainted["image"] == image.read_bytes() != record["image"]
+
+
+def test_killed_preparation_is_not_taken_for_the_set(folder, noise_image):
+    for i in range(6):
+        folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
+    folder.write()
+    script = textwrap.dedent(
+        f"""
+        import sys, time
+        from borrow_det.data import coco_folder, stored_image
+        read, left = stored_image.read, [4]
+        def slow(path):
+            left[0] -= 1
+            if not left[0]:
+                print("halfway", flush=True)
+                time.sleep(600)
+            return read(path)
+        stored_image.read = slow
+        folder = {str(folder.folder)!r}
+        coco_folder.open_folder(folder, "error", folder + "/prepared")
+        """
+    )
+    root = str(pathlib.Path(sources.__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": root},
+        text=True,
+    )
+    while "halfway" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list((folder.folder / "prepared").rglob("incomplete.*"))
+    source = sources.load(folder.config(), "train")
+    assert [source[i]["image_id"] for i in range(len(source))] == list(
+        range(10, 70, 10)
+    )
+
+
+def test_faster_process_may_finish_first(folder, noise_image, monkeypatch):
+    from borrow_det.data.datasets import coco_folder
+
+    folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
+    folder.write()
+    example = coco_folder._example
+
+    def overtaken(image):
+        monkeypatch.setattr(coco_folder, "_example", example)
+        sources.load(folder.config(), "train")
+        return example(image)
+
+    monkeypatch.setattr(coco_folder, "_example", overtaken)
+    assert len(sources.load(folder.config(), "train")) == 1
+
+
+def copy_some(data: pathlib.Path, split: str, count: int, to: pathlib.Path) -> dict:
+    """A folder with the first images of a split; returns its annotations."""
+    coco = json.loads((data / "annotations" / f"{split}.json").read_text())
+    coco["images"] = coco["images"][:count]
+    ids = {image["id"] for image in coco["images"]}
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
+    (to / "annotations").mkdir(parents=True)
+    (to / "annotations" / f"{split}.json").write_text(json.dumps(coco))
+    (to / "images").mkdir()
+    for image in coco["images"]:
+        shutil.copy(data / "images" / image["file_name"], to / "images")
+    return coco
+
+
+@pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
+def test_real_images(name, shared, tmp_path):
+    coco = copy_some(shared / "data" / name, "val", 6, tmp_path / name)
+    dataset = base.get_config().dataset
+    dataset.name = "coco_folder"
+    dataset.path = str(tmp_path / name)
+    dataset.data_dir = str(tmp_path / "prepared")
+    source = sources.load(dataset, "val")
+    truth = sources.ground_truth(source)
+    assert [i["id"] for i in truth["images"]] == [i["id"] for i in coco["images"]]
+    order = {image["id"]: i for i, image in enumerate(coco["images"])}
+    given = sorted(coco["annotations"], key=lambda a: order[a["image_id"]])
+    for a, b in zip(truth["annotations"], given, strict=True):
+        assert a["category_id"] == b["category_id"]
+        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
+        np.testing.assert_allclose(a["area"], b["area"], rtol=1e-6)
+    for i in range(len(source)):
+        record = source[i]
+        pixels = decode.decode_image(record, record["file_name"])
+        pillow = PIL.Image.open(io.BytesIO(record["image"])).convert("RGB")
+        assert np.abs(pixels.astype(int) - np.asarray(pillow)).max() <= 2
+
+
+# Boxes and classes of each split as the data's own SOURCE.md counts them.
+@pytest.mark.parametrize(
+    ("name", "counts", "classes"),
+    [
+        ("aquarium", {"train": (448, 3323), "val": (127, 909)}, 7),
+        (
+            "bccd",
+            {"train": (205, 2800), "val": (87, 1135), "test": (72, 944)},
+            3,
+        ),
+        (
+            "traffic_vehicles",
+            {"train": (312, 3420), "val": (64, 487), "test": (76, 813)},
+            1,
+        ),
+    ],
+)
+def test_all_annotations_are_read(name, counts, classes, shared):
+    folder = coco_json.read_folder(str(shared / "data" / name), "error")
+    found = {
+        split: (len(images), sum(len(image.boxes) for image in images))
+        for split, images in folder.splits.items()
+    }
+    assert found == counts
+    assert len(folder.class_names) == classes
+    if name == "aquarium":
+        totals = collections.Counter()
+        for images in folder.splits.values():
+            for image in images:
+                totals.update(folder.class_names[i] for i in image.labels)
+        assert totals.total() == 3323 + 909
+        assert min(len(i.boxes) for i in folder.splits["train"]) == 0

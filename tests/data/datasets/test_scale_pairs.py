@@ -1,0 +1,256 @@
+import colorsys
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from borrow_det.data import sources
+from borrow_det.data.datasets import scale_pairs
+from borrow_det.data.images import decode
+from borrow_det.errors import InputError
+
+SCENES = [scale_pairs.make_scene(0, 1, i, 128) for i in range(200)]
+
+
+def hue_distance(a, b):
+    return abs((a - b + 0.5) % 1.0 - 0.5)
+
+
+def box(disc):
+    return np.array(
+        [
+            disc.y - disc.radius,
+            disc.x - disc.radius,
+            disc.y + disc.radius,
+            disc.x + disc.radius,
+        ]
+    )
+
+
+def test_species_and_hues():
+    for scene in SCENES:
+        assert sorted((*scene.species, *scene.swapped_species)) == [0, 1, 2, 3]
+        assert hue_distance(*scene.hues) >= 0.2
+    # Each species is one of two of four: half of the scenes, give or take 5 sigma.
+    shown = np.bincount([s for scene in SCENES for s in scene.species])
+    np.testing.assert_allclose(shown, 100, atol=5 * np.sqrt(200) / 2)
+    # Hue says nothing of the species: its mean direction is the same for all.
+    for species in range(4):
+        hues = [
+            h
+            for scene in SCENES
+            for s, h in zip(scene.species, scene.hues, strict=True)
+            if s == species
+        ]
+        assert abs(np.exp(2j * np.pi * np.array(hues)).mean()) < 4 / np.sqrt(len(hues))
+
+
+def test_sizes_and_numbers_of_the_groups():
+    for scene in SCENES:
+        for group in (0, 1):
+            large = [d for d in scene.discs if d.group == group and d.is_large]
+            small = [d for d in scene.discs if d.group == group and not d.is_large]
+            assert len(large) == 1
+            assert 2 <= len(small) <= 4
+            assert 0.28 * 0.88 <= 2 * large[0].radius <= 0.28 * 1.12
+            assert all(0.08 <= 2 * d.radius <= 0.10 for d in small)
+    numbers = {len(scene.discs) for scene in SCENES}
+    assert numbers == {6, 7, 8, 9, 10}
+
+
+def test_no_boxes_overlap_and_all_lie_inside():
+    for scene in SCENES:
+        boxes = [box(d) for d in scene.discs]
+        assert np.min(boxes) >= 0
+        assert np.max(boxes) <= 1
+        for a, b in itertools.combinations(boxes, 2):
+            sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+            assert sides.min() < 0
+
+
+def test_large_and_small_lie_in_opposite_strips():
+    edges = []
+    for scene in SCENES:
+        large = np.array([box(d) for d in scene.discs if d.is_large])
+        small = np.array([box(d) for d in scene.discs if not d.is_large])
+        found = []
+        for axis in (0, 1):
+            if large[:, axis + 2].max() <= 0.35 and small[:, axis].min() >= 0.74:
+                found.append((axis, "low"))
+            if large[:, axis].min() >= 0.65 and small[:, axis + 2].max() <= 0.26:
+                found.append((axis, "high"))
+        assert len(found) == 1
+        edges += found
+        axis = found[0][0]
+        centres = small[:, [axis, axis + 2]].mean(axis=1)
+        rims = large[:, [axis, axis + 2]]
+        # The class docstring's promise: 40 % of the side between centre and rim.
+        assert np.abs(centres[:, None, None] - rims[None]).min() >= 0.4
+    assert np.bincount([2 * a + (e == "high") for a, e in edges]).min() > 25
+
+
+def interior(image, disc, share=0.7):
+    """Pixels of the disc's inscribed square, float64 [n, n, 3]."""
+    side = image.shape[0]
+    half = int(disc.radius * side * share)
+    y, x = round(disc.y * side), round(disc.x * side)
+    return image[y - half : y + half, x - half : x + half].astype(np.float64)
+
+
+def stripe_species(patch):
+    """The species whose direction the patch's strongest frequency has."""
+    grey = patch.mean(axis=-1)
+    window = np.hanning(len(grey))
+    spectrum = np.fft.fft2((grey - grey.mean()) * np.outer(window, window))
+    fy, fx = np.unravel_index(np.argmax(np.abs(spectrum)), spectrum.shape)
+    frequency = np.fft.fftfreq(len(grey))
+    # Across the stripes; they run at right angles to it. y counts downwards.
+    across = np.degrees(np.arctan2(-frequency[fy], frequency[fx]))
+    return round((across + 90) / 45) % 4
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_stripes_tell_the_label(swapped):
+    for i in range(20):
+        scene = scale_pairs.make_scene(0, 1, i, 256)
+        species = scene.swapped_species if swapped else scene.species
+        image = scale_pairs.draw(scene, species)
+        for disc in scene.discs[:2]:
+            assert stripe_species(interior(image, disc)) == species[disc.group]
+
+
+def test_small_discs_are_plain_and_have_the_hue_of_their_group():
+    for i in range(20):
+        scene = scale_pairs.make_scene(0, 1, i, 256)
+        image = scale_pairs.draw(scene, scene.species)
+        for disc in scene.discs:
+            patch = interior(image, disc, 0.6)
+            hue, saturation, _ = colorsys.rgb_to_hsv(*patch.mean(axis=(0, 1)) / 255)
+            assert hue_distance(hue, scene.hues[disc.group]) < 0.01
+            assert saturation > 0.8
+            if not disc.is_large:
+                assert patch.std(axis=(0, 1)).max() == 0
+
+
+@pytest.mark.parametrize(("side", "block"), [(256, 12), (192, 9)])
+def test_background_is_grey_blocks_that_scale(side, block, monkeypatch):
+    monkeypatch.setattr(scale_pairs, "_GREY_NOISE", 0.0)
+    monkeypatch.setattr(scale_pairs, "_COLOUR_NOISE", 0.0)
+    background = scale_pairs.make_scene(0, 0, 0, side).background
+    assert (background == background[..., :1]).all()
+    rows = np.flatnonzero(np.diff(background[:, 0, 0])) + 1
+    np.testing.assert_array_equal(rows, np.arange(block, side, block))
+    columns = np.flatnonzero(np.diff(background[0, :, 0])) + 1
+    np.testing.assert_array_equal(columns, np.arange(block, side, block))
+
+
+def test_noise_is_grey_and_coloured():
+    background = scale_pairs.make_scene(0, 0, 0, 256).background
+    block = background[:12, :12].reshape(-1, 3)
+    # Standard deviations 12 (grey) and 8 (a channel), of 144 samples.
+    colour = (block - block.mean(axis=1, keepdims=True)).std() / np.sqrt(2 / 3)
+    assert colour == pytest.approx(8.0, rel=0.15)
+    assert block.std(axis=0).mean() == pytest.approx(np.hypot(12, 8), rel=0.25)
+
+
+def test_edges_are_antialiased():
+    # The area that a disc covers, summed over its blended pixels, is pi r squared.
+    scene = scale_pairs.make_scene(0, 0, 0, 256)
+    disc = scene.discs[-1]
+    blank = np.zeros((256, 256, 3), np.float32)
+    scale_pairs._draw_disc(blank, disc, scene, 0)
+    covered = blank.max(axis=-1).sum() / (255 * 0.9)
+    assert covered == pytest.approx(np.pi * (disc.radius * 256) ** 2, rel=5e-3)
+
+
+def test_scene_is_a_function_of_seed_split_and_index():
+    def pixels(*key):
+        scene = scale_pairs.make_scene(*key, 64)
+        return scale_pairs.draw(scene, scene.species)
+
+    first = pixels(0, 0, 5)
+    np.testing.assert_array_equal(first, pixels(0, 0, 5))
+    for other in ((1, 0, 5), (0, 1, 5), (0, 0, 6)):
+        assert (first != pixels(*other)).mean() > 0.5
+
+
+def test_swapped_and_alone_share_everything_but_the_large_instances():
+    for i in range(10):
+        scene = scale_pairs.make_scene(0, 1, i, 128)
+        shown = scale_pairs.draw(scene, scene.species)
+        swapped = scale_pairs.draw(scene, scene.swapped_species)
+        alone = scale_pairs.draw(scene, scene.species, with_large=False)
+        large = np.zeros((128, 128), bool)
+        for disc in scene.discs[:2]:
+            y0, x0, y1, x1 = (box(disc) * 128).astype(int)
+            large[y0 : y1 + 1, x0 : x1 + 1] = True
+        np.testing.assert_array_equal(shown[~large], swapped[~large])
+        np.testing.assert_array_equal(shown[~large], alone[~large])
+        assert (shown[large] != swapped[large]).any(axis=-1).mean() > 0.2
+        assert (shown[large] != alone[large]).any(axis=-1).mean() > 0.7
+
+
+def test_built_splits_run_parallel(drawn_config):
+    shown, swapped, alone = (
+        sources.load(drawn_config.dataset, split)
+        for split in ("validation", "swapped", "alone")
+    )
+    assert len(sources.load(drawn_config.dataset, "train")) == 40
+    assert len(shown) == len(swapped) == len(alone) == 12
+    for i in range(12):
+        scene = scale_pairs.make_scene(0, 1, i, 64)
+        groups = np.array([d.group for d in scene.discs])
+        a, b, c = shown[i], swapped[i], alone[i]
+        assert (a["image_id"], b["image_id"], c["image_id"]) == (i, i, i)
+        assert b["file_name"] == f"swapped_{i:05d}.jpg"
+        np.testing.assert_array_equal(a["labels"], np.take(scene.species, groups))
+        np.testing.assert_array_equal(
+            b["labels"], np.take(scene.swapped_species, groups)
+        )
+        np.testing.assert_array_equal(c["labels"], a["labels"][2:])
+        np.testing.assert_array_equal(b["boxes"], a["boxes"])
+        np.testing.assert_array_equal(c["boxes"], a["boxes"][2:])
+        np.testing.assert_allclose(
+            a["boxes"], [box(d) for d in scene.discs], rtol=0, atol=1e-6
+        )
+        for record, species, large in (
+            (a, scene.species, True),
+            (b, scene.swapped_species, True),
+            (c, scene.species, False),
+        ):
+            stored = decode.decode_image(record, "image").astype(int)
+            drawn = scale_pairs.draw(scene, species, large).astype(int)
+            assert np.abs(stored - drawn).mean() < 5  # JPEG; 35 between scenes.
+
+
+def test_sizes_of_the_real_set():
+    for config in scale_pairs.ScalePairs.BUILDER_CONFIGS:
+        assert (config.num_train, config.num_validation) == (3000, 512)
+    assert scale_pairs.SPLITS == ("train", "validation", "swapped", "alone")
+
+
+def test_reference_lines(drawn_config):
+    source = sources.load(drawn_config.dataset, "validation")
+    assert source.class_names == scale_pairs.SPECIES
+    assert sorted(source.reference_lines.values()) == [0.25, 0.5]
+
+
+def test_too_small_an_image(drawn_config):
+    drawn_config.dataset.image_size = 32
+    with pytest.raises(InputError, match=r"dataset\.image_size is 32"):
+        sources.load(drawn_config.dataset, "train")
+
+
+def test_stored_colours_keep_full_resolution():
+    scene = scale_pairs.make_scene(0, 1, 0, 64)
+    encoded = scale_pairs._encode(scale_pairs.draw(scene, scene.species))
+    decoder = tfds.features.Image(shape=(64, 64, 3))
+    np.testing.assert_array_equal(
+        decoder.decode_example_np(encoded),
+        cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1],
+    )
+    # Start of frame: its first component is sampled 1 x 1, as the others are.
+    frame = encoded.index(b"\xff\xc0")
+    assert encoded[frame + 11] == 0x11

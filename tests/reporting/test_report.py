@@ -1,0 +1,91 @@
+"""What a run's report says, on the console and in its file."""
+
+import math
+import types
+
+import pytest
+
+from borrow_det.configs import base
+from borrow_det.reporting import report
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.workdir import metadata
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    config = base.get_config()
+    config.report.curves = False
+    classes = metadata.Classes(("cat", "dog"), (1, 2))
+    metadata.prepare(tmp_path, config, classes, {})
+    return tmp_path
+
+
+def source(split, names):
+    return types.SimpleNamespace(split=split, class_names=names, reference_lines={})
+
+
+def test_each_class_of_each_split_has_a_row(workdir):
+    metrics = {
+        "val": {"AP": 0.5, "AP/cat": 0.75, "AP/dog": 0.25, "AP50/cat": 1.0},
+        "test": {"AP": 0.125, "AP/cat": math.nan, "AP/dog": 0.125},
+    }
+    metrics["test"] |= {"AP_11point": 0.375, "AP_11point/dog": 0.375}
+    sources = [source(split, ("cat", "dog")) for split in metrics]
+    (workdir / "evaluations").mkdir()
+    shown = report.write_report(DetectionTask, workdir, sources, metrics, {})
+    written = (workdir / "report.md").read_text()
+    assert written.splitlines()[4:] == [
+        "",
+        "val, class by class:",
+        "",
+        "| class |    AP |  AP50 |",
+        "| ----- | ----: | ----: |",
+        "| cat   | 0.750 | 1.000 |",
+        "| dog   | 0.250 |     - |",
+        "| all   | 0.500 |     - |",
+        "",
+        "test, class by class:",
+        "",
+        "| class |    AP | AP_11point |",
+        "| ----- | ----: | ---------: |",
+        "| cat   |     - |          - |",
+        "| dog   | 0.125 |      0.375 |",
+        "| all   | 0.125 |      0.375 |",
+    ]
+    assert shown.startswith(written + "\n")
+    assert shown.endswith(f"detections: {workdir / 'evaluations'}")
+
+
+@pytest.mark.parametrize(("count", "on_console"), [(30, True), (31, False)])
+def test_many_classes_are_in_the_file_alone(workdir, count, on_console):
+    names = tuple(f"class {i}" for i in range(count))
+    metrics = {"val": {f"AP/{name}": 0.5 for name in names}}
+    shown = report.write_report(
+        DetectionTask, workdir, [source("val", names)], metrics, {}
+    )
+    assert ("class 29" in shown) == on_console
+    assert f"| class {count - 1} |" in (workdir / "report.md").read_text()
+
+
+def test_details_and_comparisons_have_tables_of_their_own(workdir):
+    metrics = {"val": {"AP": 0.5, "borrow/lift_same": 2.5, "borrow/entropy": 0.75}}
+    compared = {"val/small_found": 0.75, "swapped/small_found": 1.0}
+    compared |= {"swapped/followed": 0.125}
+    sources = [source("val", ("cat", "dog"))]
+    shown = report.write_report(DetectionTask, workdir, sources, metrics, compared)
+    expected = [
+        "| split |    AP |",
+        "| ----- | ----: |",
+        "| val   | 0.500 |",
+        "",
+        "| split | borrow/lift_same | borrow/entropy |",
+        "| ----- | ---------------: | -------------: |",
+        "| val   |            2.500 |          0.750 |",
+        "",
+        "| split   | small_found | followed |",
+        "| ------- | ----------: | -------: |",
+        "| val     |       0.750 |        - |",
+        "| swapped |       1.000 |    0.125 |",
+    ]
+    assert shown.splitlines()[: len(expected)] == expected
+    assert (workdir / "report.md").read_text().splitlines()[:12] == expected

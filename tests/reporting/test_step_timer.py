@@ -1,0 +1,74 @@
+"""What a line of metrics says of time and memory."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from borrow_det.reporting import step_timer
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still but where it is moved: clock(seconds)."""
+    now = [100.0]
+    monkeypatch.setattr(step_timer.time, "monotonic", lambda: now[0])
+
+    def move(seconds):
+        now[0] += seconds
+
+    return move
+
+
+def test_time_is_that_of_the_steps_since_the_last_line(clock):
+    timer = step_timer.StepTimer()
+    for _ in range(4):
+        with timer.waiting():
+            clock(0.25)
+        clock(0.75)
+    assert timer.metrics(4, batch_size=6) == pytest.approx(
+        {"step_time": 1.0, "images_per_second": 6.0, "data_wait": 0.25}
+    )
+    with timer.paused():
+        clock(50)
+    clock(3)
+    assert timer.metrics(2, batch_size=6) == pytest.approx(
+        {"step_time": 1.5, "images_per_second": 4.0, "data_wait": 0.0}
+    )
+
+
+def test_memory_follows_what_is_held():
+    before = step_timer.memory_metrics()
+    held = np.ones(2**27, np.uint8)
+    during = step_timer.memory_metrics()
+    del held
+    after = step_timer.memory_metrics()
+    assert during["memory/host"] - before["memory/host"] > 2**26
+    assert during["memory/host"] - after["memory/host"] > 2**26
+    # The kernel counts both in lots.
+    assert after["memory/host_peak"] > during["memory/host"] - 2**20
+
+
+def test_a_peak_is_not_that_of_the_process_before():
+    held = np.ones(2**30, np.uint8)
+    program = "from borrow_det import step_timer; print(step_timer.memory_metrics())"
+    root = pathlib.Path(__file__).resolve().parents[2]
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, check=True
+    )
+    assert ast.literal_eval(said.stdout.decode())["memory/host_peak"] < held.nbytes
+
+
+def test_device_memory_is_that_of_the_fullest(monkeypatch):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    devices = [Device({"peak_bytes_in_use": n}) for n in (5, 9)]
+    monkeypatch.setattr(step_timer.jax, "local_devices", lambda: devices)
+    assert step_timer.memory_metrics()["memory/device_peak"] == 9
+    monkeypatch.setattr(step_timer.jax, "local_devices", lambda: [Device(None)])
+    assert "memory/device_peak" not in step_timer.memory_metrics()

@@ -1,0 +1,114 @@
+"""The rows of an evaluation: with every box, however many, and which are small."""
+
+import types
+
+import numpy as np
+import pytest
+
+from borrow_det.data import sources
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tasks.detection_evaluator import EvalRow, score
+from borrow_det.tasks.task import EvalSet
+
+
+@pytest.fixture
+def eval_set(tiny_config):
+    source = sources.load(tiny_config.dataset, "val")
+    return EvalSet(source, sources.ground_truth(source))
+
+
+@pytest.mark.parametrize(("max_boxes", "rows"), [(12, 12), (4, 12), (3, 12), (50, 50)])
+def test_no_box_is_left_out(tiny_config, eval_set, max_boxes, rows):
+    tiny_config.dataset.max_boxes = max_boxes
+    counts = [len(eval_set.source[i]["boxes"]) for i in range(len(eval_set.source))]
+    assert 8 < max(counts) <= 12
+    batches = DetectionTask(tiny_config, 4).eval_batches(eval_set)
+    found = []
+    for batch in batches:
+        assert batch["boxes"].shape == (4, rows, 4)
+        found += batch["box_mask"].sum(axis=1).tolist()
+    assert found == [*counts, 0]  # The last row is padding.
+    assert batches.counts == {}
+
+
+def test_small_is_the_area_of_the_annotation(tiny_config, eval_set):
+    record = dict(eval_set.source[0])
+    record["area"] = np.full(len(record["boxes"]), 1025.0, np.float32)
+    record["area"][[0, 2]] = 0.0, 1024.0
+    row = EvalRow.of(eval_set, tiny_config)(record)
+    np.testing.assert_array_equal(np.flatnonzero(row["small"]), [0, 2])
+    assert len(row["small"]) == 12
+
+
+def test_small_can_be_the_area_in_the_network_s_input(tiny_config, eval_set):
+    record = dict(eval_set.source[0])
+    # An eighth of the image.
+    tiny_config.input_size = (record["height"] // 2, record["width"] // 4)
+    record["area"] = np.full(len(record["boxes"]), 8 * 1024 + 8.0, np.float32)
+    record["area"][1] = 8 * 1024
+    tiny_config.evaluation.area_pixels = "input"
+    row = EvalRow.of(eval_set, tiny_config)(record)
+    np.testing.assert_array_equal(np.flatnonzero(row["small"]), [1])
+
+
+def test_the_pixels_of_areas_decide_which_objects_are_small(tiny_config):
+    """A 40 x 40 object of a 256 x 512 image is 20 x 20 where the input is 128 x 256."""
+    tiny_config.input_size = (128, 256)
+    near, far = [0.0, 0.0, 40.0, 40.0], [100.0, 100.0, 80.0, 80.0]
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 256, "width": 512}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 3, "bbox": near, "area": 1600.0},
+            {"id": 2, "image_id": 7, "category_id": 3, "bbox": far, "area": 6400.0},
+        ],
+    }
+    found = [{"image_id": 7, "category_id": 3, "bbox": near, "score": 0.9}]
+    original = score(truth, found, tiny_config)
+    assert np.isnan(original["AP_small"])
+    tiny_config.evaluation.area_pixels = "input"
+    of_input = score(truth, found, tiny_config)
+    assert of_input["AP_small"] == 1.0
+    assert of_input["AP_medium"] == 0.0
+    assert of_input["objects_small_with_source"] == 1
+    assert of_input["objects_small_without_source"] == 0
+    assert of_input["AP_small_with_source"] == 1.0
+    assert of_input["AP"] == original["AP"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_figures_of_attention_and_of_precision_are_of_the_same_objects(
+    tiny_config, eval_set
+):
+    tiny_config.evaluation.area_pixels = "input"
+    # About half of the objects are small there.
+    area = np.median([a["area"] for a in eval_set.truth["annotations"]])
+    side = int(32 * 64 / area**0.5)
+    tiny_config.input_size = (side, side)
+    row = EvalRow.of(eval_set, tiny_config)
+    rows = [row(eval_set.source[i]) for i in range(len(eval_set.source))]
+    attended = sum(int(r["small"].sum()) for r in rows)
+    figures = score(eval_set.truth, [], tiny_config)
+    counted = [figures[f"objects_small_{g}_source"] for g in ("with", "without")]
+    assert 0 < attended < len(eval_set.truth["annotations"])
+    assert attended == sum(counted)
+
+
+@pytest.mark.parametrize(("pixels", "accuracy"), [("original", np.nan), ("input", 1)])
+def test_answers_are_of_what_is_small_in_the_same_pixels(tiny_config, pixels, accuracy):
+    """An 80 x 80 object of a 400 x 400 image is small where the input is 64 x 64."""
+    tiny_config.evaluation.area_pixels = pixels
+    box = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 80, 80]}
+    truth = {
+        "images": [{"id": 1, "height": 400, "width": 400}],
+        "categories": [{"id": 2, "name": "cat"}],
+        "annotations": [box],
+    }
+    splits = {"validation": None, "swapped": "validation"}
+    eval_sets = [
+        EvalSet(types.SimpleNamespace(split=split, counterfactual_of=factual), truth)
+        for split, factual in splits.items()
+    ]
+    task = DetectionTask(tiny_config, 4)
+    figures = task.compare(eval_sets, lambda eval_set: [{**box, "score": 0.9}])
+    for split in splits:
+        np.testing.assert_equal(figures[f"{split}/small_accuracy"], accuracy)

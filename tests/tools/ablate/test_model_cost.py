@@ -1,0 +1,80 @@
+"""Costs against published and worked-out figures; timing by a clock of our own."""
+
+import time
+
+import numpy as np
+import pytest
+
+from borrow_det.configs import base, ssd300_coco
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tools.ablate import model_cost
+
+
+def test_ssd300_has_the_flops_that_torchvision_publishes():
+    config = ssd300_coco.get_config("reference=torchvision")
+    cost = model_cost.static_cost(DetectionTask(config, num_classes=90))
+    # Its weights' metadata: 34.858 billion multiply-adds, 35,641,826 parameters.
+    assert cost["parameters"] == 35_641_826
+    # XLA counts no products with padding, of which the dilated fc6 has many.
+    assert 0.95 < cost["flops"] / (2 * 34.858e9) < 1
+
+
+def test_borrowing_costs_its_products():
+    config = base.get_config()
+    config.borrow.levels = (1,)
+    config.borrow.context = False
+    config.borrow.query_block = 256  # A loop of four.
+    full = model_cost.static_cost(DetectionTask(config, num_classes=2))
+    config.borrow.enabled = False
+    plain = model_cost.static_cost(DetectionTask(config, num_classes=2))
+    # At 512 pixels: 32^2 descriptors; 16^2 and 8^2 sources of 1024 and 512 channels.
+    R, T, C, E = 1024, 320, 512, 256
+    embed = 256 * 1024 * E + 64 * 512 * E
+    multiplied = R * C * E + 2 * embed + 2 * R * T * E + R * (C + E) * C
+    weights = (C * E + E) + 2 * (1024 * E + E + 512 * E + E) + (C + E) * C + C + 1
+    assert full["parameters"] - plain["parameters"] == weights
+    # Beside the products: biases, lengths and the softmax.
+    difference = full["flops"] - plain["flops"]
+    assert difference == pytest.approx(2 * multiplied, rel=0.02)
+    assert difference > 2 * multiplied
+
+
+class Clock:
+    """A machine whose calls take what they are said to, and slows down by rounds."""
+
+    def __init__(self, calls):
+        self.now = 0.0
+        self.order = []
+        self.calls = calls
+
+    def call(self, name, cost):
+        def run():
+            turn = len(self.order) // self.calls  # The first warms up.
+            self.order.append(name)
+            self.now += cost * (1 + turn)
+            return np.zeros(1)
+
+        return run
+
+
+def test_calls_are_compared_within_each_round(monkeypatch):
+    clock = Clock(3)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    calls = {n: clock.call(n, c) for n, c in (("a", 0.002), ("b", 0.003), ("c", 0.001))}
+    found = model_cost.side_by_side(calls, "b", 5)
+    # Rounds of 2 to 6 times the cost; 4 in the middle.
+    expected = {"a": (2, 2 / 3), "b": (3, 1), "c": (1, 1 / 3)}
+    for name, (milliseconds, ratio) in expected.items():
+        assert found[name]["latency_ms"] == pytest.approx(4 * milliseconds)
+        for figure in ("latency_ratio", "ratio_low", "ratio_high"):
+            assert found[name][figure] == pytest.approx(ratio)
+    rounds = ["".join(clock.order[i : i + 3]) for i in range(0, 18, 3)]
+    assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+    assert len({one[0] for one in rounds[1:]}) > 1  # Not always the same first.
+
+
+def test_without_the_baseline_there_is_no_ratio(monkeypatch):
+    clock = Clock(1)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    found = model_cost.side_by_side({"b": clock.call("b", 0.001)}, "ssd", 3)
+    assert list(found["b"]) == ["latency_ms"]

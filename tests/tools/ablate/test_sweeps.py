@@ -1,0 +1,138 @@
+"""Rows of a sweep file: typed overrides of a base config."""
+
+import pathlib
+
+import jax
+import pytest
+
+from borrow_det.configs import arguments, base, coco_folder_narrow, quickstart
+from borrow_det.errors import InputError
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tools.ablate import sweeps
+
+SWEEPS = sorted(
+    (pathlib.Path(__file__).resolve().parents[3] / "configs/sweeps").glob("*.py")
+)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """A function: the rows of a sweep whose body is this text."""
+
+    def load(body):
+        path = tmp_path / "sweep.py"
+        path.write_text(f"def sweep(add):\n    {body}\n")
+        return sweeps.load(path, base.get_config())
+
+    return load
+
+
+def test_rows_differ_from_the_base_in_their_overrides_alone(load):
+    text = """add("a", {})
+    add("b, 2", {"borrow.center": False, "loss.matching": 3, "borrow.levels": (0,),
+                 "anchors.aspect_ratios": ((1.0,),) * 4, "batch_size": 5})"""
+    first, second = load(text)
+    assert first.config.to_dict() == base.get_config().to_dict()
+    expected = base.get_config()
+    expected.borrow.center = False
+    expected.loss.matching = 3.0
+    expected.borrow.levels = (0,)
+    expected.anchors.aspect_ratios = ((1.0,),) * 4
+    expected.batch_size = 5
+    assert second.config.to_dict() == expected.to_dict()
+    assert isinstance(second.config.loss.matching, float)
+    assert (second.name, second.folder) == ("b, 2", "b_2")
+
+
+def test_chosen_rows_are_held_against_the_baseline(load):
+    rows = load('[add(name, {}) for name in ("a", "b, c", "d")]')
+    assert sweeps.choose(rows, ["d"]) == [rows[0], rows[2]]
+    assert sweeps.choose(rows, ["b, c", "a"]) == rows[:2]
+    assert sweeps.choose(rows, []) == rows
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('add("a", {"borrow.centre": True})', r"row 'a'.* no field borrow\.centre;"),
+        ('add("a", {"borow.center": True})', r"no field borow\.center;"),
+        (
+            'add("a", {"borrow": True})',
+            r"True, a bool; it takes a ConfigDict",
+        ),
+        ('add("a", {"seed.x": 1})', r"no field seed\.x"),
+        ('add("a", {"borrow.center": 1})', r"center is 1, a int; it takes a bool"),
+        ('add("a", {"seed": 1})', r"seed is the sweep's, not a row's"),
+        ('add("a", {"num_steps": True})', r"is True, a bool; it takes a int"),
+        ('add("a", {"num_steps": 1.5})', r"is 1\.5, a float; it takes a int"),
+        ('add("a", {"loss.matching": "1"})', r"it takes a float"),
+        ('add("a", {"borrow.levels": [0]})', r"a list; it takes a tuple"),
+        ('add("a", {}); add("b", {}); add("a", {})', r"two rows have the name 'a'"),
+        ('add("a 1", {}); add("a_1", {})', r"two rows have the name 'a_1'"),
+        ('add("?", {})', r"'\?' is no name of a row"),
+        ('add("..", {})', r"'\.\.' is no name of a row"),
+        ('add("compiled", {})', r"'compiled' is no name of a row"),
+        ('add("a" * 101, {})', r"at most 100 characters"),
+        ('add("a\\nb", {})', r"must be printable"),
+        (
+            'import numpy; add("a", {"anchors.variances": (numpy.float64(0.1), 0.2)})',
+            r"anchors\.variances is .*, which is no literal",
+        ),
+        ("pass", r"adds no row"),
+        ('add("a")', r"TypeError"),
+        ("1 / 0", r"sweep\.py: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_wrong_rows_are_named(load, body, message):
+    with pytest.raises(InputError, match=message):
+        load(body)
+
+
+def test_files_that_are_no_sweeps_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"absent\.py is no file"):
+        sweeps.load(tmp_path / "absent.py", base.get_config())
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(InputError, match=r"no function sweep\(add\)"):
+        sweeps.load(tmp_path / "empty.py", base.get_config())
+
+
+# What each sweep must hold: names of rows, or parts of them.
+SWEPT = {
+    "components": ("ssd", "ssd + context", "pooling", "borrowing", "full", "letter"),
+    "fusion": ("from X", "from Y", "zero", "random", "after"),
+    "learning_to_match": ("no matching loss", "temperature", "pretrained", "steps"),
+    "levels": ("none", "0 from all", "0 and 1 and 2 from", "0 from 1", "0 from 3"),
+    "matching_loss": tuple(
+        f"{name}, {weight}"
+        for name in ("embedded_gaussian", "scaled", "cosine", "dot_product")
+        for weight in ("0", "0.3", "1", "3")
+    ),
+    "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
+    "similarity": (
+        *("embedded_gaussian", "scaled", "cosine", "cosine, centred", "dot_product"),
+        "cosine, centred, matching loss",
+    ),
+    "source": ("deeper", "deconvolved", "same", "no matching loss"),
+}
+
+
+def test_every_sweep_is_checked():
+    assert sorted(SWEPT) == [path.stem for path in SWEEPS]
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_project_s_sweeps_are_of_networks_that_differ(path):
+    small = coco_folder_narrow.get_config("path=anywhere")
+    config = small if path.stem == "photographs" else quickstart.get_config()
+    rows = sweeps.load(path, config)
+    assert len({row.config.to_json() for row in rows}) == len(rows)
+    plain = config.copy_and_resolve_references()
+    arguments.set_plain_ssd(plain)
+    for row in rows:
+        if row.name == "ssd":
+            assert row.config.to_dict() == plain.to_dict()
+    for part in SWEPT[path.stem]:
+        assert any(part in row.name for row in rows), part
+    for row in rows:
+        task = DetectionTask(row.config, num_classes=1)
+        jax.eval_shape(task.init, jax.random.key(0))

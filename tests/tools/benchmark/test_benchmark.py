@@ -1,0 +1,160 @@
+"""tools.benchmark on runs of seconds: what it counts, and how rows are compared."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from borrow_det.data.augmentation import detection as augment
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tools.aot_compile import program_cost
+from borrow_det.tools.benchmark import __main__ as benchmark
+from borrow_det.tools.benchmark import programs
+from borrow_det.tools.common import cli, synthetic
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[3] / "configs"
+CLASSES = 4
+
+
+@pytest.fixture
+def run(scenes, capsys):
+    """A function: the tool's report on the tiny run, and its table."""
+
+    def run(mode, *arguments):
+        tiny = pathlib.Path(__file__).parents[2] / "tiny_config.py"
+        argv = [
+            *("benchmark", f"--config={tiny}:{scenes}", f"--mode={mode}"),
+            *("--rounds=2", f"--num_classes={CLASSES}", *arguments),
+        ]
+        with jax.numpy_dtype_promotion("standard"):  # Of integers, in optax.
+            status = cli.call(benchmark.main, argv)
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return json.loads(out), err
+
+    return run
+
+
+def flops_of_detecting(config):
+    task = DetectionTask(config, CLASSES)
+    batch = synthetic.make_batch(config, CLASSES, config.eval_batch_size)
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    arguments = (variables, batch["image"], batch["image_size"])
+    return program_cost.products(task.detect, *arguments).flops
+
+
+@pytest.mark.parametrize("mode", ["forward", "detect"])
+def test_a_row_tells_what_a_call_takes(run, tiny_config, mode):
+    # Loops and zeros that a form adds are not the model's.
+    report, table = run(
+        mode, "--config.borrow.query_block=8", "--config.first_stage=pairs"
+    )
+    row = report["rows"][mode]
+    assert row["batch"] == 4
+    assert row["images_per_second"] == pytest.approx(4 / (row["ms"] / 1e3))
+    assert row["ms_low"] <= row["ms"] <= row["ms_high"]
+    assert row["flops"] == flops_of_detecting(tiny_config)
+    rate = report["matmul"]["float32"]
+    assert row["of_matmul_rate"] == pytest.approx(row["flops"] / row["ms"] * 1e3 / rate)
+    assert row["compile_seconds"] > 0
+    assert row["bytes"]["temporaries"] > 0
+    assert report["memory"]["memory/host_peak"] > 2**20
+    assert mode in table
+
+
+def test_two_configs_are_compared_within_rounds(run, tiny_config):
+    plain = [f"--compare={CONFIGS / 'quickstart.py'}:borrow=False"]
+    plain += ["--compare.batch_size=2", "--compare.input_size=(64, 64)"]
+    report, table = run("train", *plain)
+    ours, compared = report["rows"]["train"], report["compared"]["train"]
+    assert (ours["batch"], compared["batch"]) == (4, 2)
+    assert report["ratio_low"] <= report["ratio"] <= report["ratio_high"]
+    assert "ratio" in table
+    # Of each product of the network two more, but for its first layer's.
+    batch = synthetic.make_batch(tiny_config, CLASSES, 4)
+    canvases, size = (batch["image"], batch["image_size"]), tiny_config.input_size
+    resizing = program_cost.products(
+        lambda *canvases: augment.resize_batch(*canvases, size), *canvases
+    ).flops
+    network = flops_of_detecting(tiny_config) - resizing
+    assert 2.5 < (ours["flops"] - resizing) / network < 3
+
+
+def test_ratios_are_those_of_pairs():
+    one = {"a": None}
+    seconds = {(0, "a"): np.array([2.0, 9.0, 4.0]), (1, "a"): np.array([1.0, 3.0, 4.0])}
+    assert benchmark._ratios(one, one, seconds) == {
+        "ratio_low": 1.5,
+        "ratio": 2.0,
+        "ratio_high": 2.5,
+    }
+    seconds |= {(0, "b"): np.ones(3), (1, "c"): np.ones(3)}
+    found = benchmark._ratios({"a": 0, "b": 0}, {"a": 0, "c": 0}, seconds)
+    assert found["ratio"] == {"a": 2.0}
+
+
+def test_a_time_of_several_steps_is_a_steps():
+    program = programs.Program(
+        lambda: 0.0, images=80, repeats=8, devices=2, flops=6400, waited=[1.0, 0.1, 0.2]
+    )
+    row = benchmark._row(program, np.array([4.0, 2.0, 8.0]), rate=400.0)
+    assert (row["batch"], row["ms"], row["ms_high"]) == (10, 500.0, 750.0)
+    assert row["images_per_second"] == 20
+    assert row["of_matmul_rate"] == 6400 / 4 / (400 * 2)
+    assert row["data_wait"] == pytest.approx(0.15)
+
+
+def test_input_and_training_are_of_the_data_set(run):
+    report, _ = run("end_to_end")
+    row = report["rows"]["end_to_end"]
+    assert row["batch"] == 4
+    assert 0 < row["data_wait"] < 1
+    assert row["flops"] == 8 * run("train")[0]["rows"]["train"]["flops"]
+    report, _ = run("input", "--config.batch_size=2")
+    assert report["rows"]["input"]["batch"] == 2
+
+
+@pytest.mark.parametrize(("threads", "count"), [(0, 8), (3, 9), (8, 8), (16, 16)])
+def test_timings_of_batches_are_of_whole_lots(tiny_config, threads, count):
+    tiny_config.dataset.num_threads = threads
+    assert programs._in_a_row(tiny_config) == count
+
+
+def test_blocks_add_up_to_the_whole(run, tiny_config):
+    report, _ = run("blocks")
+    rows = report["rows"]
+    neck = [f"neck/{b}1" for b in ("fmb", "frb", "ffb")]
+    neck += [f"neck/context{n}" for n in (1, 2, 3)]
+    parts = ["resizing", "trunk", *neck, *(f"head{n}" for n in (1, 2, 3, 4))]
+    assert sum(rows[part]["flops"] for part in parts) == flops_of_detecting(tiny_config)
+    for part in parts[1:]:
+        twice = rows[f"{part}, gradient"]["flops"] / rows[part]["flops"]
+        assert 2 <= twice <= 3
+    others = {"augmentation and targets", "loss", "loss, gradient"}
+    assert others | {"decoding and suppression", "neck/ffb2"} <= set(rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode=walk"], "--mode"),
+        (["--mode=forward", "--rounds=0"], "rounds"),
+        (["--mode=forward", "--config.batch_size=0"], "batch_size"),
+        (["--mode=detect", "--config.eval_batch_size=0"], "eval_batch_size"),
+        (["--mode=forward", "--config.borrow.query_block=0"], "query_block"),
+        (["--mode=forward", "--config.borrow.attention=cudnn"], "NVIDIA"),
+        (["--mode=forward", "surplus"], "surplus"),
+        (["--mode=detect", "--config.task=classification"], "task=detection"),
+        (["--mode=input", "--config.dataset.path=/nowhere"], "/nowhere"),
+        (["--mode=forward", "--compare=/nowhere.py"], "/nowhere.py"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(scenes, capsys, arguments, message):
+    tiny = pathlib.Path(__file__).parents[2] / "tiny_config.py"
+    argv = ["benchmark", f"--config={tiny}:{scenes}", *arguments]
+    assert cli.call(benchmark.main, argv) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,346 @@
+"""The page of tools.explain in a real browser, without a network."""
+
+import base64
+import io
+import re
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from borrow_det.inference.detector import Level
+from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+from borrow_det.tools.explain.files import Explained, Output
+from borrow_det.tools.explain.text import Settings
+from tests.tools.explain.browser import NAMES, PROGRAM, Browser
+
+pytestmark = pytest.mark.skipif(
+    not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"
+)
+NASTY = '<script>document.title = "run"</script><img src=x onerror=alert(1)>'
+CLASSES = ("puffin", NASTY, "starfish")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    made = Browser(tmp_path_factory.mktemp("profile"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Forty images of two detections that are explained and one that is not."""
+    folder = tmp_path_factory.mktemp("page")
+    detector = types.SimpleNamespace(
+        class_names=CLASSES,
+        category_ids=(1, 2, 3),
+        input_size=(64, 64),
+        levels=tuple(
+            Level(n + 1, f"conv{n + 4}_3", 8 << n, (8 >> n,) * 2) for n in range(3)
+        ),
+    )
+    settings = Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
+    output = Output(folder, detector, settings, pictures=False, limit=0)
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        image = rng.integers(0, 256, (96, 128, 3), np.uint8)
+        found = Found(
+            np.array(
+                [[0.1, 0.1, 0.3, 0.3], [0.4, 0.4, 1, 1], [0, 0.8, 0.2, 0.9],
+                 [0.7, 0.05, 0.9, 0.2]], "f4"
+            ),
+            np.sort(rng.uniform(0.4, 1, 4).astype("f4"))[::-1],
+            np.array([number % 2, 2, 2, 0], "i4"),
+            np.array([0, 2, 1, 0], "i4"),
+        )  # fmt: skip
+        done = [Explained(0, borrowed(rng), ""), Explained(2, None, "no level")]
+        done.append(Explained(3, borrowed(rng), ""))
+        output.add(f"{number:03d}{NASTY}.png", image, found, done)
+    output.__exit__(None, None, None)
+    return folder / "index.html"
+
+
+def borrowed(rng):
+    heat = {1: rng.uniform(size=(4, 4)), 2: rng.uniform(size=(2, 2))}
+    total = sum(h.sum() for h in heat.values())
+    heat = {m: h / total for m, h in heat.items()}
+    sources = tuple(Source(1, (0.6, 0.2 * i), 0.2 / (i + 1), (1,)) for i in range(3))
+    centers = np.array([[0.2, 0.2]], "f4")
+    positions, precision = rng.uniform(0.2, 1, 2).tolist()
+    return Borrowed(0, centers, heat, sources, (1,), positions, precision)
+
+
+COUNT = "document.getElementById('count').textContent"
+CHOSEN = (
+    "[...document.querySelectorAll('#list button')].findIndex("
+    "b => b.getAttribute('aria-current') === 'true')"
+)
+HEATED = "document.querySelector('#stage canvas').dataset.detection.split(':').pop()"
+INK = "document.querySelector('#stage canvas').toDataURL()"
+EMPTY = (
+    "(() => { const c = document.querySelector('#stage canvas').cloneNode();"
+    "return c.toDataURL(); })()"
+)
+ROWS = "[...document.querySelectorAll('#list button')]"
+FOCUSED = f"{ROWS}.flatMap((b, i) => b === document.activeElement ? [i] : [])"
+TABBED = f"{ROWS}.flatMap((b, i) => b.tabIndex === 0 ? [i] : [])"
+PRESSED = "document.querySelector('#levels [aria-pressed=true]')?.textContent"
+
+
+# Where the lines begin, and which boxes are bold, by falling area.
+LINE = (
+    "(() => { const l = document.querySelector('#stage .lines line');"
+    "return l && [l.x1.baseVal.value, l.y1.baseVal.value]; })()"
+)
+BOLD = (
+    "[...document.querySelectorAll('#stage .box')].flatMap((g, i) =>"
+    "g.lastChild.getAttribute('stroke-width') === '3.5' ? [i] : [])"
+)
+DASHED = (
+    "[...document.querySelectorAll('#stage .box')].flatMap((g, i) =>"
+    "g.lastChild.getAttribute('stroke-dasharray') === 'none' ? [] : [i])"
+)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_looking_through_the_page(browser, page, width, tmp_path_factory):
+    browser.open(page, width)
+    assert browser.run(COUNT) == "120 of 120 detections in 40 images"
+    assert browser.run(CHOSEN) == 0
+    browser.until("document.querySelector('#stage img').complete")
+    assert browser.run("document.querySelector('#stage img').naturalWidth") == 128
+    # Nothing sticks out to the side.
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    browser.picture(tmp_path_factory.getbasetemp() / f"page_{width}.png")
+
+    # Only what is clicked, or reached by Tab, takes the keys.
+    browser.press("ArrowDown")
+    assert browser.run(CHOSEN) == 0
+    browser.run("document.querySelector('#list [aria-current]').focus()")
+    browser.press("ArrowDown")
+    browser.press("ArrowDown")
+    assert browser.run(CHOSEN) == 2
+    browser.press("ArrowUp", shift=True)
+    assert browser.run(CHOSEN) == 2
+    assert browser.run(FOCUSED) == [2]
+    assert browser.run(TABBED) == [2]
+    browser.press("ArrowUp")
+    assert browser.run(CHOSEN) == 1
+    assert "no level" in browser.run("document.getElementById('detail').textContent")
+    browser.press("End")
+    assert browser.run(CHOSEN) == 119
+    last = browser.run(f"{ROWS}.at(-1).querySelector('span').firstChild.textContent")
+    heading = "document.querySelector('h2:not(section *)').textContent"
+    assert browser.run(heading) == f"{last} in 039{NASTY}.png"
+    browser.press("Home")
+    first = browser.run(PRESSED)
+    browser.press("ArrowRight")
+    assert browser.run(PRESSED) != first
+    assert browser.run(PRESSED).startswith("level ")
+
+    browser.mouse("#list li:nth-child(3) button")
+    assert browser.run(CHOSEN) == 2
+    assert browser.run(HEATED) == "3"
+    before = browser.run(INK)
+    assert before != browser.run(EMPTY)
+    # Boxes by falling area: of detections 1, 0, 3 and 2.
+    browser.mouse("#stage g:nth-of-type(2) rect:last-child", click=False)
+    assert browser.run(HEATED) == "0"
+    assert browser.run(CHOSEN) == 2
+    assert browser.run(INK) != before
+    # All is of the one that is pointed at, and stays so in a window of another size.
+    assert browser.run(LINE) == pytest.approx([25.6, 19.2])
+    assert browser.run(BOLD) == [1]
+    browser.size(width - 40)
+    browser.settle()
+    assert browser.run(HEATED) == "0"
+    assert browser.run(LINE) == pytest.approx([25.6, 19.2])
+    browser.size(width)
+    browser.mouse("#count", click=False)
+    assert browser.run(HEATED) == "3"
+    browser.mouse("#heat")
+    assert browser.run(INK) == browser.run(EMPTY)
+    assert browser.complaints() == []
+
+
+def shares(text):
+    """Precision and that of an even spread, in percent."""
+    return [int(n) for n in re.findall(r"(\d+)\u00a0%", text)[:2]]
+
+
+def test_filters_and_orders(browser, page):
+    browser.open(page, 1280)
+    browser.choose("#classes", NASTY)
+    assert browser.run(COUNT) == "20 of 120 detections in 40 images"
+    browser.choose("#classes", "")
+    facts = "[...document.querySelectorAll('#list button')].map(b => b.textContent)"
+    numbers = {
+        "score": lambda text: -float(text.partition("precision")[0].split()[-1]),
+        "wrong": lambda text: shares(text)[0],
+        "lift": lambda text: -shares(text)[0] / shares(text)[1],
+        "unlifted": lambda text: shares(text)[0] / shares(text)[1],
+    }
+    for order, number in numbers.items():
+        browser.choose("#order", order)
+        rows = [text for text in browser.run(facts) if "precision" in text]
+        assert len(rows) == 80
+        values = [number(text) for text in rows]
+        # Lifts are of rounded shares here.
+        slack = 0.1 * np.abs(values) if "lift" in order else 0
+        assert (np.diff(values) >= -np.resize(slack, 79)).all()
+    orders = browser.run("[...document.querySelector('#order').options].map(o=>o.text)")
+    assert orders[-2:] == [
+        "share of level 2, high to low",
+        "share of level 3, high to low",
+    ]
+    browser.choose("#order", "3")
+    first = browser.run("document.querySelector('#levels').textContent")
+    assert "level 3" in first
+    assert browser.complaints() == []
+
+
+def test_names_do_not_run(browser, page):
+    browser.open(page, 1280)
+    assert browser.run("document.title") == "Where small objects borrowed from"
+    assert browser.run("document.querySelectorAll('body script').length") == 41
+    assert browser.run("document.querySelectorAll('[onerror]').length") == 0
+    assert browser.complaints() == []
+
+
+def test_without_scripts_there_is_a_list(browser, page):
+    browser.open(page, 1280, scripts=False)
+    assert browser.run("document.querySelectorAll('section table').length") == 40
+    shown = "document.querySelector('section > img').getBoundingClientRect().width"
+    assert browser.run(shown) >= 128
+    browser.open(page, 1280)
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", [1280, 900, 390])
+def test_the_image_keeps_its_format(browser, page, width):
+    # Long facts beside the picture are not to stretch it.
+    browser.open(page, width)
+    browser.run(
+        "document.querySelector('#facts').append(Object.assign("
+        "document.createElement('div'), {style: 'height: 3000px'}))"
+    )
+    stage = "document.querySelector('#stage')"
+    browser.until(f"{stage}.clientWidth > 0")
+    wide, high = browser.run(f"[{stage}.clientWidth, {stage}.clientHeight]")
+    assert wide / high == pytest.approx(128 / 96, rel=0.01)
+    sides = browser.run(
+        "(({width, height}) => [width, height])("
+        "document.querySelector('#stage img').getBoundingClientRect())"
+    )
+    assert sides == pytest.approx([wide, high], abs=1)
+
+
+def test_choosing_does_not_scroll_the_picture_away(browser, page):
+    browser.open(page, 390)
+    browser.run("document.querySelector('#list [aria-current]').focus("
+                "{preventScroll: true})")  # fmt: skip
+    browser.press("End")
+    assert browser.run(CHOSEN) == 119
+    assert browser.run("scrollY") == 0
+    browser.settle()
+    # It is seen within the list.
+    top, bottom, low, high = browser.run(
+        "(() => { const l = document.querySelector('#list').getBoundingClientRect();"
+        "const r = document.querySelector('[aria-current]').getBoundingClientRect();"
+        "return [l.top, l.bottom, r.top, r.bottom]; })()"
+    )
+    assert top - 1 <= low < high <= bottom + 1
+
+
+def test_lines_end_in_the_tables_numbers_and_larger_ones_are_dashed(browser, page):
+    browser.open(page, 1280)
+    marks = browser.run(
+        "[...document.querySelectorAll('#stage .lines text')].map("
+        "t => [t.textContent, +t.getAttribute('x'), +t.getAttribute('y')])"
+    )
+    assert sorted(marks) == [
+        [str(i + 1), pytest.approx(128 * 0.2 * i), pytest.approx(96 * 0.6)]
+        for i in range(3)
+    ]
+    rows = browser.run("[...document.querySelectorAll('#detail tr')].map(r => "
+                       "[...r.cells].map(c => c.textContent))")  # fmt: skip
+    assert rows[0] == ["", "share", "level", "where"]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
+    assert rows[1][3].startswith("in larger starfish") or "larger <" in rows[1][3]
+    # The largest, which the first detection can borrow from.
+    assert browser.run(DASHED) == [0]
+
+
+def test_a_level_button_keeps_the_focus(browser, page):
+    browser.open(page, 1280)
+    browser.mouse("#levels button:last-child")
+    assert browser.run(PRESSED).startswith("level 3")
+    assert browser.run("document.activeElement.textContent").startswith("level 3")
+    browser.press("ArrowRight")
+    assert browser.run(PRESSED).startswith("level 2")
+
+
+def one_image(folder, image, found, explained, input_size=(64, 64)):
+    """A page of one image, and its path."""
+    levels = (Level(1, "a", 8, (8, 8)), Level(2, "b", 16, (2, 4)))
+    detector = types.SimpleNamespace(
+        class_names=CLASSES, category_ids=(1, 2, 3), levels=levels,
+        input_size=input_size,
+    )  # fmt: skip
+    settings = Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
+    with Output(folder, detector, settings, pictures=False, limit=0) as output:
+        output.add("a.png", image, found, explained)
+    return folder / "index.html"
+
+
+def test_a_hot_cell_is_where_it_belongs_on_the_page(browser, tmp_path):
+    # 2 x 4 cells of 16 pixels of an input of 32 x 64, over an image of 120 x 100.
+    found = Found(
+        np.array([[0.1, 0.1, 0.2, 0.2]], "f4"), np.ones(1, "f4"), np.zeros(1, "i4"),
+        np.zeros(1, "i4"),
+    )  # fmt: skip
+    heat = {1: np.zeros((2, 4))}
+    heat[1][0, 2] = 1.0
+    borrowed = Borrowed(0, np.array([[0.1, 0.1]]), heat, (), (), 0.0, None)
+    image = np.full((120, 100, 3), 90, np.uint8)
+    path = one_image(tmp_path, image, found, [Explained(0, borrowed, "")], (32, 64))
+    browser.open(path, 1280)
+    uri = browser.run(INK)
+    drawn = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert drawn.width / drawn.height == pytest.approx(100 / 120, rel=0.01)
+    opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 128
+    # More than crossings of the cells' outlines: a tenth of a side.
+    rows = np.flatnonzero(opaque.mean(axis=1) > 0.1)
+    columns = np.flatnonzero(opaque.mean(axis=0) > 0.1)
+    ends = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
+    shares = np.divide(ends, np.repeat(opaque.shape, 2))
+    assert shares == pytest.approx([0, 0.5, 0.5, 0.75], abs=0.01)
+
+
+def test_with_nothing_to_explain_the_images_stay(browser, tmp_path):
+    found = Found(
+        np.zeros((0, 4), "f4"), np.zeros(0, "f4"), np.zeros(0, "i4"), np.zeros(0, "i4")
+    )
+    path = one_image(tmp_path, np.full((40, 60, 3), 90, np.uint8), found, [])
+    browser.open(path, 1280)
+    assert browser.run("document.querySelector('section > img').clientWidth") >= 60
+    said = browser.run("document.querySelector('section > p').textContent")
+    assert "a score of 0.4 or more" in said
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("side", [(20, 800), (800, 20)])
+def test_extreme_formats_stay_in_the_window(browser, tmp_path, side):
+    found = Found(
+        np.array([[0.1, 0.1, 0.2, 0.2]], "f4"), np.ones(1, "f4"), np.zeros(1, "i4"),
+        np.zeros(1, "i4"),
+    )  # fmt: skip
+    image = np.full((*side, 3), 90, np.uint8)
+    browser.open(one_image(tmp_path, image, found, [Explained(0, None, "none")]), 1280)
+    stage = "document.querySelector('#stage')"
+    wide, high = browser.run(f"[{stage}.clientWidth, {stage}.clientHeight]")
+    assert high <= 900
+    # Sides are whole pixels here.
+    assert (wide * side[0] - high * side[1]) / max(side) == pytest.approx(0, abs=1)

@@ -1,0 +1,136 @@
+"""The pictures of tools.explain, and what they are drawn from."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from borrow_det.inference.detector import Level
+from borrow_det.tools.explain import picture as picture_lib
+from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+
+
+def test_the_hottest_cell_is_where_the_attention_is():
+    # 2 x 2 cells of level 3 of 64 pixels, in an image of 200 x 100.
+    found = Found(
+        np.array([[0.1, 0.1, 0.2, 0.2]], "f4"),
+        np.ones(1, "f4"),
+        np.zeros(1, "i4"),
+        np.zeros(1, "i4"),
+    )
+    heat = {2: np.array([[0.0, 0.0], [1.0, 0.0]])}
+    borrowed = Borrowed(0, np.array([[0.1, 0.1]]), heat, (), (), 0.0, None)
+    levels = tuple(Level(n + 1, f"l{n}", 8 << n, (8 >> n,) * 2) for n in range(4))
+    picture = picture_lib.draw(
+        np.full((200, 100, 3), 128, np.uint8), found, 0, borrowed, levels, (64, 64),
+        ["puffin"], "A footer.",
+    ).astype(int)  # fmt: skip
+    # The colour scale ends in the same red; only the panel's cell is a block of it.
+    right = picture[:345, 450:755]
+    red = (right[..., 0] - right[..., 2] > 50) & (right[..., 1] < 110)
+    columns = np.flatnonzero(red.sum(axis=0) > 60)
+    rows = np.flatnonzero(red[:, columns].sum(axis=1) > 40)
+    assert len(columns) > 40
+    assert len(rows) == pytest.approx(2 * len(columns), rel=0.1)
+    # The other cells, above it and to its right, show the lightened image alone.
+    light = 155 + 128 // 5 * 2
+    assert (right[rows[0] - 30, columns[5:-5]] == light).all()
+    assert (right[rows[-1] - 30, columns[5:-5] + len(columns)] == light).all()
+    assert borrowed.scale == 1.0
+
+
+def scene_of(borrowed, *boxes, size=(100, 400)):
+    """A scene whose sides differ fourfold: x for y shows."""
+    found = Found(
+        np.array(boxes, "f4"),
+        np.ones(len(boxes), "f4"),
+        np.zeros(len(boxes), "i4"),
+        np.zeros(len(boxes), "i4"),
+    )
+    levels = (Level(1, "a", 8, (8, 8)), Level(2, "b", 16, (4, 4)))
+    image = np.zeros((*size, 3), np.uint8)
+    return picture_lib._Scene(image, found, 0, borrowed, levels, (64, 64), ["puffin"])
+
+
+# 20 x 10 % of the image: of 400 x 100 pixels, x 40..80 and y 30..50.
+BOX = (0.3, 0.1, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("target", "border"),
+    [
+        ((0.4, 0.9), (0.4, 0.2)),  # To the right: the right side's middle.
+        ((0.0, 0.15), (0.3, 0.15)),  # Above.
+        ((0.8, 0.35), (0.5, 0.2)),  # Through the corner: 0.4 down by 0.2 right.
+        ((0.45, 0.16), (0.45, 0.16)),  # Inside: the point itself.
+        ((0.4, 0.15), (0.4, 0.15)),  # The centre.
+    ],
+)
+def test_a_line_leaves_the_box_at_its_border(target, border):
+    found = picture_lib._border(np.array(BOX), target)
+    assert found == pytest.approx(border, abs=1e-6)
+
+
+def test_lines_lead_from_the_border_to_the_sources():
+    sources = (Source(1, (0.4, 0.9), 0.6, ()), Source(1, (0.9, 0.15), 0.3, ()))
+    heat = {1: np.zeros((4, 4))}
+    borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (), 0.0, None)
+    axes = Figure().add_subplot()
+    scene_of(borrowed, BOX)._lines(axes)
+    # The strongest is drawn last, on top.
+    second, first = (line.get_xydata().ravel().tolist() for line in axes.lines)
+    assert first == pytest.approx([80, 40, 360, 40], abs=1e-4)
+    assert second == pytest.approx([60, 50, 60, 90], abs=1e-4)
+    widths = [line.get_linewidth() for line in axes.lines]
+    assert widths == [1 + 3 * 0.5, 4]
+    numbers = {t.get_text(): t.get_position() for t in axes.texts}
+    assert numbers["1"] == pytest.approx((360, 40))
+    assert numbers["2"] == pytest.approx((60, 90))
+
+
+def test_the_object_is_enlarged_around_its_centre_with_its_descriptors():
+    centers = np.array([[0.35, 0.125], [0.45, 0.175]])
+    borrowed = Borrowed(0, centers, {1: np.zeros((4, 4))}, (), (), 0.0, None)
+    axes = Figure().add_subplot()
+    scene_of(borrowed, BOX)._crop(axes)
+    # 40 x 20 pixels around (60, 40): a square of twice the larger side.
+    assert axes.get_xlim() == pytest.approx((20, 100))
+    assert axes.get_ylim() == pytest.approx((80, 0))
+    box, *dots = axes.patches
+    assert box.get_bbox().bounds == pytest.approx((40, 30, 40, 20), abs=1e-4)
+    assert [dot.center for dot in dots] == [
+        pytest.approx((50, 35)), pytest.approx((70, 45)),
+    ]  # fmt: skip
+
+
+def test_larger_ones_are_dashed_and_what_is_not_listed_is_counted():
+    sources = tuple(Source(1, (0.5, 0.5), 0.05, ()) for _ in range(15))
+    heat = {1: np.full((4, 4), 1 / 16)}
+    borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (1,), 0.5, 0.5)
+    scene = scene_of(borrowed, BOX, (0.0, 0.5, 1.0, 1.0))
+    axes = Figure().add_subplot()
+    scene.draw_heat(axes, 1, None)
+    larger, own = axes.patches
+    assert (larger.get_linestyle(), own.get_linestyle()) == ("--", "-")
+    assert larger.get_bbox().bounds == pytest.approx((200, 0, 200, 100))
+    lines = scene.source_lines()
+    assert lines[0] == "Precision: 50\u00a0% (even spread: 50\u00a0%),"
+    assert lines[3] == "15 of 16 positions, 75\u00a0% together"
+    assert lines[-2].startswith("12  5.0\u00a0%  b, in no detection")
+    assert lines[-1] == "… 3 more"
+
+
+def test_a_long_name_takes_no_room_from_the_picture():
+    def size(name):
+        heat = {1: np.full((4, 4), 1 / 16)}
+        sources = (Source(1, (0.5, 0.5), 0.05, (0, 1)),)
+        borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (1,), 0.5, 0.5)
+        scene = scene_of(borrowed, BOX, (0.0, 0.5, 1.0, 1.0), size=(300, 60))
+        scene.class_names = [name]
+        return picture_lib._draw(scene, "A footer.").astype(int)
+
+    short, long = size("a"), size("W" * 80)
+    assert short.shape == long.shape
+    # The image's own black, where no label stands, is where it was.
+    black = [(picture == 0).all(axis=-1) for picture in (short, long)]
+    rows = [np.flatnonzero(b.sum(axis=1) > 60)[[0, -1]] for b in black]
+    np.testing.assert_allclose(*rows, atol=2)

@@ -1,0 +1,345 @@
+"""Exported files give what the run gives, where nothing of the run's code is."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
+
+import jax
+import jax.export
+import numpy as np
+import PIL.Image
+import pytest
+
+from borrow_det.configs import ssd300_coco
+from borrow_det.inference.detector import Detector
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tools.common import cli
+from borrow_det.tools.export import __main__ as export
+from borrow_det.tools.export import onnx_model
+from borrow_det.workdir import metadata
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+
+needs_converter = pytest.mark.skipif(
+    importlib.util.find_spec("jax2onnx") is None,
+    reason="converting to ONNX needs pip install -r requirements-export.txt",
+)
+# Runs a script as a user would; says which modules that took and what it found.
+RUN = """
+import runpy, sys
+import numpy as np
+script, results, *sys.argv[1:] = sys.argv[1:]
+found = runpy.run_path(script)["found"]
+modules = sorted({name.partition(".")[0] for name in sys.modules})
+np.savez(results, modules=modules, **found)
+"""
+
+
+def run(workdir, output, *more):
+    arguments = [f"--workdir={workdir}", f"--output={output}", *more]
+    return cli.call(export.main, ["export", *arguments])
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+    """The tiny run's file, of any batch and for all platforms."""
+    output = tmp_path_factory.mktemp("exported") / "new" / "detector.zip"
+    assert run(tiny_run.workdir, output) == 0
+    return output
+
+
+def loaded(path):
+    """(the program, the metadata) of a file."""
+    with zipfile.ZipFile(path) as file:
+        assert sorted(file.namelist()) == ["metadata.json", "model.stablehlo"]
+        program = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
+        return program, json.loads(file.read("metadata.json"))
+
+
+def scenes_on_canvases(scenes):
+    """Three scenes, one of them smaller than the canvas."""
+    images = np.stack([PIL.Image.open(scenes / f"val_{i}.jpg") for i in range(3)])
+    images[2, 40:] = images[2, :, 50:] = 0
+    return images, np.array([[64, 64], [64, 64], [40, 50]], np.int32)
+
+
+def assert_same(found, expected, rounding=1e-5):
+    """Detections are equal but for rounding."""
+    assert sorted(found) == sorted(expected) == ["boxes", "labels", "mask", "scores"]
+    assert expected["mask"].any()
+    for name, values in expected.items():
+        tolerance = rounding if name in ("boxes", "scores") else 0
+        np.testing.assert_allclose(
+            found[name], values, rtol=0, atol=tolerance, err_msg=name
+        )
+        assert found[name].dtype == values.dtype, name
+
+
+def readme_script():
+    """The script of the README's section on exporting."""
+    section = (ROOT / "README.md").read_text().partition("\n## Exporting\n")[2]
+    return re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
+
+
+def test_the_readmes_script_finds_what_the_run_finds_without_its_code(
+    tiny_run, exported, tmp_path
+):
+    script = readme_script()
+    assert len(script.splitlines()) <= 20
+    (tmp_path / "script.py").write_text(script)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    PIL.Image.fromarray(image).save(tmp_path / "picture.png")
+    files = [tmp_path / "script.py", tmp_path / "results.npz", exported]
+    output = subprocess.run(
+        [sys.executable, "-I", "-c", RUN, *files, tmp_path / "picture.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    results = dict(np.load(tmp_path / "results.npz"))
+    assert not {"borrow_det", "flax", "orbax"} & {*results.pop("modules")}
+
+    detector = Detector.load(tiny_run.workdir)
+    canvas = np.zeros((1, 64, 64, 3), np.uint8)
+    canvas[0, :40, :50] = image
+    expected = detector(canvas, np.array([[40, 50]], np.int32))
+    assert_same(results, expected)
+    # And prints them.
+    lines = [line.rsplit(" ", 5) for line in output.splitlines()]
+    mask = expected["mask"][0]
+    assert [line[0] for line in lines] == [
+        detector.class_names[label] for label in expected["labels"][0][mask]
+    ]
+    numbers = np.array([line[1:] for line in lines], float)
+    np.testing.assert_allclose(numbers[:, 0], expected["scores"][0][mask], atol=6e-4)
+    boxes = expected["boxes"][0][mask] * [40, 50, 40, 50]
+    np.testing.assert_allclose(numbers[:, 1:], boxes, atol=6e-2)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_any_batch_gives_each_image_its_detections(tiny_run, exported, scenes, count):
+    images, sizes = scenes_on_canvases(scenes)
+    found = loaded(exported)[0].call(images[:count], sizes[:count])
+    expected = Detector.load(tiny_run.workdir)(images, sizes)
+    assert_same(found, {name: values[:count] for name, values in expected.items()})
+
+
+def test_a_file_is_for_all_platforms_and_uses_no_library_of_one(exported):
+    program, about = loaded(exported)
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    assert about["platforms"] == ["cpu", "cuda", "tpu"]
+    targets = set(re.findall(r"custom_call @(\w+)", program.mlir_module()))
+    assert targets <= {"shape_assertion"}
+
+
+def test_a_file_says_what_it_is_of(tiny_run, exported):
+    _, about = loaded(exported)
+    config = metadata.load_config(tiny_run.workdir)
+    assert about["class_names"] == list(
+        metadata.load_classes(tiny_run.workdir).class_names
+    )
+    assert about["category_ids"] == [3, 5, 9, 11]
+    assert about["canvas"] == about["input_size"] == [64, 64]
+    assert about["normalization"] == {
+        "channel_order": config.model.channel_order,
+        "mean": list(config.model.pixel_mean),
+        "std": list(config.model.pixel_std),
+    }
+    assert about["batch"] == "any"
+    assert about["step"] == 4
+    assert about["versions"]["jax"] == jax.__version__
+    assert about["versions"]["calling_convention"] >= 9
+    assert about["config"]["nms"] == config.nms.to_dict()
+    # Nothing of where the run's data lie.
+    assert "dataset" not in about["config"]
+
+
+def test_a_given_batch_platform_and_step(tiny_run, scenes, tmp_path):
+    flags = ("--batch=2", "--platforms=cpu", "--step=2")
+    assert run(tiny_run.workdir, tmp_path / "two.zip", *flags) == 0
+    program, about = loaded(tmp_path / "two.zip")
+    assert (about["batch"], about["platforms"], about["step"]) == (2, ["cpu"], 2)
+    images, sizes = scenes_on_canvases(scenes)
+    expected = Detector.load(tiny_run.workdir, 2)(images[1:], sizes[1:])
+    assert_same(program.call(images[1:], sizes[1:]), expected)
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        program.call(images, sizes)
+
+
+@pytest.fixture
+def flash_run(tiny_run, tmp_path):
+    """The tiny run, as one that was trained in bfloat16 with cuDNN's attention."""
+    workdir = tmp_path / "flash"
+    shutil.copytree(tiny_run.workdir, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["dtype"] = "bfloat16"
+    config["borrow"]["attention"] = "cudnn"
+    (workdir / "config.json").write_text(json.dumps(config))
+    return workdir
+
+
+def detect_in(workdir, dtype, images, sizes):
+    """What a run's parameters find with plain attention and another dtype."""
+    detector = Detector.load(workdir)
+    config = detector.config.copy_and_resolve_references()
+    config.dtype, config.borrow.attention = dtype, "plain"
+    task = DetectionTask(config, len(detector.class_names))
+    found = jax.jit(task.detect)(detector.variables, images, sizes)
+    return jax.device_get(found._asdict())
+
+
+@pytest.fixture
+def lax_types():
+    """Inside of Flax's GroupNorm and of the converter types are promoted."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.mark.usefixtures("lax_types")
+def test_a_run_in_bfloat16_with_flash_attention(flash_run, scenes, tmp_path):
+    assert run(flash_run, tmp_path / "flash.zip") == 0
+    program, about = loaded(tmp_path / "flash.zip")
+    assert about["config"]["dtype"] == "bfloat16"
+    assert "bf16" in program.mlir_module()
+    images, sizes = scenes_on_canvases(scenes)
+    found = program.call(images, sizes)
+    expected = detect_in(flash_run, "bfloat16", images, sizes)
+    # Nearly equal scores change places.
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-2)
+
+
+@needs_converter
+@pytest.mark.usefixtures("lax_types")
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
+    import onnxruntime
+
+    output = tmp_path / "detector.onnx"
+    assert run(tiny_run.workdir, output, "--format=onnx") == 0
+    session = onnxruntime.InferenceSession(output)
+    out, err = capfd.readouterr()
+    assert (out.count("\n"), err) == (1, "")
+    images, sizes = (values[:count] for values in scenes_on_canvases(scenes))
+    found = session.run(None, {"image": images, "image_size": sizes})
+    names = [output.name for output in session.get_outputs()]
+    expected = Detector.load(tiny_run.workdir)(images, sizes)
+    assert_same(dict(zip(names, found, strict=True)), expected)
+    properties = session.get_modelmeta().custom_metadata_map
+    about = {name: json.loads(value) for name, value in properties.items()}
+    assert about["category_ids"] == [3, 5, 9, 11]
+    assert about["batch"] == "any"
+
+
+@needs_converter
+@pytest.mark.usefixtures("lax_types")
+def test_an_onnx_model_computes_in_float32(flash_run, scenes, tmp_path):
+    import onnxruntime
+
+    output = tmp_path / "two.onnx"
+    assert run(flash_run, output, "--format=onnx", "--batch=2") == 0
+    session = onnxruntime.InferenceSession(output)
+    assert session.get_inputs()[0].shape == [2, 64, 64, 3]
+    images, sizes = (values[1:] for values in scenes_on_canvases(scenes))
+    found = session.run(None, {"image": images, "image_size": sizes})
+    names = [output.name for output in session.get_outputs()]
+    expected = detect_in(flash_run, "float32", images, sizes)
+    assert_same(dict(zip(names, found, strict=True)), expected)
+
+
+@needs_converter
+@pytest.mark.usefixtures("lax_types")
+def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
+    config = ssd300_coco.get_config()
+    config.model.width = 1 / 32
+    config.dataset.canvas = (64, 64)
+    config.nms.max_per_class = config.nms.max_total = 20
+    classes = metadata.Classes(("a", "b"), (1, 2))
+    variables = jax.jit(DetectionTask(config, 2).init)(jax.random.key(0))
+    # Else all scores were 0 or 1.
+    variables = jax.tree.map(lambda array: 0.7 * array, variables)
+    detector = Detector(config, classes, variables, step=0)
+    model, _ = export.to_onnx(detector, 1)
+    images, sizes = (values[2:] for values in scenes_on_canvases(scenes))
+    expected = detector(images, sizes)
+    assert 0.4 < expected["scores"].max() < 0.999
+    assert_same(onnx_model.run(model, images, sizes), expected)
+
+
+@pytest.fixture
+def refused(tiny_run, tmp_path, capsys):
+    """A function: the one line of a refusal, which leaves nothing at --output."""
+
+    def refused(*more, workdir=tiny_run.workdir, output=tmp_path / "out" / "file"):
+        assert run(workdir, output, *more) == 2
+        assert not output.is_file()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--batch=0"], "--batch=0 is neither a positive number nor any"),
+        (["--batch=-1"], "--batch=-1 is neither"),
+        (["--batch=many"], "--batch=many is neither"),
+        (["--platforms=gpu"], "--platforms is 'gpu'; it must be one of ['cpu', 'cuda'"),
+        (["--platforms="], "--platforms names none of cpu, cuda, tpu"),
+        (["--platforms=cpu", "--format=onnx"], "--platforms is for --format=stablehlo"),
+        (["--format=tflite"], "tflite"),
+        (["--step=3"], "has checkpoints of steps [2, 4], not 3"),
+        (["surplus"], "unexpected argument 'surplus'"),
+    ],
+)
+def test_wrong_flags(refused, flags, complaint):
+    assert complaint in refused(*flags)
+
+
+def test_runs_that_cannot_be_exported(refused, tiny_run, tmp_path):
+    assert "not a work directory" in refused(workdir=tmp_path)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("config.json", "dataset.json"):
+        shutil.copy(tiny_run.workdir / name, begun)
+    assert "holds no checkpoints" in refused(workdir=begun)
+    config = json.loads((begun / "config.json").read_text())
+    (begun / "config.json").write_text(json.dumps(config | {"task": "classification"}))
+    assert "a run of task=classification" in refused(workdir=begun)
+
+
+def test_places_that_cannot_be_written(refused, tiny_run, tmp_path, capsys):
+    there = tmp_path / "there"
+    there.write_text("mine")
+    assert run(tiny_run.workdir, there) == 2
+    assert "is there already: name a new file" in capsys.readouterr().err
+    assert there.read_text() == "mine"
+    assert "cannot be written: Not a directory" in refused(output=there / "in" / "it")
+    assert "is there already" in refused(output=tmp_path)
+
+
+def test_what_converts_is_named_where_it_is_missing(refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    found = refused("--format=onnx")
+    assert "needs jax2onnx: pip install -r requirements-export.txt" in found
+
+
+def test_what_cannot_be_converted_is_one_line(refused, monkeypatch):
+    def to_onnx(*_, **__):
+        raise NotImplementedError("no such\noperator")
+
+    converter = types.SimpleNamespace(to_onnx=to_onnx)
+    monkeypatch.setitem(sys.modules, "jax2onnx", converter)
+    monkeypatch.setitem(sys.modules, "onnx", types.SimpleNamespace())
+    found = refused("--format=onnx")
+    assert "jax2onnx does not convert this run: no such operator" in found

@@ -1,0 +1,463 @@
+"""The predicting tool, with a detector that finds blobs of pure colour exactly."""
+
+import json
+import pathlib
+import types
+
+import cv2
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+
+from borrow_det.configs import base
+from borrow_det.data.images import decode
+from borrow_det.inference.detector import Detector
+from borrow_det.tasks import detection
+from borrow_det.tools import score
+from borrow_det.tools.common import cli
+from borrow_det.tools.predict import __main__ as predict
+from borrow_det.workdir import checkpoints, metadata
+
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0)}
+CANVAS = (64, 64)
+
+
+class BlobDetector:
+    """Finds the one blob of each class's colour in a view, to the pixel."""
+
+    class_names = tuple(COLORS)
+    category_ids = (3, 9)
+    canvas = input_size = CANVAS
+    config = types.SimpleNamespace(nms=types.SimpleNamespace(iou=0.45))
+
+    def __init__(self, tolerance=0):
+        self.tolerance = tolerance
+        self.shapes = []
+
+    def __call__(self, images, image_size):
+        self.shapes.append(images.shape)
+        count = len(images)
+        out = {
+            "boxes": np.zeros((count, 3, 4), np.float32),
+            "scores": np.zeros((count, 3), np.float32),
+            "labels": np.zeros((count, 3), np.int32),
+            "mask": np.zeros((count, 3), bool),
+        }
+        for i, (image, size) in enumerate(zip(images, image_size, strict=True)):
+            for label, color in enumerate(COLORS.values()):
+                distance = np.abs(image.astype(int) - color).max(axis=-1)
+                places = np.argwhere(distance <= self.tolerance)
+                if len(places):
+                    low, high = places.min(axis=0), places.max(axis=0) + 1
+                    out["boxes"][i, label] = np.concatenate([low / size, high / size])
+                    out["scores"][i, label] = 0.9 - 0.3 * label
+                    out["labels"][i, label] = label
+                    out["mask"][i, label] = True
+        return out
+
+
+@pytest.fixture
+def detector(monkeypatch):
+    blobs = BlobDetector()
+    monkeypatch.setattr(Detector, "load", staticmethod(lambda workdir, step: blobs))
+    return blobs
+
+
+def scene(height, width, **boxes):
+    """A grey RGB image with a blob at [x, y, width, height] of each colour."""
+    image = np.full((height, width, 3), 128, np.uint8)
+    for name, (x, y, w, h) in boxes.items():
+        image[y : y + h, x : x + w] = COLORS[name]
+    return image
+
+
+def save(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(image).save(path, **options)
+    return str(path)
+
+
+def run(output, *arguments):
+    return cli.call(
+        predict.main, ["predict", "--workdir=W", f"--output={output}", *arguments]
+    )
+
+
+def results(output):
+    return json.loads((pathlib.Path(output) / "detections.json").read_text())
+
+
+def boxes(output):
+    return [result["bbox"] for result in results(output)]
+
+
+# --- tiles
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--tiles=3x3"],
+        ["--tiles=auto"],
+        ["--tile_size=64"],
+        ["--tile_size=48x64", "--overlap=0.5"],
+        ["--tiles=auto", "--batch=1"],
+    ],
+)
+# Across a tile's border, in a corner of four tiles, whole in one, larger than any.
+@pytest.mark.parametrize(
+    "box", [[40, 20, 30, 9], [45, 45, 25, 25], [4, 5, 6, 7], [20, 30, 110, 12]]
+)
+def test_an_object_comes_out_once_and_exactly(tmp_path, detector, arguments, box):
+    path = save(tmp_path / "a.png", scene(120, 150, red=box))
+    assert run(tmp_path / "out", *arguments, "--nowhole", "--nopictures", path) == 0
+    assert boxes(tmp_path / "out") == [box]
+
+
+def test_the_whole_image_is_one_more_view(tmp_path, detector):
+    # Tiles of 60 without overlap: each sees a part; the whole image sees the object,
+    # shrunk by two to the canvas.
+    path = save(tmp_path / "a.png", scene(120, 120, red=[40, 40, 40, 40]))
+    tiles = ["--tile_size=60", "--overlap=0", "--nopictures", "--batch=3"]
+    assert run(tmp_path / "parts", *tiles, "--nowhole", path) == 0
+    assert len(boxes(tmp_path / "parts")) == 4
+    detector.tolerance = 80
+    assert run(tmp_path / "whole", *tiles, path) == 0
+    (box,) = boxes(tmp_path / "whole")
+    np.testing.assert_allclose(box, [40, 40, 40, 40], atol=2)
+    assert detector.shapes == [(3, *CANVAS, 3)] * 4
+
+
+def test_images_that_a_tile_covers_are_one_view(tmp_path, detector):
+    path = save(tmp_path / "a.png", scene(50, 64, red=[1, 2, 3, 4]))
+    assert run(tmp_path / "out", "--tiles=auto", "--batch=1", path) == 0
+    assert len(detector.shapes) == 1
+
+
+@pytest.mark.parametrize(
+    ("input_size", "views"),
+    [
+        ((32, 64), 4),  # Rows from 0, 16 and 32 overlap by the 0.2 asked for; whole.
+        ((64, 64), 1),
+        ((128, 128), 1),  # A larger tile would be shrunk to the canvas.
+    ],
+)
+def test_automatic_tiles_are_not_shrunk_to_the_input(
+    tmp_path, detector, monkeypatch, input_size, views
+):
+    monkeypatch.setattr(detector, "input_size", input_size)
+    path = save(tmp_path / "a.png", scene(64, 64, red=[20, 20, 8, 8]))
+    assert run(tmp_path / "out", "--tiles=auto", "--batch=1", path) == 0
+    assert len(detector.shapes) == views
+    assert boxes(tmp_path / "out") == [[20, 20, 8, 8]]
+    large = save(tmp_path / "b.png", scene(64, 100, red=[20, 20, 8, 8]))
+    detector.shapes.clear()
+    assert run(tmp_path / "b", "--tiles=auto", "--batch=1", large) == 0
+    assert len(detector.shapes) == {4: 7, 1: 3}[views]
+
+
+# --- files
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_results_pictures_and_the_broken_one(tmp_path, detector, capsys, batch):
+    folder = tmp_path / "in"
+    save(folder / "b.png", scene(40, 60, red=[10, 11, 12, 13], green=[30, 5, 8, 6]))
+    save(folder / "deep" / "b.png", scene(60, 40))
+    (folder / "broken.jpg").write_bytes(b"junk")
+    whole = save(tmp_path / "whole.jpg", scene(300, 200))
+    content = pathlib.Path(whole).read_bytes()
+    (folder / "truncated.jpg").write_bytes(content[: len(content) // 2])
+    (folder / "notes.txt").write_text("not an image by its name")
+    save(folder / "z.png", scene(30, 30, green=[3, 4, 5, 6]))
+    output = tmp_path / "out"
+
+    assert run(output, f"--batch={batch}", str(folder)) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [str(folder / name) in line for name, line in zip(
+        ("broken.jpg", "truncated.jpg"), errors, strict=True
+    )] == [True, True]  # fmt: skip
+    first, second, last = (str(folder / n) for n in ("b.png", "deep/b.png", "z.png"))
+    listed = json.loads((output / "images.json").read_text())
+    assert listed == {
+        "images": [
+            {"id": 1, "file_name": first, "height": 40, "width": 60},
+            {"id": 2, "file_name": second, "height": 60, "width": 40},
+            {"id": 3, "file_name": last, "height": 30, "width": 30},
+        ],
+        "categories": [{"id": 3, "name": "red"}, {"id": 9, "name": "green"}],
+    }
+    found = results(output)
+    assert [(r["image_id"], r["category_id"], r["bbox"]) for r in found] == [
+        (1, 3, [10, 11, 12, 13]),
+        (1, 9, [30, 5, 8, 6]),
+        (3, 9, [3, 4, 5, 6]),
+    ]
+    assert [r["file_name"] for r in found] == [first, first, last]
+    assert [r["score"] for r in found] == pytest.approx([0.9, 0.6, 0.6])
+    pictures = sorted(path.name for path in (output / "pictures").iterdir())
+    assert pictures == ["b.jpg", "b_2.jpg", "z.jpg"]
+    # One shape, however many images: the last call is filled up.
+    assert set(detector.shapes) == {(batch, *CANVAS, 3)}
+    assert len(detector.shapes) == -(-3 // batch)
+
+
+def test_score_is_the_least_that_is_drawn_and_counted(tmp_path, detector, capsys):
+    path = save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4], green=[9, 9, 4, 4]))
+    inked = []
+    for least, count in (("0.5", 2), ("0.7", 1), ("0.95", 0)):
+        output = tmp_path / least
+        assert run(output, f"--score={least}", path) == 0
+        # All of them lie in the file: a precision-recall curve needs its tail.
+        assert len(results(output)) == 2
+        told = f"1 images, {count} detections with a score of {least} or more; 2 in all"
+        assert told in capsys.readouterr().out
+        picture = np.array(PIL.Image.open(output / "pictures" / "a.jpg"))
+        inked.append(int((picture.max(axis=-1) < 60).sum()))
+    assert inked[0] > inked[1] > inked[2] == 0
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_pictures_show_the_boxes_or_are_left_out(tmp_path, detector):
+    path = save(tmp_path / "a.png", scene(50, 50, red=[20, 20, 10, 10]))
+    assert run(tmp_path / "out", path) == 0
+    picture = np.array(PIL.Image.open(tmp_path / "out" / "pictures" / "a.jpg"))
+    # Four times as large, the blob at 80 to 120; a dark line is outside of the box.
+    assert picture.shape == (200, 200, 3)
+    assert (picture[82:118, 77] < 60).all()
+    assert (picture[82:118, 60] > 100).all()
+    assert run(tmp_path / "none", "--nopictures", path) == 0
+    assert not (tmp_path / "none" / "pictures").exists()
+
+
+def test_images_of_every_mode_are_read_upright(tmp_path, detector):
+    upright = scene(40, 60, green=[30, 5, 8, 6])
+    turned = PIL.Image.fromarray(np.rot90(upright))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # To be shown turned by 90 degrees clockwise.
+    turned.save(tmp_path / "turned.png", exif=exif)
+    rgba = np.dstack([upright, np.full((40, 60), 255, np.uint8)])
+    save(tmp_path / "rgba.png", rgba)
+    PIL.Image.fromarray(upright).quantize(8).save(tmp_path / "palette.png")
+    PIL.Image.fromarray(upright).convert("CMYK").save(tmp_path / "cmyk.tif")
+    names = ("turned.png", "rgba.png", "palette.png", "cmyk.tif")
+    paths = [str(tmp_path / name) for name in names]
+    assert run(tmp_path / "out", "--nopictures", *paths) == 0
+    assert boxes(tmp_path / "out") == [[30, 5, 8, 6]] * 4
+    grey = save(tmp_path / "grey.png", np.zeros((9, 9), np.uint8))
+    assert run(tmp_path / "grey", grey) == 0
+    assert results(tmp_path / "grey") == []
+
+
+def test_what_an_earlier_run_drew_is_no_input(tmp_path, detector):
+    save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4]))
+    for _ in range(2):
+        assert run(tmp_path / "out", str(tmp_path)) == 0
+        listed = json.loads((tmp_path / "out" / "images.json").read_text())
+        assert [i["file_name"] for i in listed["images"]] == [f"{tmp_path}/a.png"]
+
+
+def test_patterns_and_repeated_names(tmp_path, detector):
+    for name in ("a1.png", "a2.png", "deep/a3.png", "b.png"):
+        save(tmp_path / name, scene(20, 20, red=[1, 1, 4, 4]))
+    inputs = [f"{tmp_path}/**/a[12].png", f"{tmp_path}/a1.png"]
+    assert run(tmp_path / "out", "--nopictures", *inputs) == 0
+    names = [pathlib.Path(r["file_name"]).name for r in results(tmp_path / "out")]
+    assert names == ["a1.png", "a2.png"]
+
+
+def test_a_video_gives_frames_and_an_annotated_video(tmp_path, detector):
+    # Lossy: the colour is nearly that of the blob, and moves by 3 pixels a frame.
+    detector.tolerance = 90
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 12.0, (64, 48))
+    for frame in range(6):
+        image = scene(48, 64, green=[4 + 3 * frame, 16, 16, 16])
+        writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    writer.release()
+    still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", "--batch=4", str(path), still) == 0
+    found = results(tmp_path / "out")
+    assert [r["image_id"] for r in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert [r.get("frame") for r in found] == [0, 1, 2, 3, 4, 5, None]
+    for frame, result in enumerate(found[:-1]):
+        assert result["file_name"] == str(path)
+        expected = [4 + 3 * frame, 16, 16, 16]
+        np.testing.assert_allclose(result["bbox"], expected, atol=2)
+    annotated = cv2.VideoCapture(str(tmp_path / "out" / "pictures" / "clip.mp4"))
+    assert annotated.get(cv2.CAP_PROP_FPS) == 12
+    count = 0
+    while annotated.read()[0]:
+        count += 1
+    assert count == 6
+    assert (tmp_path / "out" / "pictures" / "still.jpg").exists()
+
+
+def test_a_video_that_does_not_open_is_skipped(tmp_path, detector, capsys):
+    (tmp_path / "clip.mp4").write_bytes(b"junk")
+    still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", str(tmp_path / "clip.mp4"), still) == 1
+    assert f"skipped: {tmp_path}/clip.mp4: not read" in capsys.readouterr().err
+    assert len(results(tmp_path / "out")) == 1
+
+
+def test_a_video_that_breaks_off_is_incomplete(tmp_path, detector, capsys):
+    detector.tolerance = 90
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12.0, (64, 48))
+    for _ in range(40):
+        writer.write(scene(48, 64, green=[4, 16, 16, 16])[..., ::-1].copy())
+    writer.release()
+    assert run(tmp_path / "whole", "--nopictures", str(path)) == 0
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    capsys.readouterr()
+    still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", "--nopictures", str(path), still) == 1
+    found = results(tmp_path / "out")
+    kept = [r["frame"] for r in found if "frame" in r]
+    assert kept == list(range(len(kept)))
+    assert 10 < len(kept) < 30
+    assert len(found) == len(kept) + 1
+    told = f"incomplete: {path}: only {len(kept)} of its 40 frames could be read"
+    assert told in capsys.readouterr().err
+
+
+def test_an_annotated_video_that_cannot_be_written_is_told(
+    tmp_path, detector, capsys, monkeypatch
+):
+    detector.tolerance = 90
+    # A rate that MPEG-4 has no time base for, and that damaged headers do state.
+    frames = [(0.001, scene(48, 64, green=[4, 16, 16, 16]))] * 2
+    monkeypatch.setattr(predict.images, "video_frames", lambda path: iter(frames))
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    assert run(tmp_path / "out", str(tmp_path / "clip.mp4")) == 1
+    assert len(results(tmp_path / "out")) == 2
+    told = f"not drawn: {tmp_path}/out/pictures/clip.mp4: OpenCV writes no MP4 of"
+    assert capsys.readouterr().err.count(told) == 1
+    assert not list((tmp_path / "out" / "pictures").iterdir())
+
+
+# --- against ground truth
+
+
+def test_ids_from_a_coco_file_let_score_judge(tmp_path, detector, capsys):
+    truth = {"images": [], "annotations": []}
+    truth["categories"] = [{"id": 3, "name": "red"}, {"id": 9, "name": "green"}]
+    for i, folder in enumerate(("x", "y")):
+        box = [5 + i, 6, 7, 8]
+        save(tmp_path / folder / "a.png", scene(30, 30, red=box))
+        image_id = 70 - i
+        truth["images"].append({"id": image_id, "file_name": f"{folder}/a.png"})
+        truth["annotations"].append(
+            {"image_id": image_id, "category_id": 3, "bbox": box}
+        )
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps(truth))
+    folders = [str(tmp_path / "x"), str(tmp_path / "y")]
+    assert run(tmp_path / "out", f"--ids_from={path}", *folders) == 0
+    assert [r["image_id"] for r in results(tmp_path / "out")] == [70, 69]
+    capsys.readouterr()
+    arguments = [
+        f"--ground_truth={path}",
+        f"--detections={tmp_path}/out/detections.json",
+    ]
+    assert cli.call(score.main, ["score", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["AP/red"] == pytest.approx(1.0)
+    other = save(tmp_path / "z" / "other.png", scene(9, 9))
+    assert run(tmp_path / "out", f"--ids_from={path}", other) == 2
+    assert "has no image of that name" in capsys.readouterr().err
+
+
+# --- usage
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name at least one image"),
+        (["nowhere.png"], "nowhere.png: there is no such file or folder"),
+        (["no*where.png"], "no*where.png: there is no such file or folder"),
+        (["EMPTY"], "there is no image or video in it"),
+        (["--tiles=2", "IMAGE"], "--tiles=2 is not ROWSxCOLUMNS or auto"),
+        (["--tiles=0x2", "IMAGE"], "--tiles=0x2 is not ROWSxCOLUMNS or auto"),
+        (["--tile_size=a", "IMAGE"], "--tile_size=a is not N or HEIGHTxWIDTH"),
+        (["--tiles=2x2", "--tile_size=9", "IMAGE"], "not both"),
+        (["--batch=0", "IMAGE"], "not a positive integer"),
+        (["--score=2", "IMAGE"], "not a number in the range [0.0, 1.0]"),
+        (["--output=IMAGE", "IMAGE"], "File exists"),
+    ],
+)
+def test_usage_errors_are_one_line(tmp_path, detector, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    image = save(tmp_path / "a.png", scene(9, 9))
+    arguments = [
+        a.replace("IMAGE", image).replace("EMPTY", str(tmp_path / "empty"))
+        for a in arguments
+    ]
+    assert run(tmp_path / "out", *arguments) == 2
+    output = capsys.readouterr()
+    assert message in output.err
+    assert (output.out, output.err.count("\n")) == ("", 1)
+
+
+def test_a_folder_that_is_no_work_directory(tmp_path, capsys):
+    image = save(tmp_path / "a.png", scene(9, 9))
+    argv = ["predict", f"--workdir={tmp_path}", f"--output={tmp_path}/out", image]
+    assert cli.call(predict.main, argv) == 2
+    assert "is not a work directory" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# --- a real detector
+
+
+def tiny_config():
+    config = base.get_config()
+    with config.unlocked():
+        config.input_size = CANVAS
+        config.dataset.canvas = CANVAS
+        config.model.width = 0.03125
+        config.model.stages = (1, 1, 1, 1, 1)
+        config.model.norm = "batch"
+        config.borrow.channels = 8
+        config.nms.max_total = 20
+        config.nms.score = 0.0
+    return config
+
+
+def random_variables(task):
+    """Drawn by NumPy: compiling the real initialisation takes half a minute."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: np.abs(rng.normal(0.1, 0.05, leaf.shape)).astype(leaf.dtype),
+        jax.eval_shape(task.init, jax.random.key(0)),
+    )
+
+
+def test_a_run_on_disk_predicts_what_its_detector_finds(tmp_path):
+    workdir, config = tmp_path / "run", tiny_config()
+    classes = metadata.Classes(("red", "green"), (3, 9))
+    metadata.prepare(workdir, config, classes, {})
+    variables = random_variables(detection.DetectionTask(config, 2))
+    state = {**variables, "ema_params": {}, "step": np.int32(7)}
+    saver = checkpoints.Checkpoints(workdir, every=1, keep=1)
+    saver.save(7, state)
+    saver.close()
+    noise = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    path = save(tmp_path / "a.png", noise)
+    argv = ["predict", f"--workdir={workdir}", f"--output={tmp_path}/out"]
+    assert cli.call(predict.main, [*argv, "--score=0", "--batch=2", path]) == 0
+
+    detector = Detector.load(workdir)
+    canvas, size = decode.to_canvas(noise, CANVAS)
+    out = detector(np.stack([canvas] * 2), np.array([size] * 2, np.int32))
+    found = results(tmp_path / "out")
+    assert len(found) == out["mask"][0].sum() > 0
+    assert [r["score"] for r in found] == out["scores"][0][: len(found)].tolist()
+    corners = out["boxes"][0][: len(found)] * np.float32([50, 40, 50, 40])
+    expected = np.concatenate(
+        [corners[:, 1::-1], (corners[:, 2:] - corners[:, :2])[:, ::-1]], axis=1
+    )
+    np.testing.assert_allclose([r["bbox"] for r in found], expected, atol=1e-3)
