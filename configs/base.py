@@ -182,10 +182,10 @@ def _loss():
     # overlap each takes the best one that is left; each (torchvision): each claims its
     # best, at any overlap, and the last object has it. bipartite: none goes without.
     loss.best_anchor = "bipartite"
-    # Anchors in crowds and on difficult objects: spared (no negatives either: what is
-    # there is an object), negative (as if not annotated: torchvision, Caffe on COCO) or
+    # Anchors in crowds and on difficult objects: ignored (neither positive nor
+    # negative), negative (as if not annotated: torchvision, Caffe on COCO) or
     # positive (objects like others: Caffe on VOC).
-    loss.ignored = "spared"
+    loss.ignored = "ignored"
     loss.negatives_per_positive = 3.0
     # Mined in an image with fewer positives, or none. 0 is Caffe's and torchvision's:
     # images without objects then train nothing; 3: they train the background. All
@@ -262,8 +262,8 @@ def _evaluation():
     # or of the network's input, for images that are much larger than it. Small objects
     # of runs with another input_size are then others.
     evaluation.area_pixels = "original"
-    # What counts as a source of a small object: same class, this many times its side.
-    evaluation.source_scale = 2.0
+    # A lender of a small object: an object of its class with this many times its side.
+    evaluation.lender_scale = 2.0
     evaluation.voc = False  # VOC 11-point and all-point AP beside COCO's.
     # Classification sees the image's centre: this share of its shorter side.
     evaluation.crop_share = 0.875

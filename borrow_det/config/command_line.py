@@ -1,20 +1,25 @@
-"""Reading command lines that name a config file; what is wrong becomes an InputError.
+"""Parses command lines that name a config; every mistake becomes an InputError.
 
-absl and ml_collections complain of wrong flags, unknown fields and bad files in half a
-dozen ways, some of which keep what the config file itself said beneath.
+absl and ml_collections report wrong flags, unknown fields and broken config files in
+half a dozen ways, some of which bury the message of the config file itself.
 """
 
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 
 import ml_collections
 from absl import flags
 
 from borrow_det.errors import InputError
 
+_WIDTH = 80
+# absl's addition to the help text of flags that may be given several times.
+_REPEAT = "; repeat this option to specify a list of values"
+
 
 def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
-    """Parses program name and arguments; returns those that are no flags.
+    """Parses program name and arguments; returns the ones that are not flags.
 
     Raises:
       InputError: an unknown flag, a bad value, a required flag missing, an unknown
@@ -22,7 +27,7 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     """
     try:
         return flag_values(argv)
-    except (AttributeError, KeyError) as error:  # ml_collections', of unknown fields.
+    except (AttributeError, KeyError) as error:  # ml_collections' for unknown fields.
         inner = error.args[0]
         field = inner.args[0] if isinstance(inner, KeyError) else inner
         raise InputError(
@@ -32,11 +37,28 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         raise InputError(str(_input_error(error) or error)) from error
 
 
-def resolved(config: flags.FlagHolder) -> ml_collections.ConfigDict:
-    """The config that a flag holds, references resolved, as a copy.
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Returns whether the arguments contain --help or -h."""
+    return "--help" in argv[1:] or "-h" in argv[1:]
+
+
+def help_text(description: str, all_flags: Iterable[flags.Flag]) -> str:
+    """Returns the text of --help.
 
     Args:
-      config: what DEFINE_config_file returned.
+      description: text above the flags.
+      all_flags: the flags, listed by name, required ones first.
+    """
+    ordered = sorted(all_flags, key=lambda flag: (not _is_required(flag), flag.name))
+    blocks = [_describe(flag) for flag in ordered]
+    return "\n".join([description.strip(), "", "Flags:", *blocks])
+
+
+def resolved(config: flags.FlagHolder) -> ml_collections.ConfigDict:
+    """Returns a copy of the config that a flag holds, with references resolved.
+
+    Args:
+      config: the holder that `packaged.define_config` returned.
 
     Raises:
       InputError: the config's file cannot be read.
@@ -44,15 +66,42 @@ def resolved(config: flags.FlagHolder) -> ml_collections.ConfigDict:
     try:
         return config.value.copy_and_resolve_references()
     except OSError as error:  # ml_collections keeps it until the value is used.
-        # Of its three reports of one error the innermost names the file.
+        # It reports one error three times; the innermost report names the file.
         reason = re.split(r"\[Errno \d+\] ", str(error))[-1]
         raise InputError(f"the config cannot be read: {reason}") from error
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
-    """What a config file itself complained of, beneath what was made of it."""
+    """Returns the innermost InputError in the chain of an exception, if any."""
     found = None
     while error is not None:
         found = error if isinstance(error, InputError) else found
         error = error.__context__
     return found
+
+
+def _is_required(flag: flags.Flag) -> bool:
+    # absl keeps this as a validator that refuses None.
+    return any(not validator.checker(None) for validator in flag.validators)
+
+
+def _describe(flag: flags.Flag) -> str:
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    notes = [flag.parser.syntactic_help]
+    if isinstance(flag, flags.MultiFlag):
+        notes.append("may be repeated")
+    if _is_required(flag):
+        notes.append("required")
+    elif flag.default_as_str and flag.default not in ("", [], None):
+        notes.append(f"default: {flag.default_as_str.strip(chr(39))}")
+    note = "; ".join(note for note in notes if note)
+    text = flag.help.removesuffix(_REPEAT)
+    text = f"{text} ({note})" if note else text
+    body = textwrap.fill(
+        " ".join(text.split()),
+        _WIDTH,
+        initial_indent=" " * 6,
+        subsequent_indent=" " * 6,
+        break_on_hyphens=False,
+    )
+    return f"  {name}\n{body}"

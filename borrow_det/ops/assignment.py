@@ -9,7 +9,7 @@ from jax import Array
 from borrow_det.errors import check_choice
 from borrow_det.ops import boxes as box_ops
 
-IGNORED = ("spared", "negative", "positive")
+IGNORED = ("ignored", "negative", "positive")
 
 
 class Assignment(NamedTuple):
@@ -55,7 +55,7 @@ def assign_anchors(
       positive_iou: threshold in (0, 1].
       best_anchor: `bipartite` (`bipartite_match`, as MatchBBox of the original SSD in
         Caffe) or `each` (`claim_each`, as torchvision's SSDMatcher).
-      ignored: what boxes to ignore are. `spared`: an anchor that lies for at least
+      ignored: what boxes to ignore are. `ignored`: an anchor that lies for at least
         `positive_iou` of its own area in one and is not positive is no negative
         either, since what it sees may be an object. `negative`: they are nothing.
         `positive`: they are objects like others.
@@ -74,7 +74,7 @@ def assign_anchors(
     chosen = jnp.take_along_axis(iou, index[None], axis=0)[0]
 
     hidden = jnp.zeros_like(positive)
-    if ignored == "spared":
+    if ignored == "ignored":
         own_area = jnp.maximum(box_ops.area(anchors), 1e-12)
         inside = box_ops.intersection(boxes, anchors) / own_area[None]
         hidden = jnp.any((inside >= positive_iou) & (valid & ignore)[:, None], axis=0)

@@ -15,6 +15,7 @@ import flax
 import jax
 import ml_collections
 
+from borrow_det.config import renamed_fields
 from borrow_det.errors import InputError
 from borrow_det.io import json_files, paths
 
@@ -106,7 +107,8 @@ def _describe(classes):
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     """The resolved configuration of a run; sequences come back as tuples.
 
-    Fields that are younger than the run say what it did.
+    Renamed fields come back under their present names, and fields that are younger
+    than the run with what the run did.
 
     Raises:
       InputError: the folder holds no readable config.json.
@@ -114,7 +116,8 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
     fields = flax.traverse_util.flatten_dict(
         load_json(workdir, "config.json"), keep_empty_nodes=True, sep="."
     )
-    fields = flax.traverse_util.unflatten_dict(_LATER | fields, sep=".")
+    fields = _LATER | renamed_fields.current(fields)
+    fields = flax.traverse_util.unflatten_dict(fields, sep=".")
     return ml_collections.ConfigDict(fields).lock()
 
 
@@ -138,6 +141,7 @@ def differences(
         flax.traverse_util.flatten_dict(config, sep=".")
         for config in (old.to_dict(), as_stored(new.to_dict()))
     )
+    then = renamed_fields.current(then)
     then = {field: value for field, value in _LATER.items() if field in now} | then
     return {
         field: (then.get(field), now.get(field))

@@ -15,7 +15,7 @@ bipartite = jax.jit(assignment_lib.bipartite_match)
 
 
 @functools.partial(jax.jit, static_argnames=("best_anchor", "ignored"))
-def assign(*args, best_anchor="bipartite", ignored="spared"):
+def assign(*args, best_anchor="bipartite", ignored="ignored"):
     return assignment_lib.assign_anchors(
         *args, best_anchor=best_anchor, ignored=ignored
     )
@@ -236,16 +236,16 @@ def test_neither_padding_nor_ignored_boxes_claim():
 
 # Of the anchors of LINE: 1 is object 0's best, 3 lies on the ignored box.
 @pytest.mark.parametrize(
-    ("ignored", "positive", "spared"),
-    [("spared", [1], [3]), ("negative", [1], []), ("positive", [1, 3], [])],
+    ("rule", "positive", "ignored_anchors"),
+    [("ignored", [1], [3]), ("negative", [1], []), ("positive", [1, 3], [])],
 )
-def test_what_ignored_boxes_are_is_a_choice(ignored, positive, spared):
+def test_ignored_boxes_follow_the_rule(rule, positive, ignored_anchors):
     boxes, ignore = spans((2, 6), (10, 14), (10, 14)), np.array([False, True, True])
     valid = np.array([True, True, False])
-    got = assign(boxes, valid, ignore, LINE, 0.5, ignored=ignored)
+    got = assign(boxes, valid, ignore, LINE, 0.5, ignored=rule)
     np.testing.assert_array_equal(np.flatnonzero(got.positive), positive)
-    np.testing.assert_array_equal(np.flatnonzero(got.ignored), spared)
-    np.testing.assert_array_equal(got.index[3], 1 if ignored == "positive" else 0)
+    np.testing.assert_array_equal(np.flatnonzero(got.ignored), ignored_anchors)
+    np.testing.assert_array_equal(got.index[3], 1 if rule == "positive" else 0)
 
 
 @pytest.mark.parametrize("field", ["best_anchor", "ignored"])

@@ -70,26 +70,26 @@ def targets(ignored):
     return jax.jit(task.prepare)(jax.random.key(0), batch)
 
 
-def test_difficult_objects_are_spared_negative_or_learnt():
-    spared, negative, positive = (
-        targets(ignored) for ignored in ("spared", "negative", "positive")
+def test_difficult_objects_are_ignored_negative_or_positive():
+    ignored, negative, positive = (
+        targets(rule) for rule in ("ignored", "negative", "positive")
     )
     for name in ("positive", "offsets"):
         np.testing.assert_array_equal(
-            getattr(spared[0], name), getattr(negative[0], name)
+            getattr(ignored[0], name), getattr(negative[0], name)
         )
-    assert spared[0].ignored.any()
+    assert ignored[0].ignored.any()
     assert not negative[0].ignored.any()
     assert not positive[0].ignored.any()
-    assert positive[1]["positives"] > spared[1]["positives"]
+    assert positive[1]["positives"] > ignored[1]["positives"]
     # What is learnt may lend, too: the small object has a source only there.
-    assert not spared[0].borrow[0].sources.any()
+    assert not ignored[0].borrow[0].sources.any()
     assert not negative[0].borrow[0].sources.any()
     np.testing.assert_array_equal(
         positive[0].borrow[0].sources.any(axis=(0, 2)), [True, False, False]
     )
     assert positive[0].borrow[0].counts.any()
-    assert not spared[0].borrow[0].counts.any()
+    assert not ignored[0].borrow[0].counts.any()
 
 
 def test_images_without_objects_train_the_background_or_nothing():

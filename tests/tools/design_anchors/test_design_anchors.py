@@ -155,7 +155,7 @@ def test_equation_1_is_of_the_objects_that_there_are(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("ignored", "objects", "sizes"),
-    [("spared", 1, [16, 16]), ("negative", 1, [16, 16]), ("positive", 2, [16, 64])],
+    [("ignored", 1, [16, 16]), ("negative", 1, [16, 16]), ("positive", 2, [16, 64])],
 )
 def test_crowds_are_objects_where_training_learns_them(
     tmp_path, ignored, objects, sizes

@@ -1,0 +1,30 @@
+"""Config fields and values that were renamed; work directories may hold the old ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Old name: new name.
+FIELDS = {"evaluation.source_scale": "evaluation.lender_scale"}
+# Field, by its new name: {old value: new value}.
+VALUES = {"loss.ignored": {"spared": "ignored"}}
+
+
+def current(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns flat fields {full name: value} under today's names and with today's values."""
+    renamed = {FIELDS.get(name, name): value for name, value in fields.items()}
+    for name, values in VALUES.items():
+        if name in renamed:
+            renamed[name] = values.get(renamed[name], renamed[name])
+    return renamed
+
+
+def find(field: str) -> str | None:
+    """Returns a sentence with today's name of a renamed field, or None.
+
+    Args:
+      field: the old name, in full (`evaluation.source_scale`) or without its group.
+    """
+    for old, new in FIELDS.items():
+        if field in (old, old.rpartition(".")[2]):
+            return f"{old} is now {new}"
+    return None
