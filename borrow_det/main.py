@@ -1,4 +1,14 @@
-"""Trains and evaluates: `python -m borrow_det.main --config=FILE --workdir=DIR`."""
+"""Trains a detector and evaluates it.
+
+  python -m borrow_det.main --config=CONFIG --workdir=DIR [--config.field=value ...]
+
+CONFIG is the name of a packaged config or the path of a Python file, with arguments
+after a colon: quickstart, coco_folder:path=DIR, configs/coco_folder.py:path=DIR.
+Started again with the same work directory, the run resumes at its latest checkpoint.
+
+Exit status: 0 when the run is complete; 2 for wrong input; 75 if it was preempted and
+saved a checkpoint; 130 after Ctrl-C; 1 if the loss is not finite, or for a bug.
+"""
 
 import errno
 import sys
@@ -7,30 +17,35 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from borrow_det import train
-from borrow_det.config import command_line
+from borrow_det.config import command_line, packaged
 from borrow_det.distributed import processes
 from borrow_det.errors import InputError, PreemptedError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "File of the run's configuration, with its arguments."
-)
+_CONFIG = packaged.define_config("config", packaged.HELP)
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and pictures."
+    "workdir", None, "Work directory of the run; a local folder or gs://BUCKET/FOLDER."
 )
 _PROFILE = flags.DEFINE_string(
-    "profile", "", "Training steps to trace to WORKDIR/profile: N, or FIRST:LAST."
+    "profile",
+    "",
+    "Training steps to trace to WORKDIR/profile: a number of steps or FIRST:LAST.",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Join the processes that the cluster has started."
+    "distributed", False, "Run as one of several processes that the cluster starts."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator_address", None, "HOST:PORT of process 0, where no cluster gives it."
+    "coordinator_address",
+    None,
+    "HOST:PORT of process 0 (default: given by the cluster).",
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Beside that: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Beside that: which this is.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "Number of processes; goes with --coordinator_address."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Index of this process; goes with --coordinator_address."
+)
 flags.mark_flags_as_required(["config", "workdir"])
 # Of sysexits: a failure that does not last. What starts runs starts this one again.
 _PREEMPTED = 75
@@ -83,8 +98,19 @@ def _join():
         processes.initialize(*explicit)
 
 
+def run() -> None:
+    """Runs the program on `sys.argv`."""
+    app.run(main, flags_parser=parse_flags)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with it ends in one line and status 2."""
+    """Parses the command line; mistakes end in one line and exit status 2."""
+    if command_line.asks_for_help(argv):
+        holders = (_CONFIG, _WORKDIR, _PROFILE, _DISTRIBUTED, _COORDINATOR)
+        holders += (_NUM_PROCESSES, _PROCESS_ID)
+        own = [flags.FLAGS[holder.name] for holder in holders]
+        print(command_line.help_text(__doc__, own))
+        sys.exit(0)
     try:
         return command_line.parse(flags.FLAGS, argv)
     except InputError as error:
@@ -97,4 +123,4 @@ def _refuse(message: str, status: int = 2) -> NoReturn:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    run()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import ml_collections
 from absl import flags
 
+from borrow_det.config import renamed_fields
 from borrow_det.errors import InputError
 
 _WIDTH = 80
@@ -28,11 +29,7 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
     try:
         return flag_values(argv)
     except (AttributeError, KeyError) as error:  # ml_collections' for unknown fields.
-        inner = error.args[0]
-        field = inner.args[0] if isinstance(inner, KeyError) else inner
-        raise InputError(
-            f"the config has no field {field}; configs/base.py lists them all"
-        ) from error
+        raise InputError(_unknown_field(error)) from error
     except flags.Error as error:
         raise InputError(str(_input_error(error) or error)) from error
 
@@ -80,6 +77,16 @@ def _input_error(error: BaseException | None) -> InputError | None:
     return found
 
 
+def _unknown_field(error: AttributeError | KeyError) -> str:
+    inner = error.args[0]
+    text = str(inner.args[0] if isinstance(inner, KeyError) else inner)
+    # 'NAME' Did you mean "OTHER" instead of "NAME"?
+    found = re.match(r"'([^']*)'(?: Did you mean \"([^\"]*)\")?", text)
+    name, close = found.groups() if found else (text, None)
+    hint = renamed_fields.find(name) or (close and f"did you mean {close}?")
+    return f"the config has no field {name}; {hint or 'configs/base.py lists them all'}"
+
+
 def _is_required(flag: flags.Flag) -> bool:
     # absl keeps this as a validator that refuses None.
     return any(not validator.checker(None) for validator in flag.validators)
@@ -95,10 +102,10 @@ def _describe(flag: flags.Flag) -> str:
     elif flag.default_as_str and flag.default not in ("", [], None):
         notes.append(f"default: {flag.default_as_str.strip(chr(39))}")
     note = "; ".join(note for note in notes if note)
-    text = flag.help.removesuffix(_REPEAT)
+    text = " ".join(flag.help.split()).removesuffix(_REPEAT)
     text = f"{text} ({note})" if note else text
     body = textwrap.fill(
-        " ".join(text.split()),
+        text,
         _WIDTH,
         initial_indent=" " * 6,
         subsequent_indent=" " * 6,

@@ -44,9 +44,9 @@ import flax
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
-from borrow_det.config import command_line, validate
+from borrow_det.config import command_line, packaged, validate
 from borrow_det.data.datasets import coco_classes
 from borrow_det.errors import InputError, check_choice
 from borrow_det.ops import anchors as anchor_ops
@@ -70,9 +70,7 @@ class Imported(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     output = cli.output_folder(options.output)
     _check_output(output)
     normalization = _given_normalization(options)
@@ -329,8 +327,8 @@ def _flags() -> flags.FlagValues:
         "Keep a detector's ten classes that COCO never annotated.",
         **text,
     )
-    config_flags.DEFINE_config_file(
-        "config", None, "Of a whole detector's network.", **text
+    packaged.define_config(
+        "config", "Config of the network, if the file holds a detector.", values
     )
     return values
 

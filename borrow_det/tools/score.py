@@ -24,9 +24,7 @@ from borrow_det.tools.common import cli
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     if options["iou"].present and not options.voc:
         raise InputError("--iou is VOC's threshold: give --voc as well")
     ground_truth = json_files.read(options.ground_truth)

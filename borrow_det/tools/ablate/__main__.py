@@ -31,9 +31,9 @@ from typing import NoReturn
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from borrow_det.config import command_line, validate
+from borrow_det.config import command_line, packaged, validate
 from borrow_det.errors import InputError, check_choice
 from borrow_det.io import paths
 from borrow_det.tasks.detection import DetectionTask
@@ -45,9 +45,7 @@ from borrow_det.workdir import checkpoints, metadata
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     if not options.metrics:
         raise InputError("--metrics names no metric")
     base = command_line.resolved(options["config"])
@@ -286,8 +284,8 @@ def report_costs(
     """
     tasks = {}
     for row in rows:
-        source = model_cost.first_source(row.config)
-        tasks[row.name] = DetectionTask(row.config, len(source.class_names))
+        split = model_cost.first_split(row.config)
+        tasks[row.name] = DetectionTask(row.config, len(split.class_names))
     baseline = rows[0].name
     costs = model_cost.measure(tasks, {}, baseline, latency_rounds)
     records = [
@@ -318,12 +316,7 @@ def _flags() -> flags.FlagValues:
         required=True,
         flag_values=values,
     )
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Base config of all rows, with its arguments.",
-        flag_values=values,
-    )
+    packaged.define_config("config", packaged.HELP, values)
     flags.mark_flag_as_required("config", values)
     flags.DEFINE_multi_string(
         "row",

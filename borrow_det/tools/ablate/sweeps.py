@@ -10,13 +10,13 @@ the baseline of the others.
 
 import ast
 import os
-import pathlib
 import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 
+from borrow_det.config import packaged
 from borrow_det.errors import InputError, check_choice
 from borrow_det.workdir.metadata import folder_name
 
@@ -51,8 +51,7 @@ def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[Row]:
       InputError: the file is not there, fails or has no `sweep(add)`; it adds no row,
         two of one name, or one with a field or a type that the base does not have.
     """
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"--sweep={path} is no file")
+    path = packaged.sweep_file(path)
     rows: list[Row] = []
 
     def add(name: str, overrides: Mapping[str, Any]) -> None:

@@ -30,9 +30,8 @@ from collections.abc import Sequence
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
-from borrow_det.config import command_line, validate
+from borrow_det.config import command_line, packaged, validate
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError, check_choice
 from borrow_det.tools.aot_compile import tpu_programs
@@ -43,9 +42,9 @@ from borrow_det.train import TASKS
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags(argv)
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
+    # Attached TPUs stay free: their library only compiles.
+    jax.config.update("jax_platforms", "cpu")
     config = command_line.resolved(options["config"])
     for name in options.program:
         check_choice("--program", name, tpu_programs.PROGRAMS)
@@ -110,14 +109,7 @@ def _log(program, found):
 def _flags(argv) -> flags.FlagValues:
     values = flags.FlagValues()
     text = {"flag_values": values}
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "File of the run's configuration, with its arguments.",
-        # Where the fields that are set are looked for; the default is sys.argv.
-        sys_argv=list(argv),
-        **text,
-    )
+    packaged.define_config("config", packaged.HELP, values, argv)
     flags.DEFINE_string(
         "topology",
         None,
@@ -137,6 +129,4 @@ def _flags(argv) -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    # A TPU that is at hand is left alone; its library only compiles.
-    jax.config.update("jax_platforms", "cpu")
     sys.exit(cli.call(main, sys.argv))

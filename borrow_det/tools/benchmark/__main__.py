@@ -49,9 +49,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from borrow_det.config import command_line, validate
+from borrow_det.config import command_line, packaged, validate
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
 from borrow_det.reporting import step_timer
@@ -79,9 +78,7 @@ _SIDE = 8192
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags(argv)
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     names = ["config", *(["compare"] if options["compare"].present else [])]
     configs = [command_line.resolved(options[name]) for name in names]
     # What TFDS says when it prepares a set is not part of the report.
@@ -227,13 +224,9 @@ def _table(report) -> str:
 
 def _flags(argv) -> flags.FlagValues:
     values = flags.FlagValues()
-    # Where the fields that are set are looked for; the default is sys.argv.
-    text = {"flag_values": values, "sys_argv": list(argv)}
-    config_flags.DEFINE_config_file(
-        "config", None, "File of a run's configuration, with its arguments.", **text
-    )
-    config_flags.DEFINE_config_file(
-        "compare", None, "A second one, timed in turns with it.", **text
+    packaged.define_config("config", packaged.HELP, values, argv)
+    packaged.define_config(
+        "compare", "A second config, timed in turns with the first.", values, argv
     )
     flags.DEFINE_enum(
         "mode",

@@ -1,6 +1,6 @@
-"""What the tools' command lines share: flags, one-line errors, exit status.
+"""Flags, one-line errors and exit status, shared by the command lines of all tools.
 
-Every tool has its own set of flags instead of absl's global one, so that several
+Every tool has a separate set of flags instead of absl's global one, so that several
 tools can be imported into one process.
 """
 
@@ -21,19 +21,20 @@ def parse(
     """Parses a command line into `flag_values`.
 
     Args:
-      flag_values: the tool's own flags.
+      flag_values: the tool's flags.
       argv: program name and arguments.
-      description: what --help prints above the flags.
+      description: text that --help prints above the flags.
 
     Returns:
       The arguments that are not flags.
 
     Raises:
       InputError: an unknown flag, a bad value, a required flag missing.
-      SystemExit: --help was asked for.
+      SystemExit: --help is among the arguments.
     """
-    if "--help" in argv[1:] or "-h" in argv[1:]:
-        print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help()}")
+    if command_line.asks_for_help(argv):
+        every = [flag_values[name] for name in flag_values]
+        print(command_line.help_text(description, every))
         raise SystemExit(0)
     try:
         return command_line.parse(flag_values, argv)[1:]
@@ -42,28 +43,59 @@ def parse(
 
 
 def run_flags() -> flags.FlagValues:
-    """The flags of a tool that looks at images with a run: workdir, output, step."""
+    """Returns the flags of a tool that applies a trained run: workdir, output, step."""
     values = flags.FlagValues()
-    text = {"flag_values": values}
-    flags.DEFINE_string("workdir", None, "The trained run.", required=True, **text)
-    flags.DEFINE_string("output", None, "Where results go.", required=True, **text)
-    flags.DEFINE_integer("step", None, "Of the checkpoint; the newest one.", **text)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Work directory of the trained run.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Local folder for the results.",
+        required=True,
+        flag_values=values,
+    )
+    define_step(values)
     return values
 
 
-def output_folder(output: str) -> pathlib.Path:
-    """The folder that --output names: one on a disk, where videos and pages are made.
+def define_step(flag_values: flags.FlagValues) -> None:
+    """Defines --step, the checkpoint that a tool loads."""
+    flags.DEFINE_integer(
+        "step",
+        None,
+        "Checkpoint step to load (default: the latest).",
+        flag_values=flag_values,
+    )
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+    """Refuses arguments of a tool that takes flags only.
 
     Raises:
-      InputError: it lies in a bucket.
+      InputError: names the first argument.
+    """
+    if arguments:
+        raise InputError(f"unexpected argument {arguments[0]!r}")
+
+
+def output_folder(output: str) -> pathlib.Path:
+    """Returns the folder of --output, which must be local: videos are written there.
+
+    Raises:
+      InputError: it is in a bucket.
     """
     return paths.local_path(output, "--output")
 
 
 def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Runs a tool's main; an InputError becomes a line on stderr and status 2.
+    """Runs a tool's main and returns its exit status.
 
-    Ctrl-C becomes a line and status 130.
+    An InputError becomes one line on stderr and status 2, Ctrl-C a line and status 130.
     """
     try:
         return main(argv)

@@ -30,9 +30,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
-from borrow_det.config import command_line, validate
+from borrow_det.config import command_line, packaged, validate
 from borrow_det.data import sources
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_coverage, anchor_design, assignment
@@ -53,9 +52,7 @@ _LARGEST_RATIO = 1000
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags(argv)
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     low, high = _THETAS
     if not low <= options.theta <= high:
         raise InputError(
@@ -186,15 +183,15 @@ def _check_levels(anchors):
             )
 
 
-def _read_boxes(config, split):
+def _read_boxes(config, name):
     """Boxes [N, 4] of the objects that training learns; counts of those it does not.
 
     Boxes without an area cannot overlap anything.
     """
-    source = sources.load(config.dataset, split)
+    split = sources.load(config.dataset, name)
     found, count = [np.zeros((0, 4), np.float32)], 0
-    for index in range(len(source)):
-        record = source[index]
+    for index in range(len(split)):
+        record = split[index]
         ignore = record["is_crowd"] | record["is_difficult"]
         valid = np.ones_like(ignore)
         target = np.asarray(assignment.objects(valid, ignore, config.loss.ignored))
@@ -204,7 +201,7 @@ def _read_boxes(config, split):
     with_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     if not with_area.any():
         raise InputError(
-            f"split {split} of {config.dataset.path or config.dataset.name} has no "
+            f"split {name} of {config.dataset.path or config.dataset.name} has no "
             "objects to design anchors for: choose another --split"
         )
     left_out = {
@@ -294,14 +291,7 @@ def _plain_nested(value):
 def _flags(argv) -> flags.FlagValues:
     values = flags.FlagValues()
     text = {"flag_values": values}
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Names the data set, the input's size and the anchors to compare with.",
-        # Where the fields that are set are looked for; the default is sys.argv.
-        sys_argv=list(argv),
-        **text,
-    )
+    packaged.define_config("config", packaged.HELP, values, argv)
     flags.DEFINE_float("theta", 0.5, "IoU from which an object is covered.", **text)
     flags.DEFINE_float("share", 0.99, "Of the objects, to be covered.", **text)
     flags.DEFINE_string("split", None, "The split; dataset.train_split.", **text)

@@ -50,9 +50,7 @@ _NETWORK = ("input_size", "dtype", "model", "borrow", "anchors", "nms")
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     batch = _batch(options.batch)
     _check_platforms(options)
     output = _new_file(options.output)

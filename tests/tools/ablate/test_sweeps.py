@@ -89,7 +89,7 @@ def test_wrong_rows_are_named(load, body, message):
 
 
 def test_files_that_are_no_sweeps_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"absent\.py is no file"):
+    with pytest.raises(InputError, match=r"absent\.py is not a file"):
         sweeps.load(tmp_path / "absent.py", base.get_config())
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(InputError, match=r"no function sweep\(add\)"):
