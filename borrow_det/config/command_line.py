@@ -80,8 +80,8 @@ def _input_error(error: BaseException | None) -> InputError | None:
 def _unknown_field(error: AttributeError | KeyError) -> str:
     inner = error.args[0]
     text = str(inner.args[0] if isinstance(inner, KeyError) else inner)
-    # 'NAME' Did you mean "OTHER" instead of "NAME"?
-    found = re.match(r"'([^']*)'(?: Did you mean \"([^\"]*)\")?", text)
+    # 'NAME' and a line: Did you mean "OTHER" instead of "NAME"?
+    found = re.match(r"'([^']*)'(?:\sDid you mean \"([^\"]*)\")?", text)
     name, close = found.groups() if found else (text, None)
     hint = renamed_fields.find(name) or (close and f"did you mean {close}?")
     return f"the config has no field {name}; {hint or 'configs/base.py lists them all'}"
