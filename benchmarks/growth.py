@@ -206,15 +206,15 @@ def _measure_data(count: int) -> Figures:
             return result
 
         def first_batch():
-            batches = pipeline.train_batches(source, config)
+            batches = pipeline.train_batches(split, config)
             next(batches)
             batches.close()
 
         timed("prepare", lambda: sources.load(config.dataset, "train"))
-        source = timed("open", lambda: sources.load(config.dataset, "train"))
-        timed("check", lambda: pipeline.check_training_data(source, config))
+        split = timed("open", lambda: sources.load(config.dataset, "train"))
+        timed("check", lambda: pipeline.check_training_data(split, config))
         timed("first batch", first_batch)
-        truth = timed("ground truth", lambda: sources.ground_truth(source))
+        truth = timed("ground truth", lambda: sources.ground_truth(split))
         detections = _detections(truth)
         timed("score", lambda: average_precision.coco_metrics(truth, detections))
     return {**figures, "MiB": _peak_memory() - before}

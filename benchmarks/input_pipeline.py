@@ -49,15 +49,15 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"unexpected argument {surplus[0]!r}")
     config = _config(options)
     threads = sorted({int(n) for n in options.threads})
-    source = sources.load(config.dataset, options.split)
-    pipeline.check_training_data(source, config)
+    split = sources.load(config.dataset, options.split)
+    pipeline.check_training_data(split, config)
     with tempfile.TemporaryDirectory() as folder:
         records = pathlib.Path(folder) / "records.tfrecord"
-        write_records(records, source, config, options.batches)
+        write_records(records, split, config, options.batches)
         calls = {}
         for n in threads:
             calls["ours", n] = functools.partial(
-                our_batches, source, config, n, options.batches
+                our_batches, split, config, n, options.batches
             )
             calls["tf.data", n] = tf_batches(records, config, n)
         differing = compare(calls["ours", threads[-1]], calls["tf.data", threads[-1]])
@@ -75,12 +75,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def our_batches(source, config, threads: int, count: int) -> Iterator[Batch]:
+def our_batches(split, config, threads: int, count: int) -> Iterator[Batch]:
     """The run's own first `count` training batches."""
     config = config.copy_and_resolve_references()
     config.dataset.num_threads = threads
     # Cut, not left off: none is decoded ahead that would not be counted.
-    dataset = pipeline.train_dataset(source, config)[:count]
+    dataset = pipeline.train_dataset(split, config)[:count]
     batches = pipeline.Batches(dataset, config.dataset)
     with contextlib.closing(batches):
         yield from batches
@@ -110,18 +110,18 @@ def tf_batches(
     return lambda: iter(dataset.as_numpy_iterator())
 
 
-def write_records(path: pathlib.Path, source, config, batches: int) -> None:
+def write_records(path: pathlib.Path, split, config, batches: int) -> None:
     """Writes the examples of the first batches, in their order, for tf.data."""
 
     def image_id(record):
         return {"image_id": np.array(record["image_id"], np.int64)}
 
-    places = {source[i]["image_id"]: i for i in range(len(source))}
-    order = pipeline.train_dataset(source, config, make_row=image_id)
+    places = {split[i]["image_id"]: i for i in range(len(split))}
+    order = pipeline.train_dataset(split, config, make_row=image_id)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for batch in order[:batches]:
             for wanted in batch["image_id"].tolist():
-                writer.write(_example(source[places[wanted]]))
+                writer.write(_example(split[places[wanted]]))
 
 
 def _example(record) -> bytes:

@@ -78,7 +78,7 @@ def evaluate(
     if not processes.is_main_process():
         return {}, []
     metrics = task.score(eval_set, results) | task.measure(observations)
-    path = metrics_path(workdir, eval_set.source.split, step)
+    path = metrics_path(workdir, eval_set.split.name, step)
     paths.make_folder(path.parent)
     paths.write_whole(_results_path(task, path), json.dumps(results))
     pictures = task.pictures(eval_set, results)
@@ -102,7 +102,7 @@ def compare(
     """
 
     def read_results(eval_set):
-        path = metrics_path(workdir, eval_set.source.split, step)
+        path = metrics_path(workdir, eval_set.split.name, step)
         return json_files.read(_results_path(task, path))
 
     metrics = {}

@@ -88,14 +88,12 @@ def train_and_evaluate(
 class Run:
     """One run in its work directory: the loop, and what happens between its steps."""
 
-    def __init__(
-        self, config, workdir, task, mesh, train_source, eval_sets, profile=""
-    ):
+    def __init__(self, config, workdir, task, mesh, train_split, eval_sets, profile=""):
         self.config = config
         self.workdir = workdir
         self.task = task
         self.mesh = mesh
-        self.train_source = train_source
+        self.train_split = train_split
         self.eval_sets = eval_sets
         main = processes.is_main_process()
         self.log = RunLog(config, workdir, task) if main else SilentLog()
@@ -108,7 +106,7 @@ class Run:
         self.state = self._initial_state()
         self.start = int(self.state.step)
         self.profiler = profiler.make_profiler(profile, self.start, workdir)
-        self.log.begin(self.start, self.state.params, train_source)
+        self.log.begin(self.start, self.state.params, train_split)
         self.train_step = make_train_step(task, config, mesh)
         self.predict = evaluate.make_predict(task, mesh)
         self.schedule = make_schedule(config)
@@ -134,8 +132,8 @@ class Run:
         return place(state, self.mesh)
 
     def _initialize(self, state: TrainState) -> TrainState:
-        source = self.train_source
-        classes = metadata.Classes(source.class_names, source.category_ids)
+        split = self.train_split
+        classes = metadata.Classes(split.class_names, split.category_ids)
         begun = init_from_lib.start_from(self.config, classes, state.variables)
         self.log.line(begun.describe())
         if processes.is_main_process():
@@ -159,7 +157,7 @@ class Run:
         if self.start or not self.config.num_steps:
             self._catch_up()
         batches = self.task.train_batches(
-            self.train_source, self.start, jax.process_index(), jax.process_count()
+            self.train_split, self.start, jax.process_index(), jax.process_count()
         )
         with contextlib.closing(batches):
             self._train(batches)
@@ -173,9 +171,7 @@ class Run:
         if self.start < self.config.num_steps and self.start % self.config.eval_every:
             return
         paths = {
-            s.source.split: evaluate.metrics_path(
-                self.workdir, s.source.split, self.start
-            )
+            s.split.name: evaluate.metrics_path(self.workdir, s.split.name, self.start)
             for s in self.eval_sets
         }
         compared = evaluate.metrics_path(self.workdir, evaluate.COMPARISON, self.start)
@@ -183,7 +179,7 @@ class Run:
         # The others may look when the main process has begun to write.
         *exists, is_compared = processes.from_main_process(np.array(exists))
         for eval_set, done in zip(self.eval_sets, exists, strict=True):
-            split = eval_set.source.split
+            split = eval_set.split.name
             if done:
                 self.metrics[split] = evaluate.read_metrics(paths[split])
             else:
@@ -273,8 +269,8 @@ class Run:
             step,
             after_batch=self.preemption.poll,
         )
-        self.metrics[eval_set.source.split] = metrics
-        self.log.evaluation(step, eval_set.source, metrics, pictures)
+        self.metrics[eval_set.split.name] = metrics
+        self.log.evaluation(step, eval_set.split, metrics, pictures)
 
     def _compare(self, step):
         if processes.is_main_process():

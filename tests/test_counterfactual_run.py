@@ -51,12 +51,12 @@ def read(drawn_run, name):
 
 def eval_sets(drawn_run, splits):
     loaded = sources.load_splits(drawn_run.config.dataset, splits)
-    return [EvalSet(source, sources.ground_truth(source)) for source in loaded]
+    return [EvalSet(split, sources.ground_truth(split)) for split in loaded]
 
 
 def test_the_answers_on_counterfactual_splits_are_compared(drawn_run):
     answers = {
-        eval_set.source.split: counterfactual.answers(
+        eval_set.split.name: counterfactual.answers(
             eval_set.truth,
             read(drawn_run, f"{split}_5/4.detections.json"),
         )
@@ -134,5 +134,5 @@ def test_without_the_factual_split_there_is_nothing_to_compare(
     ],
 )
 def test_a_split_says_whose_counterfactual_it_is(drawn_run, split, expected):
-    source = sources.load(drawn_run.config.dataset, split)
-    assert source.counterfactual_of == expected
+    loaded = sources.load(drawn_run.config.dataset, split)
+    assert loaded.counterfactual_of == expected

@@ -28,8 +28,8 @@ def run_pass(tiny_run):
 
     (detections, the measures of what was observed)
     """
-    source = sources.load(tiny_run.config.dataset, "val")
-    eval_set = EvalSet(source, sources.ground_truth(source))
+    split = sources.load(tiny_run.config.dataset, "val")
+    eval_set = EvalSet(split, sources.ground_truth(split))
     variables = checkpoints.restore_variables(tiny_run.workdir)
 
     def run_pass(batch_size, devices):
@@ -102,8 +102,8 @@ def test_an_evaluation_tells_whether_borrowing_is_real(tiny_run):
     assert expected <= set(metrics)
     assert {n for n in metrics if n.startswith("borrow")} <= expected
     # At 64 pixels all discs are small; the large ones have no source.
-    source = sources.load(tiny_run.config.dataset, "val")
-    boxes = [len(source[i]["boxes"]) for i in range(len(source))]
+    split = sources.load(tiny_run.config.dataset, "val")
+    boxes = [len(split[i]["boxes"]) for i in range(len(split))]
     assert metrics["objects_small_without_source"] == 2 * len(boxes)
     assert metrics["objects_small_with_source"] == sum(boxes) - 2 * len(boxes)
     assert 0 < metrics["borrow/objects"] <= metrics["objects_small_with_source"]
@@ -117,7 +117,7 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     config = tiny_run.config.copy_and_resolve_references()
     config.evaluation.voc = True
     config.report.num_pictures = 3
-    source = sources.load(config.dataset, "val[:5]")
+    split = sources.load(config.dataset, "val[:5]")
     mesh = make_mesh(2)
     task = detection.DetectionTask(config, 4)
     variables = checkpoints.restore_variables(tiny_run.workdir)
@@ -125,7 +125,7 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
         task,
         evaluate.make_predict(task, mesh),
         variables,
-        EvalSet(source, sources.ground_truth(source)),
+        EvalSet(split, sources.ground_truth(split)),
         mesh,
         tmp_path,
         17,
@@ -187,15 +187,15 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
     config.eval_batch_size = 10
     config.dataset.canvas = (96, 96)  # Smaller than the images.
     config.evaluation.max_detections = 1000
-    source = sources.load(config.dataset, "val")
-    truth = sources.ground_truth(source)
+    split = sources.load(config.dataset, "val")
+    truth = sources.ground_truth(split)
     assert [i["file_name"] for i in truth["images"]] == [
         i["file_name"] for i in coco["images"]
     ]
     sizes = {i["id"]: np.array([i["height"], i["width"]]) for i in coco["images"]}
     detections = []
-    for i in range(len(source)):
-        record = source[i]
+    for i in range(len(split)):
+        record = split[i]
         kept = ~record["is_crowd"] & ~record["is_difficult"]
         detections += detection_evaluator.coco_results(
             record["image_id"],
@@ -203,11 +203,11 @@ def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
             record["boxes"][kept],
             np.ones(kept.sum(), np.float32),
             record["labels"][kept],
-            source.category_ids,
+            split.category_ids,
         )
     assert len(detections) == len(coco["annotations"]) > 24
-    for label, category_id in enumerate(source.category_ids):
-        assert source.class_names[label] == next(
+    for label, category_id in enumerate(split.category_ids):
+        assert split.class_names[label] == next(
             c["name"] for c in coco["categories"] if c["id"] == category_id
         )
     metrics = detection_evaluator.score(truth, detections, config)

@@ -107,8 +107,8 @@ def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
     detections = json.loads(
         (tiny_run.workdir / "evaluations/val/4.detections.json").read_text()
     )
-    source = sources.load(tiny_run.config.dataset, "val")
-    truth = sources.ground_truth(source)
+    split = sources.load(tiny_run.config.dataset, "val")
+    truth = sources.ground_truth(split)
     again = detection_evaluator.score(truth, detections, tiny_run.config)
     others = {n: v for n, v in metrics.items() if not n.startswith("borrow/")}
     np.testing.assert_equal(again, others)
@@ -123,8 +123,8 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
     assert not np.array_equal(*kernels)
 
     detector = Detector.load(tiny_run.workdir)
-    source = sources.load(tiny_run.config.dataset, "val")
-    (batch, _) = pipeline.eval_batches(source, tiny_run.config)
+    split = sources.load(tiny_run.config.dataset, "val")
+    (batch, _) = pipeline.eval_batches(split, tiny_run.config)
     found = detector(batch["image"], batch["image_size"])
     detections = json.loads(
         (tiny_run.workdir / "evaluations/val/4.detections.json").read_text()
@@ -253,9 +253,9 @@ def test_the_seed_decides(tiny_config):
 def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_path):
     tiny_config.init_from = str(tiny_run.workdir)
     tiny_config.ema_decay = 0.25
-    source = sources.load(tiny_config.dataset, "train")
+    split = sources.load(tiny_config.dataset, "train")
     mesh, task = train_mesh(2), make_task(tiny_config)
-    run = train.Run(tiny_config, tmp_path, task, mesh, source, [])
+    run = train.Run(tiny_config, tmp_path, task, mesh, split, [])
     given = checkpoints.restore_variables(tiny_run.workdir)["params"]
     assert_equal_trees(run.state.params, given)
     assert_equal_trees(run.state.ema_params, given)

@@ -33,8 +33,8 @@ def train_mesh(devices):
 
 def one_step(config, mesh):
     """(metrics, state) after one step on the first batch."""
-    source = sources.load(config.dataset, "train")
-    batch = next(pipeline.train_batches(source, config))
+    split = sources.load(config.dataset, "train")
+    batch = next(pipeline.train_batches(split, config))
     task = make_task(config)
     state = train_step.init_state(task, config, mesh)
     step = train_step.make_train_step(task, config, mesh)
@@ -68,8 +68,8 @@ def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
     config = make_tiny_config()
     config.ema_decay = 0.25
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": fsdp})
-    source = sources.load(config.dataset, "train")
-    batch = mesh_lib.put_batch(next(pipeline.train_batches(source, config)), mesh)
+    split = sources.load(config.dataset, "train")
+    batch = mesh_lib.put_batch(next(pipeline.train_batches(split, config)), mesh)
     task = make_task(config)
     state = train_step.init_state(task, config, mesh)
     step = train_step.make_train_step(task, config, mesh)
@@ -163,8 +163,8 @@ def assert_equal_steps(step, expected_step):
 
 def test_bfloat16_computes_a_close_loss_with_float32_gradients(tiny_config):
     tiny_config.augment.enabled = False
-    source = sources.load(tiny_config.dataset, "train")
-    batch = next(pipeline.train_batches(source, tiny_config))
+    split = sources.load(tiny_config.dataset, "train")
+    batch = next(pipeline.train_batches(split, tiny_config))
     state = train_step.init_state(make_task(tiny_config), tiny_config, train_mesh(2))
     prepare = jax.jit(make_task(tiny_config).prepare)
     examples, totals = prepare(jax.random.key(0), batch)

@@ -69,7 +69,7 @@ class Batches:
 
 
 def train_dataset(
-    source: sources.Source,
+    split: sources.Split,
     config,
     process_index: int = 0,
     process_count: int = 1,
@@ -77,17 +77,17 @@ def train_dataset(
 ) -> grain.MapDataset:
     """Returns this process' share of every training batch: dataset[step].
 
-    A function of (config.seed, step) alone. Order: source, seed, shuffle, repeat (each
+    A function of (config.seed, step) alone. Order: split, seed, shuffle, repeat (each
     epoch shuffled anew), per-example map, batch, host slice.
     """
-    check_source(source, config)
+    check_split(split, config)
     batch_size = _share(config.batch_size, process_count, "batch_size")
-    make_row = make_row or BoxesRow.of(source, config.dataset)
+    make_row = make_row or BoxesRow.of(split, config.dataset)
     # The slice comes after batches of a process' size, not before: step s of process
     # p is then rows [p B/P, (p+1) B/P) of one global batch, which is the same for any
     # number P of processes.
     return (
-        grain.MapDataset.source(source)
+        grain.MapDataset.source(split)
         .seed(config.seed)
         .shuffle()
         .repeat()
@@ -99,7 +99,7 @@ def train_dataset(
 
 
 def train_batches(
-    source: sources.Source,
+    split: sources.Split,
     config,
     start_step: int = 0,
     process_index: int = 0,
@@ -109,12 +109,12 @@ def train_batches(
     """Yields the training batches of steps start_step, start_step + 1, ... for ever.
 
     Args:
-      source: the training split.
+      split: the training split.
       config: the run's; seed, batch_size and dataset are read.
       start_step: of the first batch; a resumed run goes on as if never stopped.
       process_index: of this process.
       process_count: of the run; each yields batch_size / process_count rows.
-      make_row: from a record of the source to a row of a batch; detection's where
+      make_row: from a record of the split to a row of a batch; detection's where
         none is given.
 
     Returns:
@@ -134,12 +134,12 @@ def train_batches(
       InputError: for bad settings, and while iterating for an image that does not
         decode or, unless `check_training_data` has been called, holds too many boxes.
     """
-    dataset = train_dataset(source, config, process_index, process_count, make_row)
+    dataset = train_dataset(split, config, process_index, process_count, make_row)
     return Batches(dataset[start_step:], config.dataset)
 
 
 def eval_batches(
-    source: sources.Source,
+    split: sources.Split,
     config,
     process_index: int = 0,
     process_count: int = 1,
@@ -153,19 +153,19 @@ def eval_batches(
     them all from `sources.ground_truth`, however many an image has. `make_row`, from
     a record to a row, is for batches that hold something else.
     """
-    check_source(source, config)
+    check_split(split, config)
     batch_size = _share(config.eval_batch_size, process_count, "eval_batch_size")
-    num_batches = -(-len(source) // config.eval_batch_size)
-    make_row = make_row or ImageRow(tuple(config.dataset.canvas), source.name)
+    num_batches = -(-len(split) // config.eval_batch_size)
+    make_row = make_row or ImageRow(tuple(config.dataset.canvas), split.dataset)
     dataset = (
         grain.MapDataset.range(num_batches * config.eval_batch_size)
-        .map(_EvalRow(source, make_row))
+        .map(_EvalRow(split, make_row))
         .batch(batch_size)[process_index::process_count]
     )
     return Batches(dataset, config.dataset)
 
 
-def check_training_data(source: sources.Source, config) -> dict[str, int]:
+def check_training_data(split: sources.Split, config) -> dict[str, int]:
     """Refuses at the start what would end a run in the middle of an epoch.
 
     Reads the boxes of all images, and no pixels.
@@ -178,25 +178,25 @@ def check_training_data(source: sources.Source, config) -> dict[str, int]:
         than dataset.max_boxes under the policy error, or dataset.bad_boxes refuses
         one.
     """
-    check_source(source, config)
-    row = BoxesRow.of(source, config.dataset)
+    check_split(split, config)
+    row = BoxesRow.of(split, config.dataset)
     counts = dict.fromkeys(_COUNTS, 0)
-    for index in range(len(source)):
-        record = source[index]
+    for index in range(len(split)):
+        record = split[index]
         counts["cut_boxes"] += len(record["boxes"]) - len(row.choose(record))
         counts["bad_boxes"] += record["bad_boxes"]
     return counts
 
 
-def check_source(source: sources.Source, config) -> None:
+def check_split(split: sources.Split, config) -> None:
     """Refuses a split of no images, and settings of the loader that cannot be.
 
     Raises:
       InputError: names the split or the field.
     """
-    if not len(source):
+    if not len(split):
         raise InputError(
-            f"{source.name} {source.split} holds no images: name another split"
+            f"{split.dataset} {split.name} holds no images: name another split"
         )
     for field in ("num_threads", "num_workers"):
         if config.dataset[field] < 0:
@@ -205,20 +205,20 @@ def check_source(source: sources.Source, config) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _EvalRow:
-    """From an index to a row; beyond the end of the source to a padded row.
+    """From an index to a row; beyond the end of the split to a padded row.
 
     Attributes:
-      source: the split.
+      split: the split.
       make_row: from a record to a row.
     """
 
-    source: sources.Source
+    split: sources.Split
     make_row: Callable[[dict], dict[str, np.ndarray]]
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
-        if index < len(self.source):
-            return self.make_row(self.source[index])
-        row = {n: np.zeros_like(v) for n, v in self.make_row(self.source[0]).items()}
+        if index < len(self.split):
+            return self.make_row(self.split[index])
+        row = {n: np.zeros_like(v) for n, v in self.make_row(self.split[0]).items()}
         # Not (0, 0): padded rows are resized like the others.
         row["image_size"][:] = row["image"].shape[:2]
         return row
@@ -259,8 +259,8 @@ class BoxesRow:
     set_name: str
 
     @classmethod
-    def of(cls, source: sources.Source, dataset_config) -> "BoxesRow":
-        """Rows of a source.
+    def of(cls, split: sources.Split, dataset_config) -> "BoxesRow":
+        """Rows of a split.
 
         Raises:
           InputError: dataset.overflow is unknown.
@@ -270,7 +270,7 @@ class BoxesRow:
             canvas=tuple(dataset_config.canvas),
             max_boxes=dataset_config.max_boxes,
             overflow=dataset_config.overflow,
-            set_name=source.name,
+            set_name=split.dataset,
         )
 
     def __call__(self, record: dict) -> dict[str, np.ndarray]:

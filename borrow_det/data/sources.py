@@ -25,16 +25,16 @@ _SPLIT = re.compile(rf"\s*([\w.-]+)\s*(?:\[{_BOUND}:{_BOUND}\])?\s*")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Split:
     """One split of one data set, with random access by index.
 
     Attributes:
-      name: the data set's, as in dataset.name.
-      split: as asked for, slices included.
+      dataset: the data set's name, as in dataset.name.
+      name: the split's name as asked for, slices included.
       class_names: by class index.
       category_ids: by class index: the id that COCO-format files carry; gaps allowed.
       records: the builders' own records, image bytes not decoded.
-      normalise: from (builder's record, index) to the record of data/datasets/records.py.
+      convert: from (builder's record, index) to the record of data/datasets/records.py.
       reference_lines: figures to show beside a result on this set, by name.
       counts: boxes of the splits, slices uncut, that dataset.bad_boxes "clipped" and
         "dropped" when the set was prepared; {} for sets where that happens on reading
@@ -45,12 +45,12 @@ class Source:
         changed in them, the ids the same; "" where there is none.
     """
 
+    dataset: str
     name: str
-    split: str
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     records: Sequence[dict]
-    normalise: Callable[[dict, int], dict]
+    convert: Callable[[dict, int], dict]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     whole_images: bool = False
@@ -63,26 +63,26 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         """The record of one image: data/datasets/records.py lists its fields."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} {self.split} has no image {index}")
-        return self.normalise(self.records[index], index)
+            raise IndexError(f"{self.dataset} {self.name} has no image {index}")
+        return self.convert(self.records[index], index)
 
 
-def load(dataset_config, split: str) -> Source:
+def load(dataset_config, name: str) -> Split:
     """Opens one split of a data set; see `load_splits`."""
-    return load_splits(dataset_config, [split])[0]
+    return load_splits(dataset_config, [name])[0]
 
 
-def load_splits(dataset_config, splits: Sequence[str]) -> list[Source]:
+def load_splits(dataset_config, names: Sequence[str]) -> list[Split]:
     """Opens a data set once, and prepares it where that is to be done.
 
     Args:
       dataset_config: config.dataset; name, path, data_dir, image_size and bad_boxes
         are read.
-      splits: each a split's name, or slices in TFDS's syntax: `train[:16]`,
+      names: each a split's name, or slices in TFDS's syntax: `train[:16]`,
         `train[80%:]`, `train+validation`.
 
     Returns:
-      A source for each of `splits`.
+      A split for each of `names`.
 
     Raises:
       InputError: for an unknown set or split (the message lists the known ones), bad
@@ -90,34 +90,34 @@ def load_splits(dataset_config, splits: Sequence[str]) -> list[Source]:
         TensorFlow and that is absent.
     """
     bad_boxes.check_policy(dataset_config.bad_boxes)
-    name = dataset_config.name
-    if name not in _OPENERS:
+    dataset = dataset_config.name
+    if dataset not in _OPENERS:
         raise InputError(
-            f"dataset.name {name!r} is unknown; known are {', '.join(_OPENERS)}"
+            f"dataset.name {dataset!r} is unknown; known are {', '.join(_OPENERS)}"
         )
-    slices = [[_parse_slice(part) for part in split.split("+")] for split in splits]
+    slices = [[_parse_slice(part) for part in name.split("+")] for name in names]
     wanted = {split_name for parts in slices for split_name, *_ in parts}
-    opened = _OPENERS[name](dataset_config, wanted)
-    normalise = functools.partial(opened.normalise, policy=dataset_config.bad_boxes)
+    opened = _OPENERS[dataset](dataset_config, wanted)
+    convert = functools.partial(opened.convert, policy=dataset_config.bad_boxes)
     return [
-        Source(
+        Split(
+            dataset=dataset,
             name=name,
-            split=split,
             class_names=opened.class_names,
             category_ids=opened.category_ids,
             records=_cut(opened, parts),
-            normalise=normalise,
+            convert=convert,
             reference_lines=opened.reference_lines,
             counts=_sum_counts(opened, {split_name for split_name, *_ in parts}),
             whole_images=opened.whole_images,
-            counterfactual_of=opened.counterfactual_of(split),
+            counterfactual_of=opened.counterfactual_of(name),
         )
-        for split, parts in zip(splits, slices, strict=True)
+        for name, parts in zip(names, slices, strict=True)
     ]
 
 
-def ground_truth(source: Source) -> dict:
-    """The annotations of a source in COCO's format, read without decoding pixels.
+def ground_truth(split: Split) -> dict:
+    """The annotations of a split in COCO's format, read without decoding pixels.
 
     Returns:
       {"images": [{id, file_name, width, height}], "annotations": [{id, image_id,
@@ -126,15 +126,15 @@ def ground_truth(source: Source) -> dict:
       pixels², and iscrowd and difficult are 0 or 1.
 
     Raises:
-      InputError: two images of the source have the same id.
+      InputError: two images of the split have the same id.
     """
     images, annotations, seen = [], [], {}
-    for index in range(len(source)):
-        record = source[index]
+    for index in range(len(split)):
+        record = split[index]
         image_id, file_name = record["image_id"], record["file_name"]
         if image_id in seen:
             raise InputError(
-                f"{file_name} and {seen[image_id]} of {source.name} {source.split} "
+                f"{file_name} and {seen[image_id]} of {split.dataset} {split.name} "
                 f"have the same image id {image_id}: evaluate such splits one by one"
             )
         seen[image_id] = file_name
@@ -146,13 +146,11 @@ def ground_truth(source: Source) -> dict:
                 "height": record["height"],
             }
         )
-        for annotation in _annotations(record, source.category_ids):
+        for annotation in _annotations(record, split.category_ids):
             annotations.append({"id": len(annotations) + 1, **annotation})
     categories = [
         {"id": category_id, "name": name}
-        for category_id, name in zip(
-            source.category_ids, source.class_names, strict=True
-        )
+        for category_id, name in zip(split.category_ids, split.class_names, strict=True)
     ]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -246,12 +244,12 @@ def _bound(bound: str | None, length: int, default: int | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Opened:
-    """The splits of one data set that were asked for; see Source."""
+    """The splits of one data set that were asked for; see Split."""
 
     splits: dict[str, list[Sequence[dict]]]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    normalise: Callable[..., dict]
+    convert: Callable[..., dict]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     whole_images: bool = False
@@ -274,7 +272,7 @@ def _open_scale_pairs(dataset_config, wanted: set[str]) -> _Opened:
         splits={split: [prepare.data_source(builder, split)] for split in wanted},
         class_names=scale_pairs.SPECIES,
         category_ids=tuple(range(1, len(scale_pairs.SPECIES) + 1)),
-        normalise=records.scale_pairs,
+        convert=records.scale_pairs,
         reference_lines=dict(scale_pairs.REFERENCE_LINES),
         counterfactual_of=scale_pairs.counterfactual_of,
     )
@@ -289,7 +287,7 @@ def _open_coco_folder(dataset_config, wanted: set[str]) -> _Opened:
         splits={split: [prepare.data_source(builder, split)] for split in wanted},
         class_names=folder.class_names,
         category_ids=folder.category_ids,
-        normalise=records.coco_folder,
+        convert=records.coco_folder,
         counts=folder.counts,
     )
 
@@ -301,15 +299,15 @@ class _TfdsSet:
     Attributes:
       splits: by our name: the (TFDS name, TFDS split) pairs that make it up.
       label: path to the ClassLabel among the features; () where there is one class.
-      normalise: from its records to ours.
+      convert: from its records to ours.
       class_names: where the features name none.
       category_ids: where they are not 1, 2, ...
-      whole_images: see Source.
+      whole_images: see Split.
       manual_files: what a person has to download before it can be prepared.
     """
 
     splits: dict[str, tuple[tuple[str, str], ...]]
-    normalise: Callable[..., dict]
+    convert: Callable[..., dict]
     label: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
@@ -332,29 +330,29 @@ _TFDS_SETS = {
             ),
             "test": (("voc/2007", "test"),),
         },
-        normalise=records.voc,
+        convert=records.voc,
         label=("objects", "label"),
     ),
     "coco/2017": _TfdsSet(
         splits=_splits("coco/2017", "train", "validation"),
-        normalise=records.coco,
+        convert=records.coco,
         label=("objects", "label"),
         category_ids=tuple(coco_classes.NAMES),
     ),
     "wider_face": _TfdsSet(
         splits=_splits("wider_face", "train", "validation"),
-        normalise=records.wider_face,
+        convert=records.wider_face,
         class_names=("face",),
     ),
     "kitti": _TfdsSet(
         splits=_splits("kitti", "train", "validation", "test"),
-        normalise=records.kitti,
+        convert=records.kitti,
         label=("objects", "type"),
     ),
     # Its test split has no labels.
     "imagenet2012": _TfdsSet(
         splits=_splits("imagenet2012", "train", "validation"),
-        normalise=records.imagenet2012,
+        convert=records.imagenet2012,
         label=("label",),
         whole_images=True,
         manual_files=("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
@@ -384,7 +382,7 @@ def _open_tfds(name: str, dataset_config, wanted: set[str]) -> _Opened:
         splits=splits,
         class_names=class_names,
         category_ids=tfds_set.category_ids or tuple(range(1, len(class_names) + 1)),
-        normalise=tfds_set.normalise,
+        convert=tfds_set.convert,
         whole_images=tfds_set.whole_images,
     )
 

@@ -50,12 +50,12 @@ class Console:
             self._bar.set_postfix_str(loss, refresh=False)
 
     def evaluation(
-        self, step: int, source, metrics: dict[str, float], names: Sequence[str]
+        self, step: int, split, metrics: dict[str, float], names: Sequence[str]
     ) -> None:
         """Shows those figures of an evaluation that are named, and there."""
         shown = [name for name in names if name in metrics]
         text = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
-        self.line(f"step {step}  {source.name} {source.split}: {text}")
+        self.line(f"step {step}  {split.dataset} {split.name}: {text}")
 
     def finish(self) -> None:
         """Leaves the bar as it stands."""

@@ -13,12 +13,12 @@ from borrow_det.workdir import metadata
 _CONSOLE_CLASSES = 30
 
 
-def write_contact_sheet(task: Task, source, config, workdir: paths.Path) -> None:
+def write_contact_sheet(task: Task, split, config, workdir: paths.Path) -> None:
     """Draws the first `report.contact_sheet` training images and what they show."""
-    count = min(config.report.contact_sheet, len(source))
+    count = min(config.report.contact_sheet, len(split))
     if not count:
         return
-    scenes = [task.scene(source, i) for i in range(count)]
+    scenes = [task.scene(split, i) for i in range(count)]
     sheet = annotate.contact_sheet(scenes, columns=max(1, round(count**0.5)))
     annotate.write_image(workdir / "contact_sheet.png", sheet)
 
@@ -26,7 +26,7 @@ def write_contact_sheet(task: Task, source, config, workdir: paths.Path) -> None
 def write_report(
     task: Task,
     workdir: paths.Path,
-    eval_sources: Sequence,
+    eval_splits: Sequence,
     metrics: Mapping[str, Mapping[str, float]],
     compared: Mapping[str, float],
 ) -> str:
@@ -37,8 +37,8 @@ def write_report(
     ones are left out of the console's text, which ends with where everything lies.
     """
     lines = {}
-    for source in eval_sources:
-        lines |= source.reference_lines
+    for split in eval_splits:
+        lines |= split.reference_lines
     figures = task.figures
     texts = [markdown_report(metrics, lines, figures.report)]
     texts += _details(figures.details, metrics, compared)
@@ -59,13 +59,13 @@ def write_report(
         if (workdir / name).exists()
     ]
     complete, shown = list(texts), list(texts)
-    for source in eval_sources if figures.per_class else ():
+    for split in eval_splits if figures.per_class else ():
         table = per_class_table(
-            metrics[source.split], source.class_names, figures.per_class
+            metrics[split.name], split.class_names, figures.per_class
         )
-        table = f"{source.split}, class by class:\n\n{table}"
+        table = f"{split.name}, class by class:\n\n{table}"
         complete.append(table)
-        if len(source.class_names) <= _CONSOLE_CLASSES:
+        if len(split.class_names) <= _CONSOLE_CLASSES:
             shown.append(table)
     report = "\n\n".join(complete) + "\n"
     paths.write_whole(workdir / "report.md", report)

@@ -29,7 +29,7 @@ class RunLog:
         """Prints a line."""
         self._console.line(text)
 
-    def begin(self, start: int, params: dict, train_source) -> None:
+    def begin(self, start: int, params: dict, train_split) -> None:
         """Opens the metrics of a run that goes on from step `start`.
 
         At step 0 leaves what does not change during a run, too.
@@ -37,7 +37,7 @@ class RunLog:
         self._writer = MetricWriter(self._workdir, resume_step=start)
         count = sum(x.size for x in jax.tree.leaves(params))
         self.line(
-            f"{count:,} parameters, {len(train_source):,} training images, "
+            f"{count:,} parameters, {len(train_split):,} training images, "
             f"{jax.device_count()} device(s), work directory {self._workdir}"
         )
         if start:
@@ -47,9 +47,7 @@ class RunLog:
         )
         paths.write_whole(self._workdir / "parameters.txt", overview + "\n")
         self._writer.write_hparams(self._config.to_dict())
-        report.write_contact_sheet(
-            self._task, train_source, self._config, self._workdir
-        )
+        report.write_contact_sheet(self._task, train_split, self._config, self._workdir)
 
     def training(self, step: int, means: Mapping[str, float]) -> None:
         """Shows and writes the metrics of the steps since the last line."""
@@ -59,16 +57,16 @@ class RunLog:
     def evaluation(
         self,
         step: int,
-        source,
+        split,
         metrics: Mapping[str, float],
         pictures: Sequence[np.ndarray],
     ) -> None:
         """Shows and writes an evaluation of a split."""
-        split = metadata.folder_name(source.split)
-        self._write_under(split, step, metrics)
+        folder = metadata.folder_name(split.name)
+        self._write_under(folder, step, metrics)
         for i, picture in enumerate(pictures):
-            self._writer.write_images(step, {f"{split}/{i}": picture[None]})
-        self._console.evaluation(step, source, metrics, self._task.figures.console)
+            self._writer.write_images(step, {f"{folder}/{i}": picture[None]})
+        self._console.evaluation(step, split, metrics, self._task.figures.console)
 
     def comparison(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes what splits give together, where there is anything."""
@@ -96,10 +94,8 @@ class RunLog:
         """Writes the report of a finished run, and prints it."""
         self._writer.flush()
         self._console.finish()
-        sources = [eval_set.source for eval_set in eval_sets]
-        print(
-            report.write_report(self._task, self._workdir, sources, metrics, compared)
-        )
+        splits = [eval_set.split for eval_set in eval_sets]
+        print(report.write_report(self._task, self._workdir, splits, metrics, compared))
 
     def close(self) -> None:
         """Brings everything to the files."""

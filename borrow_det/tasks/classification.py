@@ -72,25 +72,25 @@ class ClassificationTask:
                 f"{train.name} has the class {train.class_names[0]} alone, of which "
                 "nothing can be learnt by classification: name another set"
             )
-        for source in (train, *evals):
-            pipeline.check_source(source, config)
-        boxes = {source.split: source.counts for source in (train, *evals)}
-        return Data(train, [EvalSet(source, None) for source in evals], boxes)
+        for split in (train, *evals):
+            pipeline.check_split(split, config)
+        boxes = {split.name: split.counts for split in (train, *evals)}
+        return Data(train, [EvalSet(split, None) for split in evals], boxes)
 
-    def train_batches(self, source, start_step: int, *process: int) -> pipeline.Batches:
+    def train_batches(self, split, start_step: int, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
-        row = self._row(source)
+        row = self._row(split)
         return pipeline.train_batches(
-            source, self.config, start_step, *process, make_row=row
+            split, self.config, start_step, *process, make_row=row
         )
 
     def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
-        source, row = eval_set.source, self._row(eval_set.source)
-        return pipeline.eval_batches(source, self.config, *process, make_row=row)
+        split, row = eval_set.split, self._row(eval_set.split)
+        return pipeline.eval_batches(split, self.config, *process, make_row=row)
 
-    def _row(self, source):
-        return object_crops.ObjectRow(tuple(self.config.dataset.canvas), source.name)
+    def _row(self, split):
+        return object_crops.ObjectRow(tuple(self.config.dataset.canvas), split.dataset)
 
     def init(self, key: Array) -> dict:
         """Initial variables {params, batch_stats}; jit-able."""
@@ -194,20 +194,20 @@ class ClassificationTask:
         del eval_sets, read_results
         return {}
 
-    def scene(self, source, index: int) -> np.ndarray:
+    def scene(self, split, index: int) -> np.ndarray:
         """An object with its class."""
-        record = source[index]
-        return _captioned(record, record["label"], source.class_names)
+        record = split[index]
+        return _captioned(record, record["label"], split.class_names)
 
     def pictures(self, eval_set: EvalSet, results: list[dict]) -> dict[str, np.ndarray]:
         """The first images, their class left, the one that was found right."""
-        source, pictures = eval_set.source, {}
+        split, pictures = eval_set.split, {}
         for result in results[: self.config.report.num_pictures]:
-            record = source[result["image_id"]]
+            record = split[result["image_id"]]
             found = result["top_labels"][0], result["top_probabilities"][0]
             sides = (
-                _captioned(record, record["label"], source.class_names),
-                _captioned(record, found[0], source.class_names, found[1]),
+                _captioned(record, record["label"], split.class_names),
+                _captioned(record, found[0], split.class_names, found[1]),
             )
             name = f"{result['image_id']}_{pathlib.Path(record['file_name']).stem}"
             pictures[name] = annotate.contact_sheet(sides, columns=2)

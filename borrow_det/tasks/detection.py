@@ -237,7 +237,7 @@ class DetectionTask:
 
         def one_image(P, objects):
             return borrowing.attention_sums(
-                P, objects, positions, self.config.evaluation.source_scale
+                P, objects, positions, self.config.evaluation.lender_scale
             )
 
         return jax.vmap(one_image)(P, objects)
@@ -298,15 +298,15 @@ class DetectionTask:
             self.input_size,
         )
 
-    def train_batches(self, source, start_step: int, *process: int) -> pipeline.Batches:
+    def train_batches(self, split, start_step: int, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
-        return pipeline.train_batches(source, self.config, start_step, *process)
+        return pipeline.train_batches(split, self.config, start_step, *process)
 
     def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
         """See tasks/task.py."""
-        source = eval_set.source
+        split = eval_set.split
         row = detection_evaluator.EvalRow.of(eval_set, self.config)
-        return pipeline.eval_batches(source, self.config, *process, make_row=row)
+        return pipeline.eval_batches(split, self.config, *process, make_row=row)
 
     def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
         """To COCO's results format: an entry a detection."""
@@ -323,7 +323,7 @@ class DetectionTask:
                 found.boxes[found.mask],
                 found.scores[found.mask],
                 found.labels[found.mask],
-                eval_set.source.category_ids,
+                eval_set.split.category_ids,
             )
 
         return image_results
@@ -348,11 +348,11 @@ class DetectionTask:
         self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
     ) -> dict[str, float]:
         """Answers on counterfactual splits (evaluation/counterfactual.py)."""
-        splits = {eval_set.source.split: eval_set for eval_set in eval_sets}
+        splits = {eval_set.split.name: eval_set for eval_set in eval_sets}
         pairs = [
-            (s.source.counterfactual_of, name)
+            (s.split.counterfactual_of, name)
             for name, s in splits.items()
-            if s.source.counterfactual_of in splits
+            if s.split.counterfactual_of in splits
         ]
 
         def answers(eval_set):
@@ -369,13 +369,13 @@ class DetectionTask:
         }
         return counterfactual.metrics(found, pairs)
 
-    def scene(self, source, index: int) -> np.ndarray:
+    def scene(self, split, index: int) -> np.ndarray:
         """An image with its objects."""
-        return detection_evaluator.draw_scene(source, index)
+        return detection_evaluator.draw_scene(split, index)
 
     def pictures(self, eval_set: EvalSet, results: list[dict]) -> dict[str, np.ndarray]:
         """The first images, the truth left, detections right."""
-        return detection_evaluator.draw_pictures(eval_set.source, results, self.config)
+        return detection_evaluator.draw_pictures(eval_set.split, results, self.config)
 
 
 def _sum_over_batch(loss, *arrays):

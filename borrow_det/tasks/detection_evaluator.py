@@ -30,23 +30,23 @@ def open_data(config) -> Data:
       InputError: on unknown, empty or unsuitable splits, and wrong fields of
         config.dataset.
     """
-    train_source, *eval_sources = sources.load_splits(
+    train_split, *eval_splits = sources.load_splits(
         config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
     )
-    if train_source.whole_images:
+    if train_split.whole_images:
         raise InputError(
-            f"{train_source.name} names classes of images, and no boxes: it is for "
+            f"{train_split.dataset} names classes of images, and no boxes: it is for "
             "task=classification"
         )
-    boxes = {source.split: dict(source.counts) for source in eval_sources}
-    boxes[train_source.split] = {
-        **train_source.counts,
-        **pipeline.check_training_data(train_source, config),
+    boxes = {split.name: dict(split.counts) for split in eval_splits}
+    boxes[train_split.name] = {
+        **train_split.counts,
+        **pipeline.check_training_data(train_split, config),
     }
-    for source in eval_sources:
-        pipeline.check_source(source, config)
-    eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_sources]
-    return Data(train_source, eval_sets, boxes)
+    for split in eval_splits:
+        pipeline.check_split(split, config)
+    eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_splits]
+    return Data(train_split, eval_sets, boxes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class EvalRow:
         )
         unit = config.dataset.max_boxes
         units = max(1, -(-max(counts.values(), default=0) // unit))
-        row = pipeline.BoxesRow.of(eval_set.source, config.dataset)
+        row = pipeline.BoxesRow.of(eval_set.split, config.dataset)
         row = dataclasses.replace(row, max_boxes=units * unit)
         return cls(row, area_size(config))
 
@@ -149,7 +149,7 @@ def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str,
     truth, detections = sized(truth, detections, config)
     metrics = average_precision.coco_metrics(truth, detections, limit)
     metrics |= borrowing.split_metrics(
-        truth, detections, metrics, config.evaluation.source_scale, limit
+        truth, detections, metrics, config.evaluation.lender_scale, limit
     )
     if config.evaluation.voc:
         # Sources' boxes are continuous: VOC's inclusive pixels were turned into such
@@ -160,23 +160,23 @@ def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str,
     return metrics
 
 
-def draw_scene(source: sources.Source, index: int) -> np.ndarray:
+def draw_scene(split: sources.Split, index: int) -> np.ndarray:
     """An image with its ground truth, uint8 RGB [H, W, 3]."""
-    record = source[index]
+    record = split[index]
     image = decode.decode_image(record, record["file_name"])
     return annotate.draw_boxes(
-        image, record["boxes"], record["labels"], source.class_names
+        image, record["boxes"], record["labels"], split.class_names
     )
 
 
 def draw_pictures(
-    source: sources.Source, detections: list[dict], config
+    split: sources.Split, detections: list[dict], config
 ) -> dict[str, np.ndarray]:
     """Pictures of the first images, by name: ground truth left, detections right."""
-    count = min(config.report.num_pictures, len(source))
-    records = [source[i] for i in range(count)]
+    count = min(config.report.num_pictures, len(split))
+    records = [split[i] for i in range(count)]
     ids = {record["image_id"] for record in records}
-    label = {category: i for i, category in enumerate(source.category_ids)}
+    label = {category: i for i, category in enumerate(split.category_ids)}
     drawn = {image_id: [] for image_id in ids}
     for detection in detections:
         visible = detection["score"] >= config.report.min_score
@@ -188,13 +188,13 @@ def draw_pictures(
         found = drawn[record["image_id"]]
         sides = (
             annotate.draw_boxes(
-                image, record["boxes"], record["labels"], source.class_names
+                image, record["boxes"], record["labels"], split.class_names
             ),
             annotate.draw_boxes(
                 image,
                 _normalized(found, image.shape[:2]),
                 np.array([label[d["category_id"]] for d in found], int),
-                source.class_names,
+                split.class_names,
                 np.array([d["score"] for d in found]),
             ),
         )

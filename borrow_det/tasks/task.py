@@ -17,12 +17,12 @@ class EvalSet(NamedTuple):
     """A split to evaluate on.
 
     Attributes:
-      source: its records, by index; has name, split, class_names, category_ids and
-        reference_lines (sources.Source).
+      split: its records, by index; has dataset, name, class_names, category_ids and
+        reference_lines (sources.Split).
       truth: what scoring holds predictions against, unless they bring it along.
     """
 
-    source: Any
+    split: Any
     truth: Any
 
 
@@ -30,7 +30,7 @@ class Data(NamedTuple):
     """The splits of a run, opened and checked.
 
     Attributes:
-      train: a source, as EvalSet's.
+      train: a split, as EvalSet's.
       eval_sets: one for each of dataset.eval_splits.
       boxes: of each split, how many boxes were mended or left out, for dataset.json.
     """
@@ -82,7 +82,7 @@ class Task(Protocol):
           InputError: they, or the fields that describe them, are wrong.
         """
 
-    def train_batches(self, source, start_step: int, *process: int) -> Iterator[dict]:
+    def train_batches(self, split, start_step: int, *process: int) -> Iterator[dict]:
         """Training batches of steps start_step, start_step + 1, ...; has `counts`.
 
         `process`, its index and the count of them, says whose rows; without it all.
@@ -140,7 +140,7 @@ class Task(Protocol):
         {} where there are none; `read_results` gives what was found on a split.
         """
 
-    def scene(self, source, index: int) -> np.ndarray:
+    def scene(self, split, index: int) -> np.ndarray:
         """A training image with what is known of it, uint8 RGB [H, W, 3]."""
 
     def pictures(

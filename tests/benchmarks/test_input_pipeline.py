@@ -22,11 +22,11 @@ def both(input_pipeline, tiny_config, tmp_path):
 
     def both(canvas, count=4):
         tiny_config.dataset.canvas = canvas
-        source = sources.load(tiny_config.dataset, "train")
+        split = sources.load(tiny_config.dataset, "train")
         records = tmp_path / "records.tfrecord"
-        input_pipeline.write_records(records, source, tiny_config, count)
+        input_pipeline.write_records(records, split, tiny_config, count)
         ours = functools.partial(
-            input_pipeline.our_batches, source, tiny_config, 2, count
+            input_pipeline.our_batches, split, tiny_config, 2, count
         )
         return ours, input_pipeline.tf_batches(records, tiny_config, 2)
 

@@ -42,7 +42,7 @@ from borrow_det.errors import InputError
         ("nms.iou", 1.5),
         ("nms.max_total", 0),
         ("loss.matching", -1.0),
-        ("evaluation.source_scale", 1.0),
+        ("evaluation.lender_scale", 1.0),
         ("loss.positive_iou", float("nan")),
         ("augment.crop_tries", 0),
         ("augment.min_crop", 0.0),

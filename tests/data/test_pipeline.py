@@ -50,14 +50,14 @@ def same(record, index):
     return record
 
 
-def made_source(*sizes, **fields):
-    return sources.Source(
-        name="made",
-        split="train",
+def made_split(*sizes, **fields):
+    return sources.Split(
+        dataset="made",
+        name="train",
         class_names=("a",),
         category_ids=(1,),
         records=Made(tuple(sizes), **fields),
-        normalise=same,
+        convert=same,
     )
 
 
@@ -77,8 +77,8 @@ def concatenate(batches):
 
 
 def test_every_epoch_shows_every_image_once_in_a_new_order(drawn_config):
-    source = sources.load(drawn_config.dataset, "train")
-    batches = take(pipeline.train_batches(source, drawn_config), 15)
+    split = sources.load(drawn_config.dataset, "train")
+    batches = take(pipeline.train_batches(split, drawn_config), 15)
     ids = concatenate(batches)["image_id"].reshape(3, 40)
     for epoch in ids:
         assert sorted(epoch) == list(range(40))
@@ -88,8 +88,8 @@ def test_every_epoch_shows_every_image_once_in_a_new_order(drawn_config):
 
 
 def test_a_batch_holds_its_records(drawn_config):
-    source = sources.load(drawn_config.dataset, "train")
-    batch = next(pipeline.train_batches(source, drawn_config))
+    split = sources.load(drawn_config.dataset, "train")
+    batch = next(pipeline.train_batches(split, drawn_config))
     dtypes = {name: (value.dtype.name, value.shape) for name, value in batch.items()}
     assert dtypes == {
         "image": ("uint8", (8, 64, 64, 3)),
@@ -102,7 +102,7 @@ def test_a_batch_holds_its_records(drawn_config):
         "mask": ("bool", (8,)),
     }
     for i, image_id in enumerate(batch["image_id"]):
-        record = source[int(image_id)]
+        record = split[int(image_id)]
         n = len(record["boxes"])
         decoded = decode.decode_image(record, "image")
         np.testing.assert_array_equal(batch["image"][i], decoded)
@@ -112,29 +112,29 @@ def test_a_batch_holds_its_records(drawn_config):
 
 
 def test_batches_depend_on_seed_and_step_alone(drawn_config):
-    source = sources.load(drawn_config.dataset, "train")
-    first = take(pipeline.train_batches(source, drawn_config), 9)
+    split = sources.load(drawn_config.dataset, "train")
+    first = take(pipeline.train_batches(split, drawn_config), 9)
     # Resumed at a step, epochs on; by random access; with other threads.
-    resumed = take(pipeline.train_batches(source, drawn_config, start_step=7), 2)
-    dataset = pipeline.train_dataset(source, drawn_config)
+    resumed = take(pipeline.train_batches(split, drawn_config, start_step=7), 2)
+    dataset = pipeline.train_dataset(split, drawn_config)
     drawn_config.dataset.num_threads = 0
-    unthreaded = take(pipeline.train_batches(source, drawn_config), 9)
+    unthreaded = take(pipeline.train_batches(split, drawn_config), 9)
     for step in (7, 8):
         assert_equal_batches(resumed[step - 7], first[step])
     for step in range(9):
         assert_equal_batches(unthreaded[step], first[step])
     np.testing.assert_array_equal(dataset[5]["image"], first[5]["image"])
     drawn_config.seed = 1
-    other = next(pipeline.train_batches(source, drawn_config))
+    other = next(pipeline.train_batches(split, drawn_config))
     assert (other["image_id"] != first[0]["image_id"]).any()
 
 
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_workers_change_nothing(drawn_config, num_workers):
-    source = sources.load(drawn_config.dataset, "train")
-    expected = take(pipeline.train_batches(source, drawn_config, start_step=3), 6)
+    split = sources.load(drawn_config.dataset, "train")
+    expected = take(pipeline.train_batches(split, drawn_config, start_step=3), 6)
     drawn_config.dataset.num_workers = num_workers
-    batches = pipeline.train_batches(source, drawn_config, start_step=3)
+    batches = pipeline.train_batches(split, drawn_config, start_step=3)
     found = take(batches, 6)
     batches.close()
     for a, b in zip(found, expected, strict=True):
@@ -143,10 +143,10 @@ def test_workers_change_nothing(drawn_config, num_workers):
 
 @pytest.mark.parametrize("process_count", [2, 4])
 def test_processes_share_the_same_global_batch(process_count, drawn_config):
-    source = sources.load(drawn_config.dataset, "train")
-    whole = take(pipeline.train_batches(source, drawn_config, 4), 3)
+    split = sources.load(drawn_config.dataset, "train")
+    whole = take(pipeline.train_batches(split, drawn_config, 4), 3)
     shares = [
-        take(pipeline.train_batches(source, drawn_config, 4, p, process_count), 3)
+        take(pipeline.train_batches(split, drawn_config, 4, p, process_count), 3)
         for p in range(process_count)
     ]
     for step in range(3):
@@ -161,10 +161,10 @@ def test_processes_share_the_same_global_batch(process_count, drawn_config):
 def test_evaluation_covers_each_image_once(
     number, batch_size, process_count, drawn_config
 ):
-    source = sources.load(drawn_config.dataset, f"validation[:{number}]")
+    split = sources.load(drawn_config.dataset, f"validation[:{number}]")
     drawn_config.eval_batch_size = batch_size
     shares = [
-        list(pipeline.eval_batches(source, drawn_config, p, process_count))
+        list(pipeline.eval_batches(split, drawn_config, p, process_count))
         for p in range(process_count)
     ]
     assert {len(share) for share in shares} == {-(-number // batch_size)}
@@ -182,8 +182,8 @@ def test_evaluation_covers_each_image_once(
 def test_larger_images_are_averaged_down_and_smaller_ones_padded(drawn_config):
     drawn_config.dataset.canvas = (30, 40)
     drawn_config.eval_batch_size = 4
-    source = made_source((30, 40), (60, 120), (300, 20), (8, 9))
-    (batch,) = pipeline.eval_batches(source, drawn_config)
+    split = made_split((30, 40), (60, 120), (300, 20), (8, 9))
+    (batch,) = pipeline.eval_batches(split, drawn_config)
     expected = [(30, 40), (20, 40), (30, 2), (8, 9)]
     np.testing.assert_array_equal(batch["image_size"], expected)
     for i, (height, width) in enumerate(expected):
@@ -204,7 +204,7 @@ def test_reduction_is_the_mean_over_areas():
 def test_crowd_and_difficult_boxes_are_ignored(drawn_config):
     drawn_config.batch_size = 1
     # Larger than the canvas: boxes stay normalised to the image.
-    batch = next(pipeline.train_batches(made_source((60, 160), boxes=4), drawn_config))
+    batch = next(pipeline.train_batches(made_split((60, 160), boxes=4), drawn_config))
     np.testing.assert_array_equal(batch["image_size"], [[24, 64]])
     np.testing.assert_array_equal(batch["ignore"][0], [False, True, True, *[False] * 7])
     sides = np.float32([0.1, 0.1 + 0.8 / 3, 0.9 - 0.8 / 3, 0.9])
@@ -221,13 +221,13 @@ def test_more_boxes_than_fit(overflow, labels, drawn_config, caplog):
     drawn_config.dataset.max_boxes = 3
     drawn_config.dataset.overflow = overflow
     drawn_config.batch_size = 2
-    source = made_source((8, 8), (8, 8), (8, 8), (8, 8), boxes=5)
-    batches = pipeline.train_batches(source, drawn_config)
+    split = made_split((8, 8), (8, 8), (8, 8), (8, 8), boxes=5)
+    batches = pipeline.train_batches(split, drawn_config)
     for batch in take(batches, 2):
         np.testing.assert_array_equal(batch["labels"], [labels] * 2)
     # What is counted in an epoch was foretold.
     assert batches.counts == {"cut_boxes": 8, "bad_boxes": 0}
-    assert pipeline.check_training_data(source, drawn_config) == batches.counts
+    assert pipeline.check_training_data(split, drawn_config) == batches.counts
     assert "cut_boxes so far: 4" in caplog.text
 
 
@@ -235,27 +235,27 @@ def test_too_many_boxes_are_an_error_before_training(drawn_config):
     drawn_config.dataset.max_boxes = 3
     drawn_config.batch_size = 1
     whole, crowded = Made(((8, 8),) * 3, boxes=3), Made(((8, 8),) * 3, boxes=4)
-    source = dataclasses.replace(
-        made_source(),
+    split = dataclasses.replace(
+        made_split(),
         # What does not decode: no pixels are looked at.
         records=[record | {"image": b""} for record in (whole[0], whole[1])],
     )
-    assert pipeline.check_training_data(source, drawn_config)["cut_boxes"] == 0
-    source = dataclasses.replace(source, records=[*source.records, crowded[2]])
+    assert pipeline.check_training_data(split, drawn_config)["cut_boxes"] == 0
+    split = dataclasses.replace(split, records=[*split.records, crowded[2]])
     message = (
         r"2\.png of made holds 4 boxes, more than dataset\.max_boxes = 3: raise that, "
         r"or set dataset\.overflow to keep_largest or keep_first"
     )
     with pytest.raises(InputError, match=message):
-        pipeline.check_training_data(source, drawn_config)
-    source = dataclasses.replace(source, records=[crowded[2]])
+        pipeline.check_training_data(split, drawn_config)
+    split = dataclasses.replace(split, records=[crowded[2]])
     with pytest.raises(InputError, match=message):
-        next(pipeline.train_batches(source, drawn_config))
+        next(pipeline.train_batches(split, drawn_config))
 
 
 def test_evaluation_does_not_count_boxes(drawn_config):
     drawn_config.dataset.max_boxes = 3
-    batches = pipeline.eval_batches(made_source((8, 8), boxes=9), drawn_config)
+    batches = pipeline.eval_batches(made_split((8, 8), boxes=9), drawn_config)
     (batch,) = batches
     assert batch["mask"].sum() == 1
     assert not batches.counts
@@ -264,17 +264,17 @@ def test_evaluation_does_not_count_boxes(drawn_config):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_closing_ends_threads_and_workers(num_workers, drawn_config):
     drawn_config.dataset.num_workers = num_workers
-    for split, make in (
+    for name, make in (
         ("train", pipeline.train_batches),
         ("validation", pipeline.eval_batches),
     ):
-        source = sources.load(drawn_config.dataset, split)
+        split = sources.load(drawn_config.dataset, name)
         # Grain frees shared memory by threads of the whole process: the first workers
         # start them, and they stay.
-        with contextlib.closing(make(source, drawn_config)) as batches:
+        with contextlib.closing(make(split, drawn_config)) as batches:
             next(batches)
         before = set(threading.enumerate())
-        with contextlib.closing(make(source, drawn_config)) as batches:
+        with contextlib.closing(make(split, drawn_config)) as batches:
             next(batches)
             assert len(multiprocessing.active_children()) == num_workers
             started = set(threading.enumerate()) - before
@@ -289,7 +289,7 @@ def test_bad_boxes_are_counted(drawn_config, caplog):
     caplog.set_level(logging.WARNING)
     drawn_config.batch_size = 2
     batches = pipeline.train_batches(
-        made_source((8, 8), (8, 8), bad_boxes=1), drawn_config
+        made_split((8, 8), (8, 8), bad_boxes=1), drawn_config
     )
     take(batches, 5)
     assert batches.counts["bad_boxes"] == 10
@@ -299,8 +299,8 @@ def test_bad_boxes_are_counted(drawn_config, caplog):
 
 
 def test_damaged_records_are_named(drawn_config):
-    source = made_source((8, 8))
-    record = source[0]
+    split = made_split((8, 8))
+    record = split[0]
     for change, message in (
         ({"image": b""}, "x does not decode"),
         ({"image": b"hello"}, "x does not decode"),
@@ -312,8 +312,8 @@ def test_damaged_records_are_named(drawn_config):
 
 def test_closing_frees_the_shared_memory_of_the_last_batch(drawn_config):
     drawn_config.dataset.num_workers = 1
-    source = sources.load(drawn_config.dataset, "validation")
-    with contextlib.closing(pipeline.eval_batches(source, drawn_config)) as batches:
+    split = sources.load(drawn_config.dataset, "validation")
+    with contextlib.closing(pipeline.eval_batches(split, drawn_config)) as batches:
         images = [weakref.ref(batch["image"]) for batch in batches]
     assert [image() for image in images] == [None, None]
 
@@ -335,16 +335,16 @@ def test_settings_that_cannot_be(field, value, message, drawn_config):
         pipeline.eval_batches if field == "eval_batch_size" else pipeline.train_batches
     )
     with pytest.raises(InputError, match=message):
-        start(made_source((8, 8)), drawn_config, process_index=0, process_count=2)
+        start(made_split((8, 8)), drawn_config, process_index=0, process_count=2)
     if field.startswith("dataset."):
         with pytest.raises(InputError, match=message):
-            pipeline.check_training_data(made_source((8, 8)), drawn_config)
+            pipeline.check_training_data(made_split((8, 8)), drawn_config)
 
 
 @pytest.mark.parametrize(
     "function",
     [
-        pipeline.check_source,
+        pipeline.check_split,
         pipeline.check_training_data,
         pipeline.train_batches,
         pipeline.eval_batches,
@@ -352,4 +352,4 @@ def test_settings_that_cannot_be(field, value, message, drawn_config):
 )
 def test_empty_splits_are_refused(function, drawn_config):
     with pytest.raises(InputError, match="made train holds no images"):
-        function(made_source(), drawn_config)
+        function(made_split(), drawn_config)

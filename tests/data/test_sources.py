@@ -5,9 +5,9 @@ from borrow_det.data import sources
 from borrow_det.errors import InputError
 
 
-def names(config, split):
-    source = sources.load(config.dataset, split)
-    return [source[i]["file_name"] for i in range(len(source))]
+def names(config, name):
+    split = sources.load(config.dataset, name)
+    return [split[i]["file_name"] for i in range(len(split))]
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def test_unknown_policy(drawn_config):
 
 
 def test_index_beyond_the_end(drawn_config):
-    source = sources.load(drawn_config.dataset, "validation")
+    split = sources.load(drawn_config.dataset, "validation")
     for index in (12, -1):
         with pytest.raises(IndexError):
-            source[index]
+            split[index]
 
 
 def test_ground_truth_of_drawn_scenes(drawn_config):
-    source = sources.load(drawn_config.dataset, "validation[:4]")
-    truth = sources.ground_truth(source)
+    split = sources.load(drawn_config.dataset, "validation[:4]")
+    truth = sources.ground_truth(split)
     assert truth["categories"] == [
         {"id": 1, "name": "stripes_0"},
         {"id": 2, "name": "stripes_45"},
@@ -85,7 +85,7 @@ def test_ground_truth_of_drawn_scenes(drawn_config):
         range(1, len(truth["annotations"]) + 1)
     )
     for image_id in range(4):
-        record = source[image_id]
+        record = split[image_id]
         rows = [a for a in truth["annotations"] if a["image_id"] == image_id]
         x, y, w, h = np.array([a["bbox"] for a in rows]).T
         np.testing.assert_allclose(

@@ -20,8 +20,8 @@ def workdir(tmp_path):
     return tmp_path
 
 
-def source(split, names):
-    return types.SimpleNamespace(split=split, class_names=names, reference_lines={})
+def split_of(name, names):
+    return types.SimpleNamespace(name=name, class_names=names, reference_lines={})
 
 
 def test_each_class_of_each_split_has_a_row(workdir):
@@ -30,9 +30,9 @@ def test_each_class_of_each_split_has_a_row(workdir):
         "test": {"AP": 0.125, "AP/cat": math.nan, "AP/dog": 0.125},
     }
     metrics["test"] |= {"AP_11point": 0.375, "AP_11point/dog": 0.375}
-    sources = [source(split, ("cat", "dog")) for split in metrics]
+    splits = [split_of(name, ("cat", "dog")) for name in metrics]
     (workdir / "evaluations").mkdir()
-    shown = report.write_report(DetectionTask, workdir, sources, metrics, {})
+    shown = report.write_report(DetectionTask, workdir, splits, metrics, {})
     written = (workdir / "report.md").read_text()
     assert written.splitlines()[4:] == [
         "",
@@ -61,7 +61,7 @@ def test_many_classes_are_in_the_file_alone(workdir, count, on_console):
     names = tuple(f"class {i}" for i in range(count))
     metrics = {"val": {f"AP/{name}": 0.5 for name in names}}
     shown = report.write_report(
-        DetectionTask, workdir, [source("val", names)], metrics, {}
+        DetectionTask, workdir, [split_of("val", names)], metrics, {}
     )
     assert ("class 29" in shown) == on_console
     assert f"| class {count - 1} |" in (workdir / "report.md").read_text()
@@ -71,8 +71,8 @@ def test_details_and_comparisons_have_tables_of_their_own(workdir):
     metrics = {"val": {"AP": 0.5, "borrow/lift_same": 2.5, "borrow/entropy": 0.75}}
     compared = {"val/small_found": 0.75, "swapped/small_found": 1.0}
     compared |= {"swapped/followed": 0.125}
-    sources = [source("val", ("cat", "dog"))]
-    shown = report.write_report(DetectionTask, workdir, sources, metrics, compared)
+    splits = [split_of("val", ("cat", "dog"))]
+    shown = report.write_report(DetectionTask, workdir, splits, metrics, compared)
     expected = [
         "| split |    AP |",
         "| ----- | ----: |",

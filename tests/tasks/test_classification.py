@@ -63,9 +63,9 @@ def train_mesh(devices):
 def one_step(config, devices):
     """(metrics, parameters) after one step on the first batch, in NumPy."""
     mesh = train_mesh(devices)
-    source = ClassificationTask.open(config).train
-    task = ClassificationTask(config, len(source.class_names))
-    batch = next(task.train_batches(source, 0))
+    split = ClassificationTask.open(config).train
+    task = ClassificationTask(config, len(split.class_names))
+    batch = next(task.train_batches(split, 0))
     state = train_step.init_state(task, config, mesh)
     step = train_step.make_train_step(task, config, mesh)
     state, metrics = step(state, mesh_lib.put_batch(batch, mesh))
@@ -90,8 +90,8 @@ def test_devices_and_micro_batches_change_no_more_than_rounding(tiny_crops_confi
 def test_each_example_has_its_own_draws(tiny_crops_config):
     config = tiny_crops_config
     task = ClassificationTask(config, 4)
-    source = task.open(config).train
-    batch = next(task.train_batches(source, 0))
+    split = task.open(config).train
+    batch = next(task.train_batches(split, 0))
     same = {name: np.repeat(value[:1], 4, axis=0) for name, value in batch.items()}
     prepare = jax.jit(task.prepare)
     examples, totals = prepare(jax.random.key(0), same)
@@ -119,27 +119,27 @@ def test_without_augmentation_it_trains_on_what_it_is_evaluated_on(tiny_crops_co
 
 
 @pytest.fixture
-def changed_sources(monkeypatch):
+def changed_splits(monkeypatch):
     """A function: sources open as before, with these fields."""
     load_splits = sources.load_splits
 
     def change(**fields):
         def changed(*arguments):
             found = load_splits(*arguments)
-            return [dataclasses.replace(source, **fields) for source in found]
+            return [dataclasses.replace(split, **fields) for split in found]
 
         monkeypatch.setattr(sources, "load_splits", changed)
 
     return change
 
 
-def test_detection_refuses_a_set_without_boxes(tiny_crops_config, changed_sources):
-    changed_sources(whole_images=True)
+def test_detection_refuses_a_set_without_boxes(tiny_crops_config, changed_splits):
+    changed_splits(whole_images=True)
     with pytest.raises(InputError, match="no boxes: it is for task=classification"):
         detection.DetectionTask.open(tiny_crops_config)
 
 
-def test_a_single_class_is_refused(tiny_crops_config, changed_sources):
-    changed_sources(class_names=("face",))
+def test_a_single_class_is_refused(tiny_crops_config, changed_splits):
+    changed_splits(class_names=("face",))
     with pytest.raises(InputError, match="has the class face alone"):
         ClassificationTask.open(tiny_crops_config)

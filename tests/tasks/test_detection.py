@@ -212,9 +212,9 @@ def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):
     assert detector.category_ids == (3, 5, 9, 11)
     assert detector.class_names[1] == "stripes_45"
     assert detector.canvas == detector.input_size == (64, 64)
-    source = sources.load(tiny_run.config.dataset, "val")
+    split = sources.load(tiny_run.config.dataset, "val")
     found = []
-    for batch in pipeline.eval_batches(source, tiny_run.config):
+    for batch in pipeline.eval_batches(split, tiny_run.config):
         out = detector(batch["image"], batch["image_size"])
         for i in np.flatnonzero(batch["mask"]):
             kept = out["mask"][i]

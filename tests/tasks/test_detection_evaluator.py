@@ -13,14 +13,14 @@ from borrow_det.tasks.task import EvalSet
 
 @pytest.fixture
 def eval_set(tiny_config):
-    source = sources.load(tiny_config.dataset, "val")
-    return EvalSet(source, sources.ground_truth(source))
+    split = sources.load(tiny_config.dataset, "val")
+    return EvalSet(split, sources.ground_truth(split))
 
 
 @pytest.mark.parametrize(("max_boxes", "rows"), [(12, 12), (4, 12), (3, 12), (50, 50)])
 def test_no_box_is_left_out(tiny_config, eval_set, max_boxes, rows):
     tiny_config.dataset.max_boxes = max_boxes
-    counts = [len(eval_set.source[i]["boxes"]) for i in range(len(eval_set.source))]
+    counts = [len(eval_set.split[i]["boxes"]) for i in range(len(eval_set.split))]
     assert 8 < max(counts) <= 12
     batches = DetectionTask(tiny_config, 4).eval_batches(eval_set)
     found = []
@@ -32,7 +32,7 @@ def test_no_box_is_left_out(tiny_config, eval_set, max_boxes, rows):
 
 
 def test_small_is_the_area_of_the_annotation(tiny_config, eval_set):
-    record = dict(eval_set.source[0])
+    record = dict(eval_set.split[0])
     record["area"] = np.full(len(record["boxes"]), 1025.0, np.float32)
     record["area"][[0, 2]] = 0.0, 1024.0
     row = EvalRow.of(eval_set, tiny_config)(record)
@@ -41,7 +41,7 @@ def test_small_is_the_area_of_the_annotation(tiny_config, eval_set):
 
 
 def test_small_can_be_the_area_in_the_network_s_input(tiny_config, eval_set):
-    record = dict(eval_set.source[0])
+    record = dict(eval_set.split[0])
     # An eighth of the image.
     tiny_config.input_size = (record["height"] // 2, record["width"] // 4)
     record["area"] = np.full(len(record["boxes"]), 8 * 1024 + 8.0, np.float32)
@@ -85,7 +85,7 @@ def test_figures_of_attention_and_of_precision_are_of_the_same_objects(
     side = int(32 * 64 / area**0.5)
     tiny_config.input_size = (side, side)
     row = EvalRow.of(eval_set, tiny_config)
-    rows = [row(eval_set.source[i]) for i in range(len(eval_set.source))]
+    rows = [row(eval_set.split[i]) for i in range(len(eval_set.split))]
     attended = sum(int(r["small"].sum()) for r in rows)
     figures = score(eval_set.truth, [], tiny_config)
     counted = [figures[f"objects_small_{g}_source"] for g in ("with", "without")]
@@ -105,8 +105,8 @@ def test_answers_are_of_what_is_small_in_the_same_pixels(tiny_config, pixels, ac
     }
     splits = {"validation": None, "swapped": "validation"}
     eval_sets = [
-        EvalSet(types.SimpleNamespace(split=split, counterfactual_of=factual), truth)
-        for split, factual in splits.items()
+        EvalSet(types.SimpleNamespace(name=name, counterfactual_of=factual), truth)
+        for name, factual in splits.items()
     ]
     task = DetectionTask(tiny_config, 4)
     figures = task.compare(eval_sets, lambda eval_set: [{**box, "score": 0.9}])

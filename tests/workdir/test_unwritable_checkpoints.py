@@ -29,7 +29,7 @@ SAVER = """
     import resource, signal, sys, time
     import jax.numpy as jnp
     import numpy as np
-    from borrow_det import checkpoints
+    from borrow_det.workdir import checkpoints
     from borrow_det.errors import InputError
 
     folder, limit = sys.argv[1], int(sys.argv[2])

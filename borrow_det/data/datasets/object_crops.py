@@ -15,36 +15,36 @@ class ObjectCrops:
     """One object a record, with random access; the images stay where they are.
 
     Attributes:
-      source: the split that holds the objects.
+      split: the split that holds the objects.
       objects: int [n, 2], (image, box) of each; None where every image is an object.
       context: dataset.crop_context, shares of a box's sides to take along.
       counts: "left_out" objects, and "bad_boxes" as in `Batches.counts`.
     """
 
-    source: sources.Source
+    split: sources.Split
     objects: np.ndarray | None
     context: float
     counts: dict[str, int]
 
     @property
-    def name(self) -> str:
-        """The data set's, as in dataset.name."""
-        return self.source.name
+    def dataset(self) -> str:
+        """Name of the data set, as in dataset.name."""
+        return self.split.dataset
 
     @property
-    def split(self) -> str:
-        """As asked for, slices included."""
-        return self.source.split
+    def name(self) -> str:
+        """Name of the split as asked for, slices included."""
+        return self.split.name
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """By class index."""
-        return self.source.class_names
+        return self.split.class_names
 
     @property
     def category_ids(self) -> tuple[int, ...]:
         """By class index."""
-        return self.source.category_ids
+        return self.split.category_ids
 
     @property
     def reference_lines(self) -> Mapping[str, float]:
@@ -53,7 +53,7 @@ class ObjectCrops:
 
     def __len__(self) -> int:
         """The number of objects."""
-        return len(self.source if self.objects is None else self.objects)
+        return len(self.split if self.objects is None else self.objects)
 
     def __getitem__(self, index: int) -> dict:
         """The record of one object.
@@ -63,7 +63,7 @@ class ObjectCrops:
         part of the image that shows it: [top, left, bottom, right] in whole pixels.
         """
         image, box = (index, 0) if self.objects is None else self.objects[index]
-        record = self.source[int(image)]
+        record = self.split[int(image)]
         names = ("image", "file_name", "height", "width")
         return {
             **{name: record[name] for name in names},
@@ -88,30 +88,30 @@ def load_splits(dataset_config) -> list[ObjectCrops]:
     """
     names = (dataset_config.train_split, *dataset_config.eval_splits)
     return [
-        _of_source(source, dataset_config)
-        for source in sources.load_splits(dataset_config, names)
+        _of_split(split, dataset_config)
+        for split in sources.load_splits(dataset_config, names)
     ]
 
 
-def _of_source(source, dataset_config):
+def _of_split(split, dataset_config):
     context = dataset_config.crop_context
-    if source.whole_images:
-        return ObjectCrops(source, None, context, {})
+    if split.whole_images:
+        return ObjectCrops(split, None, context, {})
     objects, left_out, bad_boxes = [], 0, 0
-    for image in range(len(source)):
-        record = source[image]
+    for image in range(len(split)):
+        record = split[image]
         usable = _usable(record, dataset_config.min_crop_side)
         objects += [(image, box) for box in np.flatnonzero(usable)]
         left_out += int((~usable).sum())
         bad_boxes += record["bad_boxes"]
     if not objects:
         raise InputError(
-            f"{source.name} {source.split} holds no object whose sides measure "
+            f"{split.dataset} {split.name} holds no object whose sides measure "
             f"dataset.min_crop_side = {dataset_config.min_crop_side} pixels: lower "
             "that, or name another split"
         )
-    counts = {**source.counts, "left_out": left_out, "bad_boxes": bad_boxes}
-    return ObjectCrops(source, np.array(objects), context, counts)
+    counts = {**split.counts, "left_out": left_out, "bad_boxes": bad_boxes}
+    return ObjectCrops(split, np.array(objects), context, counts)
 
 
 def _usable(record, min_side):

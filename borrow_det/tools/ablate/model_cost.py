@@ -46,15 +46,15 @@ def measure(
     return costs
 
 
-def first_source(config: ml_collections.ConfigDict) -> sources.Source:
+def first_split(config: ml_collections.ConfigDict) -> sources.Split:
     """The evaluation's first split; opened once for all rows that read the same."""
     return _open(ml_collections.FrozenConfigDict(config.dataset))
 
 
 @functools.cache
 def _open(dataset):
-    (source,) = sources.load_splits(dataset, dataset.eval_splits[:1])
-    return source
+    (split,) = sources.load_splits(dataset, dataset.eval_splits[:1])
+    return split
 
 
 def _detect_call(task, variables, image):
@@ -66,8 +66,8 @@ def _first_image(config):
     """Canvas [1, Hc, Wc, 3] and size [1, 2] of a split's first image."""
     config = config.copy_and_resolve_references()
     config.eval_batch_size = 1
-    source = first_source(config)
-    with contextlib.closing(pipeline.eval_batches(source, config)) as batches:
+    split = first_split(config)
+    with contextlib.closing(pipeline.eval_batches(split, config)) as batches:
         batch = next(batches)
     return jax.device_put((batch["image"], batch["image_size"]))
 

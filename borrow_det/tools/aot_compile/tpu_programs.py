@@ -175,11 +175,11 @@ class Program:
         config = self._config.copy_and_resolve_references()
         config.batch_size = config.eval_batch_size = 1
         config.dataset.num_workers = 0
-        task, source = self._make_task(config), _one_image(config)
+        task, split = self._make_task(config), _one_image(config)
         batches = (
-            task.train_batches(source, 0)
+            task.train_batches(split, 0)
             if self.name == "train"
-            else task.eval_batches(EvalSet(source, {"annotations": []}))
+            else task.eval_batches(EvalSet(split, {"annotations": []}))
         )
         with contextlib.closing(batches):
             batch = next(batches)
@@ -248,7 +248,7 @@ def _beyond(fitting: dict[int, int], memory: int) -> int:
 
 
 def _one_image(config):
-    """A source of one image, all of it an object."""
+    """A split of one image, all of it an object."""
     height, width = config.dataset.canvas
     encoded = cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes()
     record = {
@@ -264,14 +264,14 @@ def _one_image(config):
         "area": np.full(1, height * width, np.float32),
         "bad_boxes": 0,
     }
-    source = sources.Source(
-        name="empty",
-        split="train",
+    split = sources.Split(
+        dataset="empty",
+        name="train",
         class_names=("object",),
         category_ids=(1,),
         records=(record,),
-        normalise=lambda record, index: record,
+        convert=lambda record, index: record,
     )
     if config.task == "classification":
-        return object_crops.ObjectCrops(source, None, config.dataset.crop_context, {})
-    return source
+        return object_crops.ObjectCrops(split, None, config.dataset.crop_context, {})
+    return split

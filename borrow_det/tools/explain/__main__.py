@@ -11,7 +11,7 @@ that scores --score or more, or for one that --detection names, DIR then holds
                      its detections by falling score, and of those that are explained
                      the share of the attention that each level has, the strongest
                      sources, the precision (the share inside of larger detections of
-                     the same class: evaluation.source_scale times the side) and
+                     the same class: evaluation.lender_scale times the side) and
                      `positions`, what the precision of an even spread would be;
   index.html         all of it in one page, which needs no network and no other file.
 What an earlier call left there is replaced, its pictures too.
@@ -170,7 +170,7 @@ def _settings(detector, options):
         workdir=readable(options.workdir),
         step=detector.step,
         similarity=detector.config.borrow.similarity,
-        source_scale=detector.config.evaluation.source_scale,
+        lender_scale=detector.config.evaluation.lender_scale,
         score=options.score,
         small=options.small,
         detection=options.detection,
@@ -211,17 +211,17 @@ def _of_files(paths) -> list[Callable[[], Picture]]:
     return [functools.partial(read, path) for path in paths]
 
 
-def _of_split(detector, split) -> list[Callable[[], Picture]]:
+def _of_split(detector, name) -> list[Callable[[], Picture]]:
     """Readers of a split of the run's data set."""
-    source = sources.load(detector.config.dataset, split)
-    pipeline.check_source(source, detector.config)
+    split = sources.load(detector.config.dataset, name)
+    pipeline.check_split(split, detector.config)
 
     def read(index):
-        record = source[index]
+        record = split[index]
         name = record["file_name"]
         return Picture(name, decode.decode_image(record, name))
 
-    return [functools.partial(read, index) for index in range(len(source))]
+    return [functools.partial(read, index) for index in range(len(split))]
 
 
 def _flags() -> flags.FlagValues:

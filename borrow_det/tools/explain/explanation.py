@@ -28,7 +28,7 @@ class Found(NamedTuple):
         return [x0, y0, x1 - x0, y1 - y0]
 
 
-class Source(NamedTuple):
+class SourcePosition(NamedTuple):
     """A position that was borrowed from."""
 
     level: int  # From 0.
@@ -46,7 +46,7 @@ class Borrowed(NamedTuple):
       heat: by source level, its share of the attention, position by position: float
         [H, W]; all levels' sum is 1, less where rows of P are zero.
       sources: the strongest positions, falling.
-      lenders: the detections of its class that are larger by evaluation.source_scale.
+      lenders: the detections of its class that are larger by evaluation.lender_scale.
       positions: the share of the source positions that lie in the lenders' boxes:
         the precision of attention that is spread evenly.
       precision: the share of the attention inside of the lenders' boxes; None where
@@ -56,7 +56,7 @@ class Borrowed(NamedTuple):
     level: int
     descriptors: np.ndarray
     heat: dict[int, np.ndarray]
-    sources: tuple[Source, ...]
+    sources: tuple[SourcePosition, ...]
     lenders: tuple[int, ...]
     positions: float
     precision: float | None
@@ -120,7 +120,7 @@ def explain(
     weights = np.mean(shares, axis=0, dtype=np.float64)
     levels = task.source_levels(level)
     centers = task.centers(levels)
-    scale = task.config.evaluation.source_scale
+    scale = task.config.evaluation.lender_scale
     valid = np.ones(len(found.labels), bool)
     lends = np.flatnonzero(
         borrow_targets.lenders(found.boxes, found.labels, valid, scale)[k]
@@ -129,7 +129,7 @@ def explain(
     strongest = np.argsort(-weights, kind="stable")[:count]
     of_level = task.position_levels(levels)
     sources = tuple(
-        Source(
+        SourcePosition(
             int(of_level[t]),
             tuple(centers[t].tolist()),
             float(weights[t]),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
 
 _CLASS = 24  # Letters of a class name in pictures and lists.
 _NAMED = 2  # Detections named in a source's line; the others are counted.
@@ -16,7 +16,7 @@ class Settings(NamedTuple):
     workdir: str
     step: int
     similarity: str  # The run's borrow.similarity.
-    source_scale: float  # The run's evaluation.source_scale: what makes "larger".
+    lender_scale: float  # The run's evaluation.lender_scale: what makes "larger".
     score: float  # The tool's flags, as the next three.
     small: float
     detection: int | None
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
         words = (
             f"Made with {self.workdir}, step {self.step}: {self.asked}, of those with "
             f"a score of {self.score:g} or more, by the descriptors of {seen}. Larger "
-            f"means at least {self.source_scale:g} times the side."
+            f"means at least {self.lender_scale:g} times the side."
         )
         if self.similarity == "dot_product":
             words += (
@@ -110,7 +110,7 @@ def strongest(borrowed: Borrowed) -> str:
 
 
 def where(
-    source: Source,
+    source: SourcePosition,
     k: int,
     borrowed: Borrowed,
     found: Found,

@@ -28,13 +28,13 @@ def test_records_hold_what_the_files_say(folder, noise_image):
     folder.coco["annotations"][0].update(area=11.5, iscrowd=1)
     folder.coco["annotations"][1].update(difficult=1)
     folder.write()
-    source = sources.load(folder.config(), "train")
+    split = sources.load(folder.config(), "train")
 
-    assert len(source) == 3
-    assert source.class_names == ("cat", "dog")
-    assert source.category_ids == (1, 7)
-    assert source.reference_lines == {}
-    a, empty, b = (source[i] for i in range(3))
+    assert len(split) == 3
+    assert split.class_names == ("cat", "dog")
+    assert split.category_ids == (1, 7)
+    assert split.reference_lines == {}
+    a, empty, b = (split[i] for i in range(3))
     assert a["image"] == (folder.folder / "images" / "a.png").read_bytes()
     assert (a["file_name"], a["image_id"]) == ("a.png", 10)
     assert (a["height"], a["width"]) == (24, 32)
@@ -189,14 +189,14 @@ def test_policies_and_their_counts(folder, noise_image, caplog):
         InputError, match=r"\[20, 4, 20, 8\] of annotation 2 in a\.png lies outside"
     ):
         sources.load(folder.config("error"), "train")
-    source = sources.load(folder.config("drop"), "train")
-    assert source.counts == {"clipped": 0, "dropped": 3}
-    dropped = source[0]
+    split = sources.load(folder.config("drop"), "train")
+    assert split.counts == {"clipped": 0, "dropped": 3}
+    dropped = split[0]
     np.testing.assert_array_equal(dropped["labels"], [0, 0])
     assert "train: dataset.bad_boxes=drop clipped 0 boxes and dropped 3" in caplog.text
-    source = sources.load(folder.config("clip"), "train[:1]")
-    assert source.counts == {"clipped": 1, "dropped": 2}
-    clipped = source[0]
+    split = sources.load(folder.config("clip"), "train[:1]")
+    assert split.counts == {"clipped": 1, "dropped": 2}
+    clipped = split[0]
     np.testing.assert_array_equal(clipped["labels"], [0, 1, 0])
     np.testing.assert_allclose(
         clipped["boxes"][1:], [[4 / 24, 20 / 32, 0.5, 1], [4 / 24, 0, 0.5, 7.3 / 32]]
@@ -225,11 +225,11 @@ def test_a_folder_is_read_once_for_all_splits(folder, noise_image, caplog, monke
     monkeypatch.setattr(coco_json, "read_folder", count)
     names = ["val", "train", "val[1:]", "train+val"]
     found = sources.load_splits(folder.config("clip"), names)
-    assert [source.split for source in found] == names
+    assert [split.name for split in found] == names
     assert [[s[i]["file_name"][0] for i in range(len(s))] for s in found] == [
         *(["a", "b"], ["a"], ["b"], ["a", "a", "b"])
     ]
-    assert [source.counts for source in found] == [
+    assert [split.counts for split in found] == [
         {"clipped": 1, "dropped": 1},
         {"clipped": 0, "dropped": 1},
         {"clipped": 1, "dropped": 1},
@@ -259,8 +259,8 @@ def test_changed_data_makes_a_new_set(folder, noise_image):
     prepared = folder.folder / "prepared" / "coco_folder"
 
     def load():
-        source = sources.load(folder.config(), "train")
-        return source[0], len(list(prepared.iterdir()))
+        split = sources.load(folder.config(), "train")
+        return split[0], len(list(prepared.iterdir()))
 
     record, number = load()
     assert number == 1
@@ -283,15 +283,16 @@ def test_killed_preparation_is_not_taken_for_the_set(folder, noise_image):
     script = textwrap.dedent(
         f"""
         import sys, time
-        from borrow_det.data import coco_folder, stored_image
-        read, left = stored_image.read, [4]
+        from borrow_det.data.datasets import coco_folder
+        from borrow_det.data.images import upright
+        read, left = upright.read, [4]
         def slow(path):
             left[0] -= 1
             if not left[0]:
                 print("halfway", flush=True)
                 time.sleep(600)
             return read(path)
-        stored_image.read = slow
+        upright.read = slow
         folder = {str(folder.folder)!r}
         coco_folder.open_folder(folder, "error", folder + "/prepared")
         """
@@ -308,10 +309,8 @@ def test_killed_preparation_is_not_taken_for_the_set(folder, noise_image):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list((folder.folder / "prepared").rglob("incomplete.*"))
-    source = sources.load(folder.config(), "train")
-    assert [source[i]["image_id"] for i in range(len(source))] == list(
-        range(10, 70, 10)
-    )
+    split = sources.load(folder.config(), "train")
+    assert [split[i]["image_id"] for i in range(len(split))] == list(range(10, 70, 10))
 
 
 def test_faster_process_may_finish_first(folder, noise_image, monkeypatch):
@@ -351,8 +350,8 @@ def test_real_images(name, shared, tmp_path):
     dataset.name = "coco_folder"
     dataset.path = str(tmp_path / name)
     dataset.data_dir = str(tmp_path / "prepared")
-    source = sources.load(dataset, "val")
-    truth = sources.ground_truth(source)
+    split = sources.load(dataset, "val")
+    truth = sources.ground_truth(split)
     assert [i["id"] for i in truth["images"]] == [i["id"] for i in coco["images"]]
     order = {image["id"]: i for i, image in enumerate(coco["images"])}
     given = sorted(coco["annotations"], key=lambda a: order[a["image_id"]])
@@ -360,8 +359,8 @@ def test_real_images(name, shared, tmp_path):
         assert a["category_id"] == b["category_id"]
         np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
         np.testing.assert_allclose(a["area"], b["area"], rtol=1e-6)
-    for i in range(len(source)):
-        record = source[i]
+    for i in range(len(split)):
+        record = split[i]
         pixels = decode.decode_image(record, record["file_name"])
         pillow = PIL.Image.open(io.BytesIO(record["image"])).convert("RGB")
         assert np.abs(pixels.astype(int) - np.asarray(pillow)).max() <= 2

@@ -120,9 +120,9 @@ def test_of_scale_pairs_the_large_discs_are_taken(drawn_config):
     train, validation = object_crops.load_splits(drawn_config.dataset)
     assert (len(train), len(validation)) == (80, 24)
     # The classes are those of the records.
-    source = sources.load(drawn_config.dataset, "validation")
+    split = sources.load(drawn_config.dataset, "validation")
     large = []
-    for i in range(len(source)):
-        boxes, labels = source[i]["boxes"], source[i]["labels"]
+    for i in range(len(split)):
+        boxes, labels = split[i]["boxes"], split[i]["labels"]
         large += labels[(boxes[:, 2] - boxes[:, 0]) * 64 > 10].tolist()
     assert [validation[i]["label"] for i in range(24)] == large

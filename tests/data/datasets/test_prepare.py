@@ -86,8 +86,8 @@ def test_full_disk(folder, noise_image):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(error.value)
     assert not list((folder.folder / "prepared").rglob("*.array_record*"))
-    source = sources.load(folder.config(), "train")
-    assert [source[i]["image_id"] for i in range(len(source))] == [10, 20, 30]
+    split = sources.load(folder.config(), "train")
+    assert [split[i]["image_id"] for i in range(len(split))] == [10, 20, 30]
 
 
 def test_bugs_keep_their_traceback(folder, noise_image, monkeypatch):

@@ -232,9 +232,9 @@ def test_sizes_of_the_real_set():
 
 
 def test_reference_lines(drawn_config):
-    source = sources.load(drawn_config.dataset, "validation")
-    assert source.class_names == scale_pairs.SPECIES
-    assert sorted(source.reference_lines.values()) == [0.25, 0.5]
+    split = sources.load(drawn_config.dataset, "validation")
+    assert split.class_names == scale_pairs.SPECIES
+    assert sorted(split.reference_lines.values()) == [0.25, 0.5]
 
 
 def test_too_small_an_image(drawn_config):

@@ -254,14 +254,14 @@ def test_coco(config, tmp_path):
     write_coco(tmp_path / "archives")
     config.dataset.name = "coco/2017"
     config.dataset.bad_boxes = "drop"
-    source = sources.load(config.dataset, "validation")
-    by_id = {source[i]["image_id"]: source[i] for i in range(len(source))}
+    split = sources.load(config.dataset, "validation")
+    by_id = {split[i]["image_id"]: split[i] for i in range(len(split))}
     assert sorted(by_id) == [139, 140]
-    assert len(source.class_names) == len(source.category_ids) == 80
-    assert source.class_names == tuple(f"class {i}" for i in source.category_ids)
+    assert len(split.class_names) == len(split.category_ids) == 80
+    assert split.class_names == tuple(f"class {i}" for i in split.category_ids)
     record = by_id[139]
     assert record["file_name"] == "000000000139.jpg"
-    truth = sources.ground_truth(source)
+    truth = sources.ground_truth(split)
     found = {a["category_id"]: a for a in truth["annotations"]}
     assert sorted(found) == [1, 90]  # 13 was dropped ...
     assert record["bad_boxes"] == 1  # ... and counted.
@@ -271,15 +271,15 @@ def test_coco(config, tmp_path):
     assert (found[90]["iscrowd"], found[1]["iscrowd"]) == (0, 1)
     assert by_id[140]["boxes"].shape == (0, 4)
     config.batch_size = 2
-    batch = next(pipeline.train_batches(source, config))
+    batch = next(pipeline.train_batches(split, config))
     row = list(batch["image_id"]).index(139)
     crowd = batch["labels"][row] == 0
     np.testing.assert_array_equal(
         batch["ignore"][row][:2], crowd[:2] & batch["box_mask"][row][:2]
     )
-    counts = pipeline.check_training_data(source, config)
+    counts = pipeline.check_training_data(split, config)
     assert counts == {"cut_boxes": 0, "bad_boxes": 1}
-    assert source.counts == {}  # Nothing was done when it was prepared.
+    assert split.counts == {}  # Nothing was done when it was prepared.
     config.dataset.bad_boxes = "error"
     with pytest.raises(InputError, match=r"box 2 of 000000000139\.jpg.* has no area"):
         sources.ground_truth(sources.load(config.dataset, "validation"))
@@ -322,10 +322,10 @@ def test_wider_face(config, tmp_path):
     write_wider_face(tmp_path / "archives")
     config.dataset.name = "wider_face"
     config.dataset.bad_boxes = "drop"
-    source = sources.load(config.dataset, "train")
-    assert source.class_names == ("face",)
-    assert source.category_ids == (1,)
-    by_name = {source[i]["file_name"]: source[i] for i in range(len(source))}
+    split = sources.load(config.dataset, "train")
+    assert split.class_names == ("face",)
+    assert split.category_ids == (1,)
+    by_name = {split[i]["file_name"]: split[i] for i in range(len(split))}
     assert sorted(r["image_id"] for r in by_name.values()) == [0, 1, 2]
     parade = by_name["0--Parade/0_Parade_1.jpg"]
     np.testing.assert_array_equal(parade["is_difficult"], [False, True])
@@ -375,12 +375,12 @@ def test_kitti(config, tmp_path):
     ids = [[part[i]["image_id"] for i in range(len(part))] for part in parts]
     assert sorted(itertools.chain(*ids)) == list(range(6))
     assert [len(i) for i in ids] == [4, 1, 1]
-    source = parts[0]
-    assert source.class_names == (
+    split = parts[0]
+    assert split.class_names == (
         *("Car", "Van", "Truck", "Pedestrian"),
         *("Person_sitting", "Cyclist", "Tram", "Misc"),
     )
-    record = source[0]
+    record = split[0]
     assert record["file_name"] == f"{record['image_id']:06d}.png"
     np.testing.assert_array_equal(record["labels"], [5, 0])
     boxes = pixel_boxes(record)

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
 from borrow_det.tools.explain.files import Explained, Output
 from borrow_det.tools.explain.text import Settings
 from tests.tools.explain.browser import NAMES, PROGRAM, Browser
@@ -66,7 +66,9 @@ def borrowed(rng):
     heat = {1: rng.uniform(size=(4, 4)), 2: rng.uniform(size=(2, 2))}
     total = sum(h.sum() for h in heat.values())
     heat = {m: h / total for m, h in heat.items()}
-    sources = tuple(Source(1, (0.6, 0.2 * i), 0.2 / (i + 1), (1,)) for i in range(3))
+    sources = tuple(
+        SourcePosition(1, (0.6, 0.2 * i), 0.2 / (i + 1), (1,)) for i in range(3)
+    )
     centers = np.array([[0.2, 0.2]], "f4")
     positions, precision = rng.uniform(0.2, 1, 2).tolist()
     return Borrowed(0, centers, heat, sources, (1,), positions, precision)

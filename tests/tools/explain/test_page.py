@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
 from borrow_det.tools.explain.files import Explained, Output
 from borrow_det.tools.explain.text import Settings
 
@@ -44,7 +44,7 @@ def write_page(folder, explained=True, side=(100, 80)):
         np.array([1, 1, 0], "i4"),
         np.array([0, 2, 1], "i4"),
     )
-    strongest = Source(1, (0.25, 0.25), 0.5, (1,))
+    strongest = SourcePosition(1, (0.25, 0.25), 0.5, (1,))
     centers = np.array([[0.125, 0.125]], "f4")
     borrowed = Borrowed(0, centers, HEAT, (strongest,), (1,), 0.25, 0.125)
     done = [Explained(0, borrowed, ""), Explained(2, None, NASTY)]

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import picture as picture_lib
-from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
 
 
 def test_the_hottest_cell_is_where_the_attention_is():
@@ -71,7 +71,10 @@ def test_a_line_leaves_the_box_at_its_border(target, border):
 
 
 def test_lines_lead_from_the_border_to_the_sources():
-    sources = (Source(1, (0.4, 0.9), 0.6, ()), Source(1, (0.9, 0.15), 0.3, ()))
+    sources = (
+        SourcePosition(1, (0.4, 0.9), 0.6, ()),
+        SourcePosition(1, (0.9, 0.15), 0.3, ()),
+    )
     heat = {1: np.zeros((4, 4))}
     borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (), 0.0, None)
     axes = Figure().add_subplot()
@@ -103,7 +106,7 @@ def test_the_object_is_enlarged_around_its_centre_with_its_descriptors():
 
 
 def test_larger_ones_are_dashed_and_what_is_not_listed_is_counted():
-    sources = tuple(Source(1, (0.5, 0.5), 0.05, ()) for _ in range(15))
+    sources = tuple(SourcePosition(1, (0.5, 0.5), 0.05, ()) for _ in range(15))
     heat = {1: np.full((4, 4), 1 / 16)}
     borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (1,), 0.5, 0.5)
     scene = scene_of(borrowed, BOX, (0.0, 0.5, 1.0, 1.0))
@@ -122,7 +125,7 @@ def test_larger_ones_are_dashed_and_what_is_not_listed_is_counted():
 def test_a_long_name_takes_no_room_from_the_picture():
     def size(name):
         heat = {1: np.full((4, 4), 1 / 16)}
-        sources = (Source(1, (0.5, 0.5), 0.05, (0, 1)),)
+        sources = (SourcePosition(1, (0.5, 0.5), 0.05, (0, 1)),)
         borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (1,), 0.5, 0.5)
         scene = scene_of(borrowed, BOX, (0.0, 0.5, 1.0, 1.0), size=(300, 60))
         scene.class_names = [name]

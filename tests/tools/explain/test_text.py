@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from borrow_det.tools.explain import text
-from borrow_det.tools.explain.explanation import Borrowed, Found, Source
+from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
 
 FOUND = Found(
     np.zeros((5, 4), np.float32),
@@ -69,14 +69,16 @@ def test_precision_stands_beside_that_of_an_even_spread(fields, words):
     ],
 )
 def test_what_holds_a_source(holders, words):
-    source = Source(1, (0.5, 0.5), 0.1, holders)
+    source = SourcePosition(1, (0.5, 0.5), 0.1, holders)
     borrowed = borrowed_of(lenders=(0,))
     names = ("puffin", "x" * 60)
     assert text.where(source, 1, borrowed, FOUND, names) == words
 
 
 def test_what_the_list_of_sources_leaves_out():
-    sources = tuple(Source(1, (0.5, 0.5), share, ()) for share in (0.5, 0.2, 0.03))
+    sources = tuple(
+        SourcePosition(1, (0.5, 0.5), share, ()) for share in (0.5, 0.2, 0.03)
+    )
     words = text.strongest(borrowed_of(sources=sources))
     assert words == "3 of 189 positions, 73\u00a0% together"
 
