@@ -110,7 +110,7 @@ def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
     split = sources.load(tiny_run.config.dataset, "val")
     truth = sources.ground_truth(split)
     again = detection_evaluator.score(truth, detections, tiny_run.config)
-    others = {n: v for n, v in metrics.items() if not n.startswith("borrow/")}
+    others = {n: v for n, v in metrics.items() if not n.startswith("attention/")}
     np.testing.assert_equal(again, others)
     assert {d["category_id"] for d in detections} <= {3, 5, 9, 11}
 
@@ -125,7 +125,7 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
     detector = Detector.load(tiny_run.workdir)
     split = sources.load(tiny_run.config.dataset, "val")
     (batch, _) = pipeline.eval_batches(split, tiny_run.config)
-    found = detector(batch["image"], batch["image_size"])
+    found = detector.detect_canvases(batch["image"], batch["image_size"])
     detections = json.loads(
         (tiny_run.workdir / "evaluations/val/4.detections.json").read_text()
     )

@@ -1,29 +1,26 @@
-"""A trained detector, rebuilt from its work directory."""
+"""A trained run that is called on images."""
 
 import os
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypedDict, Unpack, cast, overload
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import Array
 
 from borrow_det.errors import InputError
-from borrow_det.models import detector
+from borrow_det.inference import batching, tiling
+from borrow_det.inference.detections import Detections
+from borrow_det.inference.images import ImageLike, is_image, read
+from borrow_det.models.trunks import TRUNKS
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.workdir import checkpoints, metadata
 
-# Of each config.model.trunk, what the papers call the layers that it returns.
-LEVEL_NAMES = {
-    "vgg16": ("conv4_3", "conv5_3", "conv_fc7", "conv6_2"),
-    "ssd300": ("conv4_3", "conv_fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2"),
-    "ssd512": (
-        *("conv4_3", "conv_fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2"),
-        "conv10_2",
-    ),
-}
+_LISTED = 6  # Classes that the text form of a detector lists.
 
 
 class Level(NamedTuple):
@@ -36,33 +33,51 @@ class Level(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """The detections of a call, and what their levels looked at; NumPy arrays."""
+    """Detections of a batch and the attention behind them; NumPy arrays."""
 
-    detections: nms.Detections  # [B, K]
-    levels: np.ndarray  # int32 [B, K], from 0: that of each detection's anchor.
-    P: dict[int, np.ndarray]  # [B, R, T] of each level (from 0) that borrows.
+    detections: nms.NmsOutput  # [B, K]
+    levels: np.ndarray  # int32 [B, K], level (from 0) of each detection's anchor.
+    P: dict[int, np.ndarray]  # [B, R, T], scores of each level (from 0) that borrows.
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of a call of `Detector`."""
+
+    score: float | None
+    tiles: str | Sequence[int] | None
+    tile_size: str | int | Sequence[int] | None
+    overlap: float
+    whole: bool
+    batch_size: int
 
 
 class Detector:
-    """A trained run as one function from canvases to detections.
+    """A trained run that is called on images.
 
     Attributes:
-      config: the run's.
-      task: its task.
-      step: the checkpoint's.
-      class_names, category_ids: the name and the id of each label.
-      canvas: (height, width) in pixels that images are laid on.
+      config: configuration of the run.
+      task: detection task of the run.
+      step: step of the checkpoint.
+      class_names: name of each label.
+      category_ids: id of each label in the COCO files of the run.
+      canvas: (height, width) in pixels of the canvases that images are padded to.
       input_size: (height, width) of the network's input in pixels.
       levels: the maps that detections are made on, shallow to deep.
-      variables: {params, batch_stats}, of `task`.
+      variables: {params, batch_stats} of `task`.
     """
 
-    def __init__(self, config, classes: metadata.Classes, variables: dict, step: int):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        classes: metadata.Classes,
+        variables: dict,
+        step: int,
+    ):
         self.step = step
         self.class_names = classes.class_names
         self.category_ids = classes.category_ids
-        self.canvas = tuple(config.dataset.canvas)
-        self.input_size = tuple(config.input_size)
+        self.canvas: tuple[int, int] = tuple(config.dataset.canvas)
+        self.input_size: tuple[int, int] = tuple(config.input_size)
         self.config = config
         self.task = DetectionTask(config, len(classes.class_names))
         self.levels = levels_of(self.task)
@@ -72,10 +87,14 @@ class Detector:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike, step: int | None = None) -> "Detector":
-        """Rebuilds a work directory's network, with averaged parameters if it has any.
+        """Loads the network of a work directory, averaged parameters if it has any.
+
+        Args:
+          workdir: work directory of a detection run.
+          step: checkpoint step to load; None for the latest.
 
         Raises:
-          InputError: the folder is no work directory of a detection run, or has no
+          InputError: the folder is not a work directory of a detection run, or has no
             such checkpoint.
         """
         config = metadata.load_config(workdir)
@@ -85,56 +104,194 @@ class Detector:
                 "a detection run, which may start from it by config.init_from"
             )
         classes = metadata.load_classes(workdir)
-        # Found first, so that a run that goes on writing does not come between.
+        # Looked up first: a run that is still training may save another one meanwhile.
         step = checkpoints.newest_step(workdir) if step is None else step
-        return cls(config, classes, checkpoints.restore_variables(workdir, step), step)
+        variables = checkpoints.restore_variables(workdir, step)
+        assert step is not None  # Restoring raises if there is no checkpoint.
+        return cls(config, classes, variables, step)
 
-    def __call__(self, image: np.ndarray, image_size: np.ndarray) -> dict:
-        """Detections of uint8 canvases [B, Hc, Wc, 3] whose images have `image_size`.
+    def __repr__(self) -> str:
+        height, width = self.input_size
+        names = ", ".join(self.class_names[:_LISTED])
+        if len(self.class_names) > _LISTED:
+            names += f" and {len(self.class_names) - _LISTED} more"
+        return f"Detector(step {self.step}, {width} x {height} pixels: {names})"
 
-        Returns NumPy arrays: boxes [B, K, 4] normalised to the image, scores [B, K],
-        labels [B, K] and mask [B, K], false where there is no detection.
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # A str is an iterable of str.
+        self, images: ImageLike, **options: Unpack[Options]
+    ) -> Detections: ...
+    @overload
+    def __call__(
+        self, images: Iterable[ImageLike], **options: Unpack[Options]
+    ) -> list[Detections]: ...
+    def __call__(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        score: float | None = None,
+        tiles: str | Sequence[int] | None = None,
+        tile_size: str | int | Sequence[int] | None = None,
+        overlap: float = 0.2,
+        whole: bool = True,
+        batch_size: int = 8,
+    ) -> Detections | list[Detections]:
+        """Detects the objects in images.
+
+        An image larger than the network's input is shrunk to it, and its small objects
+        vanish. With `tiles` or `tile_size` the network processes overlapping tiles and
+        the entire image instead, and the detections are merged (inference/tiling.py).
+
+        Args:
+          images: one image or an iterable of images. An image is a path, a PIL image,
+            or a uint8 array [H, W] or [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4]
+            (RGBA).
+          score: minimum score; None for all detections that the run makes, from its
+            nms.score on, as average precision needs them.
+          tiles: (rows, columns) or "ROWSxCOLUMNS" of the tiles of every image; "auto"
+            for tiles of the network's input size in images larger than that.
+          tile_size: side of a square tile in pixels, or (height, width).
+          overlap: overlap of neighbouring tiles as a fraction of a side, in [0, 0.9].
+          whole: false to process the tiles without the entire image.
+          batch_size: views per batch. A program is compiled for each batch size that
+            is used, and one for a single view.
+
+        Returns:
+          The detections of the image, or a list of them, one for each image.
+
+        Raises:
+          InputError: an image cannot be read, there is no image, or an option has a
+            wrong value.
         """
-        found = self._detect(self.variables, image, image_size)
-        return jax.device_get(found._asdict())
+        options: Options = {
+            "score": score,
+            "tiles": tiles,
+            "tile_size": tile_size,
+            "overlap": overlap,
+            "whole": whole,
+            "batch_size": batch_size,
+        }
+        if is_image(images):
+            return next(self.stream([read(images, "the image")], **options))
+        many = cast(Iterable[ImageLike], images)
+        found = list(self.stream(many, **options))
+        if not found:
+            raise InputError("there are no images: pass at least one")
+        return found
 
-    def attend(self, image: np.ndarray, image_size: np.ndarray) -> Attended:
-        """As a call, and the matching scores that the detections were made with."""
-        return jax.device_get(self._attend(self.variables, image, image_size))
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        score: float | None = None,
+        tiles: str | Sequence[int] | None = None,
+        tile_size: str | int | Sequence[int] | None = None,
+        overlap: float = 0.2,
+        whole: bool = True,
+        batch_size: int = 8,
+    ) -> Iterator[Detections]:
+        """Yields the detections of each image, in order.
 
-    def _detect_and_attend(self, variables, image, image_size):
+        For long inputs, such as the frames of a video: images are read as batches need
+        them, and detections come as soon as their batch is done. `batch_size=1` waits
+        for no other image.
+
+        Args:
+          images: iterable of images.
+          score: this option and the others are those of a call.
+          tiles: see `__call__`.
+          tile_size: see `__call__`.
+          overlap: see `__call__`.
+          whole: see `__call__`.
+          batch_size: see `__call__`.
+
+        Raises:
+          InputError: an image cannot be read, or an option has a wrong value.
+        """
+        rule = tiling.make_tiles(tiles, tile_size, overlap, whole)
+        if is_image(images):
+            images = [images]
+        if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping)):
+            raise InputError(
+                f"the images are of type {type(images).__name__}: pass a path, a NumPy "
+                "array, a PIL image, or a list of them"
+            )
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size={batch_size} is not a positive integer")
+        if score is not None and not 0 <= score <= 1:
+            raise InputError(f"score={score} is not a number from 0 to 1")
+        # A larger view would be shrunk to the canvas or to the input.
+        full = (
+            min(self.canvas[0], self.input_size[0]),
+            min(self.canvas[1], self.input_size[1]),
+        )
+        detected = batching.detect_images(
+            self.detect_canvases,
+            (read(image, f"images[{i}]") for i, image in enumerate(images)),
+            lambda size: rule.views(size, full),
+            canvas=self.canvas,
+            iou=self.config.nms.iou,
+            batch_size=batch_size,
+        )
+        return (self._detections(*pair).filter(score) for pair in detected)
+
+    def _detections(
+        self, image: np.ndarray, found: tiling.ViewDetections
+    ) -> Detections:
+        """Returns the public form of an image's detections."""
+        return Detections(
+            boxes=np.asarray(found.boxes[:, [1, 0, 3, 2]], np.float64),
+            scores=np.asarray(found.scores, np.float32),
+            labels=np.asarray(found.labels, int),
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            image_size=(image.shape[0], image.shape[1]),
+            image=image,
+        )
+
+    def detect_canvases(
+        self, canvases: np.ndarray, image_size: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Returns the network's detections in a batch of padded images.
+
+        Args:
+          canvases: uint8 [B, Hc, Wc, 3], an image at the top left of each.
+          image_size: int32 [B, 2], (height, width) of the images.
+
+        Returns:
+          `boxes`, float32 [B, K, 4], `[y_min, x_min, y_max, x_max]` normalized to each
+          image; `scores`, float32 [B, K], falling; `labels`, int32 [B, K]; and `mask`,
+          bool [B, K], false where there is no detection.
+        """
+        found = jax.device_get(self._detect(self.variables, canvases, image_size))
+        names = ("boxes", "scores", "labels", "mask")
+        return {name: getattr(found, name) for name in names}
+
+    def attend(self, canvases: np.ndarray, image_size: np.ndarray) -> Attended:
+        """Returns detections as `detect_canvases`, and the attention behind them."""
+        parts = self._attend(self.variables, canvases, image_size)
+        return Attended(*jax.device_get(parts))
+
+    def _detect_and_attend(
+        self, variables: dict, image: Array, image_size: Array
+    ) -> tuple[nms.NmsOutput, Array, dict[int, Array]]:
         predictions = self.task.forward(variables, image, image_size)
         found = self.task.decode(predictions)
-        levels = anchor_levels(self.task, predictions, found)
+        levels = anchor_levels(self.task, found.anchors)
         P = {n: matching.scores for n, matching in predictions.matchings.items()}
-        return Attended(found, levels, P)
+        return found, levels, P
 
 
 def levels_of(task: DetectionTask) -> tuple[Level, ...]:
     """The levels of a task, shallow to deep."""
-    names = LEVEL_NAMES[task.config.model.trunk]
+    names = TRUNKS[task.config.model.trunk].level_names
     parts = zip(names, task.config.anchors.strides, task.level_shapes, strict=True)
     return tuple(Level(number, *part) for number, part in enumerate(parts, start=1))
 
 
-def anchor_levels(
-    task: DetectionTask, predictions: detector.Predictions, found: nms.Detections
-) -> Array:
-    """The level (from 0) of the anchor that each detection came from, int32 [B, K].
-
-    Suppression says what it keeps and not where that stood. A detection's anchor is
-    the one whose own box and score, of the detection's class, come nearest to it: they
-    are the same numbers. Where `found.mask` is false the level means nothing.
-    """
+def anchor_levels(task: DetectionTask, anchors: Array) -> Array:
+    """Returns the level (from 0) of each anchor index, int32 of the same shape."""
     positions = np.prod(task.level_shapes, axis=1)
     per_level = positions * anchor_ops.anchors_per_position(task.config.anchors)
     ends = jnp.asarray(np.cumsum(per_level), jnp.int32)
-    boxes, scores = task.boxes_and_scores(predictions)
-
-    def one_image(boxes, scores, found):
-        off = jnp.abs(found.boxes[:, None] - boxes[None]).max(axis=-1)
-        off = off + jnp.abs(found.scores[:, None] - scores.T[found.labels])
-        anchor = jnp.argmin(jnp.where(jnp.isnan(off), jnp.inf, off), axis=1)
-        return jnp.searchsorted(ends, anchor.astype(jnp.int32), side="right")
-
-    return jax.vmap(one_image)(jnp.clip(boxes, 0, 1), scores, found)
+    return jnp.searchsorted(ends, anchors, side="right").astype(jnp.int32)

@@ -1,16 +1,16 @@
-"""Tiles: where they lie, and how what they show becomes one list."""
+"""Tiles of images, and the merging of their detections."""
 
 import numpy as np
 import pytest
 
 from borrow_det.inference import tiling
-from borrow_det.inference.tiling import Found
+from borrow_det.inference.tiling import ViewDetections
 
 
 def found(*rows, label=0):
-    """Found of (y_min, x_min, y_max, x_max, score) rows."""
+    """Detections of rows (y_min, x_min, y_max, x_max, score)."""
     rows = np.array(rows, float).reshape(-1, 5)
-    return Found(rows[:, :4], rows[:, 4], np.full(len(rows), label))
+    return ViewDetections(rows[:, :4], rows[:, 4], np.full(len(rows), label))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_windows_cover_and_overlap_as_asked():
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
 def test_a_grid_has_as_many_tiles_as_asked(rows, columns, overlap):
     size = (700, 930)
-    tile = tiling.grid(size, rows, columns, overlap)
+    tile = tiling.grid_tile(size, rows, columns, overlap)
     assert len(tiling.windows(size, tile, overlap, whole=False)) == rows * columns
 
 
@@ -160,7 +160,7 @@ def test_without_cut_boxes_it_is_greedy_nms():
         boxes = np.concatenate([boxes, boxes + rng.uniform(5, 30, (60, 2))], axis=1)
         scores = rng.permutation(60) / 60
         halves = [
-            Found(boxes[half], scores[half], np.zeros(30, int))
+            ViewDetections(boxes[half], scores[half], np.zeros(30, int))
             for half in (slice(0, 30), slice(30, 60))
         ]
         result = tiling.merge(halves, views, size, iou)

@@ -2,9 +2,8 @@
 
 import glob
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from borrow_det.data.images import decode, upright
@@ -13,8 +12,6 @@ from borrow_det.errors import InputError
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
-# The other containers state a duration at best, from which OpenCV guesses the frames.
-_COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
 VIDEO_SUFFIXES = frozenset(
     (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 )
@@ -77,32 +74,3 @@ def read_upright(path: pathlib.Path) -> np.ndarray:
     stored = upright.read(path)
     record = {"image": stored.encoded, "height": stored.height, "width": stored.width}
     return decode.decode_image(record, str(path))
-
-
-def video_frames(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (frames a second, frame) of a video, frames as uint8 RGB [H, W, 3].
-
-    Raises:
-      InputError: the file does not open, or holds no frame; after the last frame, if
-        the container counts many more (AVI and MP4 do).
-    """
-    capture = cv2.VideoCapture(str(path))
-    try:
-        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        done = 0
-        read, frame = capture.read()
-        if not read:
-            raise InputError(f"{path}: not read as a video")
-        while read:
-            yield rate, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            done += 1
-            read, frame = capture.read()
-        # Intact ones may lack a few at their ends, where an editor has cut them.
-        if path.suffix.lower() in _COUNTED_SUFFIXES and done < 0.98 * count - 1:
-            raise InputError(
-                f"{path}: only {done} of its {count:.0f} frames could be read: it is "
-                "truncated or damaged"
-            )
-    finally:
-        capture.release()

@@ -62,7 +62,7 @@ def read(path: pathlib.Path) -> StoredImage:
             with PIL.Image.open(io.BytesIO(content)) as image:
                 image.load()
                 return _store(image, content)
-    except _UnsupportedPixelsError as error:
+    except UnsupportedPixelsError as error:
         raise InputError(
             f"{path} has {error}, which are not supported: convert it to grey or RGB "
             "of 8 or 16 bits"
@@ -100,7 +100,7 @@ def turn_boxes(boxes: np.ndarray, stored: StoredImage) -> np.ndarray:
     return np.stack([x0, y0, x1, y1], axis=-1)
 
 
-class _UnsupportedPixelsError(Exception):
+class UnsupportedPixelsError(Exception):
     """The file is sound, but there is no one way to show its values in 8 bits."""
 
 
@@ -110,7 +110,7 @@ def _store(image: PIL.Image.Image, content: bytes) -> StoredImage:
     file_width, file_height = image.size
     is_jpeg = image.format in ("JPEG", "MPO")
     if orientation != 1 or not _is_plain(image, content):
-        content = _encode(_to_rgb(PIL.ImageOps.exif_transpose(image)), is_jpeg)
+        content = _encode(to_rgb(PIL.ImageOps.exif_transpose(image)), is_jpeg)
     turned = orientation in _TURNED
     return StoredImage(
         encoded=content,
@@ -132,14 +132,19 @@ def _is_plain(image: PIL.Image.Image, content: bytes) -> bool:
     )
 
 
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Converts an image of any mode to 8-bit RGB; see `read`.
+
+    Raises:
+      UnsupportedPixelsError: the mode has no one form in 8 bits.
+    """
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise _UnsupportedPixelsError("grey values of more than 16 bits")
+            raise UnsupportedPixelsError("grey values of more than 16 bits")
         return PIL.Image.fromarray((values // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise _UnsupportedPixelsError("floating-point pixels")
+        raise UnsupportedPixelsError("floating-point pixels")
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = PIL.Image.new("RGBA", image.size, "white")

@@ -109,7 +109,7 @@ def test_the_readmes_script_finds_what_the_run_finds_without_its_code(
     detector = Detector.load(tiny_run.workdir)
     canvas = np.zeros((1, 64, 64, 3), np.uint8)
     canvas[0, :40, :50] = image
-    expected = detector(canvas, np.array([[40, 50]], np.int32))
+    expected = detector.detect_canvases(canvas, np.array([[40, 50]], np.int32))
     assert_same(results, expected)
     # And prints them.
     lines = [line.rsplit(" ", 5) for line in output.splitlines()]
@@ -127,7 +127,7 @@ def test_the_readmes_script_finds_what_the_run_finds_without_its_code(
 def test_any_batch_gives_each_image_its_detections(tiny_run, exported, scenes, count):
     images, sizes = scenes_on_canvases(scenes)
     found = loaded(exported)[0].call(images[:count], sizes[:count])
-    expected = Detector.load(tiny_run.workdir)(images, sizes)
+    expected = Detector.load(tiny_run.workdir).detect_canvases(images, sizes)
     assert_same(found, {name: values[:count] for name, values in expected.items()})
 
 
@@ -167,7 +167,8 @@ def test_a_given_batch_platform_and_step(tiny_run, scenes, tmp_path):
     program, about = loaded(tmp_path / "two.zip")
     assert (about["batch"], about["platforms"], about["step"]) == (2, ["cpu"], 2)
     images, sizes = scenes_on_canvases(scenes)
-    expected = Detector.load(tiny_run.workdir, 2)(images[1:], sizes[1:])
+    detector = Detector.load(tiny_run.workdir, 2)
+    expected = detector.detect_canvases(images[1:], sizes[1:])
     assert_same(program.call(images[1:], sizes[1:]), expected)
     with pytest.raises(ValueError, match="Shape mismatch"):
         program.call(images, sizes)
@@ -229,7 +230,7 @@ def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
     images, sizes = (values[:count] for values in scenes_on_canvases(scenes))
     found = session.run(None, {"image": images, "image_size": sizes})
     names = [output.name for output in session.get_outputs()]
-    expected = Detector.load(tiny_run.workdir)(images, sizes)
+    expected = Detector.load(tiny_run.workdir).detect_canvases(images, sizes)
     assert_same(dict(zip(names, found, strict=True)), expected)
     properties = session.get_modelmeta().custom_metadata_map
     about = {name: json.loads(value) for name, value in properties.items()}
@@ -267,7 +268,7 @@ def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
     detector = Detector(config, classes, variables, step=0)
     model, _ = export.to_onnx(detector, 1)
     images, sizes = (values[2:] for values in scenes_on_canvases(scenes))
-    expected = detector(images, sizes)
+    expected = detector.detect_canvases(images, sizes)
     assert 0.4 < expected["scores"].max() < 0.999
     assert_same(onnx_model.run(model, images, sizes), expected)
 

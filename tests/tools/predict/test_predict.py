@@ -23,19 +23,18 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0)}
 CANVAS = (64, 64)
 
 
-class BlobDetector:
-    """Finds the one blob of each class's colour in a view, to the pixel."""
-
-    class_names = tuple(COLORS)
-    category_ids = (3, 9)
-    canvas = input_size = CANVAS
-    config = types.SimpleNamespace(nms=types.SimpleNamespace(iou=0.45))
+class BlobDetector(Detector):
+    """A detector of the one blob of each class's colour in a view, to the pixel."""
 
     def __init__(self, tolerance=0):
+        self.class_names = tuple(COLORS)
+        self.category_ids = (3, 9)
+        self.canvas = self.input_size = CANVAS
+        self.config = types.SimpleNamespace(nms=types.SimpleNamespace(iou=0.45))
         self.tolerance = tolerance
         self.shapes = []
 
-    def __call__(self, images, image_size):
+    def detect_canvases(self, images, image_size):
         self.shapes.append(images.shape)
         count = len(images)
         out = {
@@ -298,7 +297,7 @@ def test_a_video_that_does_not_open_is_skipped(tmp_path, detector, capsys):
     (tmp_path / "clip.mp4").write_bytes(b"junk")
     still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
     assert run(tmp_path / "out", str(tmp_path / "clip.mp4"), still) == 1
-    assert f"skipped: {tmp_path}/clip.mp4: not read" in capsys.readouterr().err
+    assert f"skipped: {tmp_path}/clip.mp4 cannot be read" in capsys.readouterr().err
     assert len(results(tmp_path / "out")) == 1
 
 
@@ -320,7 +319,7 @@ def test_a_video_that_breaks_off_is_incomplete(tmp_path, detector, capsys):
     assert kept == list(range(len(kept)))
     assert 10 < len(kept) < 30
     assert len(found) == len(kept) + 1
-    told = f"incomplete: {path}: only {len(kept)} of its 40 frames could be read"
+    told = f"incomplete: {path}: only {len(kept)} of its 40 frames can be read"
     assert told in capsys.readouterr().err
 
 
@@ -330,11 +329,11 @@ def test_an_annotated_video_that_cannot_be_written_is_told(
     detector.tolerance = 90
     # A rate that MPEG-4 has no time base for, and that damaged headers do state.
     frames = [(0.001, scene(48, 64, green=[4, 16, 16, 16]))] * 2
-    monkeypatch.setattr(predict.images, "video_frames", lambda path: iter(frames))
+    monkeypatch.setattr(predict.video, "read_frames", lambda path: iter(frames))
     (tmp_path / "clip.mp4").write_bytes(b"")
     assert run(tmp_path / "out", str(tmp_path / "clip.mp4")) == 1
     assert len(results(tmp_path / "out")) == 2
-    told = f"not drawn: {tmp_path}/out/pictures/clip.mp4: OpenCV writes no MP4 of"
+    told = f"not drawn: {tmp_path}/out/pictures/clip.mp4: OpenCV cannot write an MP4 of"
     assert capsys.readouterr().err.count(told) == 1
     assert not list((tmp_path / "out" / "pictures").iterdir())
 
@@ -452,7 +451,7 @@ def test_a_run_on_disk_predicts_what_its_detector_finds(tmp_path):
 
     detector = Detector.load(workdir)
     canvas, size = decode.to_canvas(noise, CANVAS)
-    out = detector(np.stack([canvas] * 2), np.array([size] * 2, np.int32))
+    out = detector.detect_canvases(canvas[None], np.array([size], np.int32))
     found = results(tmp_path / "out")
     assert len(found) == out["mask"][0].sum() > 0
     assert [r["score"] for r in found] == out["scores"][0][: len(found)].tolist()

@@ -1,0 +1,96 @@
+"""Detection in the views of images, in batches of one size."""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from borrow_det.data.images import decode
+from borrow_det.inference import tiling
+from borrow_det.inference.tiling import ViewDetections
+
+# Maps canvases and sizes to detections, as Detector.detect_canvases does.
+DetectCanvases: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+
+
+class _PendingImage(NamedTuple):
+    """An image, its views, and the detections of each view so far."""
+
+    image: np.ndarray  # uint8 RGB [H, W, 3]
+    windows: np.ndarray  # int [v, 4]
+    detections: list[ViewDetections | None]
+
+
+_View: TypeAlias = tuple[_PendingImage, int]  # An image and the index of a view of it.
+
+
+def detect_images(
+    detect: DetectCanvases,
+    images: Iterable[np.ndarray],
+    views: Callable[[tuple[int, int]], np.ndarray],
+    *,
+    canvas: tuple[int, int],
+    iou: float,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, ViewDetections]]:
+    """Yields each image with its detections in pixels, in the order of `images`.
+
+    The last batch is padded to `batch_size`, so that one program is compiled. A single
+    view in all is a batch of one: padded, it would take as long as a full batch.
+
+    Args:
+      detect: the detector of a batch of canvases.
+      images: uint8 RGB [H, W, 3] each.
+      views: maps the (height, width) of an image to its views, int [v, 4].
+      canvas: (height, width) of a canvas in pixels.
+      iou: two boxes of different views that overlap by more are the same object.
+      batch_size: views per call of `detect`.
+    """
+    waiting: collections.deque[_PendingImage] = collections.deque()
+    queue: list[_View] = []
+    full_batches = 0
+    for image in images:
+        windows = views(image.shape[:2])
+        waiting.append(_PendingImage(image, windows, [None] * len(windows)))
+        for index in range(len(windows)):
+            queue.append((waiting[-1], index))
+            if len(queue) == batch_size:
+                _detect_views(detect, queue, canvas, batch_size)
+                queue = []
+                full_batches += 1
+        while waiting and None not in waiting[0].detections:
+            yield _merged(waiting.popleft(), iou)
+    if queue:
+        single = len(queue) == 1 and not full_batches
+        _detect_views(detect, queue, canvas, 1 if single else batch_size)
+    while waiting:
+        yield _merged(waiting.popleft(), iou)
+
+
+def _detect_views(
+    detect: DetectCanvases, queue: list[_View], canvas: tuple[int, int], rows: int
+) -> None:
+    """Detects in the queued views as a batch of `rows`; enters the results."""
+    canvases = np.zeros((rows, *canvas, 3), np.uint8)
+    sizes = np.tile(np.array(canvas, np.int32), (rows, 1))
+    for row, (pending, index) in enumerate(queue):
+        top, left, bottom, right = pending.windows[index]
+        view = pending.image[top:bottom, left:right]
+        canvases[row], sizes[row] = decode.to_canvas(view, canvas)
+    found = detect(canvases, sizes)
+    for row, (pending, index) in enumerate(queue):
+        window = pending.windows[index]
+        mask = found["mask"][row]
+        sides = np.tile(window[2:] - window[:2], 2)
+        pending.detections[index] = ViewDetections(
+            found["boxes"][row][mask].astype(float) * sides + np.tile(window[:2], 2),
+            found["scores"][row][mask],
+            found["labels"][row][mask],
+        )
+
+
+def _merged(pending: _PendingImage, iou: float) -> tuple[np.ndarray, ViewDetections]:
+    views = [view for view in pending.detections if view is not None]
+    height, width, _ = pending.image.shape
+    return pending.image, tiling.merge(views, pending.windows, (height, width), iou)

@@ -1,0 +1,75 @@
+"""Videos: reading frames, and writing annotated ones."""
+
+import pathlib
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from borrow_det.errors import InputError
+
+# Other containers state a duration at best, from which OpenCV guesses the count.
+_COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
+
+
+def read_frames(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields (frames per second, frame) of a video, frames as uint8 RGB [H, W, 3].
+
+    Raises:
+      InputError: the file does not open or holds no frame. Also after the last frame,
+        if the container counts many more (AVI and MP4 do).
+    """
+    capture = cv2.VideoCapture(str(path))
+    try:
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        done = 0
+        read, frame = capture.read()
+        if not read:
+            raise InputError(f"{path} cannot be read as a video")
+        while read:
+            yield rate, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            done += 1
+            read, frame = capture.read()
+        # Sound files may lack a few frames at the end, where an editor has cut them.
+        if path.suffix.lower() in _COUNTED_SUFFIXES and done < 0.98 * count - 1:
+            raise InputError(
+                f"{path}: only {done} of its {count:.0f} frames can be read: it is "
+                "truncated or damaged"
+            )
+    finally:
+        capture.release()
+
+
+class VideoWriter:
+    """An MP4 file that is written frame by frame."""
+
+    def __init__(self, path: pathlib.Path, size: tuple[int, int], rate: float):
+        """Opens the file; makes its folder if it is missing.
+
+        Args:
+          path: file to write.
+          size: (height, width) of every frame in pixels.
+          rate: frames per second.
+
+        Raises:
+          InputError: OpenCV writes no video of this size and rate.
+        """
+        height, width = size
+        path.parent.mkdir(exist_ok=True)
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(path), code, rate, (width, height))
+        if not self._writer.isOpened():
+            path.unlink(missing_ok=True)
+            raise InputError(
+                f"{path}: OpenCV cannot write an MP4 of {width} x {height} pixels and "
+                f"{rate:g} frames per second"
+            )
+
+    def add(self, frame: np.ndarray) -> None:
+        """Appends a frame, uint8 RGB [H, W, 3]."""
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.release()
