@@ -38,6 +38,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import ours
+from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation import average_precision
@@ -46,7 +47,6 @@ from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.aot_compile import program_cost
 from borrow_det.tools.common import cli, synthetic, timing
 from borrow_det.visualization.tables import markdown_table
-from configs import base
 
 AXES = {
     "size": (256, 384, 512, 640, 768, 1024),
@@ -78,7 +78,8 @@ def main(argv: Sequence[str]) -> int:
         )
         report[axis] = {"rows": rows, **exponents(rows)}
         print(table(axis, report[axis]), end="\n\n", file=sys.stderr, flush=True)
-    text = json.dumps({"width": options.width, "axes": report}, indent=1)
+    content = {"width": options.width, "axes": report}
+    text = json.dumps(content, separators=(",", ":"))
     print(text)
     if options.output:
         pathlib.Path(options.output).write_text(text + "\n")

@@ -33,10 +33,10 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
 from borrow_det.tools.common import cli, timing
-from configs import base
 
 Batch = dict[str, np.ndarray]
 

@@ -13,6 +13,7 @@ import optax
 from flax import traverse_util
 
 from borrow_det.config import validate
+from borrow_det.configs import ssd300_coco, ssd512_coco
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.models import detector, trunks
 from borrow_det.ops import anchors as anchor_ops
@@ -27,7 +28,6 @@ from borrow_det.train_step import (
     make_train_step,
     place,
 )
-from configs import ssd300_coco, ssd512_coco
 
 CLASSES = 90  # COCO's ids as torchvision counts them; background beside them.
 OBJECTS = 8  # An image.

@@ -46,6 +46,12 @@ def shared() -> pathlib.Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def metric_vectors() -> pathlib.Path:
+    """Published metrics of published detections: a folder, with a README, each."""
+    return ROOT / "tests" / "evaluation" / "metric_vectors"
+
+
 def _write_scenes(folder: pathlib.Path, side: int, **splits: int) -> None:
     """Writes scale_pairs' scenes as a user's folder: JPEG files and COCO files."""
     ids = (3, 5, 9, 11)  # With gaps, as many sets have them.

@@ -34,8 +34,8 @@ A, B, FAR = [10, 10, 20, 20], [60, 60, 20, 20], [200, 200, 20, 20]
 
 
 @pytest.fixture(scope="module")
-def coco_vector(shared):
-    folder = shared / "metric_vectors" / "coco_val2014_fake100"
+def coco_vector(metric_vectors):
+    folder = metric_vectors / "coco_val2014_fake100"
     names = (
         "instances_val2014_100",
         "instances_val2014_fakebbox100_results",
@@ -76,8 +76,8 @@ def test_coco_area_ranges_are_the_published_ones(coco_vector):
 
 
 @pytest.mark.parametrize("iou", [0.1, 0.3, 0.5, 0.75])
-def test_voc_is_the_published_one(shared, iou):
-    folder = shared / "metric_vectors" / "voc_padilla_7images"
+def test_voc_is_the_published_one(metric_vectors, iou):
+    folder = metric_vectors / "voc_padilla_7images"
     expected = json.loads((folder / "expected.json").read_text())
 
     def records(part):

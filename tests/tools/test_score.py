@@ -32,8 +32,8 @@ def changed(record, **fields):
     return {k: v for k, v in (record | fields).items() if v is not None}
 
 
-def test_program_prints_the_published_figures(shared):
-    folder = shared / "metric_vectors" / "coco_val2014_fake100"
+def test_program_prints_the_published_figures(metric_vectors):
+    folder = metric_vectors / "coco_val2014_fake100"
     process = subprocess.run(
         [
             *(sys.executable, "-m", "borrow_det.tools.score"),
@@ -104,31 +104,33 @@ def test_no_detections_are_a_score_of_0(tmp_path, capsys):
 NOTE, FOUND = TRUTH["annotations"][0], DETECTIONS[0]
 BAD_TRUTHS = {
     "truth.json: not JSON: ": "{",
-    "truth.json: the ground truth must be an object": [],
+    "truth.json: the ground truth must be a JSON object": [],
     "truth.json: the key 'images' is missing": changed(TRUTH, images=None),
     "truth.json: the key 'annotations' is missing": changed(TRUTH, annotations=None),
     "truth.json: the key 'categories' is missing": changed(TRUTH, categories=None),
-    "truth.json: images[1]: id 1 stands there twice": changed(
+    "truth.json: images[1]: id 1 is not unique": changed(
         TRUTH, images=[{"id": 1}, {"id": 1}]
     ),
     "truth.json: images[0]: the key 'id' is missing": changed(TRUTH, images=[{}]),
-    "truth.json: images[0]: id [1] is no integer": changed(TRUTH, images=[{"id": [1]}]),
+    "truth.json: images[0]: id [1] is not an integer": changed(
+        TRUTH, images=[{"id": [1]}]
+    ),
     "truth.json: images: some ids are integers": changed(
         TRUTH, images=[{"id": 1}, {"id": "1"}]
     ),
-    "truth.json: categories[0]: its name None is missing": changed(
+    "truth.json: categories[0]: the name None is missing": changed(
         TRUTH, categories=[{"id": 5}]
     ),
-    "truth.json: categories[1]: its name 'cat' is missing or stands there twice": (
+    "truth.json: categories[1]: the name 'cat' is missing or not unique": (
         changed(TRUTH, categories=[{"id": 5, "name": "cat"}, {"id": 7, "name": "cat"}])
     ),
 }
 BAD_ANNOTATIONS = {
-    "truth.json: annotations[0]: not an object": 3,
+    "truth.json: annotations[0]: must be a JSON object": 3,
     "truth.json: annotations[0]: the key 'bbox' is missing": changed(NOTE, bbox=None),
     "truth.json: annotations[0]: image_id 9 is not in": changed(NOTE, image_id=9),
     "truth.json: annotations[0]: category_id 6 is not in": changed(NOTE, category_id=6),
-    "truth.json: annotations[0]: bbox [0, 0, -1, 9] has a negative size": changed(
+    "truth.json: annotations[0]: bbox [0, 0, -1, 9] has a negative width": changed(
         NOTE, bbox=[0, 0, -1, 9]
     ),
     "truth.json: annotations[0]: area is -4": changed(NOTE, area=-4),
@@ -146,7 +148,7 @@ BAD_DETECTIONS = {
     "found.json: detections[0]: bbox [0, 0, inf, 9] is not": changed(
         FOUND, bbox=[0, 0, float("inf"), 9]
     ),
-    "found.json: detections[0]: bbox [0, 0, 9, -2] has a negative size": changed(
+    "found.json: detections[0]: bbox [0, 0, 9, -2] has a negative width": changed(
         FOUND, bbox=[0, 0, 9, -2]
     ),
     "found.json: detections[0]: bbox [0, 0, 9, '2'] is not": changed(
@@ -169,7 +171,10 @@ BAD_DETECTIONS = {
     + [
         ("found.json: the detections must be a list", {"detections": TRUTH}),
         ("found.json: not JSON: ", {"detections": ""}),
-        ("found.json: detections[1]: not an object", {"detections": [FOUND, None]}),
+        (
+            "found.json: detections[1]: must be a JSON object",
+            {"detections": [FOUND, None]},
+        ),
     ],
 )
 def test_bad_files_are_named_in_one_line(tmp_path, capsys, message, files):
