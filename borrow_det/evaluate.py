@@ -11,6 +11,7 @@ import numpy as np
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes
 from borrow_det.errors import InputError
+from borrow_det.evaluation import metric_names
 from borrow_det.io import json_files, paths
 from borrow_det.tasks.task import EvalSet, Task
 from borrow_det.visualization import annotate
@@ -22,9 +23,9 @@ COMPARISON = "counterfactual"
 
 def make_predict(task: Task, mesh) -> Callable:
     """The compiled predictions of (variables, fields of a batch)."""
-    split, whole = mesh_lib.split_batch(mesh), mesh_lib.replicated(mesh)
+    split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    layout = mesh_lib.split_state(mesh, variables)
+    layout = mesh_lib.state_shardings(mesh, variables)
 
     on_each_device = mesh_lib.on_each_device(
         task.predict, mesh, split=(False, True), out_split=True
@@ -146,7 +147,8 @@ def read_metrics(path: paths.Path) -> dict[str, float]:
     """The metrics of an earlier evaluation; undefined ones are nan."""
     record = json_files.read(path)
     del record["step"]
-    return {name: np.nan if v is None else v for name, v in record.items()}
+    metrics = {name: np.nan if v is None else v for name, v in record.items()}
+    return metric_names.with_current_names(metrics)
 
 
 def run_predict(

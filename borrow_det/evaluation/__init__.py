@@ -1,1 +1,1 @@
-"""What detections are worth: COCO and VOC average precision."""
+"""Metrics of detections, classifications and attention."""

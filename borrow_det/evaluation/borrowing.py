@@ -1,45 +1,48 @@
-"""Is the borrowing real? What small objects attend to, and who of them is found.
+"""Metrics of borrowing: attention of small objects, AP with and without a lender.
 
-A small object is one of COCO's small area range, in square pixels of the original image
-or of the network's input (`evaluation.area_pixels`), that is neither crowd nor
-difficult. A source of it is another such object of its class, in the same image, with
-at least `scale` times its side (square root of the box's area;
-`evaluation.source_scale`).
+A small object has an area in COCO's small range and is neither crowd nor difficult. The
+area is in square pixels of the original image or of the network's input
+(`evaluation.area_pixels`). A lender of a small object is another such object of the
+same class in the same image, with at least `scale` times its side (square root of the
+box's area; `evaluation.lender_scale`).
 
-Average precision, of any detector:
-  AP_small_with_source, AP50_small_with_source: of the small objects that have a source,
-    the others ignored as COCO ignores objects outside of an area range.
-  AP_small_without_source, AP50_small_without_source: of those that have none. Every
-    false positive counts against either group, and weighs more in the smaller one:
-    compare models by each, not one group with the other.
-  AR_small_with_source, AR_small_without_source: recall, where none does: these two may
-    be compared.
-  objects_small_with_source, objects_small_without_source: how many these are.
+Average precision, for any detector:
+  AP_small_with_lender, AP50_small_with_lender: AP of the small objects that have a
+    lender. COCO's rule for objects outside an area range applies to the others.
+  AP_small_without_lender, AP50_small_without_lender: AP of the small objects that have
+    none. Every false positive counts in both groups, and weighs more in the smaller
+    one. Compare models by each figure, not one group with the other.
+  AR_small_with_lender, AR_small_without_lender: average recall. False positives do not
+    count, so these two may be compared.
+  objects_small_with_lender, objects_small_without_lender: the number of objects.
 
-Attention P [R, T] of a level that borrows. An object's descriptors are the positions
-whose centres lie in its box, or the one nearest to its centre where none does; its
-attention is the mean over them, of sum 1 over the T source positions. Scores that are
-no probabilities (dot_product) count as |P| divided by the row's sum.
-  borrow/precision_same: attention inside of the boxes of the object's sources.
-  borrow/positions_same: the share of the T positions whose centres lie there: what
-    attention that knows nothing would give them.
-  borrow/lift_same: precision over positions. A ratio of the two means, not the mean of
-    ratios, which the objects with the fewest positions would decide.
-  borrow/{precision,positions,lift}_other: the same for larger objects of other
-    classes, where no source's box lies. It is high, too, where attention goes to
-    whatever is large.
-  borrow/entropy: of a descriptor's row, over log T: 1 is uniform, 0 one position.
-  borrow/share_levelM: attention that goes to positions of level M's grid, on which the
-    deconvolved map of the next level lies, too.
-  borrow/query_dependence: sum_t Var_r P[r, t] / mean_r sum_t P[r, t]^2 over all R
-    descriptors of an image, in [0, 1): 0 where all attend to the same positions, as in
-    global pooling.
-  borrow/objects: how many objects the means of `same` are over.
-The means of `same` are over small objects whose sources cover at least one position,
-those of `other` over the ones among them for which larger objects of other classes do,
-those of entropy and share over all small objects, that of query_dependence over all
-images. `borrow/levelN/...` (levels count from 1) is of one level, `borrow/...` of the
-shallowest that borrows, on which small objects are found.
+Attention P [R, T] of a level that borrows. The descriptors of an object are the
+positions whose centers are in its box, or the nearest position if there is none. The
+attention of an object is the mean over its descriptors; it sums to 1 over the T source
+positions. Scores that are not probabilities (dot_product) count as |P| divided by the
+sum of the row.
+  attention/precision_same: attention inside the boxes of the object's lenders.
+  attention/positions_same: the share of the T positions whose centers are in these
+    boxes, which is the precision of uniform attention.
+  attention/lift_same: precision_same / positions_same. It is a ratio of two means: a
+    mean of ratios would depend mostly on the objects with the fewest positions.
+  attention/{precision,positions,lift}_other: the same for larger objects of other
+    classes, outside the lenders' boxes. Both lifts are high if attention goes to
+    everything large.
+  attention/entropy: entropy of a descriptor's row over log T: 1 for uniform attention,
+    0 for attention to one position.
+  attention/share_levelM: attention to positions on the grid of level M. The deconvolved
+    map of the next level has the same grid.
+  attention/query_dependence: sum_t Var_r P[r, t] / mean_r sum_t P[r, t]^2 over all R
+    descriptors of an image, in [0, 1). It is 0 if all descriptors attend to the same
+    positions, as in global pooling.
+  attention/objects: the number of objects behind the `same` figures.
+The `same` figures are means over the small objects whose lenders cover at least one
+position. The `other` figures are means over those of them for which larger objects of
+other classes cover a position, too. Entropy and shares are means over all small
+objects, query_dependence is a mean over all images. `attention/levelN/...` (levels
+count from 1) are the figures of one level, `attention/...` those of the shallowest
+level that borrows, which detects the small objects.
 """
 
 import math
@@ -55,56 +58,56 @@ from borrow_det.evaluation import average_precision
 from borrow_det.ops import borrow_targets
 from borrow_det.ops import boxes as box_ops
 
-_SPLIT = ("AP", "AP50", "AR")  # What the small objects' groups are measured by.
+_GROUP_METRICS = ("AP", "AP50", "AR")
 
 
-class Objects(NamedTuple):
+class ImageObjects(NamedTuple):
     """The ground truth of one image."""
 
-    boxes: Array  # float32 [G, 4], normalised corners.
+    boxes: Array  # float32 [G, 4], normalized corners.
     labels: Array  # int32 [G]
     valid: Array  # bool [G], false on padding, crowds and difficult objects.
-    small: Array  # bool [G], of COCO's small area range.
+    small: Array  # bool [G], true if the area is in COCO's small range.
 
 
 class Positions(NamedTuple):
-    """Where the descriptors of a level lie, and what they attend to."""
+    """Descriptors of a level and the source positions that they attend to."""
 
-    queries: Array  # float32 [R, 2], centres `[y, x]`.
-    sources: Array  # float32 [T, 2]
-    source_levels: Array  # bool [T, L], of L levels the one of each source position.
+    queries: Array  # float32 [R, 2], centers `[y, x]`, normalized.
+    sources: Array  # float32 [T, 2], centers `[y, x]`, normalized.
+    source_levels: Array  # bool [T, L], one-hot: the level of each source position.
 
 
 class GroupSums(NamedTuple):
-    """Sums over objects of their attention to a group of others."""
+    """Sums over small objects of their attention to a group of other objects."""
 
-    objects: Array  # float32 [], the number of them.
+    objects: Array  # float32 [], the number of small objects.
     mass: Array  # float32 [], attention in the group's boxes.
-    positions: Array  # float32 [], share of positions in them.
+    positions: Array  # float32 [], share of the positions in these boxes.
 
 
 class AttentionSums(NamedTuple):
-    """Sums over an image's small objects of what one level attends to."""
+    """Sums of one level's attention over the small objects of an image."""
 
-    same: GroupSums  # To sources.
-    other: GroupSums  # To larger objects of other classes.
-    objects: Array  # float32 [], the small ones.
+    same: GroupSums  # Attention to lenders.
+    other: GroupSums  # Attention to larger objects of other classes.
+    objects: Array  # float32 [], the number of small objects.
     entropy: Array  # float32 []
-    levels: Array  # float32 [L], attention by level.
+    levels: Array  # float32 [L], attention to each level.
     images: Array  # float32 [], 1.
     query_dependence: Array  # float32 []
 
 
 def attention_sums(
-    P: Array, objects: Objects, positions: Positions, scale: float
+    P: Array, objects: ImageObjects, positions: Positions, scale: float
 ) -> AttentionSums:
-    """What one image's small objects attend to; pure, for use under vmap and jit.
+    """Sums the attention of one image's small objects; works under vmap and jit.
 
     Args:
-      P: float32 [R, T], a level's scores.
-      objects: of the image.
-      positions: of the level.
-      scale: the least ratio of sides of a source.
+      P: float32 [R, T], scores of a level.
+      objects: ground truth of the image.
+      positions: positions of the level.
+      scale: least ratio of a lender's side to the small object's side.
     """
     P = as_shares(P)
     borrowers = objects.small & objects.valid
@@ -117,7 +120,7 @@ def attention_sums(
         attention, positions.source_levels.astype(P.dtype), precision="highest"
     )
 
-    same, other = _sources(objects, positions.sources, scale)
+    same, other = _positions_in_larger(objects, positions.sources, scale)
     with_same = borrowers & jnp.any(same, axis=1)
     with_other = with_same & jnp.any(other, axis=1)
     return AttentionSums(
@@ -132,17 +135,22 @@ def attention_sums(
 
 
 def as_shares(P: Array) -> Array:
-    """Rows of P [..., T] as shares: absolute values over their sum; zeros stay so."""
+    """Returns P [..., T] as shares, |P| over the sum of its row; zero rows stay zero."""
     P = jnp.abs(P)
     total = jnp.sum(P, axis=-1, keepdims=True)
     return P / jnp.maximum(total, jnp.finfo(P.dtype).tiny)
 
 
 def descriptors(boxes: Array, centers: Array) -> Array:
-    """Which of R positions stand for each of G boxes [G, 4]: bool [G, R], at least one.
+    """Selects the descriptors of each box, at least one.
 
-    Those whose centres [R, 2] lie in the box; the one nearest to the box's centre
-    where none does.
+    Args:
+      boxes: float32 [G, 4], normalized corners.
+      centers: float32 [R, 2], `[y, x]` of each position, normalized.
+
+    Returns:
+      bool [G, R]: the positions whose centers are in the box, or the position nearest
+      to the center of the box if there is none.
     """
     inside = box_ops.contains(boxes, centers)
     middles = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
@@ -153,18 +161,20 @@ def descriptors(boxes: Array, centers: Array) -> Array:
     return jnp.where(jnp.any(inside, axis=1, keepdims=True), inside, nearest)
 
 
-def _sources(objects, centers, scale):
-    """Positions in larger boxes of each object's class, and of others alone: [G, T]."""
+def _positions_in_larger(
+    objects: ImageObjects, centers: Array, scale: float
+) -> tuple[Array, Array]:
+    """Masks [G, T] of positions in larger boxes of the same and of other classes."""
     boxes, labels, valid, _ = objects
     same = borrow_targets.borrow_sources(boxes, labels, valid, centers, scale)
-    # Of one class, all that are larger are sources.
+    # With one label for all, every larger object is a lender.
     larger = borrow_targets.borrow_sources(
         boxes, jnp.zeros_like(labels), valid, centers, scale
     )
     return same, larger & ~same
 
 
-def _group_sums(attention, places, counted):
+def _group_sums(attention: Array, places: Array, counted: Array) -> GroupSums:
     mass = jnp.sum(attention, axis=1, where=places)
     positions = jnp.mean(places, axis=1, dtype=attention.dtype)
     return GroupSums(
@@ -174,8 +184,8 @@ def _group_sums(attention, places, counted):
     )
 
 
-def _query_dependence(P):
-    # Not mean of squares less square of means: of equal rows that would be rounding.
+def _query_dependence(P: Array) -> Array:
+    # Mean of squares minus square of means would leave rounding errors for equal rows.
     variance = jnp.mean(jnp.square(P - jnp.mean(P, axis=0, keepdims=True)), axis=0)
     square = jnp.mean(jnp.sum(jnp.square(P), axis=1))
     return jnp.sum(variance) / jnp.maximum(square, jnp.finfo(P.dtype).tiny)
@@ -185,14 +195,14 @@ def attention_metrics(
     images: Sequence[Mapping[int, AttentionSums]],
     source_levels: Mapping[int, Sequence[int]],
 ) -> dict[str, float]:
-    """The `borrow/...` figures of a split (module docstring).
+    """Computes the `attention/...` metrics of a split (see the module docstring).
 
     Args:
-      images: of each image the sums of each level that borrows, by level from 0.
-      source_levels: of each of these levels those that it borrows from, from 0.
+      images: for each image, the sums of each borrowing level; levels count from 0.
+      source_levels: borrowing level to the levels that it borrows from.
 
     Returns:
-      Name to figure, nan where there is no such object; {} where no level borrows.
+      Metrics by name, nan without such an object; {} if no level borrows.
     """
     if not source_levels:
         return {}
@@ -200,76 +210,86 @@ def attention_metrics(
         n: jax.tree.map(_sum, *(image[n] for image in images)) for n in source_levels
     }
     first = min(source_levels)
-    metrics = _figures("borrow", sums[first], source_levels[first])
+    metrics = _level_metrics("attention", sums[first], source_levels[first])
     for n, levels in source_levels.items():
-        metrics |= _figures(f"borrow/level{n + 1}", sums[n], levels)
+        metrics |= _level_metrics(f"attention/level{n + 1}", sums[n], levels)
     return metrics
 
 
-def _sum(*values):
+def _sum(*values: Array) -> np.ndarray:
     return np.sum(values, axis=0, dtype=np.float64)
 
 
-def _figures(prefix, sums, source_levels):
-    figures = {"objects": float(sums.same.objects)}
+def _level_metrics(
+    prefix: str, sums: AttentionSums, source_levels: Sequence[int]
+) -> dict[str, float]:
+    metrics = {"objects": float(sums.same.objects)}
     for name, group in (("same", sums.same), ("other", sums.other)):
-        figures[f"precision_{name}"] = _ratio(group.mass, group.objects)
-        figures[f"positions_{name}"] = _ratio(group.positions, group.objects)
-        figures[f"lift_{name}"] = _ratio(group.mass, group.positions)
-    figures["entropy"] = _ratio(sums.entropy, sums.objects)
-    figures["query_dependence"] = _ratio(sums.query_dependence, sums.images)
+        metrics[f"precision_{name}"] = _ratio(group.mass, group.objects)
+        metrics[f"positions_{name}"] = _ratio(group.positions, group.objects)
+        metrics[f"lift_{name}"] = _ratio(group.mass, group.positions)
+    metrics["entropy"] = _ratio(sums.entropy, sums.objects)
+    metrics["query_dependence"] = _ratio(sums.query_dependence, sums.images)
     for m in source_levels:
-        figures[f"share_level{m + 1}"] = _ratio(sums.levels[m], sums.objects)
-    return {f"{prefix}/{name}": value for name, value in figures.items()}
+        metrics[f"share_level{m + 1}"] = _ratio(sums.levels[m], sums.objects)
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
-def _ratio(part, whole):
-    return float(part / whole) if whole else math.nan
+def _ratio(part: Array, total: Array) -> float:
+    return float(part / total) if total else math.nan
 
 
-def split_metrics(
+def lender_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, float],
     scale: float,
     max_detections: int = 100,
 ) -> dict[str, float]:
-    """AP and AR of small objects with and without a source, and how many these are.
+    """Computes AP, AP50 and AR of small objects with and without a lender.
 
     Args:
-      ground_truth: COCO dictionary (average_precision.py).
+      ground_truth: COCO dictionary (see average_precision.py).
       detections: COCO results list.
-      metrics: `coco_metrics` of these: where all small objects are in one group, its
-        figures are taken from there.
-      scale: the least ratio of sides of a source.
-      max_detections: as for `coco_metrics`.
+      metrics: `coco_metrics` of these. If all small objects are in one group, its
+        figures are taken from here.
+      scale: least ratio of a lender's side to the small object's side.
+      max_detections: see `coco_metrics`.
+
+    Returns:
+      The figures of each group and its number of objects (see the module docstring).
     """
-    small, has_source = small_objects(ground_truth["annotations"], scale)
-    groups = {"with_source": small & has_source, "without_source": small & ~has_source}
+    small, has_lender = small_objects(ground_truth["annotations"], scale)
+    groups = {"with_lender": small & has_lender, "without_lender": small & ~has_lender}
     figures = {}
-    for name, counts in groups.items():
+    for group, counts in groups.items():
         if counts.sum() == small.sum():
-            found = (metrics[f"{name}_small"] for name in _SPLIT)
+            values = [metrics[f"{name}_small"] for name in _GROUP_METRICS]
         else:
-            found = average_precision.subset_metrics(
+            values = average_precision.subset_metrics(
                 ground_truth,
                 detections,
                 counts.tolist(),
                 average_precision.AREA_RANGES["small"],
                 max_detections,
             )
-        for figure, value in zip(_SPLIT, found, strict=True):
-            figures[f"{figure}_small_{name}"] = value
-        figures[f"objects_small_{name}"] = float(counts.sum())
+        for name, value in zip(_GROUP_METRICS, values, strict=True):
+            figures[f"{name}_small_{group}"] = value
+        figures[f"objects_small_{group}"] = float(counts.sum())
     return figures
 
 
 def small_objects(
     annotations: Sequence[Mapping[str, Any]], scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which objects are small, and which have a source: bool [N] both."""
+    """Returns masks of the small objects and of those with a lender: bool [N] each.
+
+    Args:
+      annotations: COCO annotations; crowds and difficult objects are in neither mask.
+      scale: least ratio of a lender's side to the object's side.
+    """
     small = np.zeros(len(annotations), bool)
-    has_source = np.zeros(len(annotations), bool)
+    has_lender = np.zeros(len(annotations), bool)
     groups: dict[Any, list[int]] = {}
     for index, annotation in enumerate(annotations):
         if not average_precision.is_ignored(annotation):
@@ -281,5 +301,5 @@ def small_objects(
         side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
         small[indices] = average_precision.is_small(area)
         larger = borrow_targets.is_larger(side.max(), side, scale)
-        has_source[indices] = (side > 0) & larger
-    return small, has_source
+        has_lender[indices] = (side > 0) & larger
+    return small, has_lender

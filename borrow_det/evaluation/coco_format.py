@@ -1,4 +1,4 @@
-"""Checks COCO-format files of a user before they are scored."""
+"""Checks of COCO-format files that a user provides."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,20 @@ from borrow_det.errors import InputError
 
 
 def check_ground_truth(data: Any, name: str) -> None:
-    """Raises InputError unless `data` is a sound COCO dictionary.
+    """Checks that `data` is a valid COCO dictionary.
 
-    Boxes may be empty but not negative; `area`, `iscrowd` and `difficult` may be
-    absent. `name` (a file's) starts the message, which names the first bad record.
+    Boxes may be empty, but not have a negative side. `area`, `iscrowd` and `difficult`
+    may be absent.
+
+    Args:
+      data: content of the file.
+      name: name of the file, for messages.
+
+    Raises:
+      InputError: names the file and the first invalid record.
     """
     if not isinstance(data, Mapping):
-        raise InputError(f"{name}: the ground truth must be an object, not a list")
+        raise InputError(f"{name}: the ground truth must be a JSON object, not a list")
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
             raise InputError(f"{name}: the key '{key}' is missing or not a list")
@@ -25,8 +32,8 @@ def check_ground_truth(data: Any, name: str) -> None:
         title = category.get("name")
         if not isinstance(title, str) or title in titles:
             raise InputError(
-                f"{name}: categories[{index}]: its name {title!r} is missing or "
-                "stands there twice"
+                f"{name}: categories[{index}]: the name {title!r} is missing or not "
+                "unique"
             )
         titles.add(title)
     for index, annotation in enumerate(data["annotations"]):
@@ -39,9 +46,17 @@ def check_ground_truth(data: Any, name: str) -> None:
 
 
 def check_detections(data: Any, ground_truth: Mapping[str, Any], name: str) -> None:
-    """Raises InputError unless `data` is a COCO results list for `ground_truth`.
+    """Checks that `data` is a valid COCO results list for `ground_truth`.
 
-    `ground_truth` has been checked. Scores may be any finite numbers.
+    Scores may be any finite numbers.
+
+    Args:
+      data: content of the file.
+      ground_truth: COCO dictionary that has been checked.
+      name: name of the file, for messages.
+
+    Raises:
+      InputError: names the file and the first invalid record.
     """
     if not isinstance(data, Sequence) or isinstance(data, str):
         raise InputError(f"{name}: the detections must be a list of objects")
@@ -58,48 +73,50 @@ def check_detections(data: Any, ground_truth: Mapping[str, Any], name: str) -> N
             )
 
 
-def _ids(records, place):
-    """The ids of records: integers or strings, one kind, each once."""
+def _ids(records: Sequence[Any], place: str) -> set[int | str]:
+    """Returns the ids of records; checks that they are unique and of one type."""
     ids = set()
     for index, record in enumerate(records):
         if not isinstance(record, Mapping) or "id" not in record:
             raise InputError(f"{place}[{index}]: the key 'id' is missing")
         value = record["id"]
         if type(value) is not int and not isinstance(value, str):
-            raise InputError(f"{place}[{index}]: id {value!r} is no integer or string")
+            raise InputError(
+                f"{place}[{index}]: id {value!r} is not an integer or a string"
+            )
         if value in ids:
-            raise InputError(f"{place}[{index}]: id {value!r} stands there twice")
+            raise InputError(f"{place}[{index}]: id {value!r} is not unique")
         ids.add(value)
     if len({type(value) for value in ids}) > 1:
-        raise InputError(f"{place}: some ids are integers, some strings")
+        raise InputError(f"{place}: some ids are integers, some are strings")
     return ids
 
 
-def _check_record(record, place, images, categories):
-    """What annotations and detections have in common."""
+def _check_record(
+    record: Any, place: str, images: set[Any], categories: set[Any]
+) -> None:
+    """Checks the fields that annotations and detections have in common."""
     if not isinstance(record, Mapping):
-        raise InputError(f"{place}: not an object")
+        raise InputError(f"{place}: must be a JSON object")
     for key in ("image_id", "category_id", "bbox"):
         if key not in record:
             raise InputError(f"{place}: the key '{key}' is missing")
     for key, known in (("image_id", images), ("category_id", categories)):
         value = record[key]
-        # Type first: lists cannot be looked up, and True would pass for 1.
+        # The type is checked first: lists are not hashable, and True equals 1.
         if type(value) not in (int, str) or value not in known:
-            raise InputError(
-                f"{place}: {key} {value!r} is not in the ground truth's list"
-            )
+            raise InputError(f"{place}: {key} {value!r} is not in the ground truth")
     box = record["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise InputError(
             f"{place}: bbox {box!r} is not [x, y, width, height] in finite numbers"
         )
     if box[2] < 0 or box[3] < 0:
-        raise InputError(f"{place}: bbox {box!r} has a negative size")
+        raise InputError(f"{place}: bbox {box!r} has a negative width or height")
 
 
-def _is_number(value):
-    """A finite JSON number; an integer too large for a float is none."""
+def _is_number(value: Any) -> bool:
+    """Returns true for a finite number; false for an integer too large for a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     try:

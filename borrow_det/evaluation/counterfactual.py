@@ -1,22 +1,24 @@
-"""Do the answers for small objects follow, when only the large ones are changed?
+"""Metrics of counterfactual splits, in which only the large objects are changed.
 
-A counterfactual split shows the scenes of another, the factual one, with the same image
-ids and the same small objects to the pixel, but with the larger instances redrawn as
-other classes (the small objects' labels follow), or removed. Whoever tells a small
-object by itself answers the same on both; whoever borrows follows.
+A counterfactual split shows the scenes of another, factual split: the image ids are the
+same, and the small objects are the same to the pixel. The larger instances are redrawn
+as other classes (the labels of the small objects change with them), or removed. A
+detector that classifies a small object from its own pixels gives the same answer in
+both splits; a detector that borrows changes its answer with the large objects.
 
-The answer for a small object (of COCO's small area range, neither crowd nor difficult)
-is the class of the detection with the best score, of whatever class, that overlaps it
-by IoU >= 0.5; where there is none, it has no answer.
+The answer for a small object (COCO's small area range, neither crowd nor difficult) is
+the class of the highest-scoring detection, of any class, with IoU >= 0.5. Without such
+a detection, the object has no answer.
 
-Of each split:
-  small_found: the share of small objects that have an answer.
-  small_accuracy: the share whose answer is right; none is wrong.
-Of a counterfactual split:
-  stayed: the share of small objects whose answer is the same in it and in its factual
-    one, of those that are answered in both.
-  followed: the share whose answer is right in both, of all whose label differs; only
-    where labels differ at all.
+Metrics of each split:
+  small_recall: share of the small objects that have an answer.
+  small_accuracy: share of the small objects whose answer is correct; no answer counts
+    as incorrect.
+Metrics of a counterfactual split:
+  unchanged: share of the small objects with the same answer here and in the factual
+    split, among those that have an answer in both.
+  consistency: share of the small objects whose answer is correct in both splits, among
+    those whose label differs; absent if no label differs.
 """
 
 import math
@@ -31,20 +33,25 @@ MIN_IOU = 0.5
 
 
 class Answer(NamedTuple):
-    """What is said of a small object."""
+    """Category of a small object, and the category of the detection on it."""
 
     truth: int  # Category id.
-    found: int | None  # Category id.
+    found: int | None  # Category id; None without an answer.
 
 
-# By image id and box: what a small object has in common with itself in other splits.
+# The key is the image id and the box, which an object keeps in all splits.
 Answers = dict[tuple, Answer]
 
 
 def answers(
     ground_truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]
 ) -> Answers:
-    """What COCO-format detections say of each small object of a split."""
+    """Returns the answer for each small object of a split.
+
+    Args:
+      ground_truth: COCO dictionary (see average_precision.py).
+      detections: COCO results list.
+    """
     objects = average_precision.grouped(ground_truth["annotations"], "image_id")
     detected = average_precision.grouped(detections, "image_id")
     found = {}
@@ -59,30 +66,30 @@ def answers(
         overlaps = average_precision.pairwise_iou(ranked, small)
         for annotation, overlap in zip(small, overlaps.T, strict=True):
             hits = np.flatnonzero(overlap >= MIN_IOU)
-            said = ranked[hits[0]]["category_id"] if len(hits) else None
+            answer = ranked[hits[0]]["category_id"] if len(hits) else None
             key = (image_id, *annotation["bbox"])
-            found[key] = Answer(annotation["category_id"], said)
+            found[key] = Answer(annotation["category_id"], answer)
     return found
 
 
 def metrics(
     splits: Mapping[str, Answers], compared: Iterable[tuple[str, str]]
 ) -> dict[str, float]:
-    """The figures of the module's docstring, by `SPLIT/NAME`.
+    """Computes the metrics of the module docstring, by `SPLIT/NAME`.
 
     Args:
-      splits: the answers on each split.
-      compared: (factual split, its counterfactual) each.
+      splits: the answers of each split.
+      compared: pairs (factual split, its counterfactual).
 
     Returns:
-      nan where there is no such object; {} of no splits.
+      Metrics by name, nan without such an object; {} without splits.
     """
     figures = {}
     for split, found in splits.items():
         figures[f"{split}/small_accuracy"] = _share(
             a.found == a.truth for a in found.values()
         )
-        figures[f"{split}/small_found"] = _share(
+        figures[f"{split}/small_recall"] = _share(
             a.found is not None for a in found.values()
         )
     for factual, split in compared:
@@ -91,17 +98,17 @@ def metrics(
             for key, a in splits[factual].items()
             if (b := splits[split].get(key))
         ]
-        figures[f"{split}/stayed"] = _share(
+        figures[f"{split}/unchanged"] = _share(
             a.found == b.found for a, b in pairs if None not in (a.found, b.found)
         )
         changed = [(a, b) for a, b in pairs if a.truth != b.truth]
         if changed:
-            figures[f"{split}/followed"] = _share(
+            figures[f"{split}/consistency"] = _share(
                 a.found == a.truth and b.found == b.truth for a, b in changed
             )
     return figures
 
 
-def _share(values):
+def _share(values: Iterable[bool]) -> float:
     values = list(values)
     return sum(values) / len(values) if values else math.nan

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from borrow_det.errors import InputError
-from borrow_det.evaluation import average_precision, coco_format
+from borrow_det.evaluation import average_precision, coco_format, voc
 from borrow_det.io import json_files
 from borrow_det.tools.common import cli
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         ground_truth, detections, options.max_detections
     )
     if options.voc:
-        metrics |= average_precision.voc_metrics(
+        metrics |= voc.voc_metrics(
             ground_truth, detections, options.iou, options.inclusive_pixels
         )
     metrics = {k: None if math.isnan(v) else v for k, v in metrics.items()}

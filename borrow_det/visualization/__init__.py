@@ -1,1 +1,1 @@
-"""Pictures, curves and tables."""
+"""Annotated images, learning curves and tables."""

@@ -1,10 +1,11 @@
-"""Pictures for people: annotated images, contact sheets, learning curves."""
+"""Annotated images and contact sheets."""
 
 import colorsys
 import io
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import matplotlib
@@ -13,16 +14,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from borrow_det.io import paths
 
-# Small pictures are enlarged by the whole factor (at most 4) that comes nearest this,
-# before drawing: text and outlines have a least size, small images have not.
+# Small images are enlarged before drawing, because text and outlines have a minimum
+# size: by the integer factor, at most 4, that brings the longer side nearest to this.
 _READABLE_SIDE = 1000
 _LARGEST_FACTOR = 4
+_Color = tuple[int, int, int]
 _FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def class_color(label: int) -> tuple[int, int, int]:
-    """RGB of a class: neighbouring labels far apart in hue, then in brightness."""
-    # The golden ratio's multiples never come close to each other before they must.
+    """Returns the RGB color of a class; nearby labels have different hues."""
+    # Multiples of the golden ratio spread evenly over the hues, for any number of
+    # labels.
     hue = (0.02 + label * 0.6180339887) % 1.0
     value = (1.0, 0.72)[(label // 8) % 2]
     saturation = (0.85, 0.5)[(label // 16) % 2]
@@ -30,15 +33,15 @@ def class_color(label: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def ink_on(color: Sequence[float]) -> tuple[int, int, int]:
-    """Black or white, whichever stands out on an RGB of 0..255."""
-    red, green, blue = color
+def text_color(background: Sequence[float]) -> tuple[int, int, int]:
+    """Returns black or white, the one with more contrast to an RGB color in 0..255."""
+    red, green, blue = background
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
     return (0, 0, 0) if bright else (255, 255, 255)
 
 
 def shrink(image: np.ndarray, largest: int) -> np.ndarray:
-    """The image [H, W, ...] with sides of at most `largest` pixels; never enlarged."""
+    """Returns the image [H, W, ...] with sides of at most `largest` pixels."""
     scale = largest / max(image.shape[:2])
     if scale >= 1:
         return image
@@ -53,20 +56,20 @@ def draw_boxes(
     class_names: Sequence[str],
     scores: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws boxes with class names on an image, so that small ones stay readable.
+    """Draws boxes with class names on an image, so that small objects stay visible.
 
-    Outlines are thin and lie outside of what they enclose; a name stands beside its
-    box, where it covers the least of other boxes and names.
+    Outlines are thin and outside the box. A name is next to its box, at the place where
+    it covers the least of other boxes and names.
 
     Args:
       image: uint8 RGB [H, W, 3].
-      boxes: float [n, 4], [y_min, x_min, y_max, x_max] normalised to the image.
+      boxes: float [n, 4], [y_min, x_min, y_max, x_max] normalized to the image.
       labels: int [n], 0-based.
       class_names: the name of each label.
-      scores: float [n] in [0, 1], or None where there are none (ground truth).
+      scores: float [n] in [0, 1]; None for ground truth.
 
     Returns:
-      uint8 RGB [f H, f W, 3]; f is 1 to 4, so that small images become readable.
+      uint8 RGB [f H, f W, 3] with an integer f from 1 to 4, larger for small images.
     """
     height, width = image.shape[:2]
     factor = max(1, min(_LARGEST_FACTOR, round(_READABLE_SIDE / max(height, width))))
@@ -83,7 +86,7 @@ def draw_boxes(
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
     rectangles[:, 0::2] = np.round(corners[:, 1::2] * picture.width)
     rectangles[:, 1::2] = np.round(corners[:, 0::2] * picture.height)
-    # The best come last, on top of the others.
+    # The best detections are drawn last, on top of the others.
     order = range(len(rectangles)) if scores is None else np.argsort(scores)
     for i in order:
         _outline(draw, rectangles[i], class_color(int(labels[i])), line)
@@ -99,17 +102,17 @@ def draw_boxes(
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Lays images out in rows on white; cells have the size of the largest.
+    """Arranges images in a grid on white; all cells have the size of the largest image.
 
     Args:
       images: uint8 RGB [H_i, W_i, 3], at least one; sizes may differ.
-      columns: images in a row.
+      columns: number of images in a row.
 
     Returns:
       uint8 RGB [H, W, 3].
 
     Raises:
-      ValueError: there is no image, or columns is not positive.
+      ValueError: images is empty, or columns is not positive.
     """
     if not images or columns < 1:
         raise ValueError("contact_sheet needs at least one image and one column")
@@ -126,33 +129,42 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes uint8 RGB [H, W, 3] as the path's suffix says, and the folder if needed.
+    """Writes uint8 RGB [H, W, 3] in the format of the path's suffix.
 
-    PNG is exact; JPEG is written at quality 92 without colour subsampling, which
-    would smear thin outlines.
+    Missing folders are made. PNG is lossless. JPEG is written with quality 92 and
+    without chroma subsampling, which would blur thin outlines.
     """
     path = paths.as_path(path)
     paths.make_folder(path.parent)
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-    options = {"quality": 92, "subsampling": 0} if jpeg else {}
+    options: dict[str, Any] = {"quality": 92, "subsampling": 0} if jpeg else {}
     file = io.BytesIO()
-    file.name = path.name  # Pillow chooses the format by it.
+    file.name = path.name  # Pillow derives the format from it.
     Image.fromarray(np.ascontiguousarray(image)).save(file, **options)
     path.write_bytes(file.getvalue())
 
 
-def _outline(draw, rectangle, color, line):
-    """A coloured line just outside the box, and a dark one outside of that."""
+def _outline(
+    draw: ImageDraw.ImageDraw, rectangle: np.ndarray, color: _Color, line: int
+) -> None:
+    """Draws a colored line just outside the box, and a dark one around it."""
     left, top, right, bottom = (int(v) for v in rectangle)
     for grow, width, ink in ((line + 1, 1, (0, 0, 0)), (line, line, color)):
         x = (left - grow, right + grow - 1)
         y = (top - grow, bottom + grow - 1)
-        # Boxes of no extent have their corners in order, too.
+        # The corners of empty boxes may be in the wrong order.
         draw.rectangle((min(x), min(y), max(x), max(y)), outline=ink, width=width)
 
 
-def _label_place(draw, text, font, rectangle, covered, size):
-    """The free place beside a box for its label: [left, top, right, bottom]."""
+def _label_place(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    rectangle: np.ndarray,
+    covered: np.ndarray,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """Finds a place for a label next to its box: [left, top, right, bottom]."""
     left, top, right, bottom = rectangle
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font, anchor="la")
     width, height = int(x1 - min(x0, 0)) + 4, int(y1 - min(y0, 0)) + 3
@@ -173,17 +185,23 @@ def _label_place(draw, text, font, rectangle, covered, size):
     low = np.maximum(places[:, None, :2], covered[None, :, :2])
     high = np.minimum(places[:, None, 2:], covered[None, :, 2:])
     overlap = np.prod(np.maximum(high - low, 0), axis=-1)
-    # An overlap counts by its share of what it hides: half of a small box is worse
-    # than a corner of a large one.
+    # Overlaps count relative to what they hide: half of a small box is worse than a
+    # corner of a large one.
     areas = np.prod(np.maximum(covered[:, 2:] - covered[:, :2], 1), axis=-1)
     hidden = (overlap / np.minimum(areas, width * height)).sum(axis=1)
     moved = np.abs(shifted - candidates).sum(axis=1) / (width + height)
     return places[np.argmin(hidden + 0.1 * moved)]
 
 
-def _label(draw, text, font, place, color):
-    """Text on the class colour."""
+def _label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont,
+    place: np.ndarray,
+    color: _Color,
+) -> None:
+    """Writes text on the color of the class."""
     left, top, right, bottom = (int(v) for v in place)
     draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
     at = (left + 2, top + 1)
-    draw.text(at, text, fill=ink_on(color), font=font, anchor="la")
+    draw.text(at, text, fill=text_color(color), font=font, anchor="la")

@@ -6,29 +6,34 @@ import os
 import re
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
 
 _EVALUATION = re.compile(r"(?:(?P<split>.*)/)?(?P<metric>A[PR]\d*(?:_\w+)?|top\d)")
+
+_Points = list[tuple[int, float]]  # (step, value).
 
 
 def learning_curves(
     metrics_jsonl: str | os.PathLike, png: str | os.PathLike
 ) -> list[str]:
-    """Plots a run's metrics.jsonl against the step, one panel a kind.
+    """Plots a run's metrics.jsonl against the step.
 
-    The kinds: every value with "loss" in its name; with "learning_rate"; and the
-    AP and AR figures of each split (`SPLIT/AP50_small`; per-class figures are left
-    out), or its top-1 and top-5 accuracy. What the file does not hold is skipped.
+    The panels show the losses, the learning rate, and for each split its AP and AR
+    (`SPLIT/AP50_small`, without single classes) or its top-1 and top-5 accuracy. A
+    panel without values is left out. Metrics of earlier versions have their present
+    names.
 
     Args:
-      metrics_jsonl: the file that `metric_writer` writes.
-      png: the picture to write.
+      metrics_jsonl: path of the metrics, as `metric_writer` writes them.
+      png: path of the picture; not written if there are no panels.
 
     Returns:
-      The titles of the panels; no picture is written where there is none.
+      Titles of the panels.
     """
     panels = _panels(_series(paths.as_path(metrics_jsonl)))
     if not panels:
@@ -45,21 +50,22 @@ def learning_curves(
     return list(panels)
 
 
-def _series(path):
-    """Name to [(step, value), ...] in the order of the file, without nulls."""
-    series: dict[str, list[tuple[int, float]]] = {}
+def _series(path: paths.Path) -> dict[str, _Points]:
+    """Reads metric name -> points, in the order of the file, without nulls."""
+    series: dict[str, _Points] = {}
     for line in path.read_bytes().splitlines():
         record = json.loads(line)
         step = record.pop("step")
         for name, value in record.items():
             if value is not None:
+                name = metric_names.current_name(name)
                 series.setdefault(name, []).append((step, value))
     return series
 
 
-def _panels(series):
-    """Title to {curve's name: points}; see learning_curves for the kinds."""
-    panels: dict[str, dict] = {}
+def _panels(series: dict[str, _Points]) -> dict[str, dict[str, _Points]]:
+    """Sorts series into panels: title -> {name of the curve: points}."""
+    panels: dict[str, dict[str, _Points]] = {}
     for name, points in series.items():
         evaluation = _EVALUATION.fullmatch(name)
         if evaluation:
@@ -74,10 +80,10 @@ def _panels(series):
     )
 
 
-def _plot(axes, title, curves):
+def _plot(axes: Axes, title: str, curves: dict[str, _Points]) -> None:
     for label, points in curves.items():
         steps, values = np.array(points, np.float64).T
-        # A few evaluations are points of their own; a log is a line.
+        # Markers show single evaluations; a training log has too many values for them.
         marker = "o" if len(points) < 40 else None
         axes.plot(steps, values, linewidth=1.4, marker=marker, ms=3, label=label)
     values = np.concatenate([[v for _, v in points] for points in curves.values()])

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as a short text for people."""
+"""Markdown tables of metrics, readable as plain text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,14 @@ MAIN_FIELDS = (
     "AP50_medium",
     "AP50_large",
 )
-
 BORROWING_FIELDS = (
-    "AP_small_with_source",
-    "AP_small_without_source",
-    "borrow/precision_same",
-    "borrow/lift_same",
-    "borrow/lift_other",
-    "borrow/entropy",
-    "borrow/query_dependence",
+    "AP_small_with_lender",
+    "AP_small_without_lender",
+    "attention/precision_same",
+    "attention/lift_same",
+    "attention/lift_other",
+    "attention/entropy",
+    "attention/query_dependence",
 )
 
 
@@ -30,16 +29,16 @@ def markdown_report(
     reference_lines: Mapping[str, float],
     fields: Sequence[str] = MAIN_FIELDS,
 ) -> str:
-    """A Markdown table of splits by metrics.
+    """Formats the metrics of splits as a Markdown table, one row for each split.
 
     Args:
-      evaluations: split to its metrics (average_precision.py).
-      reference_lines: what a figure is to be held against, by meaning
+      evaluations: metrics of each split (see evaluation/average_precision.py).
+      reference_lines: values to compare the metrics with, by meaning
         (`{"chance": 0.25}`); may be empty.
-      fields: the metrics to show; those that no split has are left out.
+      fields: metrics to show; those that no split has are left out.
 
     Returns:
-      Lines without a trailing newline; a figure that is absent or nan shows "-".
+      The table, without a trailing newline; "-" for values that are absent or nan.
     """
     shown = [f for f in fields if any(f in metrics for metrics in evaluations.values())]
     rows = [
@@ -58,16 +57,15 @@ def per_class_table(
     class_names: Sequence[str],
     fields: Sequence[str] = PER_CLASS_FIELDS,
 ) -> str:
-    """A Markdown table of classes by metrics.
+    """Formats the metrics of classes as a Markdown table, one row for each class.
 
     Args:
-      metrics: those of one split (average_precision.py: COCO's, VOC's or both).
-      class_names: the rows, in order; the last row is the mean over all classes.
-      fields: the metrics to show, without `/class`; those that there are not are left
-        out.
+      metrics: metrics of one split, COCO's, VOC's or both (see evaluation/).
+      class_names: the rows; a last row has the means over all classes.
+      fields: metrics to show, without `/CLASS`; those that are absent are left out.
 
     Returns:
-      Lines without a trailing newline; a class without objects shows "-".
+      The table, without a trailing newline; "-" for classes without objects.
     """
     shown = [
         field
@@ -87,19 +85,19 @@ def markdown_table(
     columns: Sequence[str],
     rows: Sequence[tuple[str, Sequence[float | str]]],
 ) -> str:
-    """A table of figures, aligned so that its Markdown also reads as text.
+    """Formats rows of values as a Markdown table with aligned columns.
 
     Args:
-      corner: what the rows' names are.
-      columns: the heads of the columns of figures.
-      rows: (name, a figure or its text for each column); nan shows "-".
+      corner: heading of the column of names.
+      columns: headings of the columns of values.
+      rows: (name, value or text for each column); "-" is shown for nan.
 
     Returns:
-      Lines without a trailing newline.
+      The table, without a trailing newline.
     """
     cells = [[corner, *columns]]
     for name, values in rows:
-        # A bar in a name would end its cell.
+        # An unescaped bar would end the cell.
         cells.append([name.replace("|", "\\|"), *map(_cell, values)])
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -107,14 +105,14 @@ def markdown_table(
     return "\n".join(lines)
 
 
-def _line(cells, widths):
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = cells
     padded = [first.ljust(widths[0])]
     padded += [c.rjust(width) for c, width in zip(others, widths[1:], strict=True)]
     return "| " + " | ".join(padded) + " |"
 
 
-def _cell(value):
+def _cell(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return "-" if math.isnan(value) else f"{value:.3f}"

@@ -68,9 +68,11 @@ def test_many_classes_are_in_the_file_alone(workdir, count, on_console):
 
 
 def test_details_and_comparisons_have_tables_of_their_own(workdir):
-    metrics = {"val": {"AP": 0.5, "borrow/lift_same": 2.5, "borrow/entropy": 0.75}}
-    compared = {"val/small_found": 0.75, "swapped/small_found": 1.0}
-    compared |= {"swapped/followed": 0.125}
+    metrics = {
+        "val": {"AP": 0.5, "attention/lift_same": 2.5, "attention/entropy": 0.75}
+    }
+    compared = {"val/small_recall": 0.75, "swapped/small_recall": 1.0}
+    compared |= {"swapped/consistency": 0.125}
     splits = [split_of("val", ("cat", "dog"))]
     shown = report.write_report(DetectionTask, workdir, splits, metrics, compared)
     expected = [
@@ -78,14 +80,14 @@ def test_details_and_comparisons_have_tables_of_their_own(workdir):
         "| ----- | ----: |",
         "| val   | 0.500 |",
         "",
-        "| split | borrow/lift_same | borrow/entropy |",
-        "| ----- | ---------------: | -------------: |",
-        "| val   |            2.500 |          0.750 |",
+        "| split | attention/lift_same | attention/entropy |",
+        "| ----- | ------------------: | ----------------: |",
+        "| val   |               2.500 |             0.750 |",
         "",
-        "| split   | small_found | followed |",
-        "| ------- | ----------: | -------: |",
-        "| val     |       0.750 |        - |",
-        "| swapped |       1.000 |    0.125 |",
+        "| split   | small_recall | consistency |",
+        "| ------- | -----------: | ----------: |",
+        "| val     |        0.750 |           - |",
+        "| swapped |        1.000 |       0.125 |",
     ]
     assert shown.splitlines()[: len(expected)] == expected
     assert (workdir / "report.md").read_text().splitlines()[:12] == expected

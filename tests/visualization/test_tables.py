@@ -1,4 +1,4 @@
-"""The report's text."""
+"""Tables of metrics as Markdown text."""
 
 import math
 

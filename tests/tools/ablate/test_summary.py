@@ -63,8 +63,8 @@ def records():
     results = {
         "ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.6}}},
         "full": {
-            0: {"val": {"AP": 0.7, "extra": 1.0}, "pair": {"followed": 1.0}},
-            1: {"val": {"AP": 0.9, "extra": 1.0}, "pair": {"followed": 0.5}},
+            0: {"val": {"AP": 0.7, "extra": 1.0}, "pair": {"consistency": 1.0}},
+            1: {"val": {"AP": 0.9, "extra": 1.0}, "pair": {"consistency": 0.5}},
         },
         "late": {},
     }
@@ -84,7 +84,7 @@ def test_summary_has_a_record_for_each_split_and_finished_row(records):
         2
     )  # The baseline has none.
     assert records[2]["metrics"] == {}
-    assert records[3]["metrics"]["followed"]["mean"] == 0.75
+    assert records[3]["metrics"]["consistency"]["mean"] == 0.75
     assert full["cost"] == {"flops": 2_500_000}
 
 
@@ -116,7 +116,7 @@ def test_tables_show_the_records(records):
         ("ssd", "AP"),
         ("full", "AP"),
         ("full", "extra"),
-        ("full", "followed"),
+        ("full", "consistency"),
     ]
     assert float(lines[1]["mean"]) == pytest.approx(0.8)
     assert float(lines[1]["low"]) == pytest.approx(0.25 - half, rel=1e-5)
