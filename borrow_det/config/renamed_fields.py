@@ -1,4 +1,4 @@
-"""Config fields and values that were renamed; work directories may hold the old ones."""
+"""Renamed config fields and values; old work directories hold the old names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ VALUES = {"loss.ignored": {"spared": "ignored"}}
 
 
 def current(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns flat fields {full name: value} under today's names and with today's values."""
+    """Returns flat fields {full name: value} with their current names and values."""
     renamed = {FIELDS.get(name, name): value for name, value in fields.items()}
     for name, values in VALUES.items():
         if name in renamed:
@@ -19,7 +19,7 @@ def current(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find(field: str) -> str | None:
-    """Returns a sentence with today's name of a renamed field, or None.
+    """Returns a sentence with the current name of a renamed field, or None.
 
     Args:
       field: the old name, in full (`evaluation.source_scale`) or without its group.

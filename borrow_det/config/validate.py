@@ -1,28 +1,30 @@
-"""Refuses configurations that would fail only after minutes, or do nothing."""
+"""Checks the ranges of a configuration's fields before a run starts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+
+import ml_collections
 
 from borrow_det.errors import InputError, check_choice
 
 
-def _is_share(value):
+def _is_share(value: float) -> bool:
     return 0 <= value <= 1
 
 
-def _is_size(value):
+def _is_size(value: Sequence[int]) -> bool:
     return len(value) == 2 and all(isinstance(v, int) and v >= 1 for v in value)
 
 
-def _is_positive_range(value):
+def _is_positive_range(value: Sequence[float]) -> bool:
     return len(value) == 2 and 0 < value[0] <= value[1]
 
 
-def _are_positive(count):
+def _are_positive(count: int) -> Callable[[Sequence[float]], bool]:
     return lambda value: len(value) == count and all(v > 0 for v in value)
 
 
-# Fields, what holds of them, and how to say it.
+# Fields, the rule that their values follow, and the rule in words.
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "log_every eval_every checkpoint_every keep_checkpoints "
@@ -46,35 +48,39 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: value > 0,
         "above 0",
     ),
-    ("evaluation.source_scale", lambda value: value > 1, "above 1"),
+    ("evaluation.lender_scale", lambda value: value > 1, "above 1"),
     (
         "nms.score nms.iou loss.positive_iou augment.photometric augment.expand "
         "augment.flip report.min_score",
         _is_share,
-        "in [0, 1]",
+        "between 0 and 1",
     ),
     (
         "ema_decay model.dropout loss.label_smoothing",
         lambda value: 0 <= value < 1,
-        "in [0, 1)",
+        "at least 0 and below 1",
     ),
     (
         "augment.min_crop evaluation.crop_share",
         lambda value: 0 < value <= 1,
-        "in (0, 1]",
+        "above 0 and at most 1",
     ),
     (
         "augment.crop_area",
         lambda value: _is_positive_range(value) and value[1] <= 1,
-        "(smallest, largest), both in (0, 1]",
+        "a pair (smallest, largest) of numbers above 0 and at most 1",
     ),
     (
         "augment.crop_aspect",
         _is_positive_range,
-        "(smallest, largest), both above 0",
+        "a pair (smallest, largest) of numbers above 0",
     ),
     ("augment.max_expand", lambda value: value >= 1, "at least 1"),
-    ("input_size dataset.canvas", _is_size, "(height, width) in whole pixels"),
+    (
+        "input_size dataset.canvas",
+        _is_size,
+        "a pair (height, width) of integers above 0",
+    ),
     ("model.pixel_mean", lambda value: len(value) == 3, "three numbers"),
     ("model.pixel_std", _are_positive(3), "three numbers above 0"),
     ("model.channel_order", lambda value: value in ("RGB", "BGR"), "RGB or BGR"),
@@ -88,12 +94,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "anchors.strides anchors.sizes",
         lambda value: len(value) >= 1 and min(value) > 0,
-        "a number of pixels above 0 for each level",
+        "one number of pixels above 0 per level",
     ),
     (
         "anchors.aspect_ratios",
         lambda value: all(len(ratios) >= 1 and min(ratios) > 0 for ratios in value),
-        "for each level its aspect ratios, above 0, one at least",
+        "one tuple of aspect ratios above 0 per level, none of them empty",
     ),
     (
         "anchors.second_aspect_ratios",
@@ -111,13 +117,15 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 
 
-def check(config, tasks, data_parallelism: int) -> None:
-    """Checks every field whose range no other part checks when it is built.
+def check(
+    config: ml_collections.ConfigDict, tasks: Collection[str], data_parallelism: int
+) -> None:
+    """Checks every field that no other part checks when it is built.
 
     Args:
-      config: the run's.
-      tasks: names of the tasks there are.
-      data_parallelism: devices that share a batch.
+      config: the run's configuration.
+      tasks: names of the known tasks.
+      data_parallelism: number of devices that share a batch.
 
     Raises:
       InputError: names the first field that is out of its range, and the range.
@@ -135,12 +143,12 @@ def check(config, tasks, data_parallelism: int) -> None:
     if config.micro_batch and share % config.micro_batch:
         raise InputError(
             f"micro_batch is {config.micro_batch}; it must be 0 or divide the {share} "
-            "images that each device has of a batch"
+            "images of a batch that each device gets"
         )
 
 
-def check_fields(config) -> None:
-    """Checks every field whose range depends on nothing else.
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Checks every field whose range is independent of the devices.
 
     Raises:
       InputError: names the first field that is out of its range, and the range.
@@ -153,14 +161,15 @@ def check_fields(config) -> None:
                 raise InputError(f"{name} is {value!r}; it must be {range_}")
 
 
-def _holds(rule, value):
+def _holds(rule: Callable[[Any], bool], value: Any) -> bool:
     try:
         return rule(value)
-    except TypeError:  # A text among numbers, a number in place of several.
+    except TypeError:  # A string among numbers, one number in place of several.
         return False
 
 
-def _at(fields, name):
+def _at(fields: Mapping[str, Any], name: str) -> Any:
+    value: Any = fields
     for part in name.split("."):
-        fields = fields[part]
-    return fields
+        value = value[part]
+    return value

@@ -1,39 +1,43 @@
-"""Where arrays lie: one named mesh over the devices of every process.
+"""One named mesh over the devices of all processes, and the shardings on it.
 
-The mesh has two axes. A batch is split over both; parameters and the optimizer's state
-are replicated over `data`, and split over `fsdp` where that is larger than 1. One code
-path serves one CPU, several simulated devices, several processes, GPUs and TPU slices.
+The mesh has two axes. A batch is sharded over both; parameters and the optimizer's
+state are replicated over `data`, and sharded over `fsdp` if that is larger than 1. One
+code path serves one CPU, several simulated devices, several processes, GPUs and TPU
+slices.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from borrow_det.errors import InputError
 
 AXES = ("data", "fsdp")
-# Smaller arrays (biases, scales, statistics) are replicated on any mesh: splitting them
+# Smaller arrays (biases, scales, statistics) are replicated on any mesh: sharding them
 # saves nothing and costs a collective each.
-_MIN_SPLIT_SIZE = 2**14
+_MIN_SHARDED_SIZE = 2**14
 
 
-def make_mesh(axes, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh over all devices.
+def make_mesh(
+    axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Builds the mesh over all devices.
 
-    Devices come slice by slice, and within a slice process by process. So each process
-    holds consecutive rows of a batch, whatever the topology, and `fsdp`, the inner
-    axis, stays within a slice (its collectives are the frequent ones, and the network
-    between slices is slow): the hybrid mesh of several slices.
+    Devices are ordered by slice, and within a slice by process. Each process therefore
+    holds consecutive rows of a batch in any topology, and `fsdp`, the inner axis, stays
+    within a slice (its collectives are the frequent ones, and the network between
+    slices is slow): the hybrid mesh of several slices.
 
     Args:
-      axes: `config.mesh`: the sizes of AXES, -1 standing for what is left.
-      devices: those of all processes by default.
+      axes: `config.mesh`: the sizes of AXES; -1 stands for the remaining devices.
+      devices: default: the devices of all processes.
 
     Raises:
-      InputError: the axes are others, or their sizes do not fit the devices.
+      InputError: the axes are not AXES, or their sizes do not fit the devices.
     """
     devices = jax.devices() if devices is None else devices
     shape = _shape(dict(axes), len(devices))
@@ -47,44 +51,68 @@ def make_mesh(axes, devices: Sequence[jax.Device] | None = None) -> Mesh:
     return Mesh(np.array(ordered).reshape(shape), AXES, (AxisType.Auto,) * len(AXES))
 
 
-def _shape(sizes, devices):
-    """The sizes of AXES, none of them -1."""
+def _shape(sizes: dict[str, int], devices: int) -> list[int]:
+    """Returns the sizes of AXES, with -1 replaced."""
     if set(sizes) != set(AXES):
         raise InputError(f"mesh has the axes {sorted(sizes)}; it must have {AXES}")
     given = [sizes[axis] for axis in AXES]
     known = max(1, int(np.prod([size for size in given if size != -1])))
     shape = [devices // known if size == -1 else size for size in given]
     if min(shape) < 1 or int(np.prod(shape)) != devices:
-        raise InputError(f"mesh {sizes} does not fit the {devices} devices there are")
+        raise InputError(
+            f"mesh {sizes} does not fit {devices} devices: the sizes must multiply to "
+            "that number, and one of them may be -1"
+        )
     return shape
 
 
-def _slice(device):
-    """The TPU slice that a device belongs to; other devices have none."""
+def _slice(device: jax.Device) -> int:
+    """Returns the TPU slice of a device, 0 for other devices."""
     return getattr(device, "slice_index", None) or 0
 
 
+def resolve_layout(
+    config: ml_collections.ConfigDict, platform: str | None = None
+) -> ml_collections.ConfigDict:
+    """Returns `config` with `first_stage=auto` replaced by the platform's choice.
+
+    Networks know of no devices: whoever builds one for the devices of a run passes it
+    the configuration that this returns.
+
+    Args:
+      config: the configuration of a run; it stays as it is.
+      platform: cpu, gpu or tpu; default: the platform of this process.
+    """
+    if config.first_stage != "auto":
+        return config
+    config = config.copy_and_resolve_references()
+    platform = platform or jax.default_backend()
+    config.first_stage = "pairs" if platform == "tpu" else "plain"
+    return config
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Each device holds the whole array."""
+    """Returns the sharding that replicates an array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis is split over all devices."""
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: its leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
-def split_state(mesh: Mesh, tree: Any) -> Any:
-    """The shardings of parameters and of what follows them, leaf by leaf.
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Returns the shardings of parameters or of an optimizer's state, leaf by leaf.
 
-    By shape alone, so that a parameter, its average and its momentum lie alike: the
-    largest axis that `fsdp` divides (the last of equals) is split over it.
+    They depend on the shape alone, so that a parameter, its average and its momentum
+    are sharded alike: the largest axis that `fsdp` divides (the last of equals) is
+    sharded over it.
     """
     parts = mesh.shape["fsdp"]
 
-    def one(leaf):
+    def one(leaf: Any) -> NamedSharding:
         divisible = [i for i, n in enumerate(leaf.shape) if n % parts == 0]
-        if parts == 1 or leaf.size < _MIN_SPLIT_SIZE or not divisible:
+        if parts == 1 or leaf.size < _MIN_SHARDED_SIZE or not divisible:
             return replicated(mesh)
         axis = max(divisible, key=lambda i: (leaf.shape[i], i))
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
@@ -95,17 +123,19 @@ def split_state(mesh: Mesh, tree: Any) -> Any:
 def on_each_device(
     function: Callable, mesh: Mesh, split: Sequence[bool], out_split: bool
 ) -> Callable:
-    """A function of arrays of all devices that each runs by itself, on its own rows.
+    """Returns a function of global arrays that each device runs on its own rows.
 
-    If one program were made for all of them, a loop over examples would ask them all
-    before every pass whether one goes on, and each pass of a sum would be summed over
-    them. What is to be shared is so by `device_axes`.
+    In one program for all devices, a loop over examples would synchronize them before
+    every pass, and every partial sum would be reduced over them. Here devices exchange
+    only what `function` reduces explicitly, by `collectives.device_axes`.
 
     Args:
-      function: of a device's part of each argument.
+      function: a function of a device's part of each argument.
       mesh: the run's.
-      split: of each argument, whether its leading axis is split; else it is whole.
-      out_split: the same of the result. One that is whole must be equal everywhere.
+      split: for each argument, true if its leading axis is sharded; else the argument
+        is replicated.
+      out_split: the same for the result. A replicated result must be equal on all
+        devices.
     """
     spec = {True: PartitionSpec(AXES), False: PartitionSpec()}
     return jax.shard_map(
@@ -117,18 +147,18 @@ def on_each_device(
 
 
 def put(tree: Any, shardings: Any) -> Any:
-    """Makes global arrays of values that every process has whole."""
+    """Makes global arrays from values that every process holds completely."""
 
-    def one(value, sharding):
+    def one(value: Any, sharding: NamedSharding) -> jax.Array:
         value = np.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
 
     return jax.tree.map(one, tree, shardings)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes global arrays of this process's rows of a batch."""
-    sharding = split_batch(mesh)
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes global arrays from this process's rows of a batch."""
+    sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()

@@ -1,4 +1,4 @@
-"""Reading JSON files that people bring, or may have edited."""
+"""Reads JSON files that come from users, or that users may have edited."""
 
 import json
 import os
@@ -9,10 +9,10 @@ from borrow_det.io import paths
 
 
 def read(path: str | os.PathLike) -> Any:
-    """What a JSON file holds, in UTF-8 or another Unicode encoding.
+    """Returns the content of a JSON file, in UTF-8 or another Unicode encoding.
 
     Raises:
-      InputError: the file is not there, not readable or not JSON.
+      InputError: the file is missing, not readable or not JSON.
     """
     try:
         return json.loads(paths.as_path(path).read_bytes())

@@ -1,7 +1,7 @@
-"""Where files lie: on a disk, or in a bucket of Google Cloud Storage (gs://).
+"""Paths on a disk and in buckets of Google Cloud Storage (gs://).
 
-Paths on a disk stay pathlib's: epath's take brackets of a folder's name for a pattern,
-and open files in fewer ways. Only those of a bucket are epath's.
+Paths on a disk stay pathlib's: epath treats brackets in a folder's name as a pattern
+and opens files in fewer modes. Only paths in a bucket are epath's.
 """
 
 import errno
@@ -15,27 +15,28 @@ from etils import epath
 
 from borrow_det.errors import InputError
 
-# Read by epath at its first look at a path: with TensorFlow installed it would go
-# through that, which needs its own set-up and is no part of the core.
+# epath reads this variable on first use. With TensorFlow installed it would use
+# TensorFlow's file system, which needs a separate set-up; the core does without it.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
 Path = pathlib.Path | epath.Path
 _GCS = "gs://"
-_SECONDS_TO_REACH = 20.0  # Of a bucket, before it counts as out of reach.
-# What pathlib leaves of gs://, too.
+_SECONDS_TO_REACH = 20.0  # A bucket that does not answer for longer is an error.
+# `gs:/` is the form that pathlib makes of gs://.
 _SCHEME = re.compile(r"[a-z][a-z0-9]+://|gs:/", re.IGNORECASE)
 
 
 def as_path(path: str | os.PathLike) -> Path:
-    """A path to work with; one in a bucket only if that is there and may be used.
+    """Returns a path object, after checking the bucket of a remote path.
 
     Raises:
-      InputError: the bucket is not there or not permitted, what reads buckets is not
-        installed, or the path is neither a disk's nor gs://BUCKET/FOLDER.
+      InputError: the bucket does not exist or access is denied, the libraries that
+        read buckets are not installed, or the path is neither local nor of the form
+        gs://BUCKET/FOLDER.
     """
     text = os.fspath(path)
     if not text.startswith(_GCS):
-        # pathlib would make a folder of that name.
+        # pathlib would create a folder of that name.
         if _SCHEME.match(text):
             raise InputError(f"{text} is neither a local path nor gs://BUCKET/FOLDER")
         return pathlib.Path(path)
@@ -47,10 +48,14 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def local_path(path: str | os.PathLike, flag: str) -> pathlib.Path:
-    """A path on a disk, for what works on no other.
+    """Returns a local path, for code that works on local files only.
+
+    Args:
+      path: value of a flag.
+      flag: name of the flag, for the message.
 
     Raises:
-      InputError: names the flag that holds another one.
+      InputError: the path is in a bucket.
     """
     if is_remote(path):
         raise InputError(
@@ -61,33 +66,33 @@ def local_path(path: str | os.PathLike, flag: str) -> pathlib.Path:
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether the path lies in a bucket."""
+    """Returns whether the path is in a bucket."""
     return os.fspath(path).startswith(_GCS)
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder, as far as it may be seen."""
+    """Returns whether a file or folder exists and is visible to this user."""
     return path.exists() if is_remote(path) else os.path.exists(path)
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be read or written, in words."""
+    """Returns in words why a file could not be read or written."""
     if error.strerror is None and isinstance(error, FileNotFoundError):
-        return os.strerror(errno.ENOENT)  # gcsfs' says no more than an address.
+        return os.strerror(errno.ENOENT)  # gcsfs' message is the address alone.
     return error.strerror or str(error)
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and those above it; a bucket has none and needs none."""
+    """Creates a folder and its parents; does nothing in a bucket, which has none."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file, text in UTF-8, whole or not at all.
+    """Writes a file atomically; text is encoded in UTF-8.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     content = content.encode() if isinstance(content, str) else content
     if not is_remote(path):
@@ -95,19 +100,19 @@ def write_whole(path: Path, content: bytes | str) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
         return
-    # An object is there once all of it has arrived. A second name would have to be
-    # copied to the first, which is no safer and takes three requests.
+    # An object appears once it has arrived completely. Writing to a second name and
+    # copying would be no safer and takes three requests.
     try:
         path.write_bytes(content)
     except OSError:
         raise
-    except Exception as error:  # gcsfs' and those of the libraries beneath it.
+    except Exception as error:  # gcsfs and its libraries raise many kinds.
         raise OSError(f"{path}: {error}") from error
 
 
 @functools.cache
 def _check_bucket(name: str) -> None:
-    """Refuses a bucket that cannot be used, before libraries do at length."""
+    """Refuses a bucket that cannot be used, before a library fails at length."""
     missing = [m for m in ("gcsfs", "google.cloud.storage") if not _installed(m)]
     if missing:
         raise InputError(
@@ -120,20 +125,19 @@ def _check_bucket(name: str) -> None:
     from google.cloud import storage
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    # Checkpoints are written and listed by other libraries: a list that gcsfs keeps
-    # would lack them.
+    # Other libraries write checkpoints: gcsfs' cached listings would not show them.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
     try:
-        # As orbax does: what is refused here would be refused there.
+        # The request that orbax makes: a refusal here would be a refusal there.
         retry = DEFAULT_RETRY.with_timeout(_SECONDS_TO_REACH)
         storage.Client().get_bucket(name, retry=retry)
     except exceptions.NotFound as error:
         raise InputError(
-            f"bucket {_GCS}{name} does not exist: create it or mend the name"
+            f"bucket {_GCS}{name} does not exist: create it or correct the name"
         ) from error
     except (exceptions.Forbidden, exceptions.Unauthorized) as error:
         raise InputError(
-            f"bucket {_GCS}{name} is not permitted: these credentials need "
+            f"bucket {_GCS}{name}: access is denied; these credentials need "
             "storage.buckets.get and Storage Object Admin on it"
         ) from error
     except GoogleAuthError as error:
@@ -145,8 +149,8 @@ def _check_bucket(name: str) -> None:
         raise InputError(f"bucket {_GCS}{name} cannot be reached: {error}") from error
 
 
-def _installed(module):
+def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # Of a package above it.
+    except ModuleNotFoundError:  # A parent package is missing.
         return False

@@ -1,6 +1,6 @@
-"""Metrics of a run: TensorBoard events, and metrics.jsonl for everything else.
+"""Writes the metrics of a run to TensorBoard events and to metrics.jsonl.
 
-The verbs are those of clu's metric writers, which need TensorFlow; this one does not.
+The methods are named like those of clu's metric writers, which need TensorFlow.
 """
 
 import itertools
@@ -22,21 +22,21 @@ from borrow_det.errors import InputError
 from borrow_det.io import paths
 
 _writers = itertools.count()
-# A bucket does not append: metrics.jsonl is written anew, not oftener than this. (One
-# write a second is what an object bears.)
+# A bucket cannot append: metrics.jsonl is rewritten there, at most this often. (An
+# object takes one write per second.)
 _SECONDS_BETWEEN_WRITES = 30.0
 
 
 class MetricWriter:
     """Writes the metrics of one work directory; use it from one process only.
 
-    `metrics.jsonl` holds one object a line, `{"step": 100, "loss": 1.5, ...}`, in
-    the order of writing; a value that is not finite stands there as null. Lines
-    reach the file as they are written, so that it can be followed while a run goes.
-    A half-written last line, which a crash leaves, is cut off on opening.
+    `metrics.jsonl` has one object per line, `{"step": 100, "loss": 1.5, ...}`, in the
+    order of writing; a value that is not finite becomes null. Lines reach the file
+    immediately, so that a user can follow a running run. Opening the file cuts off a
+    partial last line, which a crash may leave.
 
-    In a bucket, lines are there half a minute later, and all of them, TensorBoard's
-    events as well, at each `flush`.
+    In a bucket, lines arrive within half a minute, and all lines and TensorBoard events
+    at each `flush`.
     """
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None = None):
@@ -44,10 +44,10 @@ class MetricWriter:
 
         Args:
           workdir: the run's work directory.
-          resume_step: the step of the checkpoint that the run goes on from, 0 where
-            it starts anew. Lines of later steps come from an interrupted run that
-            will be repeated: they are removed, and TensorBoard is told to hide
-            them. None keeps every whole line (a pass that only adds evaluations).
+          resume_step: step of the checkpoint that the run resumes from, 0 for a new
+            run. Lines of later steps come from an interrupted start whose steps will
+            be repeated: they are removed, and hidden in TensorBoard. None keeps every
+            complete line.
 
         Raises:
           InputError: a line of metrics.jsonl is not an object with a step.
@@ -66,23 +66,23 @@ class MetricWriter:
         events = _RemoteEvents if remote else _Events
         self._events = events(workdir, purge_step)
 
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]):
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one line of numbers; values are anything `float()` accepts."""
         record = {"step": int(step)}
         for name, value in scalars.items():
             value = float(value)
-            if math.isfinite(value):  # Others have no place on a curve.
+            if math.isfinite(value):  # A curve has no place for other values.
                 self._events.writer.add_scalar(name, value, int(step))
             record[name] = value if math.isfinite(value) else None
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
 
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]):
-        """Writes pictures, uint8 RGB [N, H, W, 3] a name, to TensorBoard."""
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures to TensorBoard: uint8 RGB [N, H, W, 3] by name."""
         for name, batch in images.items():
             self._events.writer.add_images(name, batch, int(step), dataformats="NHWC")
 
-    def write_hparams(self, hparams: Mapping[str, Any]):
-        """Writes a run's settings to TensorBoard; nested ones as `group.field`."""
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Writes a run's settings to TensorBoard, nested ones as `group.field`."""
         flat = flax.traverse_util.flatten_dict(dict(hparams), sep=".")
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
@@ -91,23 +91,23 @@ class MetricWriter:
         for part in summary.hparams(plain, {}):
             self._events.writer.file_writer.add_summary(part)
 
-    def flush(self):
-        """Brings everything written so far to the files."""
+    def flush(self) -> None:
+        """Writes everything buffered to the files."""
         self._lines.flush()
         self._events.flush()
 
-    def close(self):
-        """Flushes and closes the files; the writer takes nothing afterwards."""
+    def close(self) -> None:
+        """Flushes and closes the files; the writer cannot be used afterwards."""
         self._lines.close()
         self._events.close()
 
 
 class _Object:
-    """A text in a bucket, as much of a file as lines need."""
+    """A text object in a bucket, with the methods of a file that lines need."""
 
     def __init__(self, path: paths.Path, content: bytes):
         self._path, self._content = path, bytearray(content)
-        # A new run's file is there at once, as on a disk.
+        # The file of a new run exists at once, as on a disk.
         self._unwritten = not content
         self.flush()
 
@@ -127,7 +127,7 @@ class _Object:
 
 
 class _Events:
-    """TensorBoard's events in a folder on a disk."""
+    """TensorBoard events in a local folder."""
 
     def __init__(self, folder: paths.Path, purge_step: int | None):
         self.writer = _summary_writer(folder, purge_step)
@@ -140,10 +140,10 @@ class _Events:
 
 
 class _RemoteEvents:
-    """TensorBoard's events in a bucket: each flush leaves a file of what is new.
+    """TensorBoard events in a bucket: each flush writes the new events to a new file.
 
-    tensorboardX can write to a bucket itself, but from a thread of its own, which a
-    request that fails would end without a word, and the whole of a file each time.
+    tensorboardX can write to a bucket itself, but from a separate thread, which a
+    failing request would end silently, and it rewrites the entire file each time.
     """
 
     def __init__(self, folder: paths.Path, purge_step: int | None):
@@ -161,7 +161,7 @@ class _RemoteEvents:
     def flush(self) -> None:
         if self._writer is None:
             return
-        # Its own flush does not wait for what its thread has still to write.
+        # flush() of tensorboardX does not wait for its thread; close() does.
         self._writer.close()
         self._writer = None
         for path in pathlib.Path(self._temporary.name).iterdir():
@@ -173,25 +173,28 @@ class _RemoteEvents:
         self._temporary.cleanup()
 
 
-def _summary_writer(folder, purge_step):
+def _summary_writer(
+    folder: str | os.PathLike, purge_step: int | None
+) -> tensorboardX.SummaryWriter:
     return tensorboardX.SummaryWriter(
         str(folder),
-        # The event file's name counts whole seconds: two writers opened within one
-        # second would overwrite each other. TensorBoard reads in the names' order.
+        # The name of an event file has a resolution of one second: two writers opened
+        # within a second would overwrite each other. TensorBoard sorts by name.
         filename_suffix=f".{os.getpid()}.{next(_writers):04d}",
         purge_step=purge_step,
     )
 
 
-def _repair(path, resume_step):
-    """Removes a half-written last line, and the lines after `resume_step`.
+def _repair(path: paths.Path, resume_step: int | None) -> bytes:
+    """Removes a partial last line and the lines after `resume_step`.
 
-    Returns what is left.
+    Returns:
+      The remaining lines.
     """
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
+    complete = content[: content.rfind(b"\n") + 1]
     kept = []
-    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
+    for number, line in enumerate(complete.splitlines(keepends=True), start=1):
         try:
             step = int(json.loads(line)["step"])
         except (ValueError, TypeError, KeyError) as error:
@@ -203,6 +206,6 @@ def _repair(path, resume_step):
             kept.append(line)
     repaired = b"".join(kept)
     if repaired != content:
-        # Not in place: a kill here must not lose the lines that are whole.
+        # Not in place: a kill here must not lose complete lines.
         paths.write_whole(path, repaired)
     return repaired

@@ -1,4 +1,4 @@
-"""A trace of some training steps, for TensorBoard's profiler and Perfetto."""
+"""Traces some training steps for TensorBoard's profiler and Perfetto."""
 
 import pathlib
 import re
@@ -22,24 +22,24 @@ class Profiler:
     def __init__(self, first: int, last: int, folder: paths.Path):
         self.first, self.last = first, last
         self._folder = folder
-        self._local = None  # Where the trace that is going on is written.
+        self._local: str | None = None  # Local folder of a running trace.
 
     def before(self, step: int) -> None:
-        """Starts the trace where `step` is the first."""
+        """Starts the trace if `step` is the first."""
         if step == self.first and processes.is_main_process():
-            # JAX's own way to a bucket ends the run where that fails.
+            # JAX could write to a bucket itself, but a failure would end the run.
             remote = paths.is_remote(self._folder)
             self._local = tempfile.mkdtemp() if remote else str(self._folder)
             jax.profiler.start_trace(self._local)
 
     def after(self, step: int, outputs: Any) -> None:
-        """Ends the trace where `step` is the last, when its outputs are there."""
+        """Ends the trace if `step` is the last, after its outputs are computed."""
         if step == self.last:
             jax.block_until_ready(outputs)
             self.close()
 
     def close(self) -> None:
-        """Ends the trace, also one whose last step never came."""
+        """Ends a running trace."""
         if self._local is None:
             return
         jax.profiler.stop_trace()
@@ -53,7 +53,7 @@ class Profiler:
 
 
 def make_profiler(text: str, start: int, workdir: paths.Path) -> Profiler:
-    """What `--profile` asks for; "" asks for nothing.
+    """Makes the profiler for a value of --profile; "" traces nothing.
 
     Raises:
       InputError: see `parse_steps`.
@@ -63,24 +63,24 @@ def make_profiler(text: str, start: int, workdir: paths.Path) -> Profiler:
 
 
 def parse_steps(text: str, start: int) -> tuple[int, int]:
-    """(first, last) of `--profile`.
+    """Returns (first, last) for a value of --profile.
 
     Args:
-      text: `N`, so many steps as soon as the program is warm, or `FIRST:LAST`.
-      start: the step from which the run goes on.
+      text: `N`, the number of steps to trace after the warm-up, or `FIRST:LAST`.
+      start: the step at which the run starts or resumes.
 
     Raises:
-      InputError: it is neither, or those steps are over.
+      InputError: the value has neither form, or the steps are over already.
     """
     if re.fullmatch(r"\d+", text) and int(text):
         first = start + _WARM_UP + 1
         return first, first + int(text) - 1
     if not re.fullmatch(r"\d+:\d+", text):
-        raise InputError(f"--profile={text}: give N steps, or FIRST:LAST")
+        raise InputError(f"--profile={text}: give a number of steps or FIRST:LAST")
     first, last = map(int, text.split(":"))
     if not start < first <= last:
         raise InputError(
-            f"--profile={text}: FIRST must lie after step {start}, from which this "
-            "run goes on, and LAST not before FIRST"
+            f"--profile={text}: FIRST must be after step {start}, at which this run "
+            "starts, and LAST must not be before FIRST"
         )
     return first, last

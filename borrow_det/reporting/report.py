@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from borrow_det.io import paths
-from borrow_det.tasks.task import Task
+from borrow_det.tasks.task import Evaluator
 from borrow_det.visualization import annotate
 from borrow_det.visualization import curves as curves_lib
 from borrow_det.visualization.tables import markdown_report, per_class_table
@@ -13,20 +13,21 @@ from borrow_det.workdir import metadata
 _CONSOLE_CLASSES = 30
 
 
-def write_contact_sheet(task: Task, split, config, workdir: paths.Path) -> None:
+def write_contact_sheet(
+    evaluator: Evaluator, split, config, workdir: paths.Path
+) -> None:
     """Draws the first `report.contact_sheet` training images and what they show."""
     count = min(config.report.contact_sheet, len(split))
     if not count:
         return
-    scenes = [task.scene(split, i) for i in range(count)]
+    scenes = [evaluator.scene(split, i) for i in range(count)]
     sheet = annotate.contact_sheet(scenes, columns=max(1, round(count**0.5)))
     annotate.write_image(workdir / "contact_sheet.png", sheet)
 
 
 def write_report(
-    task: Task,
+    evaluators: Sequence[Evaluator],
     workdir: paths.Path,
-    eval_splits: Sequence,
     metrics: Mapping[str, Mapping[str, float]],
     compared: Mapping[str, float],
 ) -> str:
@@ -36,10 +37,11 @@ def write_report(
     (`compared`, by `SPLIT/NAME`), then the figures of each class, a table a split; long
     ones are left out of the console's text, which ends with where everything lies.
     """
+    splits = [evaluator.split for evaluator in evaluators]
     lines = {}
-    for split in eval_splits:
+    for split in splits:
         lines |= split.reference_lines
-    figures = task.figures
+    figures = evaluators[0].figures
     texts = [markdown_report(metrics, lines, figures.report)]
     texts += _details(figures.details, metrics, compared)
     config = metadata.load_config(workdir)
@@ -50,7 +52,7 @@ def write_report(
     places = {
         "learning curves": "learning_curves.png",
         "training scenes": "contact_sheet.png",
-        f"pictures, figures and {task.results}": "evaluations",
+        f"pictures, figures and {evaluators[0].results_name}": "evaluations",
         "checkpoints": "checkpoints",
     }
     found = [
@@ -59,7 +61,7 @@ def write_report(
         if (workdir / name).exists()
     ]
     complete, shown = list(texts), list(texts)
-    for split in eval_splits if figures.per_class else ():
+    for split in splits if figures.per_class else ():
         table = per_class_table(
             metrics[split.name], split.class_names, figures.per_class
         )

@@ -1,4 +1,4 @@
-"""Where a run's time and memory go, between two lines of its metrics."""
+"""Time and memory of a run between two lines of its metrics."""
 
 import contextlib
 import time
@@ -8,35 +8,35 @@ import jax
 
 
 class StepTimer:
-    """Times training steps; what is not training is left out by `paused`."""
+    """Times training steps; `paused` excludes everything else."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._start_window()
 
-    def _start_window(self):
+    def _start_window(self) -> None:
         self._start = time.monotonic()
         self._waited = self._paused = 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around what waits for the next batch, and sends it to the devices."""
+        """Measures the wait for the next batch and its transfer to the devices."""
         before = time.monotonic()
         yield
         self._waited += time.monotonic() - before
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around what is no training: an evaluation."""
+        """Excludes a context that is not training, such as an evaluation."""
         before = time.monotonic()
         yield
         self._paused += time.monotonic() - before
 
     def metrics(self, steps: int, batch_size: int) -> dict[str, float]:
-        """Of the `steps` steps since the last call.
+        """Returns the metrics of the `steps` steps since the last call.
 
-        `step_time` in seconds, `images_per_second` of all devices together, and
-        `data_wait`, the share of the time that the loop stood waiting for a batch or
-        sent it off. As the device has work left meanwhile, it may have waited less.
+        `step_time` is in seconds, `images_per_second` counts all devices together, and
+        `data_wait` is the share of the time in which the loop waited for a batch or
+        transferred it. The devices may have waited less: they had queued steps.
         """
         elapsed = max(time.monotonic() - self._start - self._paused, 1e-9)
         metrics = {
@@ -49,11 +49,13 @@ class StepTimer:
 
 
 def memory_metrics() -> dict[str, float]:
-    """Most bytes in use so far by this process and by the fullest of its devices.
+    """Returns the memory of this process and of the fullest of its devices, in bytes.
 
-    `memory/device` where the backend tells (a CPU's arrays are the process' own).
+    `memory/host` is the current use and `memory/host_peak` the largest so far;
+    `memory/device_peak` is absent for backends without statistics (arrays of a CPU
+    belong to the process).
     """
-    # getrusage's peak is at least that of the process which started this one.
+    # The peak of getrusage includes the parent process.
     with open("/proc/self/status", encoding="ascii") as status:
         fields = dict(line.split(":", 1) for line in status)
     metrics = {

@@ -1,4 +1,4 @@
-"""Values out of their range are refused by their field's name."""
+"""Values out of their range are refused, and their field is named."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The mesh and how arrays lie on it, with the two host devices of the tests."""
+"""The mesh and the shardings on it, with the two host devices of the tests."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from borrow_det.errors import InputError
         ({"fsdp": -1, "data": 1}, {"data": 1, "fsdp": 2}),
     ],
 )
-def test_mesh_takes_all_devices(axes, shape):
+def test_the_mesh_has_all_devices(axes, shape):
     mesh = mesh_lib.make_mesh(axes)
     assert dict(mesh.shape) == shape
     assert mesh.axis_names == ("data", "fsdp")
@@ -47,7 +47,7 @@ def test_a_mesh_that_does_not_fit_is_refused(axes):
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Stands for a device of a TPU slice."""
+    """A device of a TPU slice."""
 
     id: int
     process_index: int
@@ -55,7 +55,7 @@ class Chip:
 
 
 def pod(slices, processes, chips):
-    """Chips in the order of their ids, which runs across the processes of a slice."""
+    """Returns chips by id; consecutive ids are on different processes of a slice."""
     return [
         Chip((s * chips + c) * processes + p, s * processes + p, s)
         for s in range(slices)
@@ -64,7 +64,7 @@ def pod(slices, processes, chips):
     ]
 
 
-def test_processes_hold_consecutive_rows_and_fsdp_stays_in_a_slice():
+def test_processes_hold_consecutive_rows_and_fsdp_stays_within_a_slice():
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 4}, pod(2, 2, 4))
     assert mesh.devices.shape == (4, 4)
     order = [(d.slice_index, d.process_index) for d in mesh.devices.flat]
@@ -79,7 +79,7 @@ def test_fsdp_over_more_than_a_slice_is_refused():
 
 
 @pytest.mark.parametrize("axes", [{"data": -1, "fsdp": 1}, {"data": 1, "fsdp": -1}])
-def test_a_batch_is_split_in_order_over_both_axes(axes):
+def test_a_batch_is_sharded_in_order_over_both_axes(axes):
     mesh = mesh_lib.make_mesh(axes)
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
     (batch,) = mesh_lib.put_batch({"image": rows}, mesh).values()
@@ -89,7 +89,7 @@ def test_a_batch_is_split_in_order_over_both_axes(axes):
         np.testing.assert_array_equal(shard.data, expected)
 
 
-def test_fsdp_splits_the_largest_axis_of_what_is_large():
+def test_fsdp_shards_the_largest_axis_of_large_arrays():
     shapes = {
         "kernel": (3, 3, 128, 256),
         "reduction": (1, 1, 256, 64),
@@ -100,7 +100,7 @@ def test_fsdp_splits_the_largest_axis_of_what_is_large():
     }
     tree = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
     mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2})
-    places = {n: p.spec for n, p in mesh_lib.split_state(mesh, tree).items()}
+    places = {n: p.spec for n, p in mesh_lib.state_shardings(mesh, tree).items()}
     assert places == {
         "kernel": PartitionSpec(None, None, None, "fsdp"),
         "reduction": PartitionSpec(None, None, "fsdp"),
@@ -110,14 +110,14 @@ def test_fsdp_splits_the_largest_axis_of_what_is_large():
         "step": PartitionSpec(),
     }
     mesh = mesh_lib.make_mesh({"data": 2, "fsdp": 1})
-    places = mesh_lib.split_state(mesh, tree).values()
+    places = mesh_lib.state_shardings(mesh, tree).values()
     assert {place.spec for place in places} == {PartitionSpec()}
 
 
-def test_values_that_all_processes_have_are_laid_out():
+def test_values_that_all_processes_hold_are_sharded():
     mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2})
     tree = {"kernel": np.arange(2.0**15).reshape(128, 256), "step": np.int32(3)}
-    placed = mesh_lib.put(tree, mesh_lib.split_state(mesh, tree))
+    placed = mesh_lib.put(tree, mesh_lib.state_shardings(mesh, tree))
     jax.tree.map(np.testing.assert_array_equal, placed, tree)
     halves = [shard.data.shape for shard in placed["kernel"].addressable_shards]
     assert halves == [(128, 128)] * 2

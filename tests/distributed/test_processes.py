@@ -1,4 +1,4 @@
-"""How processes that cannot find each other are refused, as programs of their own."""
+"""Flags with which processes cannot find each other, in separate programs."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ from tests import program
         ),
     ],
 )
-def test_wrong_flags_end_in_a_line_and_2(tmp_path, flags, message):
+def test_wrong_flags_end_in_one_line_and_status_2(tmp_path, flags, message):
     found = subprocess.run(
         [
             *(

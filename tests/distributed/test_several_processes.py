@@ -1,4 +1,4 @@
-"""One run on one device, on eight, and on two real processes: the same run."""
+"""Runs on one device, on eight, and on two real processes are the same run."""
 
 import json
 import signal
@@ -17,16 +17,16 @@ FIELDS += ("log_every=1", "ema_decay=0.5")
 
 @pytest.fixture(scope="module", autouse=True)
 def optax_promotes():
-    """Integers are promoted inside of optax."""
+    """Allows the promotion of integers inside optax."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
-    """A function: a finished run on some processes and devices, its batches recorded.
+    """A function: finishes a run on some processes and devices, and records batches.
 
-    Returns (its work directory, what it printed, {process: its batches}).
+    Returns (work directory, printed text, {process: its batches}).
     """
     done = {}
 
@@ -54,14 +54,14 @@ def run(scenes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", [(1, 8), (2, 4)])
-def test_every_batch_is_that_of_one_device(run, layout):
+def test_every_batch_is_the_batch_of_one_device(run, layout):
     (expected,) = run(1, 1)[2].values()
     found = run(*layout)[2]
     assert sorted(found) == list(range(layout[0]))
     assert len(expected) == 6
     for batches in found.values():
         assert [b["hash"] for b in batches] == [b["hash"] for b in expected]
-    # Each process read its own rows, and those alone.
+    # Each process read its rows and no others.
     for step, batch in enumerate(expected):
         own = [found[process][step]["own"] for process in sorted(found)]
         assert {len(ids) for ids in own} == {8 // layout[0]}
@@ -69,8 +69,8 @@ def test_every_batch_is_that_of_one_device(run, layout):
 
 
 @pytest.mark.parametrize("layout", [(1, 8), (2, 4)])
-def test_losses_are_those_of_one_device_within_rounding(run, layout):
-    # Sums over a batch are made in another order; a float32 has 24 bits.
+def test_losses_equal_those_of_one_device_within_rounding(run, layout):
+    # The order of a sum over a batch differs; a float32 has 24 bits.
     expected, found = (program.metrics(run(*n)[0]) for n in ((1, 1), layout))
     for a, b in zip(found, expected, strict=True):
         assert a["step"] == b["step"]
@@ -98,13 +98,13 @@ def test_every_image_is_evaluated_once(run):
     )
     order = [d["image_id"] for d in detections]
     assert sorted(set(order)) == list(range(10, 17))
-    # One after the other, in the order of the split: none comes again.
+    # In the order of the split, without repetition.
     assert order == sorted(order)
     boxes = [(d["image_id"], d["category_id"], *d["bbox"]) for d in detections]
     assert len(boxes) == len(set(boxes))
 
 
-def test_two_processes_that_are_told_to_stop_go_on_as_one_to_the_same_bits(
+def test_two_preempted_processes_resume_as_one_with_the_same_bits(
     scenes, run, tmp_path
 ):
     folder = tmp_path / "W"
@@ -117,7 +117,7 @@ def test_two_processes_that_are_told_to_stop_go_on_as_one_to_the_same_bits(
     assert 2 <= saved < 6
     process = program.start(scenes, folder, *FIELDS, devices=2)
     assert f"resuming at step {saved}" in program.finish(process, folder)
-    # Of two summands the order does not matter.
+    # The order of two summands does not matter.
     program.assert_same_run(folder, run(1, 2)[0])
 
 
@@ -136,7 +136,7 @@ def test_a_dead_process_ends_the_others(scenes, tmp_path):
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_checkpoint_is_read_exactly_on_other_meshes(run, parts):
+def test_a_checkpoint_is_restored_exactly_on_other_meshes(run, parts):
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": parts})
     first, second = program.state(run(2, 4)[0], mesh), program.state(run(2, 4)[0])
     jax.tree.map(np.testing.assert_array_equal, first, second)

@@ -1,4 +1,4 @@
-"""What every device does by itself: the same as one device, and without waiting."""
+"""Work that every device does alone gives the results of one device."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ def make_mesh(devices):
 
 
 @pytest.mark.parametrize("kind", ["detection", "classification"])
-def test_two_devices_prepare_what_one_does(tiny_config, tiny_crops_config, kind):
+def test_two_devices_prepare_the_examples_of_one_device(tiny_config, tiny_crops_config, kind):
     if kind == "detection":
         config, task_class = tiny_config, DetectionTask
         source = sources.load(config.dataset, "train")
@@ -47,12 +47,12 @@ def test_two_devices_prepare_what_one_does(tiny_config, tiny_crops_config, kind)
     for leaf, other in zip(
         jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
     ):
-        # Pixels are sums, whose order compilers choose.
+        # Pixels are sums, and compilers choose their order.
         np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1])
-def test_devices_exchange_gradients_once_a_step(tiny_config, micro_batch):
+def test_devices_exchange_gradients_once_per_step(tiny_config, micro_batch):
     tiny_config.micro_batch = micro_batch
     task, mesh = DetectionTask(tiny_config, 4), make_mesh(2)
     source = sources.load(tiny_config.dataset, "train")
@@ -61,10 +61,10 @@ def test_devices_exchange_gradients_once_a_step(tiny_config, micro_batch):
     step = train_step.make_train_step(task, tiny_config, mesh)
     exchanged = report.collectives(step.lower(state, batch).compile().as_text())
     assert set(exchanged) == {"all-reduce"}
-    # Neither by a pass over some examples nor by a loop that matches their anchors.
+    # Neither the passes over micro-batches nor the loops of the assignment exchange.
     assert exchanged["all-reduce"]["in_loops"] == 0
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    # Beside gradients: terms of the loss, and the counts that normalise them.
+    # Gradients, the terms of the loss, and the counts that the terms are divided by.
     numbers = parameters + 4 + 2
     assert exchanged["all-reduce"]["bytes"] == 4 * numbers
 
@@ -78,12 +78,12 @@ def test_no_device_waits_for_others_while_it_predicts(tiny_config):
     variables = jax.eval_shape(task.init, jax.random.key(0))
     predict = evaluate.make_predict(task, mesh)
     exchanged = report.collectives(predict.lower(variables, fields).compile().as_text())
-    # What was found is gathered, for all processes have it all.
+    # Detections are gathered: every process has all of them.
     assert set(exchanged) == {"all-gather"}
     assert exchanged["all-gather"]["in_loops"] == 0
 
 
-def test_batch_normalization_is_over_all_devices_images(tiny_config):
+def test_batch_normalization_is_over_the_images_of_all_devices(tiny_config):
     tiny_config.model.norm = "batch"
     task = DetectionTask(tiny_config, 4)
     source = sources.load(tiny_config.dataset, "train")
@@ -101,6 +101,6 @@ def test_batch_normalization_is_over_all_devices_images(tiny_config):
     for a, b in zip(*map(jax.tree.leaves, (statistics, others)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(statistics))
-    # So is its gradient.
+    # The gradient is, too.
     for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

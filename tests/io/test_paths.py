@@ -1,4 +1,4 @@
-"""Which paths are taken, how a file is written whole, and what is said of buckets."""
+"""Paths that are accepted, atomic writing, and messages about buckets."""
 
 import contextlib
 import http.server
@@ -16,35 +16,35 @@ from borrow_det.tools.common import cli
 
 @pytest.fixture(autouse=True)
 def forgetful():
-    """Every test looks at its buckets itself."""
+    """Lets every test check its bucket anew."""
     paths._check_bucket.cache_clear()
     yield
     paths._check_bucket.cache_clear()
 
 
-def test_a_path_on_a_disk_stays_pathlibs(tmp_path):
+def test_a_local_path_is_a_pathlib_path(tmp_path):
     (tmp_path / "train[:16]").mkdir()
     (tmp_path / "train[:16]" / "a").touch()
     path = paths.as_path(str(tmp_path / "train[:16]"))
     assert type(path) is type(tmp_path)
-    # epath's would take the brackets for a pattern.
+    # epath would treat the brackets as a pattern.
     assert [found.name for found in path.glob("*")] == ["a"]
     assert not paths.is_remote(path)
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/run", "gs:/bucket/run", "http://a/b"])
-def test_what_would_become_a_folder_of_that_name_is_refused(place):
+def test_other_schemes_are_refused(place):
     with pytest.raises(InputError, match="neither a local path nor gs://BUCKET/FOLDER"):
         paths.as_path(place)
 
 
 @pytest.mark.parametrize("place", ["gs://", "gs://bucket", "gs://bucket/", "gs:///run"])
-def test_a_bucket_alone_is_no_folder(place):
+def test_a_bucket_without_a_folder_is_refused(place):
     with pytest.raises(InputError, match="names no folder in a bucket"):
         paths.as_path(place)
 
 
-def test_what_is_not_installed_is_named(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda m: None if m == "gcsfs" else find(m)
@@ -57,7 +57,7 @@ def test_what_is_not_installed_is_named(monkeypatch):
 
 @contextlib.contextmanager
 def answering(status):
-    """The address of a server that gives one answer to everything."""
+    """Yields the address of a server that answers every request with one status."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -79,14 +79,14 @@ def answering(status):
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (404, "bucket gs://scenes does not exist: create it or mend the name"),
-        (403, "bucket gs://scenes is not permitted: these credentials need storage."),
+        (404, "bucket gs://scenes does not exist: create it or correct the name"),
+        (403, "bucket gs://scenes: access is denied; these credentials need storage."),
         (401, "bucket gs://scenes: Google credentials are missing or have expired: "),
         (400, "bucket gs://scenes cannot be reached: 400 GET http"),
         (503, "bucket gs://scenes cannot be reached: Timeout of 0.1s exceeded"),
     ],
 )
-def test_a_bucket_that_is_of_no_use_is_named(monkeypatch, status, message):
+def test_a_bucket_that_cannot_be_used_is_named(monkeypatch, status, message):
     pytest.importorskip("google.cloud.storage", reason="needs requirements-gcs.txt")
     monkeypatch.setattr(paths, "_SECONDS_TO_REACH", 0.1)
     with answering(status) as address:
@@ -96,7 +96,7 @@ def test_a_bucket_that_is_of_no_use_is_named(monkeypatch, status, message):
     assert str(error.value).startswith(message)
 
 
-def test_without_credentials_the_way_to_them_is_named(monkeypatch, tmp_path):
+def test_missing_credentials_are_named_with_the_command_that_gets_them(monkeypatch, tmp_path):
     pytest.importorskip("google.cloud.storage", reason="needs requirements-gcs.txt")
     for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)
@@ -106,7 +106,7 @@ def test_without_credentials_the_way_to_them_is_named(monkeypatch, tmp_path):
         paths.as_path("gs://scenes/run")
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     paths.write_whole(path, "å")
     assert path.read_bytes() == "å".encode()
@@ -122,7 +122,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == "å".encode()
 
 
-def test_tools_write_to_disks_only():
+def test_tools_write_to_local_folders_only():
     with pytest.raises(InputError, match="--output=gs://b/out must be a local folder"):
         cli.output_folder("gs://b/out")
     sweep = [

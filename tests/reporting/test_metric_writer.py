@@ -1,4 +1,4 @@
-"""metrics.jsonl over crashes and resumes, and the TensorBoard events beside it."""
+"""metrics.jsonl over crashes and resumes, and TensorBoard events."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ def lines(workdir):
 
 
 def events(workdir):
-    """Every TensorBoard event: records are length, crc, payload, crc."""
+    """Yields every TensorBoard event; a record is length, crc, payload, crc."""
     for path in sorted(pathlib.Path(workdir).glob("events.out.tfevents*")):
         content, position = path.read_bytes(), 0
         while position < len(content):
@@ -26,13 +26,13 @@ def events(workdir):
             position += size + 16
 
 
-def test_lines_hold_what_was_written(tmp_path):
+def test_lines_have_the_values_that_were_written(tmp_path):
     writer = MetricWriter(tmp_path / "new" / "run")
     writer.write_scalars(1, {"loss": np.float32(0.5), "count": 3})
     writer.write_scalars(
         2, {"loss": np.nan, "rate": np.inf, "low": -np.inf, "zero": np.array(0.0)}
     )
-    # Before close: a run is followed while it goes.
+    # Before close: users follow running runs.
     assert lines(tmp_path / "new" / "run") == [
         {"step": 1, "loss": 0.5, "count": 3.0},
         {"step": 2, "loss": None, "rate": None, "low": None, "zero": 0.0},
@@ -40,7 +40,7 @@ def test_lines_hold_what_was_written(tmp_path):
     writer.close()
 
 
-def test_a_resumed_run_appends_and_supersedes_what_it_repeats(tmp_path):
+def test_a_resumed_run_replaces_the_lines_of_steps_that_it_repeats(tmp_path):
     writer = MetricWriter(tmp_path, resume_step=0)
     for step in (10, 20, 30):
         writer.write_scalars(step, {"loss": step})
@@ -61,7 +61,7 @@ def test_a_resumed_run_appends_and_supersedes_what_it_repeats(tmp_path):
     assert purges == [1, 21]
 
 
-def test_a_half_written_line_is_cut_off(tmp_path):
+def test_a_partial_last_line_is_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     writer = MetricWriter(tmp_path)
@@ -71,14 +71,14 @@ def test_a_half_written_line_is_cut_off(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_single_half_written_line_leaves_an_empty_file(tmp_path):
+def test_a_single_partial_line_leaves_an_empty_file(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1')
     MetricWriter(tmp_path).close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 @pytest.mark.parametrize("bad", ["not json", "[1, 2]", '{"loss": 1}', '{"step": null}'])
-def test_a_foreign_line_is_named(tmp_path, bad):
+def test_a_line_that_is_not_a_metric_is_named(tmp_path, bad):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{bad}\n{{"step": 2}}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 "):
         MetricWriter(tmp_path)
@@ -92,13 +92,13 @@ def test_tensorboard_events_hold_scalars_images_and_settings(tmp_path):
     writer.write_scalars(4, {"loss": 0.25})
     writer.write_images(4, {"scenes": np.full((2, 6, 5, 3), 9, np.uint8)})
     writer.close()
-    # A second writer within the same second has its own file.
+    # A second writer within the same second gets another file.
     second = MetricWriter(tmp_path)
     second.write_scalars(5, {"loss": 0.125})
     second.close()
     values = [(e.step, v) for e in events(tmp_path) for v in e.summary.value]
     scalars = [(step, v.simple_value) for step, v in values if v.tag == "loss"]
-    # Files of one second come by their names: the tenth before the ninth.
+    # Files of one second are sorted by name: the tenth before the ninth.
     assert sorted(scalars) == [(4, 0.25), (5, 0.125)]
     (image,) = [v.image for _, v in values if v.tag == "scenes"]
     assert (image.height, image.width) == (6, 10)  # Two pictures side by side.

@@ -1,4 +1,4 @@
-"""A trace of some steps: which, and that other programs can open it."""
+"""Traces of some steps: the steps, and formats that other programs open."""
 
 import gzip
 import json

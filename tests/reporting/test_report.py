@@ -1,4 +1,4 @@
-"""What a run's report says, on the console and in its file."""
+"""The report of a run, on the console and in its file."""
 
 import math
 import types
@@ -57,7 +57,7 @@ def test_each_class_of_each_split_has_a_row(workdir):
 
 
 @pytest.mark.parametrize(("count", "on_console"), [(30, True), (31, False)])
-def test_many_classes_are_in_the_file_alone(workdir, count, on_console):
+def test_many_classes_are_in_the_file_only(workdir, count, on_console):
     names = tuple(f"class {i}" for i in range(count))
     metrics = {"val": {f"AP/{name}": 0.5 for name in names}}
     shown = report.write_report(
@@ -67,7 +67,7 @@ def test_many_classes_are_in_the_file_alone(workdir, count, on_console):
     assert f"| class {count - 1} |" in (workdir / "report.md").read_text()
 
 
-def test_details_and_comparisons_have_tables_of_their_own(workdir):
+def test_details_and_comparisons_have_separate_tables(workdir):
     metrics = {
         "val": {"AP": 0.5, "attention/lift_same": 2.5, "attention/entropy": 0.75}
     }

@@ -1,4 +1,4 @@
-"""What a line of metrics says of time and memory."""
+"""Time and memory in a line of metrics."""
 
 import ast
 import pathlib
@@ -11,19 +11,7 @@ import pytest
 from borrow_det.reporting import step_timer
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that stands still but where it is moved: clock(seconds)."""
-    now = [100.0]
-    monkeypatch.setattr(step_timer.time, "monotonic", lambda: now[0])
-
-    def move(seconds):
-        now[0] += seconds
-
-    return move
-
-
-def test_time_is_that_of_the_steps_since_the_last_line(clock):
+def test_time_covers_the_steps_since_the_last_line(clock):
     timer = step_timer.StepTimer()
     for _ in range(4):
         with timer.waiting():
@@ -40,7 +28,7 @@ def test_time_is_that_of_the_steps_since_the_last_line(clock):
     )
 
 
-def test_memory_follows_what_is_held():
+def test_memory_follows_the_arrays_that_exist():
     before = step_timer.memory_metrics()
     held = np.ones(2**27, np.uint8)
     during = step_timer.memory_metrics()
@@ -48,13 +36,16 @@ def test_memory_follows_what_is_held():
     after = step_timer.memory_metrics()
     assert during["memory/host"] - before["memory/host"] > 2**26
     assert during["memory/host"] - after["memory/host"] > 2**26
-    # The kernel counts both in lots.
+    # The kernel updates both counters in batches.
     assert after["memory/host_peak"] > during["memory/host"] - 2**20
 
 
-def test_a_peak_is_not_that_of_the_process_before():
+def test_the_peak_excludes_the_parent_process():
     held = np.ones(2**30, np.uint8)
-    program = "from borrow_det.reporting import step_timer; print(step_timer.memory_metrics())"
+    program = (
+        "from borrow_det.reporting import step_timer\n"
+        "print(step_timer.memory_metrics())"
+    )
     root = pathlib.Path(__file__).resolve().parents[2]
     said = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, check=True
@@ -62,7 +53,7 @@ def test_a_peak_is_not_that_of_the_process_before():
     assert ast.literal_eval(said.stdout.decode())["memory/host_peak"] < held.nbytes
 
 
-def test_device_memory_is_that_of_the_fullest(monkeypatch):
+def test_device_memory_is_that_of_the_fullest_device(monkeypatch):
     class Device:
         def __init__(self, stats):
             self.memory_stats = lambda: stats

@@ -160,7 +160,7 @@ def test_what_means_the_same_anchors_is_taken(ssd_file):
         ),
         (
             [f"--config={CONFIG}", "--config.nms.iou=7.0"],
-            "nms.iou is 7.0; it must be in [0, 1]",
+            "nms.iou is 7.0; it must be between 0 and 1",
         ),
     ],
 )

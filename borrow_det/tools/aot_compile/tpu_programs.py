@@ -110,7 +110,7 @@ class Program:
         self.unit = mesh.size
         if name == "train":
             self.unit *= config.micro_batch or 1
-        self._config = _as_on_a_tpu(config)
+        self._config = mesh_lib.resolve_layout(config, "tpu")
         self._make_task = make_task
         self._mesh = mesh
         self._row = self._one_row()
@@ -146,7 +146,7 @@ class Program:
         config = self._config.copy_and_resolve_references()
         config[PROGRAMS[self.name]] = batch
         task = self._make_task(config)
-        split = mesh_lib.split_batch(self._mesh)
+        split = mesh_lib.batch_sharding(self._mesh)
         fields = {
             name: jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=split)
             for name, (shape, dtype) in self._row.items()
@@ -198,14 +198,6 @@ def _products(function, arguments, devices):
         "padded": counted.padded // devices,
         "wasted": round(counted.wasted, 4),
     }
-
-
-def _as_on_a_tpu(config):
-    """The config with what a machine with a TPU would choose."""
-    config = config.copy_and_resolve_references()
-    if config.first_stage == "auto":
-        config.first_stage = "pairs"
-    return config
 
 
 def largest_batch(

@@ -258,7 +258,7 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
         ([f"--config={CONFIG}:path=/nowhere"], "/nowhere"),
         (
             ["--config=absent.py"],
-            "error: the config cannot be read: No such file or directory: 'absent.py'",
+            "error: --config=absent.py is not a file; the packaged ones are base, coco",
         ),
         ([f"--config={CONFIG}:path=x", "--config.input_size=(512,)"], "input_size is"),
         (

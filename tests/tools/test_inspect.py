@@ -1,0 +1,210 @@
+"""The report on a dataset, counted by hand on a made one and again on real ones."""
+
+import json
+
+import PIL.Image
+import pytest
+
+from borrow_det.tools import inspect
+from borrow_det.tools.common import cli
+
+
+def run(*arguments):
+    return cli.call(inspect.main, ["inspect", *arguments])
+
+
+def write_split(folder, name, images, side=512):
+    """Writes blank images with (class, x, y, width, height, extra fields) boxes."""
+    coco = {"images": [], "annotations": []}
+    coco["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    for i, boxes in enumerate(images):
+        file_name = f"{name}{i}.png"
+        PIL.Image.new("L", (side, side)).save(folder / file_name)
+        coco["images"].append(
+            {"id": i, "file_name": file_name, "width": side, "height": side}
+        )
+        for category, x, y, width, height, *more in boxes:
+            annotation = {
+                "id": len(coco["annotations"]),
+                "image_id": i,
+                "category_id": category,
+                "bbox": [x, y, width, height],
+            }
+            coco["annotations"].append(annotation | dict(*more))
+    (folder / f"{name}.json").write_text(json.dumps(coco))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two splits; val has no object."""
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    write_split(
+        folder,
+        "train",
+        [
+            # A small cat with a lender of twice its side, and one of another class.
+            [(1, 10, 10, 20, 20), (1, 100, 100, 40, 40), (2, 300, 100, 100, 200)],
+            # A small dog whose only larger dog is too small, and a crowd of dogs.
+            [
+                (2, 16, 16, 16, 16),
+                (2, 50, 50, 31, 31),
+                (2, 0, 0, 400, 400, {"iscrowd": 1}),
+            ],
+            [],
+        ],
+    )
+    write_split(folder, "val", [[]])
+    return folder
+
+
+@pytest.fixture
+def report_on(tmp_path):
+    """A function: the report on arguments of the tool, as its JSON file has it."""
+
+    def report_on(*arguments):
+        assert run(*arguments, f"--output={tmp_path / 'out'}") == 0
+        return json.loads((tmp_path / "out" / "inspection.json").read_text())
+
+    return report_on
+
+
+def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
+    config = f"--config=coco_folder:path={folder}"
+    data_dir = f"--config.dataset.data_dir={tmp_path / 'prepared'}"
+    # One level whose anchors are squares of 16 pixels at 8, 24, 40, ...
+    anchors = [
+        "--config.anchors.strides=(16,)",
+        "--config.anchors.sizes=(16.0,)",
+        "--config.anchors.aspect_ratios=((1.0,),)",
+        "--config.anchors.second_aspect_ratios=()",
+    ]
+    report = report_on(config, data_dir, *anchors)
+    train = report["splits"]["train"]
+    assert report["dataset"] == "coco_folder"
+    assert report["path"] == str(folder)
+    assert report["input_size"] == [512, 512]
+    assert report["lender_scale"] == 2.0
+    assert report["positive_iou"] == 0.5
+    assert list(report["splits"]) == ["train", "val"]
+    assert train == {
+        "images": 3,
+        "images_without_objects": 1,
+        "objects": 5,
+        "ignored": 1,
+        "without_area": 0,
+        "objects_per_image": {"mean": 1.666667, "median": 2.0, "largest": 3},
+        "sizes": pytest.approx([16.8, 31.0, 121.1371], abs=1e-3),
+        "aspect_ratios": pytest.approx([0.6, 1.0, 1.0], abs=1e-3),
+        "by_size": {
+            "small": {
+                "objects": 3,
+                "share": 0.6,
+                "with_lender": 1,
+                "reached_by_anchors": 1,
+            },
+            "medium": {
+                "objects": 1,
+                "share": 0.2,
+                "with_lender": 0,
+                "reached_by_anchors": 0,
+            },
+            "large": {
+                "objects": 1,
+                "share": 0.2,
+                "with_lender": 0,
+                "reached_by_anchors": 0,
+            },
+        },
+        "small_with_lender": {"objects": 1, "share": 0.333333},
+        "reached_by_anchors": {"objects": 1, "share": 0.2},
+        "classes": {
+            "cat": {"objects": 2, "share": 0.4, "images": 1},
+            "dog": {"objects": 3, "share": 0.6, "images": 2},
+        },
+    }
+    val = report["splits"]["val"]
+    assert (val["images"], val["objects"]) == (1, 0)
+    assert val["small_with_lender"] == {"objects": 0, "share": None}
+    assert val["sizes"] == [None, None, None]
+
+
+def test_a_smaller_input_makes_more_objects_small(folder, tmp_path, report_on):
+    report = report_on(
+        f"--config=coco_folder:path={folder},size=256",
+        f"--config.dataset.data_dir={tmp_path / 'prepared'}",
+        "--split=train[:1]",
+    )
+    (only,) = report["splits"].values()
+    sizes = {name: part["objects"] for name, part in only["by_size"].items()}
+    assert sizes == {"small": 2, "medium": 1, "large": 0}
+    assert only["images"] == 1
+    assert only["small_with_lender"] == {"objects": 1, "share": 0.5}
+
+
+def test_the_console_shows_the_same_figures(folder, tmp_path, report_on, capsys):
+    report_on(
+        f"--config=coco_folder:path={folder}",
+        f"--config.dataset.data_dir={tmp_path / 'prepared'}",
+    )
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert ["train", "3", "1", "5", "1.67, 3", "1", "0"] in rows
+    assert ["cat", "2", "40.0%", "0", "-"] in rows
+    assert ["train", "3", "1", "1", "16.8, 31, 121", "0.6, 1, 1"] in rows
+    assert ["train", "3", "1", "33.3%"] in rows
+    assert ["val", "0", "0", "-"] in rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --config or --path"),
+        (["--path=a", "--config=quickstart"], "give either --config or --path"),
+        (["--path=absent"], "absent"),
+        (["--config=imagenet_vgg16"], "task is 'classification'"),
+        (["--config=quickstart", "--config.anchors.sizes=()"], "anchors.sizes is ()"),
+        (["--config=quickstart", "more"], "unexpected argument 'more'"),
+    ],
+)
+def test_wrong_input_gets_one_line(capsys, arguments, message):
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "train_objects"),
+    [
+        ("aquarium", ["train", "val"], 3323),
+        ("bccd", ["test", "train", "val"], 2800),
+        ("traffic_vehicles", ["test", "train", "val"], 3420),
+    ],
+)
+def test_lenders_of_real_folders_are_those_of_their_files(
+    shared, monkeypatch, tmp_path, report_on, name, splits, train_objects
+):
+    folder = shared / "data" / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent: it comes with the developers' workplace")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    report = report_on(f"--path={folder}")
+    assert list(report["splits"]) == splits
+    train = report["splits"]["train"]
+    assert train["objects"] == train_objects
+    coco = json.loads((folder / "annotations" / "train.json").read_text())
+    size_of = {i["id"]: i["width"] * i["height"] for i in coco["images"]}
+    by_image = {}
+    for a in coco["annotations"]:
+        share = a["bbox"][2] * a["bbox"][3] / size_of[a["image_id"]]
+        by_image.setdefault((a["image_id"], a["category_id"]), []).append(share)
+    small = with_lender = 0
+    for shares in by_image.values():
+        for share in shares:
+            if share * 512**2 < 32**2:
+                small += 1
+                with_lender += max(shares) >= 4 * share * (1 - 1e-5)
+    assert train["by_size"]["small"]["objects"] == small
+    assert train["small_with_lender"]["objects"] == with_lender
