@@ -7,6 +7,8 @@ import pytest
 
 from borrow_det.data import sources
 
+pytestmark = pytest.mark.tensorflow
+
 
 @pytest.fixture(scope="module")
 def input_pipeline():

@@ -26,6 +26,8 @@ from borrow_det.data.datasets import prepare
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
+pytestmark = pytest.mark.tensorflow
+
 HEIGHT, WIDTH = 40, 60
 
 

@@ -15,9 +15,10 @@ from borrow_det.tools.explain.files import Explained, Output
 from borrow_det.tools.explain.text import Settings
 from tests.tools.explain.browser import NAMES, PROGRAM, Browser
 
-pytestmark = pytest.mark.skipif(
-    not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"
-)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"),
+]
 NASTY = '<script>document.title = "run"</script><img src=x onerror=alert(1)>'
 CLASSES = ("puffin", NASTY, "starfish")
 

@@ -1,6 +1,5 @@
 """Exported files give what the run gives, where nothing of the run's code is."""
 
-import importlib.util
 import json
 import pathlib
 import re
@@ -26,10 +25,6 @@ from borrow_det.workdir import metadata
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
-needs_converter = pytest.mark.skipif(
-    importlib.util.find_spec("jax2onnx") is None,
-    reason="converting to ONNX needs pip install -r requirements-export.txt",
-)
 # Runs a script as a user would; says which modules that took and what it found.
 RUN = """
 import runpy, sys
@@ -216,7 +211,7 @@ def test_a_run_in_bfloat16_with_flash_attention(flash_run, scenes, tmp_path):
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-2)
 
 
-@needs_converter
+@pytest.mark.onnx
 @pytest.mark.usefixtures("lax_types")
 @pytest.mark.parametrize("count", [1, 3])
 def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
@@ -238,7 +233,7 @@ def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
     assert about["batch"] == "any"
 
 
-@needs_converter
+@pytest.mark.onnx
 @pytest.mark.usefixtures("lax_types")
 def test_an_onnx_model_computes_in_float32(flash_run, scenes, tmp_path):
     import onnxruntime
@@ -254,7 +249,7 @@ def test_an_onnx_model_computes_in_float32(flash_run, scenes, tmp_path):
     assert_same(dict(zip(names, found, strict=True)), expected)
 
 
-@needs_converter
+@pytest.mark.onnx
 @pytest.mark.usefixtures("lax_types")
 def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
     config = ssd300_coco.get_config()
