@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from jax import Array
 
+from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
 from borrow_det.inference import batching, tiling
 from borrow_det.inference.detections import Detections
@@ -79,7 +80,8 @@ class Detector:
         self.canvas: tuple[int, int] = tuple(config.dataset.canvas)
         self.input_size: tuple[int, int] = tuple(config.input_size)
         self.config = config
-        self.task = DetectionTask(config, len(classes.class_names))
+        layout = mesh_lib.resolve_layout(config)
+        self.task = DetectionTask(layout, len(classes.class_names))
         self.levels = levels_of(self.task)
         self.variables = variables
         self._detect = jax.jit(self.task.detect)
