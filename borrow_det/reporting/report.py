@@ -1,23 +1,29 @@
-"""What a run leaves for a person: a sheet of its scenes, curves, and a short report."""
+"""Files for people at the start and the end of a run: scenes, curves, a report."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from borrow_det.io import paths
 from borrow_det.tasks.task import Evaluator
-from borrow_det.visualization import annotate
-from borrow_det.visualization import curves as curves_lib
+from borrow_det.visualization import annotate, curves
 from borrow_det.visualization.tables import markdown_report, per_class_table
-from borrow_det.workdir import metadata
 
-# Classes of a table that still suits the console; report.md holds them all.
+# Longer tables of classes are left out of the console; report.md has all of them.
 _CONSOLE_CLASSES = 30
 
 
 def write_contact_sheet(
-    evaluator: Evaluator, split, config, workdir: paths.Path
+    evaluator: Evaluator, split: Any, images: int, workdir: paths.Path
 ) -> None:
-    """Draws the first `report.contact_sheet` training images and what they show."""
-    count = min(config.report.contact_sheet, len(split))
+    """Writes `contact_sheet.png`, the first images of a split with their annotations.
+
+    Args:
+      evaluator: draws the images.
+      split: the training split.
+      images: at most that many images; 0 writes no file.
+      workdir: the run's work directory.
+    """
+    count = min(images, len(split))
     if not count:
         return
     scenes = [evaluator.scene(split, i) for i in range(count)]
@@ -30,36 +36,32 @@ def write_report(
     workdir: paths.Path,
     metrics: Mapping[str, Mapping[str, float]],
     compared: Mapping[str, float],
+    with_curves: bool = True,
 ) -> str:
     """Writes `report.md` and the learning curves; returns the text for the console.
 
-    Both hold the splits' figures, the details of them, what splits give together
-    (`compared`, by `SPLIT/NAME`), then the figures of each class, a table a split; long
-    ones are left out of the console's text, which ends with where everything lies.
+    The report has a table of the splits' main metrics, tables of details and of
+    comparisons, and one table of classes per split. The console's text leaves out
+    tables of many classes and ends with the paths of the files.
+
+    Args:
+      evaluators: the evaluators of the splits.
+      workdir: the run's work directory.
+      metrics: the metrics of each split.
+      compared: the metrics that compare splits, by `SPLIT/NAME`.
+      with_curves: whether to draw `learning_curves.png`.
     """
     splits = [evaluator.split for evaluator in evaluators]
-    lines = {}
-    for split in splits:
-        lines |= split.reference_lines
     figures = evaluators[0].figures
-    texts = [markdown_report(metrics, lines, figures.report)]
+    reference_lines: dict[str, float] = {}
+    for split in splits:
+        reference_lines |= split.reference_lines
+    texts = [markdown_report(metrics, reference_lines, figures.report)]
     texts += _details(figures.details, metrics, compared)
-    config = metadata.load_config(workdir)
-    if config.report.curves:
-        curves_lib.learning_curves(
+    if with_curves:
+        curves.learning_curves(
             workdir / "metrics.jsonl", workdir / "learning_curves.png"
         )
-    places = {
-        "learning curves": "learning_curves.png",
-        "training scenes": "contact_sheet.png",
-        f"pictures, figures and {evaluators[0].results_name}": "evaluations",
-        "checkpoints": "checkpoints",
-    }
-    found = [
-        f"{what}: {workdir / name}"
-        for what, name in places.items()
-        if (workdir / name).exists()
-    ]
     complete, shown = list(texts), list(texts)
     for split in splits if figures.per_class else ():
         table = per_class_table(
@@ -69,17 +71,35 @@ def write_report(
         complete.append(table)
         if len(split.class_names) <= _CONSOLE_CLASSES:
             shown.append(table)
-    report = "\n\n".join(complete) + "\n"
-    paths.write_whole(workdir / "report.md", report)
-    return "\n\n".join([*shown, "\n".join(found)])
+    paths.write_whole(workdir / "report.md", "\n\n".join(complete) + "\n")
+    return "\n\n".join([*shown, _files(workdir, evaluators[0].results_name)])
 
 
-def _details(fields, metrics, compared):
-    """The tables of splits that come after the first, of what there is."""
+def _files(workdir: paths.Path, results: str) -> str:
+    """Returns the paths of the files that exist, one per line."""
+    names = {
+        "learning curves": "learning_curves.png",
+        "training scenes": "contact_sheet.png",
+        f"pictures, figures and {results}": "evaluations",
+        "checkpoints": "checkpoints",
+    }
+    return "\n".join(
+        f"{text}: {workdir / name}"
+        for text, name in names.items()
+        if (workdir / name).exists()
+    )
+
+
+def _details(
+    fields: Sequence[str],
+    metrics: Mapping[str, Mapping[str, float]],
+    compared: Mapping[str, float],
+) -> list[str]:
+    """Returns the tables that follow the table of main metrics, if not empty."""
     tables = []
     if any(field in figures for figures in metrics.values() for field in fields):
         tables.append(markdown_report(metrics, {}, fields))
-    splits = {}
+    splits: dict[str, dict[str, float]] = {}
     for name, value in compared.items():
         split, _, field = name.rpartition("/")
         splits.setdefault(split, {})[field] = value

@@ -3,13 +3,14 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from clu import parameter_overview
 
 from borrow_det import evaluate
-from borrow_det.data.sources import Split
 from borrow_det.io import paths
 from borrow_det.reporting import devices, report
 from borrow_det.reporting.console import Console
@@ -21,18 +22,31 @@ from borrow_det.workdir import metadata
 class RunLog:
     """Console, metrics.jsonl, TensorBoard and the report of one start of a run."""
 
-    def __init__(self, config, workdir: paths.Path, evaluators: Sequence[Evaluator]):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: paths.Path,
+        evaluators: Sequence[Evaluator],
+    ):
+        """Prints and opens nothing yet.
+
+        Args:
+          config: the run's configuration.
+          workdir: its work directory.
+          evaluators: the evaluators of its evaluation splits, at least one.
+        """
         self._config = config
         self._workdir = workdir
         self._evaluators = evaluators
+        self._figures = evaluators[0].figures
         self._console = Console(config.num_steps, on_cpu=jax.default_backend() == "cpu")
-        self._writer = None
+        self._writer: MetricWriter | None = None
 
     def line(self, text: str) -> None:
         """Prints a line."""
         self._console.line(text)
 
-    def begin(self, start: int, params: dict, train_split) -> None:
+    def begin(self, start: int, params: dict, train_split: Any) -> None:
         """Opens the metrics of a run that starts or resumes at step `start`.
 
         At step 0 it also writes the files that do not change during a run.
@@ -53,41 +67,11 @@ class RunLog:
         paths.write_whole(self._workdir / "parameters.txt", overview + "\n")
         self._writer.write_hparams(self._config.to_dict())
         report.write_contact_sheet(
-            self._evaluators[0], train_split, self._config, self._workdir
+            self._evaluators[0],
+            train_split,
+            self._config.report.contact_sheet,
+            self._workdir,
         )
-
-    def training(self, step: int, means: Mapping[str, float]) -> None:
-        """Shows and writes the mean metrics of the steps since the last call."""
-        self._writer.write_scalars(step, means)
-        self._console.metrics(step, means)
-
-    def evaluation(
-        self,
-        step: int,
-        split,
-        metrics: Mapping[str, float],
-        pictures: Sequence[np.ndarray],
-    ) -> None:
-        """Shows and writes the evaluation of a split."""
-        folder = metadata.folder_name(split.name)
-        self._write_under(folder, step, metrics)
-        for i, picture in enumerate(pictures):
-            self._writer.write_images(step, {f"{folder}/{i}": picture[None]})
-        name = f"{split.dataset} {split.name}"
-        self._console.evaluation(step, name, metrics, self._evaluators[0].figures.console)
-
-    def comparison(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics that compare splits, if there are any."""
-        if metrics:
-            self._write_under(evaluate.COMPARISON, step, metrics)
-
-    def _write_under(self, prefix, step, metrics):
-        named = {f"{prefix}/{name}": value for name, value in metrics.items()}
-        self._writer.write_scalars(step, named)
-
-    def flush(self) -> None:
-        """Writes buffered metrics to their files."""
-        self._writer.flush()
 
     def compiling(self, step: int) -> None:
         """Announces the first training step of this start, after `step` steps."""
@@ -106,23 +90,63 @@ class RunLog:
         """
         self._console.loss(lambda: float(jax.device_get(metrics["loss"])))
 
-    def evaluating(self, split: Split) -> AbstractContextManager[Callable[[int], None]]:
-        """Returns a context of an evaluation.
+    def training(self, step: int, means: Mapping[str, float]) -> None:
+        """Shows and writes the mean metrics of the steps since the last call."""
+        self._opened.write_scalars(step, means)
+        self._console.metrics(step, means)
+
+    def evaluating(self, split: Any) -> AbstractContextManager[Callable[[int], None]]:
+        """Returns a context of the evaluation of a split.
 
         It yields a function to call with the number of images that are done so far.
         """
         return self._console.evaluating(f"{split.dataset} {split.name}", len(split))
+
+    def evaluation(
+        self,
+        step: int,
+        split: Any,
+        metrics: Mapping[str, float],
+        pictures: Sequence[np.ndarray],
+    ) -> None:
+        """Shows and writes the evaluation of a split."""
+        folder = metadata.folder_name(split.name)
+        self._write_under(folder, step, metrics)
+        for i, picture in enumerate(pictures):
+            self._opened.write_images(step, {f"{folder}/{i}": picture[None]})
+        name = f"{split.dataset} {split.name}"
+        self._console.evaluation(step, name, metrics, self._figures.console)
+
+    def comparison(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics that compare splits, if there are any."""
+        if metrics:
+            self._write_under(evaluate.COMPARISON, step, metrics)
+
+    def flush(self) -> None:
+        """Writes buffered metrics to their files."""
+        self._opened.flush()
 
     def report(
         self,
         metrics: Mapping[str, Mapping[str, float]],
         compared: Mapping[str, float],
     ) -> None:
-        """Writes and prints the report of a finished run."""
-        self._writer.flush()
+        """Writes and prints the report of a finished run.
+
+        Args:
+          metrics: the last metrics of each evaluation split.
+          compared: the last metrics that compare splits, by `SPLIT/NAME`.
+        """
+        self._opened.flush()
         self._console.finish()
-        print(
-            report.write_report(self._evaluators, self._workdir, metrics, compared)
+        self.line(
+            report.write_report(
+                self._evaluators,
+                self._workdir,
+                metrics,
+                compared,
+                with_curves=self._config.report.curves,
+            )
         )
 
     def close(self) -> None:
@@ -131,11 +155,22 @@ class RunLog:
         if self._writer:
             self._writer.close()
 
+    @property
+    def _opened(self) -> MetricWriter:
+        assert self._writer is not None, "begin comes first"
+        return self._writer
+
+    def _write_under(
+        self, prefix: str, step: int, metrics: Mapping[str, float]
+    ) -> None:
+        named = {f"{prefix}/{name}": value for name, value in metrics.items()}
+        self._opened.write_scalars(step, named)
+
 
 class SilentLog:
     """The log of the other processes: it has RunLog's methods and writes nothing."""
 
-    def evaluating(self, split: Split) -> AbstractContextManager[Callable[[int], None]]:
+    def evaluating(self, split: Any) -> AbstractContextManager[Callable[[int], None]]:
         """Returns a context that yields a function without effect."""
         return contextlib.nullcontext(lambda _: None)
 

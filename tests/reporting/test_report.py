@@ -5,35 +5,41 @@ import types
 
 import pytest
 
-from borrow_det.configs import base
 from borrow_det.reporting import report
-from borrow_det.tasks.detection import DetectionTask
-from borrow_det.workdir import metadata
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 
 
 @pytest.fixture
-def workdir(tmp_path):
-    config = base.get_config()
-    config.report.curves = False
-    classes = metadata.Classes(("cat", "dog"), (1, 2))
-    metadata.prepare(tmp_path, config, classes, {})
-    return tmp_path
+def write(tmp_path):
+    """A function: writes the report of splits with these classes."""
+
+    def write(metrics, compared=None, class_names=("cat", "dog")):
+        evaluators = [
+            types.SimpleNamespace(
+                split=types.SimpleNamespace(
+                    name=name, class_names=class_names, reference_lines={}
+                ),
+                figures=DetectionEvaluator.figures,
+                results_name=DetectionEvaluator.results_name,
+            )
+            for name in metrics
+        ]
+        return report.write_report(
+            evaluators, tmp_path, metrics, compared or {}, with_curves=False
+        )
+
+    return write
 
 
-def split_of(name, names):
-    return types.SimpleNamespace(name=name, class_names=names, reference_lines={})
-
-
-def test_each_class_of_each_split_has_a_row(workdir):
+def test_each_class_of_each_split_has_a_row(write, tmp_path):
     metrics = {
         "val": {"AP": 0.5, "AP/cat": 0.75, "AP/dog": 0.25, "AP50/cat": 1.0},
         "test": {"AP": 0.125, "AP/cat": math.nan, "AP/dog": 0.125},
     }
     metrics["test"] |= {"AP_11point": 0.375, "AP_11point/dog": 0.375}
-    splits = [split_of(name, ("cat", "dog")) for name in metrics]
-    (workdir / "evaluations").mkdir()
-    shown = report.write_report(DetectionTask, workdir, splits, metrics, {})
-    written = (workdir / "report.md").read_text()
+    (tmp_path / "evaluations").mkdir()
+    shown = write(metrics)
+    written = (tmp_path / "report.md").read_text()
     assert written.splitlines()[4:] == [
         "",
         "val, class by class:",
@@ -53,28 +59,25 @@ def test_each_class_of_each_split_has_a_row(workdir):
         "| all   | 0.125 |      0.375 |",
     ]
     assert shown.startswith(written + "\n")
-    assert shown.endswith(f"detections: {workdir / 'evaluations'}")
+    assert shown.endswith(f"detections: {tmp_path / 'evaluations'}")
 
 
 @pytest.mark.parametrize(("count", "on_console"), [(30, True), (31, False)])
-def test_many_classes_are_in_the_file_only(workdir, count, on_console):
+def test_many_classes_are_in_the_file_only(write, tmp_path, count, on_console):
     names = tuple(f"class {i}" for i in range(count))
     metrics = {"val": {f"AP/{name}": 0.5 for name in names}}
-    shown = report.write_report(
-        DetectionTask, workdir, [split_of("val", names)], metrics, {}
-    )
+    shown = write(metrics, class_names=names)
     assert ("class 29" in shown) == on_console
-    assert f"| class {count - 1} |" in (workdir / "report.md").read_text()
+    assert f"| class {count - 1} |" in (tmp_path / "report.md").read_text()
 
 
-def test_details_and_comparisons_have_separate_tables(workdir):
+def test_details_and_comparisons_have_separate_tables(write, tmp_path):
     metrics = {
         "val": {"AP": 0.5, "attention/lift_same": 2.5, "attention/entropy": 0.75}
     }
     compared = {"val/small_recall": 0.75, "swapped/small_recall": 1.0}
     compared |= {"swapped/consistency": 0.125}
-    splits = [split_of("val", ("cat", "dog"))]
-    shown = report.write_report(DetectionTask, workdir, splits, metrics, compared)
+    shown = write(metrics, compared)
     expected = [
         "| split |    AP |",
         "| ----- | ----: |",
@@ -90,4 +93,4 @@ def test_details_and_comparisons_have_separate_tables(workdir):
         "| swapped |        1.000 |       0.125 |",
     ]
     assert shown.splitlines()[: len(expected)] == expected
-    assert (workdir / "report.md").read_text().splitlines()[:12] == expected
+    assert (tmp_path / "report.md").read_text().splitlines()[:12] == expected

@@ -1,0 +1,92 @@
+"""Evaluates a trained run on any split, and changes nothing else in its work directory.
+
+  python -m borrow_det.tools.evaluate --workdir=W --split=NAME [--step=N] [--output=DIR]
+  python -m borrow_det.tools.evaluate --workdir=W --split=NAME --path=FOLDER
+
+The split is one of the run's dataset, or a slice of it such as test[:100]; with --path
+it is one of a folder with COCO annotation files, whose classes must have the names of
+the run's classes. The tool prints the main metrics and writes to --output (default:
+W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
+  STEP.json             all metrics, null if undefined;
+  STEP.detections.json  the results (of a detector in COCO's format);
+  STEP/                 pictures: annotations on the left, detections on the right.
+An existing evaluation is not overwritten.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from borrow_det.evaluate import evaluate_run
+from borrow_det.reporting import devices
+from borrow_det.reporting.console import Console
+from borrow_det.tasks import EVALUATORS
+from borrow_det.tools.common import cli
+from borrow_det.visualization.tables import markdown_report
+from borrow_det.workdir import metadata
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool; returns the exit status."""
+    options = _flags()
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
+    console = Console(num_steps=0)
+    console.line(devices.describe())
+    if unused := devices.unused_accelerator():
+        console.line(unused)
+    done = evaluate_run(
+        options.workdir,
+        options.split,
+        step=options.step,
+        path=options.path,
+        output=options.output,
+        evaluating=lambda split: console.evaluating(
+            f"{split.dataset} {split.name}", len(split)
+        ),
+    )
+    figures = EVALUATORS[metadata.load_config(options.workdir).task].figures
+    name = done.split.name
+    lines = done.split.reference_lines
+    console.line(f"step {done.step}\n")
+    console.line(markdown_report({name: done.metrics}, lines, figures.report))
+    if any(field in done.metrics for field in figures.details):
+        console.line("\n" + markdown_report({name: done.metrics}, {}, figures.details))
+    console.line(f"\nall metrics: {done.path}")
+    return 0
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Work directory of the trained run.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "split",
+        None,
+        "Split to evaluate on, or a slice of it.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "path",
+        None,
+        "Folder of images with COCO annotation files (default: the run's dataset).",
+        flag_values=values,
+    )
+    cli.define_step(values)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Folder for the results (default: WORKDIR/evaluations/SPLIT).",
+        flag_values=values,
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(cli.call(main, sys.argv))

@@ -1,0 +1,98 @@
+"""The evaluation of a trained run on other splits and folders."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+
+from borrow_det.tools import evaluate
+from borrow_det.tools.common import cli
+
+
+def run(*arguments):
+    return cli.call(evaluate.main, ["evaluate", *arguments])
+
+
+def digests(folder):
+    """A hash of every file in a folder, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def workdir(tiny_run, tmp_path):
+    """A copy of a finished run; its evaluation split is val."""
+    shutil.copytree(tiny_run.workdir, tmp_path / "W")
+    return tmp_path / "W"
+
+
+def test_the_split_of_training_gives_the_metrics_of_training(
+    tiny_run, workdir, tmp_path, capsys
+):
+    output = tmp_path / "out"
+    before = digests(workdir)
+    assert run(f"--workdir={workdir}", "--split=val", f"--output={output}") == 0
+    assert digests(workdir) == before
+    (expected,) = (workdir / "evaluations" / "val").glob("4.json")
+    found = json.loads((output / "4.json").read_text())
+    assert found == json.loads(expected.read_text())
+    out = capsys.readouterr().out
+    assert "evaluating coco_folder val, 7 images ..." in out
+    assert f"| val   | {tiny_run.metrics['val']['AP']:.3f} |" in out
+    assert out.endswith(f"all metrics: {output / '4.json'}\n")
+    assert (output / "4.detections.json").exists()
+
+
+def test_another_split_gets_a_folder_among_the_runs_evaluations(workdir):
+    before = digests(workdir)
+    assert run(f"--workdir={workdir}", "--split=train[:5]", "--step=2") == 0
+    after = digests(workdir)
+    new = set(after) - set(before)
+    assert {path.split("/")[0] for path in new} == {"evaluations"}
+    assert {name: after[name] for name in before} == before
+    (folder,) = {path.split("/")[1] for path in new}
+    images = json.loads(
+        (workdir / "evaluations" / folder / "2.detections.json").read_text()
+    )
+    assert {d["image_id"] for d in images} <= {10, 11, 12, 13, 14}
+
+
+def test_a_coco_folder_is_evaluated_with_the_runs_classes(scenes, workdir, tmp_path):
+    other = tmp_path / "others"
+    shutil.copytree(scenes, other, ignore=shutil.ignore_patterns("prepared"))
+    coco = json.loads((other / "annotations" / "val.json").read_text())
+    (other / "annotations" / "train.json").unlink()
+    coco["images"] = coco["images"][:3]
+    ids = [image["id"] for image in coco["images"]]
+    coco["annotations"] = [a for a in coco["annotations"] if a["image_id"] in ids]
+    (other / "annotations" / "val.json").write_text(json.dumps(coco))
+    output = tmp_path / "out"
+    arguments = ["--split=val", f"--path={other}", f"--output={output}"]
+    assert run(f"--workdir={workdir}", *arguments) == 0
+    detections = json.loads((output / "4.detections.json").read_text())
+    assert {d["image_id"] for d in detections} <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--split=test"], "test"),
+        ([], "split"),
+        (["--split=val", "--step=3"], "3"),
+        (["--split=val"], "exists"),
+        (["--split=val", "more"], "unexpected argument 'more'"),
+        (["--split=val", "--path=absent"], "absent"),
+    ],
+)
+def test_wrong_input_gets_one_line(tiny_run, capsys, arguments, message):
+    before = digests(tiny_run.workdir)
+    assert run(f"--workdir={tiny_run.workdir}", *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert digests(tiny_run.workdir) == before
