@@ -76,16 +76,16 @@ def assert_same(found, expected, rounding=1e-5):
         assert found[name].dtype == values.dtype, name
 
 
-def readme_script():
-    """The script of the README's section on exporting."""
-    section = (ROOT / "README.md").read_text().partition("\n## Exporting\n")[2]
+def documented_script():
+    """Returns the script of the documentation's page on exporting."""
+    section = (ROOT / "docs/exporting.md").read_text()
     return re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
 
 
-def test_the_readmes_script_finds_what_the_run_finds_without_its_code(
+def test_documented_script_finds_what_the_run_finds_without_its_code(
     tiny_run, exported, tmp_path
 ):
-    script = readme_script()
+    script = documented_script()
     assert len(script.splitlines()) <= 20
     (tmp_path / "script.py").write_text(script)
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
