@@ -18,15 +18,15 @@ from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.models import detector, trunks
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.optimizer import make_optimizer
-from borrow_det.tasks.detection import DetectionTask, Examples
+from borrow_det.tasks import TASKS
+from borrow_det.tasks.detection import DetectionExamples, DetectionTask
 from borrow_det.tools.aot_compile import program_cost
 from borrow_det.tools.common import synthetic
-from borrow_det.train import TASKS
 from borrow_det.train_step import (
     TrainState,
     accumulate_gradients,
     make_train_step,
-    place,
+    shard_state,
 )
 
 CLASSES = 90  # COCO's ids as torchvision counts them; background beside them.
@@ -113,7 +113,7 @@ def make_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return synthetic.make_batch(config, CLASSES, config.batch_size)
 
 
-def make_examples(task: DetectionTask, batch: dict) -> tuple[Examples, dict]:
+def make_examples(task: DetectionTask, batch: dict) -> tuple[DetectionExamples, dict]:
     """What a step's loss takes, and the totals that divide it, on the device."""
     return jax.jit(task.prepare)(jax.random.key(0), batch)
 
@@ -137,7 +137,7 @@ class Trainer:
     """Steps on prepared targets: loss, gradient and update."""
 
     def __init__(
-        self, task: DetectionTask, variables: dict, examples: Examples, totals: dict
+        self, task: DetectionTask, variables: dict, examples: DetectionExamples, totals: dict
     ):
         """Compiles the step."""
         self._data = jax.device_put((examples, totals))
@@ -190,9 +190,9 @@ class RunTrainer:
             opt_state=make_optimizer(config).init(params),
             key_data=jax.random.key_data(jax.random.key(config.seed)),
         )
-        self._state = place(jax.device_get(state), mesh)
+        self._state = shard_state(jax.device_get(state), mesh)
         self._batch = mesh_lib.put_batch(batch, mesh)
-        self._step = make_train_step(task, config, mesh)
+        self._step = make_train_step(task, mesh, self._state)
         self.compiled = self._step.lower(self._state, self._batch).compile()
 
     def __call__(self) -> dict[str, jax.Array]:

@@ -248,7 +248,7 @@ def _l2_normalize(x, scale):
 
 
 class Targets(NamedTuple):
-    """What the loss takes: a batch's prepared targets (tasks/detection.Examples)."""
+    """What the loss takes: a batch's prepared targets (tasks/detection.DetectionExamples)."""
 
     target: Tensor  # int64 [B, A]
     offsets: Tensor  # [B, A, 4]

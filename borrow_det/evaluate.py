@@ -2,123 +2,246 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes
 from borrow_det.errors import InputError
 from borrow_det.evaluation import metric_names
 from borrow_det.io import json_files, paths
-from borrow_det.tasks.task import EvalSet, Task
+from borrow_det.tasks import EVALUATORS, TASKS
+from borrow_det.tasks.task import Evaluator, Task
 from borrow_det.visualization import annotate
-from borrow_det.workdir import metadata
+from borrow_det.workdir import checkpoints, metadata
 
-# The folder of what splits give together, among those of the splits.
+# The folder of the metrics that compare splits, beside the folders of the splits.
 COMPARISON = "counterfactual"
 
 
-def make_predict(task: Task, mesh) -> Callable:
-    """The compiled predictions of (variables, fields of a batch)."""
+def make_predict(task: Task, mesh: Mesh) -> Callable:
+    """Compiles the predictions: (variables, fields of a batch) -> predictions."""
     split, whole = mesh_lib.batch_sharding(mesh), mesh_lib.replicated(mesh)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    layout = mesh_lib.state_shardings(mesh, variables)
 
     on_each_device = mesh_lib.on_each_device(
         task.predict, mesh, split=(False, True), out_split=True
     )
 
     def predict(variables, fields):
-        # Parameters that are split are gathered once, not layer by layer.
+        # Sharded parameters are gathered once, not layer by layer.
         variables = jax.lax.with_sharding_constraint(variables, whole)
         return on_each_device(variables, fields)
 
-    return jax.jit(predict, in_shardings=(layout, split), out_shardings=whole)
+    shardings = mesh_lib.state_shardings(mesh, variables)
+    return jax.jit(predict, in_shardings=(shardings, split), out_shardings=whole)
+
+
+class Predictor:
+    """The predictions of a task on a mesh, image by image."""
+
+    def __init__(self, task: Task, mesh: Mesh):
+        self._fields = task.predict_fields
+        self._mesh = mesh
+        self._predict = make_predict(task, mesh)
+
+    def predict(
+        self,
+        variables: dict,
+        batches: Iterable[Mapping[str, np.ndarray]],
+        after_batch: Callable[[int], None] = lambda images: None,
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields (image id, prediction) of every image that its mask includes.
+
+        Every process gets the predictions of all images.
+
+        Args:
+          variables: {params, batch_stats}.
+          batches: this process's rows of the batches.
+          after_batch: called with the number of images so far; may raise.
+        """
+        images = 0
+        for batch in batches:
+            fields = {name: batch[name] for name in self._fields}
+            fields = mesh_lib.put_batch(fields, self._mesh)
+            predictions = jax.device_get(self._predict(variables, fields))
+            ids = processes.all_rows(batch["image_id"])
+            rows = np.flatnonzero(processes.all_rows(batch["mask"]))
+            for i in rows:
+                yield int(ids[i]), jax.tree.map(lambda x, i=i: x[i], predictions)
+            images += len(rows)
+            after_batch(images)
 
 
 def evaluate(
-    task: Task,
-    predict: Callable,
+    predictor: Predictor,
     variables: dict,
-    eval_set: EvalSet,
-    mesh,
-    workdir: paths.Path,
-    step: int,
-    after_batch: Callable[[], None] = lambda: None,
+    evaluator: Evaluator,
+    path: paths.Path,
+    after_batch: Callable[[int], None] = lambda images: None,
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Evaluates one split; every process of a run takes part, the main one scores.
 
-    It writes to `evaluations/SPLIT` what was found, as `STEP.detections.json` (or what
-    `task.results` says), pictures, the truth on their left, the predictions on their
-    right, to `STEP/`, and last, so that it stands for a whole evaluation, `STEP.json`.
+    Beside `path`, `FOLDER/STEP.json` with the metrics, it writes the results to
+    `STEP.{results_name}.json` and pictures to `STEP/`. The metrics come last: their
+    file stands for a complete evaluation.
 
     Args:
-      task: the run's.
-      predict: what `make_predict` made.
+      predictor: the task's predictions.
       variables: {params, batch_stats}.
-      eval_set: the split.
-      mesh: the run's.
-      workdir: the run's.
-      step: after which it is evaluated.
-      after_batch: called when a batch's predictions are there; may raise.
+      evaluator: evaluates the split.
+      path: the file of the metrics; see `metrics_path`.
+      after_batch: called with the number of images so far; may raise.
 
     Returns:
       (metrics, pictures), both empty in the other processes.
     """
-    to_results, results, observations = task.to_results(eval_set), [], []
+    results, observations = [], []
     share = jax.process_index(), jax.process_count()
-    with contextlib.closing(task.eval_batches(eval_set, *share)) as batches:
-        for image_id, one in run_predict(
-            task, predict, variables, batches, mesh, after_batch
-        ):
-            results += to_results(image_id, one)
-            observations.append(task.observe(one))
+    with contextlib.closing(evaluator.batches(*share)) as batches:
+        for image_id, prediction in predictor.predict(variables, batches, after_batch):
+            results += evaluator.results(image_id, prediction)
+            observations.append(evaluator.observe(prediction))
     if not processes.is_main_process():
         return {}, []
-    metrics = task.score(eval_set, results) | task.measure(observations)
-    path = metrics_path(workdir, eval_set.split.name, step)
+    metrics = evaluator.score(results) | evaluator.measure(observations)
     paths.make_folder(path.parent)
-    paths.write_whole(_results_path(task, path), json.dumps(results))
-    pictures = task.pictures(eval_set, results)
+    paths.write_whole(_results_path(evaluator, path), json.dumps(results))
+    pictures = evaluator.pictures(results)
     for name, picture in pictures.items():
         annotate.write_image(path.with_suffix("") / f"{name}.png", picture)
-    _write_metrics(path, step, metrics)
+    _write_metrics(path, metrics)
     return metrics, list(pictures.values())
 
 
 def compare(
-    task: Task, eval_sets: Sequence[EvalSet], workdir: paths.Path, step: int
+    evaluators: Sequence[Evaluator], workdir: paths.Path, step: int
 ) -> dict[str, float]:
-    """Holds splits that were evaluated at this step against each other.
+    """Compares the splits that were evaluated at this step with one another.
 
-    Reads what was found on them from their files, so that it does not matter when they
-    were evaluated. Writes `evaluations/counterfactual/STEP.json` where the splits are
-    such that there is something to compare.
+    The results are read from their files, so that the splits may have been evaluated at
+    different times. Writes `evaluations/counterfactual/STEP.json` if there are metrics.
 
     Returns:
-      The metrics by `SPLIT/NAME`, SPLIT being the name of its folder.
+      The metrics by `SPLIT/NAME`; SPLIT is the name of the split's folder.
     """
+    if not evaluators:
+        return {}
 
-    def read_results(eval_set):
-        path = metrics_path(workdir, eval_set.split.name, step)
-        return json_files.read(_results_path(task, path))
+    def read_results(evaluator: Evaluator) -> list[dict]:
+        path = metrics_path(workdir, evaluator.split.name, step)
+        return json_files.read(_results_path(evaluator, path))
 
     metrics = {}
-    for name, value in task.compare(list(eval_sets), read_results).items():
+    compared = type(evaluators[0]).compare(evaluators, read_results)
+    for name, value in compared.items():
         split, _, figure = name.rpartition("/")
         metrics[f"{metadata.folder_name(split)}/{figure}"] = value
     if metrics:
         path = metrics_path(workdir, COMPARISON, step)
         paths.make_folder(path.parent)
-        _write_metrics(path, step, metrics)
+        _write_metrics(path, metrics)
     return metrics
 
 
+class Evaluated(NamedTuple):
+    """The result of `evaluate_run`.
+
+    Attributes:
+      split: the split.
+      step: the step of the checkpoint.
+      path: the file of the metrics.
+      metrics: the metrics.
+    """
+
+    split: Any
+    step: int
+    path: paths.Path
+    metrics: dict[str, float]
+
+
+def evaluate_run(
+    workdir: str | os.PathLike,
+    split: str,
+    *,
+    step: int | None = None,
+    path: str | os.PathLike | None = None,
+    output: str | os.PathLike | None = None,
+    evaluating: Callable[
+        [Any], AbstractContextManager[Callable[[int], None]]
+    ] = lambda split: contextlib.nullcontext(lambda images: None),
+) -> Evaluated:
+    """Evaluates a trained run on any split of its data set, or of a COCO folder.
+
+    Apart from the files of this evaluation nothing in the work directory changes.
+
+    Args:
+      workdir: the work directory of the run.
+      split: the split's name, slices included.
+      step: the checkpoint's step; default: the latest.
+      path: a COCO folder (dataset.path of dataset.name=coco_folder) to evaluate on
+        instead of the run's data set; its classes must have the names of the run's.
+      output: the folder for `STEP.json`, results and pictures; default:
+        `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
+        given.
+      evaluating: returns a context for an evaluation of a split; it yields a function
+        that is called with the number of images so far (RunLog.evaluating).
+
+    Raises:
+      InputError: there is no such run, checkpoint or split; the classes differ; or the
+        evaluation exists.
+    """
+    config = metadata.load_config(workdir)
+    config.unlock()
+    classes = metadata.load_classes(workdir)
+    step = checkpoints.newest_step(workdir) if step is None else step
+    mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 1})
+    # Figures do not depend on the batch: it may grow to a multiple of the devices.
+    config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
+    place = split
+    if path is not None:
+        config.dataset.name, config.dataset.path = "coco_folder", os.fspath(path)
+        place = f"{paths.as_path(path).name}_{split}"
+    kind = EVALUATORS[config.task]
+    (opened,) = kind.open_splits(config, [split])
+    opened = _with_classes(opened, classes, f"{workdir} was trained on")
+    variables = checkpoints.restore_variables(workdir, step)
+    file = metrics_path(paths.as_path(workdir), place, step)
+    if output is not None:
+        file = paths.as_path(output) / file.name
+    if paths.exists(file):
+        raise InputError(f"{file} exists: choose another folder with --output")
+    evaluator = kind(opened, config)
+    predictor = Predictor(TASKS[config.task](config, len(classes.class_names)), mesh)
+    variables = jax.device_get(variables)
+    with evaluating(opened) as after_batch:
+        metrics, _ = evaluate(predictor, variables, evaluator, file, after_batch)
+    return Evaluated(opened, step, file, metrics)
+
+
+def _with_classes(split: Any, classes: metadata.Classes, trained: str) -> Any:
+    """Returns a split with its labels in the order of the run's classes.
+
+    Raises:
+      InputError: its classes have other names.
+    """
+    names = classes.class_names
+    if sorted(split.class_names) != sorted(names):
+        raise InputError(
+            f"{trained} the classes {', '.join(names)}, {split.dataset} {split.name} "
+            f"has {', '.join(split.class_names)}: name a data set with the same classes"
+        )
+    return split if split.class_names == names else split.with_classes(names)
+
+
 def check_splits(splits: Sequence[str]) -> None:
-    """Refuses splits of which two would have one folder, or that of comparisons.
+    """Refuses splits that would share a folder, or take that of comparisons.
 
     Raises:
       InputError: names them.
@@ -134,7 +257,7 @@ def check_splits(splits: Sequence[str]) -> None:
 
 
 def metrics_path(workdir: paths.Path, split: str, step: int) -> paths.Path:
-    """Where an evaluation's metrics stand; the file exists when it is complete."""
+    """Returns the file of an evaluation's metrics; it exists if that is complete."""
     return (
         paths.as_path(workdir)
         / "evaluations"
@@ -144,38 +267,17 @@ def metrics_path(workdir: paths.Path, split: str, step: int) -> paths.Path:
 
 
 def read_metrics(path: paths.Path) -> dict[str, float]:
-    """The metrics of an earlier evaluation; undefined ones are nan."""
+    """Reads the metrics of an earlier evaluation; undefined ones are nan."""
     record = json_files.read(path)
     del record["step"]
     metrics = {name: np.nan if v is None else v for name, v in record.items()}
     return metric_names.with_current_names(metrics)
 
 
-def run_predict(
-    task: Task,
-    predict: Callable,
-    variables: dict,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    mesh,
-    after_batch: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, Any]]:
-    """Yields (image_id, predictions) of every image that a mask does not exclude.
-
-    Of the global batch, whichever process has read an image: all of them get all.
-    """
-    for batch in batches:
-        fields = {name: batch[name] for name in task.predict_fields}
-        found = jax.device_get(predict(variables, mesh_lib.put_batch(fields, mesh)))
-        ids = processes.all_rows(batch["image_id"])
-        for i in np.flatnonzero(processes.all_rows(batch["mask"])):
-            yield int(ids[i]), jax.tree.map(lambda x, i=i: x[i], found)
-        after_batch()
+def _results_path(evaluator: Evaluator, path: paths.Path) -> paths.Path:
+    return path.with_suffix(f".{evaluator.results_name}.json")
 
 
-def _results_path(task, path):
-    return path.with_suffix(f".{task.results}.json")
-
-
-def _write_metrics(path, step, metrics):
+def _write_metrics(path: paths.Path, metrics: Mapping[str, float]) -> None:
     finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
-    metadata.write_json(path, {"step": step, **finite})
+    metadata.write_json(path, {"step": int(path.stem), **finite})

@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
         config = command_line.resolved(_CONFIG)
         train.train_and_evaluate(config, _WORKDIR.value, _PROFILE.value)
     except PreemptedError:
-        message = f"preempted; start again to go on in {_WORKDIR.value}"
+        message = f"preempted; start again to resume in {_WORKDIR.value}"
         print(message, file=sys.stderr)
         sys.exit(_PREEMPTED)
     except KeyboardInterrupt:

@@ -1,287 +1,382 @@
-"""The training loop, one for every task: what happens between its steps."""
+"""The training loop, the same for every task: a run's start, its steps, its end."""
 
 import collections
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from borrow_det import evaluate
 from borrow_det.config import validate
+from borrow_det.data import pipeline
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes
 from borrow_det.distributed.preemption import Preemption
 from borrow_det.errors import PreemptedError
+from borrow_det.io import paths
 from borrow_det.optimizer import make_schedule
 from borrow_det.reporting import profiler
 from borrow_det.reporting.run_log import RunLog, SilentLog
 from borrow_det.reporting.step_timer import StepTimer, memory_metrics
-from borrow_det.tasks import classification, detection
+from borrow_det.tasks import TASKS, open_data
+from borrow_det.tasks.task import Evaluator, Task
 from borrow_det.train_step import (
     TrainState,
     abstract_state,
     draw_state,
     make_train_step,
-    place,
+    shard_state,
 )
-from borrow_det.workdir import checkpoints, compilation_cache, metadata
-from borrow_det.workdir import init_from as init_from_lib
+from borrow_det.workdir import compilation_cache, init_from, metadata
+from borrow_det.workdir.checkpoints import Checkpoints
 
-TASKS = {
-    "detection": detection.DetectionTask,
-    "classification": classification.ClassificationTask,
-}
 # Steps that the host may be ahead of the device: enough to keep it busy and to have its
-# next batches on it before it asks, and few enough for a checkpoint within seconds of a
-# notice of preemption.
+# next batches on it in time, and few enough for a checkpoint within seconds of a notice
+# of preemption.
 STEPS_AHEAD = 2
 
 
-def train_and_evaluate(
-    config, workdir: str | os.PathLike, profile: str = ""
-) -> dict[str, dict]:
-    """Trains to `config.num_steps`, from the newest checkpoint if there is one.
+class Run(NamedTuple):
+    """Everything that the loop needs, made once by `prepare_run`.
 
-    Every process of a run calls it, with the same arguments and one work directory.
+    Attributes:
+      config: the configuration, with the pixel statistics of init_from.
+      mesh: the devices.
+      workdir: the work directory.
+      task: the task.
+      train_split: the training split.
+      evaluators: one for each of dataset.eval_splits.
+      log: the console and the files of metrics.
+      checkpoints: the checkpoints in the work directory.
+      profiler: traces the steps that --profile names.
+      state: the state to start from; the first step donates it.
+    """
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    workdir: paths.Path
+    task: Task
+    train_split: Any
+    evaluators: list[Evaluator]
+    log: RunLog | SilentLog
+    checkpoints: Checkpoints
+    profiler: profiler.Profiler
+    state: TrainState
+
+    def close(self) -> None:
+        """Waits until checkpoints and metrics are on the disk."""
+        self.profiler.close()
+        self.checkpoints.close()
+        self.log.close()
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: str = ""
+) -> dict[str, dict[str, float]]:
+    """Trains to `config.num_steps`, from the latest checkpoint if there is one.
+
+    Every process of a run calls it with the same arguments and one work directory.
 
     Args:
-      config: the run's.
-      workdir: its folder.
-      profile: steps to trace to `profile/` there (profiler.parse_steps); "": none.
+      config: the configuration.
+      workdir: the work directory.
+      profile: steps to trace to `profile/` there (profiler.parse_steps); "" for none.
 
     Returns:
-      In the main process the last evaluation's metrics of each of
-      `dataset.eval_splits`.
+      In the main process the metrics of the last evaluation, by split.
 
     Raises:
       InputError: the configuration, the data or the work directory is wrong.
       FloatingPointError: the loss is not finite; names the range of steps.
       PreemptedError: the run was told to stop, and has saved a checkpoint.
     """
+    run = prepare_run(config, workdir, profile)
+    preemption = Preemption()
+    try:
+        return _train(run, preemption)
+    finally:
+        run.close()
+        preemption.close()
+
+
+def prepare_run(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: str = ""
+) -> Run:
+    """Makes everything that a run needs: configuration, data, work directory, state.
+
+    Whatever does not fit is refused before the work directory is made.
+
+    Args and Raises: see `train_and_evaluate`.
+    """
+    # Configuration.
     mesh = mesh_lib.make_mesh(config.mesh)
     validate.check(config, TASKS, mesh.size)
     evaluate.check_splits(tuple(config.dataset.eval_splits))
-    config = init_from_lib.resolve_normalization(config, workdir)
-    task_class = TASKS[config.task]
-    data = task_class.open(config)
+    config = init_from.resolve_pixel_statistics(config, workdir)
+
+    # Data.
+    data = open_data(config)
     classes = metadata.Classes(data.train.class_names, data.train.category_ids)
-    task = task_class(config, len(classes.class_names))
-    # What does not fit is refused before a work directory is made of it.
-    shapes = abstract_state(task, config, mesh)
-    if config.init_from and not metadata.has_checkpoints(workdir):
-        init_from_lib.start_from(
-            config, classes, shapes.variables, checkpoints.variable_shapes
-        )
-    workdir = metadata.prepare(
-        workdir, config, classes, data.boxes, write=processes.is_main_process()
+
+    # Network: its shapes and, in a fresh run, the parameters that it starts from.
+    task = TASKS[config.task](
+        mesh_lib.resolve_layout(config), len(classes.class_names)
     )
-    compilation_cache.keep_in(workdir, write=processes.is_main_process())
-    run = Run(config, workdir, task, mesh, data.train, data.eval_sets, profile)
+    shapes = abstract_state(task, mesh)
+    start = None
+    if config.init_from and not metadata.has_checkpoints(workdir):
+        start = init_from.start_from(config, classes, shapes.variables)
+
+    # Work directory.
+    main = processes.is_main_process()
+    workdir = metadata.prepare(workdir, config, classes, data.boxes, write=main)
+    compilation_cache.keep_in(workdir, write=main)
+    log = RunLog(config, workdir, data.evaluators) if main else SilentLog()
+    checkpoints = Checkpoints(
+        workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
+    )
+
+    # State.
+    if checkpoints.latest_step is None:
+        state = shard_state(_fresh_state(task, start, workdir, log), mesh)
+    else:  # Shapes suffice: values would be drawn only to be dropped.
+        state = TrainState(**checkpoints.restore(vars(shapes), log.line))
+        log.line(f"resuming at step {int(state.step)}")
+    step = int(state.step)
+    tracer = profiler.make_profiler(profile, step, workdir)
+    log.begin(step, state.params, data.train)
+    return Run(
+        config,
+        mesh,
+        workdir,
+        task,
+        data.train,
+        data.evaluators,
+        log,
+        checkpoints,
+        tracer,
+        state,
+    )
+
+
+def _fresh_state(
+    task: Task,
+    start: init_from.Start | None,
+    workdir: paths.Path,
+    log: RunLog | SilentLog,
+) -> TrainState:
+    """Draws a state, with the parameters that `start` gives."""
+    state = draw_state(task)
+    record = workdir / "initialization.json"
+    if start is None:
+        if processes.is_main_process():  # Of a start that reached no checkpoint.
+            record.unlink(missing_ok=True)
+        return state
+    log.line(start.describe())
+    if processes.is_main_process():
+        metadata.write_json(record, start.record())
+    variables = start.fill(state.variables)
+    averages = variables["params"] if state.ema_params else {}
+    return dataclasses.replace(state, **variables, ema_params=averages)
+
+
+def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
+    """Trains and evaluates; returns the metrics of the last evaluation, by split."""
+    config, log, checkpoints, state = run.config, run.log, run.checkpoints, run.state
+    first, num_steps = int(state.step), config.num_steps
+    train_step = make_train_step(run.task, run.mesh, state)
+    schedule = make_schedule(config)
+    evaluations = _Evaluations(run, preemption.poll)
+    window = _MetricWindow()
+
+    def save(step: int, force: bool = False) -> None:
+        window.check(checkpoints.latest_step)
+        checkpoints.save(step, vars(state), force=force)
+        log.flush()  # A run that resumes here writes no line again.
+
     try:
-        return run.go()
-    finally:
-        run.close()
+        # Evaluations that an earlier start has not reached. A run of no steps evaluates
+        # the parameters that it starts from.
+        if not num_steps:
+            save(0, force=True)
+        if first >= num_steps or (first and first % config.eval_every == 0):
+            evaluations.catch_up(state.eval_variables, first)
 
-
-class Run:
-    """One run in its work directory: the loop, and what happens between its steps."""
-
-    def __init__(self, config, workdir, task, mesh, train_split, eval_sets, profile=""):
-        self.config = config
-        self.workdir = workdir
-        self.task = task
-        self.mesh = mesh
-        self.train_split = train_split
-        self.eval_sets = eval_sets
-        main = processes.is_main_process()
-        self.log = RunLog(config, workdir, task) if main else SilentLog()
-        self.checkpoints = checkpoints.Checkpoints(
-            workdir,
-            every=config.checkpoint_every,
-            keep=config.keep_checkpoints,
-            preempted=lambda: self.preemption.requested,
+        # Steps.
+        batches = pipeline.train_batches(
+            run.train_split,
+            config,
+            first,
+            jax.process_index(),
+            jax.process_count(),
+            make_row=run.task.train_row(run.train_split),
         )
-        self.state = self._initial_state()
-        self.start = int(self.state.step)
-        self.profiler = profiler.make_profiler(profile, self.start, workdir)
-        self.log.begin(self.start, self.state.params, train_split)
-        self.train_step = make_train_step(task, config, mesh)
-        self.predict = evaluate.make_predict(task, mesh)
-        self.schedule = make_schedule(config)
-        self.unchecked = []  # (step, metrics on the device) since the last check.
-        self.unlogged = []  # Metrics that passed it, since the last line.
-        self.metrics = {}
-        self.compared = {}  # Metrics that splits give together.
-        # Last: what goes wrong before leaves the signal as it was.
-        self.preemption = Preemption()
-
-    def _initial_state(self) -> TrainState:
-        if self.checkpoints.latest_step is not None:
-            # Shapes are enough: values would be compiled and drawn to be dropped.
-            abstract = abstract_state(self.task, self.config, self.mesh)
-            fields = self.checkpoints.restore(vars(abstract), self.log.line)
-            self.log.line(f"resuming at step {int(fields['step'])}")
-            return TrainState(**fields)
-        state = draw_state(self.task, self.config)
-        if self.config.init_from:
-            state = self._initialize(state)
-        elif processes.is_main_process():  # Of a start that reached no checkpoint.
-            (self.workdir / "initialization.json").unlink(missing_ok=True)
-        return place(state, self.mesh)
-
-    def _initialize(self, state: TrainState) -> TrainState:
-        split = self.train_split
-        classes = metadata.Classes(split.class_names, split.category_ids)
-        begun = init_from_lib.start_from(self.config, classes, state.variables)
-        self.log.line(begun.describe())
-        if processes.is_main_process():
-            record = self.workdir / "initialization.json"
-            metadata.write_json(record, begun.record())
-        averages = begun.variables["params"] if state.ema_params else {}
-        return dataclasses.replace(state, **begun.variables, ema_params=averages)
-
-    def go(self) -> dict[str, dict]:
-        """Trains to the last step and evaluates there."""
-        try:
-            self._go()
-        except PreemptedError:
-            self._save(int(self.state.step))
-            raise
-        return self.metrics
-
-    def _go(self):
-        if not self.config.num_steps and self.checkpoints.latest_step is None:
-            self.checkpoints.save(0, vars(self.state), force=True)
-        if self.start or not self.config.num_steps:
-            self._catch_up()
-        batches = self.task.train_batches(
-            self.train_split, self.start, jax.process_index(), jax.process_count()
-        )
+        if first < num_steps:
+            log.compiling(first)
         with contextlib.closing(batches):
-            self._train(batches)
-        self.log.report(self.eval_sets, self.metrics, self.compared)
+            timer, running = StepTimer(), collections.deque()
+            for step in range(first + 1, num_steps + 1):
+                with timer.waiting():
+                    batch = mesh_lib.put_batch(next(batches), run.mesh)
+                run.profiler.before(step)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = train_step(state, batch)
+                run.profiler.after(step, metrics)
+                window.add(step, metrics)
+                running.append(metrics)
+                if len(running) > STEPS_AHEAD:
+                    log.finished(jax.block_until_ready(running.popleft()))
+                log.advance(step)
 
-    def _catch_up(self):
-        """Evaluates what a run lacks that was stopped after its checkpoint.
+                last = step == num_steps
+                if last or step % config.log_every == 0:
+                    means = window.means(checkpoints.latest_step)
+                    means["learning_rate"] = float(schedule(step - 1))
+                    means |= timer.metrics(window.length, config.batch_size)
+                    means |= memory_metrics() | _counts(batches)
+                    log.training(step, means)
+                if last or checkpoints.due(step):
+                    save(step, force=last)
+                preemption.poll()
+                if last or step % config.eval_every == 0:
+                    with timer.paused():
+                        evaluations.evaluate(state.eval_variables, step)
+                    log.flush()
+    except PreemptedError:
+        save(int(state.step), force=True)
+        raise
 
-        Or that has no step to make: it evaluates the parameters that it starts from.
+    log.report(evaluations.metrics, evaluations.compared)
+    return evaluations.metrics
+
+
+def _counts(batches: pipeline.Batches) -> dict[str, int]:
+    """Returns the boxes that loading has cut or changed, if there were any."""
+    return {f"data/{name}": count for name, count in batches.counts.items() if count}
+
+
+class _MetricWindow:
+    """The metrics of the steps since the last line of the log.
+
+    They stay on the device until they are checked: at a line, and before a checkpoint.
+
+    Attributes:
+      length: the number of steps in the last line.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._checked: list[Mapping[str, np.ndarray]] = []
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Adds the metrics of a step."""
+        self._unchecked.append((step, metrics))
+
+    def check(self, saved: int | None) -> None:
+        """Reads the metrics from the device.
+
+        The gradient's norm is checked beside the loss: a step with a finite loss and an
+        infinite gradient has already spoilt the parameters.
+
+        Args:
+          saved: the step of the latest checkpoint.
+
+        Raises:
+          FloatingPointError: the run has diverged.
         """
-        if self.start < self.config.num_steps and self.start % self.config.eval_every:
-            return
-        paths = {
-            s.split.name: evaluate.metrics_path(self.workdir, s.split.name, self.start)
-            for s in self.eval_sets
-        }
-        compared = evaluate.metrics_path(self.workdir, evaluate.COMPARISON, self.start)
-        exists = [path.exists() for path in (*paths.values(), compared)]
-        # The others may look when the main process has begun to write.
-        *exists, is_compared = processes.from_main_process(np.array(exists))
-        for eval_set, done in zip(self.eval_sets, exists, strict=True):
-            split = eval_set.split.name
-            if done:
-                self.metrics[split] = evaluate.read_metrics(paths[split])
-            else:
-                self._evaluate(eval_set, self.start)
-        if is_compared and all(exists):
-            self.compared = evaluate.read_metrics(compared)
-        else:
-            self._compare(self.start)
-
-    def _train(self, batches):
-        timer = StepTimer()
-        running = collections.deque()
-        for step in range(self.start + 1, self.config.num_steps + 1):
-            with timer.waiting():
-                batch = mesh_lib.put_batch(next(batches), self.mesh)
-            running.append(self._one_step(step, batch))
-            if len(running) > STEPS_AHEAD:
-                jax.block_until_ready(running.popleft())
-            last = step == self.config.num_steps
-            if last or step % self.config.log_every == 0:
-                self._log(step, timer, batches.counts)
-            if last or self.checkpoints.due(step):
-                self._save(step, force=last)
-            if last or step % self.config.eval_every == 0:
-                with timer.paused():
-                    for eval_set in self.eval_sets:
-                        self._evaluate(eval_set, step)
-                    self._compare(step)
-                self.log.flush()
-            self.log.advance(step)
-            self.preemption.poll()
-
-    def _one_step(self, step, batch):
-        self.profiler.before(step)
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            self.state, metrics = self.train_step(self.state, batch)
-        self.unchecked.append((step, metrics))
-        self.profiler.after(step, metrics)
-        return metrics
-
-    def _save(self, step, force=False):
-        self._check_finite()
-        self.checkpoints.save(step, vars(self.state), force=force)
-        self.log.flush()  # A run that goes on from here writes no line again.
-
-    def _check_finite(self) -> None:
-        """Takes the steps' metrics from the device; ends the run if they diverged.
-
-        The gradient's norm tells, too: a step of finite loss with a gradient that is
-        not has already spoilt the parameters.
-        """
-        steps = [step for step, _ in self.unchecked]
-        values = jax.device_get([metrics for _, metrics in self.unchecked])
-        self.unchecked = []
+        steps = [step for step, _ in self._unchecked]
+        values = jax.device_get([metrics for _, metrics in self._unchecked])
+        self._unchecked = []
         for step, metrics in zip(steps, values, strict=True):
             for name in ("loss", "gradient_norm"):
                 if not np.isfinite(metrics[name]):
-                    latest = self.checkpoints.latest_step
                     raise FloatingPointError(
                         f"{name} is {metrics[name]} at step {step} (checked steps "
                         f"{steps[0]} to {steps[-1]}); the newest checkpoint is "
-                        f"{'none yet' if latest is None else f'of step {latest}'}. "
+                        f"{'none yet' if saved is None else f'of step {saved}'}. "
                         "Lower optimizer.learning_rate or set optimizer.clip_norm, "
                         "and start again."
                     )
-        self.unlogged += values
+        self._checked += values
 
-    def _log(self, step, timer, counts):
-        self._check_finite()
-        values, self.unlogged = self.unlogged, []
-        means = {name: float(np.mean([v[name] for v in values])) for name in values[0]}
-        means["learning_rate"] = float(self.schedule(step - 1))
-        means |= timer.metrics(len(values), self.config.batch_size)
-        means |= memory_metrics()
-        # Boxes that were cut or mended while loading, where there were any.
-        means |= {f"data/{name}": count for name, count in counts.items() if count}
-        self.log.training(step, means)
+    def means(self, saved: int | None) -> dict[str, float]:
+        """Returns the means over the window, and starts the next; see `check`."""
+        self.check(saved)
+        window, self._checked = self._checked, []
+        self.length = len(window)
+        return {n: float(np.mean([v[n] for v in window])) for n in window[0]}
 
-    def _evaluate(self, eval_set, step):
-        metrics, pictures = evaluate.evaluate(
-            self.task,
-            self.predict,
-            self.state.eval_variables,
-            eval_set,
-            self.mesh,
-            self.workdir,
-            step,
-            after_batch=self.preemption.poll,
-        )
-        self.metrics[eval_set.split.name] = metrics
-        self.log.evaluation(step, eval_set.split, metrics, pictures)
 
-    def _compare(self, step):
-        if processes.is_main_process():
-            self.compared = evaluate.compare(
-                self.task, self.eval_sets, self.workdir, step
+class _Evaluations:
+    """The evaluations of a run.
+
+    Attributes:
+      metrics: the latest metrics by split.
+      compared: the latest metrics that compare splits.
+    """
+
+    def __init__(self, run: Run, poll: Callable[[], None]):
+        """`poll` is called after each batch; it raises to stop the run."""
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.compared: dict[str, float] = {}
+        self._run = run
+        self._poll = poll
+        self._predictor = evaluate.Predictor(run.task, run.mesh)
+
+    def evaluate(self, variables: dict, step: int) -> None:
+        """Evaluates all splits."""
+        for evaluator in self._run.evaluators:
+            self._evaluate(evaluator, variables, step)
+        self._compare(step)
+
+    def catch_up(self, variables: dict, step: int) -> None:
+        """Evaluates the splits that an earlier start did not reach after this step."""
+        run = self._run
+        files = [
+            evaluate.metrics_path(run.workdir, evaluator.split.name, step)
+            for evaluator in run.evaluators
+        ]
+        comparison = evaluate.metrics_path(run.workdir, evaluate.COMPARISON, step)
+        exists = [path.exists() for path in (*files, comparison)]
+        # The other processes may look when the main process has begun to write.
+        *exists, is_compared = processes.from_main_process(np.array(exists))
+        for evaluator, path, done in zip(run.evaluators, files, exists, strict=True):
+            if done:
+                self.metrics[evaluator.split.name] = evaluate.read_metrics(path)
+            else:
+                self._evaluate(evaluator, variables, step)
+        if is_compared and all(exists):
+            self.compared = evaluate.read_metrics(comparison)
+        else:
+            self._compare(step)
+
+    def _evaluate(self, evaluator: Evaluator, variables: dict, step: int) -> None:
+        run, split = self._run, evaluator.split
+        with run.log.evaluating(split) as show:
+
+            def after_batch(images: int) -> None:
+                show(images)
+                self._poll()
+
+            metrics, pictures = evaluate.evaluate(
+                self._predictor,
+                variables,
+                evaluator,
+                evaluate.metrics_path(run.workdir, split.name, step),
+                after_batch,
             )
-            self.log.comparison(step, self.compared)
+        self.metrics[split.name] = metrics
+        run.log.evaluation(step, split, metrics, pictures)
 
-    def close(self) -> None:
-        """Waits for checkpoints and metrics to reach the disk."""
-        self.profiler.close()
-        self.checkpoints.close()
-        self.log.close()
-        self.preemption.close()
+    def _compare(self, step: int) -> None:
+        if processes.is_main_process():
+            run = self._run
+            self.compared = evaluate.compare(run.evaluators, run.workdir, step)
+            run.log.comparison(step, self.compared)

@@ -1,72 +1,76 @@
-"""One training step, for every task: the state, and what a batch does to it."""
+"""One training step, for every task: the state, and its update by a batch."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.ops import collectives
 from borrow_det.optimizer import make_optimizer
+from borrow_det.tasks.task import Task
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run needs to go on; donated to each step."""
+    """The state of a run between two steps; each step donates it."""
 
     step: Array  # int32 []
     params: dict
     batch_stats: dict
-    ema_params: dict  # Empty where no average is kept.
+    ema_params: dict  # Empty if config.ema_decay is 0.
     opt_state: optax.OptState
-    key_data: Array  # uint32, of the key from which each step's is folded.
+    key_data: Array  # uint32; each step folds its key from the key with this data.
 
     @property
     def variables(self) -> dict:
-        """What is trained."""
+        """The variables that are trained."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def eval_variables(self) -> dict:
-        """What is evaluated: the averaged parameters where there are any."""
+        """The variables that are evaluated: averaged parameters if there are any."""
         params = self.ema_params or self.params
         return {"params": params, "batch_stats": self.batch_stats}
 
 
-def init_state(task, config, mesh) -> TrainState:
-    """A fresh state, laid out on the mesh."""
-    return place(draw_state(task, config), mesh)
+def init_state(task: Task, mesh: Mesh) -> TrainState:
+    """Draws a fresh state and shards it over the mesh."""
+    return shard_state(draw_state(task), mesh)
 
 
-def draw_state(task, config) -> TrainState:
-    """A fresh state's values, on the host.
+def draw_state(task: Task) -> TrainState:
+    """Draws a fresh state on the host.
 
-    Drawn on one device, so that they do not depend on how many there are; every process
-    draws the same.
+    It is drawn on one device, so that the values do not depend on the number of
+    devices; every process draws the same.
     """
-    return jax.device_get(_fresh_state(task, config))
+    return jax.device_get(_fresh_state(task))
 
 
-def place(state: TrainState, mesh) -> TrainState:
-    """Lays a state that every process has on the mesh."""
-    return mesh_lib.put(state, mesh_lib.split_state(mesh, state))
+def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
+    """Shards a state that every process holds whole over the mesh."""
+    return mesh_lib.put(state, mesh_lib.state_shardings(mesh, state))
 
 
-def abstract_state(task, config, mesh) -> TrainState:
-    """The shapes of a state, and where its arrays lie; no value is drawn."""
-    shapes = jax.eval_shape(lambda: _fresh_state(task, config))
+def abstract_state(task: Task, mesh: Mesh) -> TrainState:
+    """Returns the shapes and shardings of a state, without values."""
+    shapes = jax.eval_shape(lambda: _fresh_state(task))
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
-        mesh_lib.split_state(mesh, shapes),
+        mesh_lib.state_shardings(mesh, shapes),
     )
 
 
-def _fresh_state(task, config) -> TrainState:
+def _fresh_state(task: Task) -> TrainState:
+    config = task.config
     # The rbg generator compiles several times faster than threefry.
     key = jax.random.key(config.seed, impl="rbg")
     variables = jax.jit(task.init)(key)
@@ -81,34 +85,43 @@ def _fresh_state(task, config) -> TrainState:
     )
 
 
-def make_train_step(task, config, mesh) -> Callable:
-    """The compiled step: (state, batch) -> (state, metrics); the state is donated."""
-    layout = mesh_lib.split_state(mesh, abstract_state(task, config, mesh))
-    step = functools.partial(train_step, task, config, mesh)
+def make_train_step(task: Task, mesh: Mesh, state: TrainState) -> Callable:
+    """Compiles the step: (state, batch) -> (state, metrics); the state is donated.
+
+    Args:
+      task: the run's task.
+      mesh: the run's mesh.
+      state: a state, concrete or abstract; only its shapes are used.
+    """
+    shardings = mesh_lib.state_shardings(mesh, state)
     return jax.jit(
-        step,
-        in_shardings=(layout, mesh_lib.split_batch(mesh)),
-        out_shardings=(layout, mesh_lib.replicated(mesh)),
+        functools.partial(train_step, task, mesh),
+        in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
+        out_shardings=(shardings, mesh_lib.replicated(mesh)),
         donate_argnums=0,
     )
 
 
 def train_step(
-    task, config, mesh, state: TrainState, batch: dict[str, Array]
+    task: Task, mesh: Mesh, state: TrainState, batch: dict[str, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One pure update; every random key is folded from the seed and the step."""
+    """Updates the state by one batch; a pure function.
+
+    Every random key is folded from the seed and the step.
+    """
+    config = task.config
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
-    # Gathered once, before any pass, and the gradient is scattered again once, after
-    # the last.
+    # Parameters are gathered once, before the first pass; the gradient is scattered
+    # once, after the last.
     whole = jax.lax.with_sharding_constraint(state.params, mesh_lib.replicated(mesh))
     gradient = mesh_lib.on_each_device(
-        functools.partial(gradient_of_rows, task, config),
+        functools.partial(gradient_of_rows, task),
         mesh,
         split=(False, False, False, True),
         out_split=False,
     )
     grads, terms, batch_stats, totals = gradient(key, whole, state.batch_stats, batch)
-    grads = jax.lax.with_sharding_constraint(grads, mesh_lib.split_state(mesh, grads))
+    grads = jax.lax.with_sharding_constraint(grads, mesh_lib.state_shardings(mesh, grads))
     updates, opt_state = make_optimizer(config).update(
         grads, state.opt_state, state.params
     )
@@ -132,31 +145,44 @@ def train_step(
     ), metrics
 
 
-def gradient_of_rows(task, config, key, params, batch_stats, batch):
-    """What a batch says, of which this device has its rows; all of them run it.
+def gradient_of_rows(
+    task: Task, key: Array, params: dict, batch_stats: dict, batch: dict[str, Array]
+) -> tuple[dict, dict[str, Array], dict, dict[str, Array]]:
+    """Computes the gradient of a batch; every device runs it on its own rows.
 
-    Returns (gradients, loss terms, batch statistics, totals), of the whole batch.
+    Returns:
+      (gradients, loss terms, batch statistics, totals) of the whole batch.
     """
     axes = collectives.device_axes()
     examples, totals = task.prepare(key, batch)
     grads, terms, batch_stats = accumulate_gradients(
         functools.partial(task.loss, totals=totals),
-        # As the device's own: the gradient of what all have would be summed over them
-        # in each pass, and in the type that the network computes in.
+        # Marked as varying over devices: otherwise each pass would sum the gradient
+        # over them, in the type that the network computes in.
         jax.lax.pcast(params, axes, to="varying"),
         batch_stats,
         examples,
-        config.micro_batch,
+        task.config.micro_batch,
     )
     grads, terms = jax.lax.psum((grads, terms), axes)
     return grads, terms, batch_stats, totals
 
 
-def accumulate_gradients(loss_fn, params, batch_stats, examples, micro_batch):
-    """Gradient and loss terms of examples, summed over micro-batches of them.
+def accumulate_gradients(
+    loss_fn: Callable, params: dict, batch_stats: dict, examples: Any, micro_batch: int
+) -> tuple[dict, dict[str, Array], dict]:
+    """Sums the gradient and the loss terms of examples over micro-batches.
 
-    `loss_fn(params, batch_stats, examples)` must be a sum over examples. Returns
-    (gradients, terms, batch statistics after the last micro-batch).
+    Args:
+      loss_fn: (params, batch_stats, examples) -> (loss, (terms, batch_stats)), sums
+        over examples.
+      params: the parameters.
+      batch_stats: the batch statistics before the first micro-batch.
+      examples: the examples; every leaf has them as its leading axis.
+      micro_batch: examples in a pass; 0 for all at once.
+
+    Returns:
+      (gradients, terms, batch statistics after the last micro-batch).
     """
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     rows = len(jax.tree.leaves(examples)[0])

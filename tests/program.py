@@ -10,8 +10,9 @@ import time
 import jax
 import numpy as np
 
-from borrow_det import train, train_step
+from borrow_det import train_step
 from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.tasks import TASKS
 from borrow_det.workdir import checkpoints, metadata
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -135,9 +136,9 @@ def metrics(folder):
 def state(folder, mesh=None):
     """The whole state of the newest checkpoint, on the host; `mesh`: to read it on."""
     config = metadata.load_config(folder)
-    task = train.TASKS[config.task](config, len(metadata.load_classes(folder)[0]))
+    task = TASKS[config.task](config, len(metadata.load_classes(folder)[0]))
     mesh = mesh or mesh_lib.make_mesh({"data": -1, "fsdp": 1})
-    abstract = train_step.abstract_state(task, config, mesh)
+    abstract = train_step.abstract_state(task, mesh)
     manager = checkpoints.Checkpoints(folder, every=1, keep=99)
     try:
         return jax.device_get(manager.restore(vars(abstract)))

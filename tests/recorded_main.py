@@ -15,7 +15,6 @@ import sys
 import time
 
 import jax
-from absl import app
 
 from borrow_det import main
 from borrow_det.distributed import mesh as mesh_lib
@@ -41,4 +40,4 @@ def recorded_put_batch(batch, mesh):
 if __name__ == "__main__":
     mesh_lib.put_batch = recorded_put_batch
     sys.argv = sys.argv[2:]  # Without `-m`: its name comes next.
-    app.run(main.main, flags_parser=main.parse_flags)
+    main.run()

@@ -10,9 +10,7 @@ import pytest
 from borrow_det import evaluate, train
 from borrow_det.data import sources
 from borrow_det.evaluation import counterfactual
-from borrow_det.tasks import detection
-from borrow_det.tasks.task import EvalSet
-from borrow_det.workdir import metadata
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 
 SPLITS = ("validation[:5]", "alone[:5]", "swapped[:5]")
 
@@ -39,9 +37,9 @@ EXPECTED = {
     *(
         f"{split}_5/{name}"
         for split in ("validation", "alone", "swapped")
-        for name in ("small_accuracy", "small_found")
+        for name in ("small_accuracy", "small_recall")
     ),
-    *("alone_5/stayed", "swapped_5/stayed", "swapped_5/followed"),
+    *("alone_5/unchanged", "swapped_5/unchanged", "swapped_5/consistency"),
 }
 
 
@@ -49,20 +47,20 @@ def read(drawn_run, name):
     return json.loads((drawn_run.workdir / "evaluations" / name).read_text())
 
 
-def eval_sets(drawn_run, splits):
+def evaluators(drawn_run, splits):
     loaded = sources.load_splits(drawn_run.config.dataset, splits)
-    return [EvalSet(split, sources.ground_truth(split)) for split in loaded]
+    return [DetectionEvaluator(split, drawn_run.config) for split in loaded]
 
 
 def test_the_answers_on_counterfactual_splits_are_compared(drawn_run):
     answers = {
-        eval_set.split.name: counterfactual.answers(
-            eval_set.truth,
+        evaluator.split.name: counterfactual.answers(
+            evaluator.truth,
             read(drawn_run, f"{split}_5/4.detections.json"),
         )
-        for split, eval_set in zip(
+        for split, evaluator in zip(
             ("validation", "alone", "swapped"),
-            eval_sets(drawn_run, SPLITS),
+            evaluators(drawn_run, SPLITS),
             strict=True,
         )
     }
@@ -78,7 +76,7 @@ def test_the_answers_on_counterfactual_splits_are_compared(drawn_run):
     written = read(drawn_run, "counterfactual/4.json")
     assert written.pop("step") == 4
     assert set(written) == EXPECTED
-    assert written["swapped_5/small_found"] > 0
+    assert written["swapped_5/small_recall"] > 0
     for name, value in expected.items():
         assert written[name.replace("[:5]", "_5")] == value
 
@@ -90,7 +88,7 @@ def test_the_comparison_is_logged_and_reported(drawn_run):
     assert logged.pop("step") == written.pop("step") == 4
     assert logged == {f"counterfactual/{n}": v for n, v in written.items()}
     text = (drawn_run.workdir / "report.md").read_text()
-    assert "small_accuracy | small_found |" in text
+    assert "small_accuracy | small_recall |" in text
     row = f"| swapped_5    |          {written['swapped_5/small_accuracy']:.3f} |"
     assert row in text
 
@@ -100,7 +98,7 @@ def test_a_run_taken_up_again_compares_what_it_had_evaluated(drawn_run, tmp_path
     folder = shutil.copytree(drawn_run.workdir, tmp_path / "W")
     # Of a comparison that was made without a split, nothing is kept.
     old = folder / "evaluations" / "counterfactual" / "4.json"
-    old.write_text(json.dumps({"step": 4, "alone_5/stayed": 0.5}))
+    old.write_text(json.dumps({"step": 4, "alone_5/unchanged": 0.5}))
     (folder / "evaluations" / lost).unlink()
     with jax.numpy_dtype_promotion("standard"):
         train.train_and_evaluate(drawn_run.config, folder)
@@ -117,10 +115,7 @@ def test_a_run_taken_up_again_compares_what_it_had_evaluated(drawn_run, tmp_path
 def test_without_the_factual_split_there_is_nothing_to_compare(
     drawn_run, tmp_path, splits
 ):
-    config = metadata.load_config(drawn_run.workdir)
-    task = detection.DetectionTask(config, 4)
-    sets = eval_sets(drawn_run, splits)
-    assert evaluate.compare(task, sets, tmp_path, 4) == {}
+    assert evaluate.compare(evaluators(drawn_run, splits), tmp_path, 4) == {}
     assert not list(tmp_path.iterdir())
 
 

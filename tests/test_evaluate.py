@@ -13,7 +13,6 @@ from borrow_det.data import sources
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
 from borrow_det.tasks import detection, detection_evaluator
-from borrow_det.tasks.task import EvalSet
 from borrow_det.workdir import checkpoints
 
 
@@ -29,7 +28,6 @@ def run_pass(tiny_run):
     (detections, the measures of what was observed)
     """
     split = sources.load(tiny_run.config.dataset, "val")
-    eval_set = EvalSet(split, sources.ground_truth(split))
     variables = checkpoints.restore_variables(tiny_run.workdir)
 
     def run_pass(batch_size, devices):
@@ -37,15 +35,13 @@ def run_pass(tiny_run):
         config.eval_batch_size = batch_size
         mesh = make_mesh(devices)
         task = detection.DetectionTask(config, 4)
-        predict = evaluate.make_predict(task, mesh)
-        batches = task.eval_batches(eval_set)
-        to_results, found, observations = task.to_results(eval_set), [], []
-        for image_id, one in evaluate.run_predict(
-            task, predict, variables, batches, mesh
-        ):
-            found += to_results(image_id, one)
-            observations.append(task.observe(one))
-        return found, task.measure(observations)
+        predictor = evaluate.Predictor(task, mesh)
+        evaluator = detection_evaluator.DetectionEvaluator(split, config)
+        found, observations = [], []
+        for image_id, one in predictor.predict(variables, evaluator.batches()):
+            found += evaluator.results(image_id, one)
+            observations.append(evaluator.observe(one))
+        return found, evaluator.measure(observations)
 
     return run_pass
 
@@ -88,7 +84,7 @@ def test_detections_do_not_depend_on_the_batch(tiny_run, run_pass, batch_size, d
 
 def test_an_evaluation_tells_whether_borrowing_is_real(tiny_run):
     metrics = tiny_run.metrics["val"]
-    groups = ("with_source", "without_source")
+    groups = ("with_lender", "without_lender")
     expected = {
         f"{name}_small_{group}"
         for name in ("AP", "AP50", "AR", "objects")
@@ -98,19 +94,19 @@ def test_an_evaluation_tells_whether_borrowing_is_real(tiny_run):
     figures += tuple(f"share_level{m}" for m in (2, 3, 4))
     for name in ("precision", "positions", "lift"):
         figures += (f"{name}_same", f"{name}_other")
-    expected |= {f"borrow/{part}{f}" for f in figures for part in ("", "level1/")}
+    expected |= {f"attention/{part}{f}" for f in figures for part in ("", "level1/")}
     assert expected <= set(metrics)
-    assert {n for n in metrics if n.startswith("borrow")} <= expected
+    assert {n for n in metrics if n.startswith("attention")} <= expected
     # At 64 pixels all discs are small; the large ones have no source.
     split = sources.load(tiny_run.config.dataset, "val")
     boxes = [len(split[i]["boxes"]) for i in range(len(split))]
-    assert metrics["objects_small_without_source"] == 2 * len(boxes)
-    assert metrics["objects_small_with_source"] == sum(boxes) - 2 * len(boxes)
-    assert 0 < metrics["borrow/objects"] <= metrics["objects_small_with_source"]
-    shares = [metrics[f"borrow/share_level{m}"] for m in (2, 3, 4)]
+    assert metrics["objects_small_without_lender"] == 2 * len(boxes)
+    assert metrics["objects_small_with_lender"] == sum(boxes) - 2 * len(boxes)
+    assert 0 < metrics["attention/objects"] <= metrics["objects_small_with_lender"]
+    shares = [metrics[f"attention/share_level{m}"] for m in (2, 3, 4)]
     assert sum(shares) == pytest.approx(1, rel=1e-5)
-    precision = metrics["borrow/lift_same"] * metrics["borrow/positions_same"]
-    assert metrics["borrow/precision_same"] == pytest.approx(precision)
+    precision = metrics["attention/lift_same"] * metrics["attention/positions_same"]
+    assert metrics["attention/precision_same"] == pytest.approx(precision)
 
 
 def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
@@ -121,21 +117,18 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     mesh = make_mesh(2)
     task = detection.DetectionTask(config, 4)
     variables = checkpoints.restore_variables(tiny_run.workdir)
+    path = evaluate.metrics_path(tmp_path, "val[:5]", 17)
     metrics, pictures = evaluate.evaluate(
-        task,
-        evaluate.make_predict(task, mesh),
+        evaluate.Predictor(task, mesh),
         variables,
-        EvalSet(split, sources.ground_truth(split)),
-        mesh,
-        tmp_path,
-        17,
+        detection_evaluator.DetectionEvaluator(split, config),
+        path,
     )
     folder = tmp_path / "evaluations" / "val_5"
     written = json.loads((folder / "17.json").read_text())
     assert written.pop("step") == 17
     expected = {k: None if np.isnan(v) else v for k, v in metrics.items()}
     assert written == expected
-    path = evaluate.metrics_path(tmp_path, "val[:5]", 17)
     np.testing.assert_equal(evaluate.read_metrics(path), metrics)
     assert {"AP", "AP_11point", "AP_allpoint"} <= set(metrics)
     detections = json.loads((folder / "17.detections.json").read_text())

@@ -81,7 +81,7 @@ def test_told_to_stop_it_saves_where_it_is(scenes, whole_run, tmp_path):
     program.wait_for(lambda: program.last_step(folder) >= 6, process)
     process.send_signal(signal.SIGTERM)
     text = program.finish(process, folder, status=75)
-    assert text.endswith(f"preempted; start again to go on in {folder}\n")
+    assert text.endswith(f"preempted; start again to resume in {folder}\n")
     saved = int(program.state(folder)["step"])
     assert 6 <= saved < 40
     text = program.finish(program.start(scenes, folder, *FIELDS, devices=2), folder)

@@ -133,7 +133,7 @@ def test_preempted_it_says_so_and_ends_with_75(run, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run(config_flag("base.py"), "--workdir=W")
     assert stop.value.code == 75
-    assert capsys.readouterr().err == "preempted; start again to go on in W\n"
+    assert capsys.readouterr().err == "preempted; start again to resume in W\n"
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, FileNotFoundError])

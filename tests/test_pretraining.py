@@ -10,7 +10,7 @@ import pytest
 from borrow_det import train
 from borrow_det.errors import InputError
 from borrow_det.tools.predict import __main__ as predict
-from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir import checkpoints, init_from, metadata
 
 
 @pytest.fixture(autouse=True)
@@ -97,15 +97,15 @@ def test_a_detector_starts_from_its_trunk(pretrained, tiny_config, tmp_path, cap
     config.seed = 1  # With the same one, the two would be drawn alike.
     config.num_steps = config.eval_every = 2
     states = []
-    initialize = train.Run._initialize
+    fill = init_from.Start.fill
 
-    def recorded(run, fresh):
-        begun = initialize(run, fresh)
-        states.extend(jax.device_get((fresh.params, begun.params)))
-        return begun
+    def recorded(start, drawn):
+        variables = fill(start, drawn)
+        states.extend((drawn["params"], variables["params"]))
+        return variables
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "_initialize", recorded)
+        patch.setattr(init_from.Start, "fill", recorded)
         metrics = train.train_and_evaluate(config, tmp_path / "W")
     fresh, begun = states
     given = checkpoints.restore_variables(pretrained.workdir)["params"]

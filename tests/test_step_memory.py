@@ -40,8 +40,9 @@ def arrays_of_a_step(dtype, attention):
         for name, (shape, dtype) in rows.items()
     }
     with jax.numpy_dtype_promotion("standard"):  # Of integers, in optax.
-        step = make_train_step(task, config, mesh)
-        text = step.lower(abstract_state(task, config, mesh), batch).as_text()
+        state = abstract_state(task, mesh)
+        step = make_train_step(task, mesh, state)
+        text = step.lower(state, batch).as_text()
     return {
         (tuple(map(int, shape.split("x"))), dtype)
         for shape, dtype in re.findall(r"tensor<((?:\d+x)*\d+)x([a-z]+\d+)>", text)

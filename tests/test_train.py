@@ -35,7 +35,7 @@ def saved_model(folder, step):
     """{params, batch_stats, ema_params} of a checkpoint, leaf by leaf."""
     manager = checkpoints.Checkpoints(folder, every=1, keep=9)
     config = metadata.load_config(folder)
-    abstract = train_step.abstract_state(make_task(config), config, train_mesh(2))
+    abstract = train_step.abstract_state(make_task(config), train_mesh(2))
     assert manager.latest_step == step
     fields = manager.restore(vars(abstract))
     manager.close()
@@ -189,14 +189,16 @@ def test_told_to_stop_in_an_evaluation_it_saves_first_and_evaluates_later(
     config.eval_every = 2
     config.num_steps = 4
     folder = tmp_path / "W"
-    observe = detection.DetectionTask.observe
+    observe = detection_evaluator.DetectionEvaluator.observe
 
     def observe_and_tell(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return observe(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detection.DetectionTask, "observe", observe_and_tell)
+        patch.setattr(
+            detection_evaluator.DetectionEvaluator, "observe", observe_and_tell
+        )
         with pytest.raises(PreemptedError):
             train.train_and_evaluate(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -241,7 +243,7 @@ def test_the_seed_decides(tiny_config):
     kernels = []
     for seed in (0, 1, 0):
         tiny_config.seed = seed
-        state = train_step.init_state(task, tiny_config, mesh)
+        state = train_step.init_state(task, mesh)
         kernels.append(state.params["trunk"]["conv1_1"]["conv"]["kernel"])
     np.testing.assert_array_equal(kernels[0], kernels[2])
     assert np.all(kernels[0] != kernels[1])
@@ -253,9 +255,7 @@ def test_the_seed_decides(tiny_config):
 def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_path):
     tiny_config.init_from = str(tiny_run.workdir)
     tiny_config.ema_decay = 0.25
-    split = sources.load(tiny_config.dataset, "train")
-    mesh, task = train_mesh(2), make_task(tiny_config)
-    run = train.Run(tiny_config, tmp_path, task, mesh, split, [])
+    run = train.prepare_run(tiny_config, tmp_path / "W")
     given = checkpoints.restore_variables(tiny_run.workdir)["params"]
     assert_equal_trees(run.state.params, given)
     assert_equal_trees(run.state.ema_params, given)

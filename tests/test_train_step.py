@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from borrow_det import train, train_step
+from borrow_det import tasks, train_step
 from borrow_det.data import pipeline, sources
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.tasks import detection
@@ -36,8 +36,8 @@ def one_step(config, mesh):
     split = sources.load(config.dataset, "train")
     batch = next(pipeline.train_batches(split, config))
     task = make_task(config)
-    state = train_step.init_state(task, config, mesh)
-    step = train_step.make_train_step(task, config, mesh)
+    state = train_step.init_state(task, mesh)
+    step = train_step.make_train_step(task, mesh, state)
     state, metrics = step(state, mesh_lib.put_batch(batch, mesh))
     return jax.device_get(metrics), jax.device_get(state)
 
@@ -50,7 +50,7 @@ def on_two_devices(tiny_run):
 
 def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
     config, (_, state) = tiny_run.config, on_two_devices
-    first = train_step.init_state(make_task(config), config, train_mesh(2))
+    first = train_step.init_state(make_task(config), train_mesh(2))
 
     def check(ema, old, new):
         np.testing.assert_allclose(ema, 0.25 * old + 0.75 * new, rtol=1e-5, atol=1e-6)
@@ -71,8 +71,8 @@ def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
     split = sources.load(config.dataset, "train")
     batch = mesh_lib.put_batch(next(pipeline.train_batches(split, config)), mesh)
     task = make_task(config)
-    state = train_step.init_state(task, config, mesh)
-    step = train_step.make_train_step(task, config, mesh)
+    state = train_step.init_state(task, mesh)
+    step = train_step.make_train_step(task, mesh, state)
     new_state, _ = step(state, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(batch))
@@ -111,7 +111,7 @@ def test_split_parameters_change_no_more_than_rounding(
     monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
     config = tiny_run.config
     mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2})
-    state = train_step.init_state(make_task(config), config, mesh)
+    state = train_step.init_state(make_task(config), mesh)
     for part in (state.params, state.ema_params, state.opt_state):
         kernels = [leaf for leaf in jax.tree.leaves(part) if leaf.size >= 64]
         split = [not leaf.sharding.is_fully_replicated for leaf in kernels]
@@ -125,9 +125,11 @@ def test_the_trunk_alone_is_computed_again(make_tiny_config, task):
     config, counts = make_tiny_config(), []
     config.task, config.input_size = task, (256, 256)
     for config.remat in ("none", "trunk"):
-        made = train.TASKS[task](config, 4)
+        made = tasks.TASKS[task](config, 4)
         shapes = jax.eval_shape(made.init, jax.random.key(0))
-        batch = next(made.train_batches(made.open(config).train, 0))
+        split = tasks.open_data(config).train
+        row = made.train_row(split)
+        batch = next(pipeline.train_batches(split, config, make_row=row))
         examples, totals = jax.eval_shape(made.prepare, jax.random.key(0), batch)
 
         def loss(params, examples, totals, made=made, stats=shapes["batch_stats"]):
@@ -165,7 +167,7 @@ def test_bfloat16_computes_a_close_loss_with_float32_gradients(tiny_config):
     tiny_config.augment.enabled = False
     split = sources.load(tiny_config.dataset, "train")
     batch = next(pipeline.train_batches(split, tiny_config))
-    state = train_step.init_state(make_task(tiny_config), tiny_config, train_mesh(2))
+    state = train_step.init_state(make_task(tiny_config), train_mesh(2))
     prepare = jax.jit(make_task(tiny_config).prepare)
     examples, totals = prepare(jax.random.key(0), batch)
     losses = []

@@ -1,52 +1,104 @@
-"""Notice of preemption: SIGTERM, which clusters send some time before they kill.
+"""Notice of preemption: SIGTERM, which clusters send before they kill, and Ctrl-C.
 
-One process takes the signal itself. Of several, only some may be told, and all must
-stop after the same step: JAX's preemption service, which listens for the signal from
-`jax.distributed.initialize` on, carries the notice to all and chooses the step.
+One process takes the signals itself. Of several processes only some may be told, and
+all must stop after the same step: JAX's preemption service, which listens for SIGTERM
+from `jax.distributed.initialize` on, tells all of them and chooses the step.
 """
 
+import os
 import signal
+import sys
 import threading
+from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
+from borrow_det.distributed import processes
 from borrow_det.errors import PreemptedError
+
+# Exit status of a process that Ctrl-C has ended.
+INTERRUPTED = 130
 
 
 class Preemption:
     """Watches for the notice; use one at a time.
 
+    The first Ctrl-C counts as a notice. The second ends the process at once, even while
+    it compiles.
+
     Attributes:
-      requested: whether the run is to stop. From then on it stays True.
+      requested: whether the run is to stop; once True it stays so.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
         self._polls = 0
         self._shared = jax.distributed.is_initialized()
-        self._earlier = None
-        # Python takes signals in its main thread alone; elsewhere they act as before.
-        if not self._shared and threading.current_thread() is threading.main_thread():
-            self._earlier = signal.signal(signal.SIGTERM, self._take)
+        self._earlier = {}
+        # Python takes signals in its main thread only; elsewhere they act as before.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._earlier_descriptor = signal.set_wakeup_fd(
+            self._writer, warn_on_full_buffer=False
+        )
+        taken = [signal.SIGINT] if self._shared else [signal.SIGINT, signal.SIGTERM]
+        for number in taken:
+            self._earlier[number] = signal.signal(number, self._take)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
-    def _take(self, *_):
-        self.requested = True
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self.requested = not self._shared  # Several processes agree in `poll`.
+
+    def _watch(self) -> None:
+        """Counts Ctrl-C in a thread of its own.
+
+        Python's signal handlers wait for the main thread, which may compile for
+        minutes; the bytes of the pipe come at once.
+        """
+        interrupts = 0
+        while numbers := os.read(self._reader, 1):
+            if numbers[0] != signal.SIGINT:
+                continue
+            interrupts += 1
+            if interrupts > 1:
+                _say("interrupted twice: no checkpoint of this step is saved")
+                processes.end(INTERRUPTED)
+            _say("interrupted: saving a checkpoint; press Ctrl-C again to exit at once")
+            if self._shared:  # JAX tells the other processes.
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def poll(self) -> None:
-        """To be called at the same moments by every process, at least every seconds.
+        """Stops the run if there was a notice.
+
+        Every process must call it at the same moments, at least every few seconds.
 
         Raises:
           PreemptedError: there was a notice; in all processes at the same call.
         """
         self._polls += 1
         if self._shared and not self.requested:
-            # It wants numbers that grow; steps would stand still in an evaluation.
+            # The service wants numbers that grow; steps would not in an evaluation.
             self.requested = multihost_utils.reached_preemption_sync_point(self._polls)
         if self.requested:
             raise PreemptedError
 
     def close(self) -> None:
-        """Gives the signal back."""
-        if self._earlier is not None:
-            signal.signal(signal.SIGTERM, self._earlier)
+        """Restores the signal handlers."""
+        if not self._earlier:
+            return
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+        self._earlier = {}
+        signal.set_wakeup_fd(self._earlier_descriptor)
+        os.close(self._writer)  # Ends the watcher.
+        self._watcher.join()
+        os.close(self._reader)
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", file=sys.stderr, flush=True)

@@ -1,5 +1,7 @@
 """Several processes: how they find each other, and how one leaves the others."""
 
+import contextlib
+import multiprocessing
 import os
 import sys
 import time
@@ -55,21 +57,35 @@ def initialize(
 def leave(status: int, cause_unknown: bool = False) -> NoReturn:
     """Ends this process with a status that is not 0.
 
-    Among several without the usual farewell, which waits minutes for all of them.
+    One of several processes ends without the usual farewell, which waits minutes for
+    the others.
 
     Args:
-      status: of the exit.
-      cause_unknown: whether another process may have died, of which this one has seen
-        but the consequence: it is then given the time to be ended for that.
+      status: the exit status.
+      cause_unknown: whether another process may have died, so that this one has seen
+        only the consequence: it then waits to be ended for that.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     if not jax.distributed.is_initialized():
         sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
     if cause_unknown:
         time.sleep(1.5 * HEARTBEAT_SECONDS)
     if jax.process_index() == 0:
         time.sleep(_GRACE_SECONDS)
+    end(status)
+
+
+def end(status: int) -> NoReturn:
+    """Ends this process at once, and the worker processes that it has started.
+
+    The interpreter's own end would crash if a thread of JAX still compiled or computed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # Closed, or a broken pipe.
+            stream.flush()
+    for worker in multiprocessing.active_children():
+        worker.terminate()
     os._exit(status)
 
 

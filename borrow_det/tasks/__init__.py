@@ -1,1 +1,35 @@
-"""What a run optimises: one module a task."""
+"""Tasks by name: the kinds of run, and their data."""
+
+import ml_collections
+
+from borrow_det.tasks.classification import (
+    ClassificationEvaluator,
+    ClassificationTask,
+)
+from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator
+from borrow_det.tasks.task import Data, Evaluator, Task
+
+TASKS: dict[str, type[Task]] = {
+    "detection": DetectionTask,
+    "classification": ClassificationTask,
+}
+EVALUATORS: dict[str, type[Evaluator]] = {
+    "detection": DetectionEvaluator,
+    "classification": ClassificationEvaluator,
+}
+
+
+def open_data(config: ml_collections.ConfigDict) -> Data:
+    """Opens and checks the splits that `config.dataset` names.
+
+    Raises:
+      InputError: a split is unknown, empty or unsuitable, or a field is wrong.
+    """
+    kind, dataset = EVALUATORS[config.task], config.dataset
+    train, *others = kind.open_splits(
+        config, (dataset.train_split, *dataset.eval_splits)
+    )
+    boxes = {split.name: dict(split.counts) for split in others}
+    boxes[train.name] = {**train.counts, **kind.check_training_split(train, config)}
+    return Data(train, [kind(split, config) for split in others], boxes)

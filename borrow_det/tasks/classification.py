@@ -1,11 +1,12 @@
-"""Classification as a task: what pretrains a detector's trunk, in the same loop."""
+"""Classification as a task and its evaluation, to pretrain the trunk of a detector."""
 
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import Array
 
@@ -17,87 +18,57 @@ from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops import collectives
 from borrow_det.ops.label_smoothing import smoothed_cross_entropy
-from borrow_det.tasks.task import Data, EvalSet, Figures, init_variables
+from borrow_det.tasks.task import Figures, init_variables
 from borrow_det.visualization import annotate
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 
 
-class Examples(NamedTuple):
-    """What the loss needs of each image; every leaf has the batch as leading axis."""
+class ClassificationExamples(NamedTuple):
+    """The inputs of the loss; every leaf has the batch as its leading axis."""
 
     image: Array  # float32 [B, H, W, 3] in 0..255.
     label: Array  # int32 [B]
-    key_data: Array  # uint32 [B, ...], of the key that decides what is dropped.
+    key_data: Array  # uint32 [B, ...], the data of the dropout keys.
 
 
-class Prediction(NamedTuple):
-    """The best classes of each image, best first; k is 5, or all there are."""
+class ClassificationPrediction(NamedTuple):
+    """The best k classes of each image, best first; k is 5 or the number of classes."""
 
     labels: Array  # int32 [B, k]
     probabilities: Array  # float32 [B, k]
-    label: Array  # int32 [B], the true one ...
-    loss: Array  # float32 [B], ... and the negative logarithm of its probability.
+    label: Array  # int32 [B], the true class.
+    loss: Array  # float32 [B], cross-entropy of the true class.
 
 
 class ClassificationTask:
-    """Classification as tasks/task.py defines a task."""
+    """Classification; see `Task` in tasks/task.py.
 
-    figures = Figures(
-        console=("top1", "top5", "loss"),
-        report=("top1", "top5", "loss"),
-        details=(),
-        per_class=(),
-    )
-    results = "predictions"
+    Attributes:
+      config: the run's configuration.
+      num_classes: the number of classes.
+      model: the network, a Flax module.
+      input_size: (height, width) of the network's input in pixels.
+    """
+
     predict_fields = ("image", "image_size", "label")
 
-    def __init__(self, config, num_classes: int):
+    def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
         self.config = config
         self.num_classes = num_classes
         self.model = classifier.build_classifier(config, num_classes)
         self.input_size = tuple(config.input_size)
 
-    @staticmethod
-    def open(config) -> Data:
-        """Opens the objects, or the whole images, of a set; see data/datasets/object_crops.py.
-
-        Raises:
-          InputError: on unknown or empty splits, a single class, and wrong fields of
-            config.dataset.
-        """
-        train, *evals = object_crops.load_splits(config.dataset)
-        if len(train.class_names) < 2:
-            raise InputError(
-                f"{train.name} has the class {train.class_names[0]} alone, of which "
-                "nothing can be learnt by classification: name another set"
-            )
-        for split in (train, *evals):
-            pipeline.check_split(split, config)
-        boxes = {split.name: split.counts for split in (train, *evals)}
-        return Data(train, [EvalSet(split, None) for split in evals], boxes)
-
-    def train_batches(self, split, start_step: int, *process: int) -> pipeline.Batches:
-        """See tasks/task.py."""
-        row = self._row(split)
-        return pipeline.train_batches(
-            split, self.config, start_step, *process, make_row=row
-        )
-
-    def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
-        """See tasks/task.py."""
-        split, row = eval_set.split, self._row(eval_set.split)
-        return pipeline.eval_batches(split, self.config, *process, make_row=row)
-
-    def _row(self, split):
-        return object_crops.ObjectRow(tuple(self.config.dataset.canvas), split.dataset)
+    def train_row(self, split: object_crops.ObjectCrops) -> object_crops.ObjectRow:
+        """Returns the function that makes rows from the objects of a split."""
+        return _row(split, self.config)
 
     def init(self, key: Array) -> dict:
-        """Initial variables {params, batch_stats}; jit-able."""
+        """Returns initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
-        """Augments a training batch, and draws a key for each example's dropout."""
+    def prepare(self, key: Array, batch: dict) -> tuple[ClassificationExamples, dict[str, Array]]:
+        """Augments a training batch and draws a dropout key for each example."""
         augment = self.config.augment
 
         def one_image(index, image, image_size):
@@ -117,17 +88,17 @@ class ClassificationTask:
         )
         total = jax.lax.psum(jnp.array(rows, jnp.float32), collectives.device_axes())
         totals = {"examples": total}
-        return Examples(image, batch["label"], key_data), totals
+        return ClassificationExamples(image, batch["label"], key_data), totals
 
-    def _center(self, image, image_size):
+    def _center(self, image: Array, image_size: Array) -> Array:
         return augment_classification.center_image(
             image, image_size, self.input_size, self.config.evaluation.crop_share
         )
 
     def loss(
-        self, params: dict, batch_stats: dict, examples: Examples, totals: dict
+        self, params: dict, batch_stats: dict, examples: ClassificationExamples, totals: dict
     ) -> tuple[Array, tuple[dict[str, Array], dict]]:
-        """Smoothed cross entropy, summed over examples and divided by their total."""
+        """Returns the smoothed cross-entropy, summed over examples and divided by totals."""
         logits, updates = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
             examples.image,
@@ -142,76 +113,148 @@ class ClassificationTask:
         return loss, ({"loss": loss}, updates.get("batch_stats", {}))
 
     def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
-        """Nothing beside the loss."""
+        """Returns {}: the loss is the only metric."""
         del totals
         return {}
 
-    def predict(self, variables: dict, batch: dict[str, Array]) -> Prediction:
-        """The best classes of canvases' centres, and the loss without smoothing."""
+    def predict(self, variables: dict, batch: dict[str, Array]) -> ClassificationPrediction:
+        """Returns the best classes of the canvases' centres, and the unsmoothed loss."""
         image = jax.vmap(self._center)(batch["image"], batch["image_size"])
         logits = self.model.apply(variables, image, train=False)
         loss = smoothed_cross_entropy(logits, batch["label"], 0.0)
         probabilities, labels = jax.lax.top_k(
             jax.nn.softmax(logits, axis=-1), min(TOP, self.num_classes)
         )
-        return Prediction(labels, probabilities, batch["label"], loss)
+        return ClassificationPrediction(labels, probabilities, batch["label"], loss)
 
-    def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
-        """To one entry an image; `image_id` is its place in the split, from 0."""
-        del eval_set
 
-        def image_results(image_id, found):
-            return [
-                {
-                    "image_id": image_id,
-                    "label": int(found.label),
-                    "top_labels": found.labels.tolist(),
-                    "top_probabilities": found.probabilities.tolist(),
-                    "loss": float(found.loss),
-                }
-            ]
+class ClassificationEvaluator:
+    """Evaluates classification on one split; see `Evaluator` in tasks/task.py.
 
-        return image_results
+    Attributes:
+      split: the objects, or the whole images, of a split.
+      config: the run's configuration.
+    """
 
-    def observe(self, predictions: Prediction) -> None:
-        """Nothing: all is in the results."""
-        del predictions
+    figures = Figures(
+        console=("top1", "top5", "loss"),
+        report=("top1", "top5", "loss"),
+        details=(),
+        per_class=(),
+    )
+    results_name = "predictions"
 
-    def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
-        """top1, top5 where there are more classes than five, and the mean loss."""
-        del eval_set
-        return accuracy(results, self.num_classes)
+    def __init__(
+        self, split: object_crops.ObjectCrops, config: ml_collections.ConfigDict
+    ):
+        self.split = split
+        self.config = config
 
-    def measure(self, observations: list) -> dict[str, float]:
-        """Nothing beside `score`."""
-        del observations
+    @staticmethod
+    def open_splits(
+        config: ml_collections.ConfigDict, names: Sequence[str]
+    ) -> list[object_crops.ObjectCrops]:
+        """Opens the objects, or the whole images, of splits.
+
+        Raises:
+          InputError: a split is unknown or empty, or a field of config.dataset is
+            wrong.
+        """
+        splits = object_crops.load_splits(config.dataset, names)
+        for split in splits:
+            pipeline.check_split(split, config)
+        return splits
+
+    @staticmethod
+    def check_training_split(
+        split: object_crops.ObjectCrops, config: ml_collections.ConfigDict
+    ) -> dict[str, int]:
+        """Returns {}: `open_splits` has counted the objects.
+
+        Raises:
+          InputError: the split has a single class.
+        """
+        del config
+        if len(split.class_names) < 2:
+            raise InputError(
+                f"{split.dataset} has the class {split.class_names[0]} alone: "
+                "classification needs two classes; choose another data set"
+            )
         return {}
 
+    @staticmethod
     def compare(
-        self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
+        evaluators: Sequence["ClassificationEvaluator"],
+        read_results: Callable[["ClassificationEvaluator"], list[dict]],
     ) -> dict[str, float]:
-        """Nothing: no split of classes is held against another."""
-        del eval_sets, read_results
+        """Returns {}: splits of classification are not compared."""
+        del evaluators, read_results
         return {}
 
-    def scene(self, split, index: int) -> np.ndarray:
-        """An object with its class."""
+    @staticmethod
+    def scene(split: object_crops.ObjectCrops, index: int) -> np.ndarray:
+        """Draws an object with its class, uint8 RGB [H, W, 3]."""
         record = split[index]
         return _captioned(record, record["label"], split.class_names)
 
-    def pictures(self, eval_set: EvalSet, results: list[dict]) -> dict[str, np.ndarray]:
-        """The first images, their class left, the one that was found right."""
-        split, pictures = eval_set.split, {}
+    def batches(
+        self, process_index: int = 0, process_count: int = 1
+    ) -> pipeline.Batches:
+        """Yields the split's objects; see `Evaluator.batches`."""
+        return pipeline.eval_batches(
+            self.split,
+            self.config,
+            process_index,
+            process_count,
+            make_row=_row(self.split, self.config),
+        )
+
+    def results(
+        self, image_id: int, prediction: ClassificationPrediction
+    ) -> list[dict]:
+        """Returns one entry; `image_id` is the object's index in the split."""
+        return [
+            {
+                "image_id": image_id,
+                "label": int(prediction.label),
+                "top_labels": prediction.labels.tolist(),
+                "top_probabilities": prediction.probabilities.tolist(),
+                "loss": float(prediction.loss),
+            }
+        ]
+
+    def observe(self, prediction: ClassificationPrediction) -> None:
+        """Returns None: the results hold everything."""
+        del prediction
+
+    def score(self, results: list[dict]) -> dict[str, float]:
+        """Returns top1, top5 if there are more than five classes, and the mean loss."""
+        return accuracy(results, len(self.split.class_names))
+
+    def measure(self, observations: list) -> dict[str, float]:
+        """Returns {}: `score` has all metrics."""
+        del observations
+        return {}
+
+    def pictures(self, results: list[dict]) -> dict[str, np.ndarray]:
+        """Draws the first images: their class left, the predicted one right."""
+        split, pictures = self.split, {}
         for result in results[: self.config.report.num_pictures]:
             record = split[result["image_id"]]
-            found = result["top_labels"][0], result["top_probabilities"][0]
+            best = result["top_labels"][0], result["top_probabilities"][0]
             sides = (
                 _captioned(record, record["label"], split.class_names),
-                _captioned(record, found[0], split.class_names, found[1]),
+                _captioned(record, best[0], split.class_names, best[1]),
             )
             name = f"{result['image_id']}_{pathlib.Path(record['file_name']).stem}"
             pictures[name] = annotate.contact_sheet(sides, columns=2)
         return pictures
+
+
+def _row(
+    split: object_crops.ObjectCrops, config: ml_collections.ConfigDict
+) -> object_crops.ObjectRow:
+    return object_crops.ObjectRow(tuple(config.dataset.canvas), split.dataset)
 
 
 def _captioned(record, label, class_names, probability=None):

@@ -1,31 +1,31 @@
-"""Detection as a task: initial variables, targets, loss, and detections."""
+"""Detection as a task: initial variables, targets, loss and detections."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import Array
 
-from borrow_det.data import pipeline
+from borrow_det.data import pipeline, sources
 from borrow_det.data.augmentation import detection as augment
 from borrow_det.errors import check_choice
-from borrow_det.evaluation import borrowing, counterfactual
+from borrow_det.evaluation import borrowing
 from borrow_det.models import detector
 from borrow_det.models.borrowing import source_levels
-from borrow_det.models.layers import Normalization
+from borrow_det.models.layers import PixelStatistics
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, borrow_targets, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
 from borrow_det.ops.matching_loss import BorrowTargets, matching_loss
-from borrow_det.tasks import detection_evaluator
-from borrow_det.tasks.task import EvalSet, init_variables
+from borrow_det.tasks.task import init_variables
 
 
-class Examples(NamedTuple):
-    """What the loss needs of each image; every leaf has the batch as leading axis."""
+class DetectionExamples(NamedTuple):
+    """The inputs of the loss; every leaf has the batch as its leading axis."""
 
     image: Array  # float32 [B, H, W, 3] in 0..255.
     target: Array  # int32 [B, A], 1 + label, 0 for background.
@@ -35,46 +35,58 @@ class Examples(NamedTuple):
     borrow: dict[int, BorrowTargets]
 
 
-class Prediction(NamedTuple):
-    """What an evaluation takes from the device, with the batch leading."""
+class DetectionPrediction(NamedTuple):
+    """The output of `predict`; every leaf has the batch as its leading axis."""
 
-    found: nms.Detections
-    attention: dict[int, borrowing.AttentionSums]  # Of each level that borrows.
+    found: nms.NmsOutput
+    attention: dict[int, borrowing.AttentionSums]  # By level that borrows.
 
 
 class DetectionTask:
-    """Detection as tasks/task.py defines a task."""
+    """Detection; see `Task` in tasks/task.py.
 
-    figures = detection_evaluator.FIGURES
-    results = "detections"
+    Attributes:
+      config: the run's configuration.
+      model: the network, a Flax module.
+      input_size: (height, width) of the network's input in pixels.
+      anchors: float32 [A, 4].
+      level_shapes: (height, width) of each level in positions.
+    """
+
     predict_fields = (
         *("image", "image_size"),
         *("boxes", "labels", "box_mask", "ignore", "small"),
     )
-    open = staticmethod(detection_evaluator.open_data)
 
-    def __init__(self, config, num_classes: int):
+    def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
         self.config = config
         check_choice(
             "loss.best_anchor", config.loss.best_anchor, assignment.BEST_ANCHOR
         )
         check_choice("loss.ignored", config.loss.ignored, assignment.IGNORED)
-        self.model = detector.build_detector(config, num_classes)
+        self.model = detector.build_borrow_net(config, num_classes)
         self.input_size = tuple(config.input_size)
         self.anchors = anchor_ops.make_anchors(config.anchors, self.input_size)
         self.level_shapes = anchor_ops.level_shapes(
             self.input_size, config.anchors.strides
         )
 
+    def train_row(self, split: sources.Split) -> pipeline.BoxesRow:
+        """Returns the function that makes rows with boxes from records of a split."""
+        return pipeline.BoxesRow.of(split, self.config.dataset)
+
     def init(self, key: Array) -> dict:
-        """Initial variables {params, batch_stats}; jit-able."""
+        """Returns initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(self, key: Array, batch: dict) -> tuple[Examples, dict[str, Array]]:
-        """Augments a training batch and finds its targets.
+    def prepare(
+        self, key: Array, batch: dict
+    ) -> tuple[DetectionExamples, dict[str, Array]]:
+        """Augments a training batch and computes its targets.
 
-        Returns the examples, and the totals over the whole batch by which the loss is
-        normalised: `positives` and `descriptors`, float32, at least 1.
+        Returns:
+          The examples, and the totals over the global batch that the loss is divided
+          by: `positives` and `descriptors`, float32 [], at least 1.
         """
         batch = augment.augment_batch(
             key,
@@ -82,7 +94,7 @@ class DetectionTask:
             self.config.augment,
             self.input_size,
             collectives.first_row(batch["image"].shape[0]),
-            fill=Normalization.of(self.config.model).gray,
+            fill=PixelStatistics.of(self.config.model).gray,
         )
         examples = self._targets(batch)
         descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]
@@ -96,11 +108,11 @@ class DetectionTask:
             for name, count in totals.items()
         }
 
-    def _targets(self, batch):
+    def _targets(self, batch: dict[str, Array]) -> DetectionExamples:
         anchors = jnp.asarray(self.anchors)
         config = self.config
 
-        def one_image(boxes, labels, valid, ignore):
+        def one_image(boxes, labels, valid, ignore):  # One row of the batch.
             assigned = assignment.assign_anchors(
                 boxes,
                 valid,
@@ -124,10 +136,10 @@ class DetectionTask:
         parts = jax.vmap(one_image)(
             batch["boxes"], batch["labels"], batch["box_mask"], batch["ignore"]
         )
-        return Examples(batch["image"], *parts)
+        return DetectionExamples(batch["image"], *parts)
 
-    def _matched_levels(self):
-        """The levels whose matching is trained by its own loss."""
+    def _matched_levels(self) -> tuple[int, ...]:
+        """Returns the levels that the matching loss trains."""
         if not (self.config.borrow.enabled and self.config.loss.matching > 0):
             return ()
         return tuple(self.config.borrow.levels)
@@ -147,13 +159,13 @@ class DetectionTask:
         return BorrowTargets(sources, index, counts)
 
     def loss(
-        self, params: dict, batch_stats: dict, examples: Examples, totals: dict
+        self, params: dict, batch_stats: dict, examples: DetectionExamples, totals: dict
     ) -> tuple[Array, tuple[dict[str, Array], dict]]:
-        """Training loss of some of a batch's examples: (loss, (terms, batch_stats)).
+        """Returns (loss, (terms, batch_stats)) of part of a batch's examples.
 
-        Terms are sums over `examples` divided by `totals`, so the terms of all
-        micro-batches of a batch add up to those of the batch; `loss` is their
-        weighted sum.
+        Terms are sums over `examples` divided by `totals`, so the terms of the
+        micro-batches of a batch add up to those of the batch; `loss` is their weighted
+        sum.
         """
         predictions, updates = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -165,9 +177,9 @@ class DetectionTask:
         return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
 
     def loss_of(
-        self, predictions: detector.Predictions, examples: Examples, totals: dict
+        self, predictions: detector.Predictions, examples: DetectionExamples, totals: dict
     ) -> tuple[Array, dict[str, Array]]:
-        """The loss of what the network says of examples, and its terms; see `loss`."""
+        """Returns the loss of the network's predictions, and its terms; see `loss`."""
         config = self.config.loss
         terms = {
             name: total / totals["positives"]
@@ -183,8 +195,10 @@ class DetectionTask:
             loss = loss + config.matching * terms["matching"]
         return loss, terms
 
-    def _box_losses(self, predictions, examples):
-        """SSD's two losses, summed over anchors and images."""
+    def _box_losses(
+        self, predictions: detector.Predictions, examples: DetectionExamples
+    ) -> dict[str, Array]:
+        """Returns SSD's two losses, summed over anchors and images."""
         classification = functools.partial(
             losses.classification_loss,
             negatives_per_positive=self.config.loss.negatives_per_positive,
@@ -207,26 +221,28 @@ class DetectionTask:
         }
 
     def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
-        """Anchors a training image that are assigned to objects."""
+        """Returns the mean number of positive anchors per training image."""
         return {"positives_per_image": totals["positives"] / self.config.batch_size}
 
-    def predict(self, variables: dict, batch: dict[str, Array]) -> Prediction:
-        """Detections, and what the small objects of the ground truth attend to."""
+    def predict(self, variables: dict, batch: dict[str, Array]) -> DetectionPrediction:
+        """Returns detections, and the attention of the annotated small objects."""
         predictions = self.forward(variables, batch["image"], batch["image_size"])
-        objects = borrowing.Objects(
+        objects = borrowing.ImageObjects(
             batch["boxes"],
             batch["labels"],
             batch["box_mask"] & ~batch["ignore"],
             batch["small"],
         )
-        # Summed here: the scores of a level are thousands of times what is found.
+        # Summed on the device: a level's scores are thousands of times larger.
         attention = {
-            n: self._attention(n, assignment.scores, objects)
+            n: self._attention(n, matching.scores, objects)
             for n, matching in predictions.matchings.items()
         }
-        return Prediction(self.decode(predictions), attention)
+        return DetectionPrediction(self.decode(predictions), attention)
 
-    def _attention(self, n, P, objects):
+    def _attention(
+        self, n: int, P: Array, objects: borrowing.ImageObjects
+    ) -> borrowing.AttentionSums:
         levels = self.source_levels(n)
         every = np.arange(len(self.level_shapes))
         positions = borrowing.Positions(
@@ -249,15 +265,15 @@ class DetectionTask:
     def forward(
         self, variables: dict, image: Array, image_size: Array
     ) -> detector.Predictions:
-        """What the network says of uint8 canvases [B, Hc, Wc, 3]."""
+        """Returns the network's predictions for uint8 canvases [B, Hc, Wc, 3]."""
         resized = augment.resize_batch(image, image_size, self.input_size)
         return self.model.apply(variables, resized, train=False)
 
-    def decode(self, predictions: detector.Predictions) -> nms.Detections:
-        """Detections [B, K] of what the network says.
+    def decode(self, predictions: detector.Predictions) -> nms.NmsOutput:
+        """Decodes predictions into detections [B, K].
 
-        Boxes are normalised to each image and clipped to it, by `nms.clip` before or
-        after the suppression.
+        Boxes are normalised to each image and clipped to it, before or after the
+        suppression (`nms.clip`).
         """
         boxes, scores = self.boxes_and_scores(predictions)
         config = self.config.nms
@@ -276,107 +292,28 @@ class DetectionTask:
     def boxes_and_scores(
         self, predictions: detector.Predictions
     ) -> tuple[Array, Array]:
-        """What each anchor says, float32: boxes [B, A, 4], scores [B, A, classes]."""
+        """Returns float32 boxes [B, A, 4] and scores [B, A, classes] of all anchors."""
         scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
         anchors = jnp.asarray(self.anchors)[None]
         variances = tuple(self.config.anchors.variances)
         return box_ops.decode(predictions.offsets, anchors, variances), scores
 
     def source_levels(self, n: int) -> tuple[int, ...]:
-        """The levels on whose grids level n's T source positions lie, in order."""
+        """Returns the levels of level n's T source positions, in order."""
         return source_levels(self.config.borrow, n, len(self.level_shapes))
 
     def position_levels(self, levels: Sequence[int]) -> np.ndarray:
-        """The level of each of these levels' positions, int [T], as in `centers`."""
+        """Returns the level of each position of these levels, int [T]; see `centers`."""
         return np.repeat(levels, [np.prod(self.level_shapes[m]) for m in levels])
 
     def centers(self, levels: Sequence[int]) -> np.ndarray:
-        """Centres `[y, x]` of these levels' positions, float32 [T, 2] in [0, 1]."""
+        """Returns the centres [y, x] of these levels' positions, float32 [T, 2] in [0, 1]."""
         return anchor_ops.position_centers(
             [self.level_shapes[m] for m in levels],
             [self.config.anchors.strides[m] for m in levels],
             self.input_size,
         )
 
-    def train_batches(self, split, start_step: int, *process: int) -> pipeline.Batches:
-        """See tasks/task.py."""
-        return pipeline.train_batches(split, self.config, start_step, *process)
 
-    def eval_batches(self, eval_set: EvalSet, *process: int) -> pipeline.Batches:
-        """See tasks/task.py."""
-        split = eval_set.split
-        row = detection_evaluator.EvalRow.of(eval_set, self.config)
-        return pipeline.eval_batches(split, self.config, *process, make_row=row)
-
-    def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
-        """To COCO's results format: an entry a detection."""
-        sizes = {
-            image["id"]: np.array([image["height"], image["width"]])
-            for image in eval_set.truth["images"]
-        }
-
-        def image_results(image_id, prediction):
-            found = prediction.found
-            return detection_evaluator.coco_results(
-                image_id,
-                sizes[image_id],
-                found.boxes[found.mask],
-                found.scores[found.mask],
-                found.labels[found.mask],
-                eval_set.split.category_ids,
-            )
-
-        return image_results
-
-    def observe(self, predictions: Prediction) -> dict[int, borrowing.AttentionSums]:
-        """What the small objects attend to."""
-        return predictions.attention
-
-    def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
-        """COCO's metrics, with small objects split, and VOC's where asked for."""
-        return detection_evaluator.score(eval_set.truth, results, self.config)
-
-    def measure(self, observations: list) -> dict[str, float]:
-        """The figures of the attention (evaluation/borrowing.py)."""
-        borrow = self.config.borrow
-        levels = borrow.levels if borrow.enabled else ()
-        return borrowing.attention_metrics(
-            observations, {n: self.source_levels(n) for n in sorted(levels)}
-        )
-
-    def compare(
-        self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
-    ) -> dict[str, float]:
-        """Answers on counterfactual splits (evaluation/counterfactual.py)."""
-        splits = {eval_set.split.name: eval_set for eval_set in eval_sets}
-        pairs = [
-            (s.split.counterfactual_of, name)
-            for name, s in splits.items()
-            if s.split.counterfactual_of in splits
-        ]
-
-        def answers(eval_set):
-            return counterfactual.answers(
-                *detection_evaluator.sized(
-                    eval_set.truth, read_results(eval_set), self.config
-                )
-            )
-
-        found = {
-            name: answers(eval_set)
-            for name, eval_set in splits.items()
-            if any(name in pair for pair in pairs)
-        }
-        return counterfactual.metrics(found, pairs)
-
-    def scene(self, split, index: int) -> np.ndarray:
-        """An image with its objects."""
-        return detection_evaluator.draw_scene(split, index)
-
-    def pictures(self, eval_set: EvalSet, results: list[dict]) -> dict[str, np.ndarray]:
-        """The first images, the truth left, detections right."""
-        return detection_evaluator.draw_pictures(eval_set.split, results, self.config)
-
-
-def _sum_over_batch(loss, *arrays):
+def _sum_over_batch(loss: Callable, *arrays: Array) -> Array:
     return jnp.sum(jax.vmap(loss)(*arrays))

@@ -1,89 +1,216 @@
-"""The data of a detection run, and detections as files, figures and pictures."""
+"""The evaluation of detections: batches with boxes, COCO results, metrics, pictures."""
 
 import collections
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from borrow_det.data import pipeline, sources
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
-from borrow_det.evaluation import average_precision, borrowing
-from borrow_det.tasks.task import Data, EvalSet, Figures
+from borrow_det.evaluation import average_precision, borrowing, counterfactual, voc
+from borrow_det.models.borrowing import source_levels
+from borrow_det.tasks.detection import DetectionPrediction
+from borrow_det.tasks.task import Figures
 from borrow_det.visualization import annotate, tables
 
-FIGURES = Figures(
-    console=("AP", "AP50", "AP_small", "AP50_small", "borrow/lift_same"),
-    report=tables.MAIN_FIELDS,
-    details=tables.BORROWING_FIELDS,
-    per_class=tables.PER_CLASS_FIELDS,
-)
 
+class DetectionEvaluator:
+    """Evaluates detections on one split; see `Evaluator` in tasks/task.py.
 
-def open_data(config) -> Data:
-    """Opens the splits of a detection run, and reads all their boxes.
-
-    Raises:
-      InputError: on unknown, empty or unsuitable splits, and wrong fields of
-        config.dataset.
+    Attributes:
+      split: the split.
+      config: the run's configuration.
     """
-    train_split, *eval_splits = sources.load_splits(
-        config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
+
+    figures = Figures(
+        console=("AP", "AP50", "AP_small", "AP50_small", "attention/lift_same"),
+        report=tables.MAIN_FIELDS,
+        details=tables.BORROWING_FIELDS,
+        per_class=tables.PER_CLASS_FIELDS,
     )
-    if train_split.whole_images:
-        raise InputError(
-            f"{train_split.dataset} names classes of images, and no boxes: it is for "
-            "task=classification"
+    results_name = "detections"
+
+    def __init__(
+        self,
+        split: sources.Split,
+        config: ml_collections.ConfigDict,
+        truth: Mapping[str, Any] | None = None,
+    ):
+        """Reads the annotations of the split unless `truth`, in COCO's format, is given."""
+        self.split = split
+        self.config = config
+        self.truth = sources.ground_truth(split) if truth is None else truth
+        self._sizes = {
+            image["id"]: np.array([image["height"], image["width"]])
+            for image in self.truth["images"]
+        }
+
+    @staticmethod
+    def open_splits(
+        config: ml_collections.ConfigDict, names: Sequence[str]
+    ) -> list[sources.Split]:
+        """Opens splits of a set with boxes.
+
+        Raises:
+          InputError: a split is unknown, empty or without boxes, or a field of
+            config.dataset is wrong.
+        """
+        splits = sources.load_splits(config.dataset, names)
+        for split in splits:
+            if split.whole_images:
+                raise InputError(
+                    f"{split.dataset} has classes of images and no boxes: it is for "
+                    "task=classification"
+                )
+            pipeline.check_split(split, config)
+        return splits
+
+    @staticmethod
+    def check_training_split(
+        split: sources.Split, config: ml_collections.ConfigDict
+    ) -> dict[str, int]:
+        """Reads all boxes of the split; see `pipeline.check_training_data`."""
+        return pipeline.check_training_data(split, config)
+
+    @staticmethod
+    def compare(
+        evaluators: Sequence["DetectionEvaluator"],
+        read_results: Callable[["DetectionEvaluator"], list[dict]],
+    ) -> dict[str, float]:
+        """Returns the metrics of counterfactual splits (evaluation/counterfactual.py)."""
+        by_name = {evaluator.split.name: evaluator for evaluator in evaluators}
+        pairs = [
+            (evaluator.split.counterfactual_of, name)
+            for name, evaluator in by_name.items()
+            if evaluator.split.counterfactual_of in by_name
+        ]
+        answers = {
+            name: counterfactual.answers(
+                *sized(evaluator.truth, read_results(evaluator), evaluator.config)
+            )
+            for name, evaluator in by_name.items()
+            if any(name in pair for pair in pairs)
+        }
+        return counterfactual.metrics(answers, pairs)
+
+    @staticmethod
+    def scene(split: sources.Split, index: int) -> np.ndarray:
+        """Draws an image with its annotated boxes, uint8 RGB [H, W, 3]."""
+        record = split[index]
+        image = decode.decode_image(record, record["file_name"])
+        return annotate.draw_boxes(
+            image, record["boxes"], record["labels"], split.class_names
         )
-    boxes = {split.name: dict(split.counts) for split in eval_splits}
-    boxes[train_split.name] = {
-        **train_split.counts,
-        **pipeline.check_training_data(train_split, config),
-    }
-    for split in eval_splits:
-        pipeline.check_split(split, config)
-    eval_sets = [EvalSet(s, sources.ground_truth(s)) for s in eval_splits]
-    return Data(train_split, eval_sets, boxes)
+
+    @functools.cached_property
+    def row(self) -> "EvalRow":
+        """The function that makes rows of the split's batches.
+
+        No box is left out: rows have room for dataset.max_boxes, or for a multiple of
+        it if an image has more, so that splits share a compiled program.
+        """
+        counts = collections.Counter(
+            annotation["image_id"] for annotation in self.truth["annotations"]
+        )
+        unit = self.config.dataset.max_boxes
+        units = max(1, -(-max(counts.values(), default=0) // unit))
+        row = pipeline.BoxesRow.of(self.split, self.config.dataset)
+        row = dataclasses.replace(row, max_boxes=units * unit)
+        return EvalRow(row, area_size(self.config))
+
+    def batches(
+        self, process_index: int = 0, process_count: int = 1
+    ) -> pipeline.Batches:
+        """Yields the split's images with their boxes; see `Evaluator.batches`."""
+        return pipeline.eval_batches(
+            self.split, self.config, process_index, process_count, make_row=self.row
+        )
+
+    def results(self, image_id: int, prediction: DetectionPrediction) -> list[dict]:
+        """Returns one image's detections in COCO's results format."""
+        found = prediction.found
+        return coco_results(
+            image_id,
+            self._sizes[image_id],
+            found.boxes[found.mask],
+            found.scores[found.mask],
+            found.labels[found.mask],
+            self.split.category_ids,
+        )
+
+    def observe(
+        self, prediction: DetectionPrediction
+    ) -> dict[int, borrowing.AttentionSums]:
+        """Returns the sums of the attention of the image's small objects."""
+        return prediction.attention
+
+    def score(self, results: list[dict]) -> dict[str, float]:
+        """Returns the metrics of the detections; see `score`."""
+        return score(self.truth, results, self.config)
+
+    def measure(self, observations: list) -> dict[str, float]:
+        """Returns the metrics of the attention (evaluation/borrowing.py)."""
+        borrow, num_levels = self.config.borrow, len(self.config.anchors.strides)
+        levels = sorted(borrow.levels) if borrow.enabled else ()
+        return borrowing.attention_metrics(
+            observations, {n: source_levels(borrow, n, num_levels) for n in levels}
+        )
+
+    def pictures(self, results: list[dict]) -> dict[str, np.ndarray]:
+        """Draws the first images: annotations left, detections right."""
+        count = min(self.config.report.num_pictures, len(self.split))
+        records = [self.split[i] for i in range(count)]
+        drawn: dict[int, list[dict]] = {record["image_id"]: [] for record in records}
+        for detection in results:
+            visible = detection["score"] >= self.config.report.min_score
+            if visible and detection["image_id"] in drawn:
+                drawn[detection["image_id"]].append(detection)
+        return dict(self._picture(r, drawn[r["image_id"]]) for r in records)
+
+    def _picture(
+        self, record: dict, detections: list[dict]
+    ) -> tuple[str, np.ndarray]:
+        """Returns (name, picture) of one image."""
+        image = decode.decode_image(record, record["file_name"])
+        names = self.split.class_names
+        label = {category: i for i, category in enumerate(self.split.category_ids)}
+        truth = annotate.draw_boxes(image, record["boxes"], record["labels"], names)
+        found = annotate.draw_boxes(
+            image,
+            _normalized(detections, image.shape[:2]),
+            np.array([label[d["category_id"]] for d in detections], int),
+            names,
+            np.array([d["score"] for d in detections]),
+        )
+        name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
+        return name, annotate.contact_sheet((truth, found), columns=2)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalRow:
-    """From a record to one row of an evaluation's batch.
+    """Makes a row of an evaluation batch from a record.
 
     Attributes:
-      boxes_row: the row of training, of as many boxes as the split needs.
-      size: (height, width) in whose pixels objects are small; None: the image's own.
+      boxes_row: makes a row of training, with room for all boxes of the split.
+      size: (height, width) in whose pixels areas are measured; None: the image's own.
     """
 
     boxes_row: pipeline.BoxesRow
     size: tuple[int, int] | None
 
-    @classmethod
-    def of(cls, eval_set: EvalSet, config) -> "EvalRow":
-        """Rows of a split: none of its boxes is left out.
-
-        They have room for dataset.max_boxes, or a multiple of that where an image
-        holds more: splits then share a program that is compiled for their shapes.
-        """
-        counts = collections.Counter(
-            a["image_id"] for a in eval_set.truth["annotations"]
-        )
-        unit = config.dataset.max_boxes
-        units = max(1, -(-max(counts.values(), default=0) // unit))
-        row = pipeline.BoxesRow.of(eval_set.split, config.dataset)
-        row = dataclasses.replace(row, max_boxes=units * unit)
-        return cls(row, area_size(config))
-
     def __call__(self, record: dict) -> dict[str, np.ndarray]:
-        """A row of training without its counts, and `small`, bool [G].
+        """Returns a training row without its counts, and `small`, bool [G].
 
-        Small are objects of COCO's small area range.
+        `small` marks objects of COCO's small area range.
         """
         row = self.boxes_row(record)
-        del row["cut_boxes"], row["bad_boxes"]  # Training counts them.
+        del row["cut_boxes"], row["bad_boxes"]  # Counted in training only.
         area = record["area"].astype(np.float64)
         if self.size:
             own = record["height"], record["width"]
@@ -93,16 +220,18 @@ class EvalRow:
         return {**row, "small": small}
 
 
-def area_size(config) -> tuple[int, int] | None:
-    """(height, width) in whose pixels objects are small; None: each image's own."""
+def area_size(config: ml_collections.ConfigDict) -> tuple[int, int] | None:
+    """Returns (height, width) in whose pixels areas are measured; None: each image's."""
     of_input = config.evaluation.area_pixels == "input"
     return tuple(config.input_size) if of_input else None
 
 
 def sized(
-    truth: Mapping[str, Any], detections: list[dict], config
+    truth: Mapping[str, Any],
+    detections: list[dict],
+    config: ml_collections.ConfigDict,
 ) -> tuple[Mapping[str, Any], list[dict]]:
-    """COCO records with areas in the pixels in which objects are small."""
+    """Returns COCO records with areas in the pixels of evaluation.area_pixels."""
     size = area_size(config)
     if size is None:
         return truth, detections
@@ -117,7 +246,7 @@ def coco_results(
     labels: np.ndarray,
     category_ids: tuple[int, ...],
 ) -> list[dict[str, Any]]:
-    """One image's detections in COCO's results format.
+    """Returns one image's detections in COCO's results format.
 
     Args:
       image_id: the image.
@@ -140,71 +269,32 @@ def coco_results(
     ]
 
 
-def score(truth: Mapping[str, Any], detections: list[dict], config) -> dict[str, float]:
-    """COCO's metrics, those of small objects with and without a source, and VOC's.
+def score(
+    truth: Mapping[str, Any],
+    detections: list[dict],
+    config: ml_collections.ConfigDict,
+) -> dict[str, float]:
+    """Returns COCO's metrics, also of small objects with and without a lender.
 
-    The last where `evaluation.voc` asks for them.
+    VOC's metrics are added if evaluation.voc is set.
     """
     limit = config.evaluation.max_detections
     truth, detections = sized(truth, detections, config)
     metrics = average_precision.coco_metrics(truth, detections, limit)
-    metrics |= borrowing.split_metrics(
+    metrics |= borrowing.lender_metrics(
         truth, detections, metrics, config.evaluation.lender_scale, limit
     )
     if config.evaluation.voc:
-        # Sources' boxes are continuous: VOC's inclusive pixels were turned into such
-        # when they were read (data/datasets/records.py).
-        metrics |= average_precision.voc_metrics(
+        # Boxes are continuous: VOC's inclusive pixels were converted when they were
+        # read (data/datasets/records.py).
+        metrics |= voc.voc_metrics(
             truth, detections, inclusive_pixels=False
         )
     return metrics
 
 
-def draw_scene(split: sources.Split, index: int) -> np.ndarray:
-    """An image with its ground truth, uint8 RGB [H, W, 3]."""
-    record = split[index]
-    image = decode.decode_image(record, record["file_name"])
-    return annotate.draw_boxes(
-        image, record["boxes"], record["labels"], split.class_names
-    )
-
-
-def draw_pictures(
-    split: sources.Split, detections: list[dict], config
-) -> dict[str, np.ndarray]:
-    """Pictures of the first images, by name: ground truth left, detections right."""
-    count = min(config.report.num_pictures, len(split))
-    records = [split[i] for i in range(count)]
-    ids = {record["image_id"] for record in records}
-    label = {category: i for i, category in enumerate(split.category_ids)}
-    drawn = {image_id: [] for image_id in ids}
-    for detection in detections:
-        visible = detection["score"] >= config.report.min_score
-        if visible and detection["image_id"] in ids:
-            drawn[detection["image_id"]].append(detection)
-    pictures = {}
-    for record in records:
-        image = decode.decode_image(record, record["file_name"])
-        found = drawn[record["image_id"]]
-        sides = (
-            annotate.draw_boxes(
-                image, record["boxes"], record["labels"], split.class_names
-            ),
-            annotate.draw_boxes(
-                image,
-                _normalized(found, image.shape[:2]),
-                np.array([label[d["category_id"]] for d in found], int),
-                split.class_names,
-                np.array([d["score"] for d in found]),
-            ),
-        )
-        name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
-        pictures[name] = annotate.contact_sheet(sides, columns=2)
-    return pictures
-
-
-def _normalized(detections, size):
-    """COCO boxes as normalised corners [n, 4]."""
+def _normalized(detections: list[dict], size: tuple[int, ...]) -> np.ndarray:
+    """Returns COCO boxes as normalised corners [n, 4]."""
     boxes = np.array([d["bbox"] for d in detections], float).reshape(-1, 4)
     y, x = boxes[:, 1], boxes[:, 0]
     corners = np.stack([y, x, y + boxes[:, 3], x + boxes[:, 2]], axis=1)

@@ -1,53 +1,34 @@
-"""What the loop asks of a task: everything that differs between them stands here.
+"""The protocols that the loop and the evaluation ask of a task.
 
-train.py and evaluate.py call a task by these names alone. A new task is a class that
-satisfies `Task`, and a line in train.TASKS.
+`Task` is the pure part of a kind of run: functions of arrays, compiled by their callers.
+`Evaluator` is the part on the host: it reads the batches of one split and turns
+predictions into results, metrics and pictures. A new task is a class of each, and a
+line in `TASKS` and `EVALUATORS` of tasks/__init__.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import Array
 
+from borrow_det.data.pipeline import Batches
 
-class EvalSet(NamedTuple):
-    """A split to evaluate on.
-
-    Attributes:
-      split: its records, by index; has dataset, name, class_names, category_ids and
-        reference_lines (sources.Split).
-      truth: what scoring holds predictions against, unless they bring it along.
-    """
-
-    split: Any
-    truth: Any
-
-
-class Data(NamedTuple):
-    """The splits of a run, opened and checked.
-
-    Attributes:
-      train: a split, as EvalSet's.
-      eval_sets: one for each of dataset.eval_splits.
-      boxes: of each split, how many boxes were mended or left out, for dataset.json.
-    """
-
-    train: Any
-    eval_sets: list[EvalSet]
-    boxes: dict[str, dict[str, int]]
+# From a record of a split to one row of a batch.
+MakeRow = Callable[[dict], dict[str, np.ndarray]]
 
 
 class Figures(NamedTuple):
-    """The metrics that people are shown first; those that there are not are left out.
+    """Names of the metrics that people see first; metrics that are absent are skipped.
 
     Attributes:
-      console: in the line that an evaluation prints.
-      report: the columns of the report's table of splits.
-      details: those of a second one, where there are any.
-      per_class: of its tables of classes, as `NAME/class` among the metrics.
+      console: shown in the line that an evaluation prints.
+      report: columns of the report's table of splits.
+      details: columns of a second table; () for none.
+      per_class: columns of the tables of classes, stored as `NAME/class`.
     """
 
     console: tuple[str, ...]
@@ -57,102 +38,137 @@ class Figures(NamedTuple):
 
 
 class Task(Protocol):
-    """One kind of run; holds no state but its configuration.
-
-    Made as `TaskClass(config, num_classes)` once `TaskClass.open(config)` has told the
-    classes. `init`, `prepare`, `loss`, `step_metrics` and `predict` are pure, and are
-    compiled by their callers; the others run on the host.
+    """The pure part of a kind of run, made as `TaskClass(config, num_classes)`.
 
     Attributes:
-      figures: see Figures.
-      results: what an evaluation writes for each image, in the plural: the file is
-        `STEP.{results}.json`.
-      predict_fields: of an evaluation's batch, those that `predict` takes.
+      config: the run's configuration.
+      predict_fields: names of the fields of an evaluation batch that `predict` takes.
     """
 
-    figures: Figures
-    results: str
+    config: ml_collections.ConfigDict
     predict_fields: tuple[str, ...]
 
-    @staticmethod
-    def open(config) -> Data:
-        """Opens and checks the data of a run.
-
-        Raises:
-          InputError: they, or the fields that describe them, are wrong.
-        """
-
-    def train_batches(self, split, start_step: int, *process: int) -> Iterator[dict]:
-        """Training batches of steps start_step, start_step + 1, ...; has `counts`.
-
-        `process`, its index and the count of them, says whose rows; without it all.
-        """
-
-    def eval_batches(self, eval_set: EvalSet, *process: int) -> Iterator[dict]:
-        """Every image of a split once, in order; `mask` is false on padded rows.
-
-        `process` as of `train_batches`.
-        """
+    def train_row(self, split: Any) -> MakeRow:
+        """Returns the function that makes rows of training batches of this split."""
 
     def init(self, key: Array) -> dict:
-        """Initial variables {params, batch_stats}."""
+        """Returns initial variables {params, batch_stats}."""
 
     def prepare(self, key: Array, batch: dict) -> tuple[Any, dict[str, Array]]:
-        """Augments a batch: (examples, totals).
+        """Augments a batch and returns (examples, totals).
 
-        Every leaf of the examples has the batch as leading axis, and depends on the
-        key and the example's place in the global batch alone. The totals are over the
-        whole batch, all devices' (sharding.device_axes); the loss is normalised by
-        them.
+        Every leaf of the examples has the batch as its leading axis and depends only on
+        the key and on the example's index in the global batch. The totals are sums over
+        the global batch (ops/collectives.py); the loss is divided by them.
         """
 
     def loss(
         self, params: dict, batch_stats: dict, examples: Any, totals: dict
     ) -> tuple[Array, tuple[dict[str, Array], dict]]:
-        """(loss, (terms, batch_stats)) of some of a batch's examples.
+        """Returns (loss, (terms, batch_stats)) of part of a batch's examples.
 
-        All are sums over the examples, divided by totals; `terms` holds `loss`, too.
+        The loss and the terms are sums over the examples, divided by the totals;
+        `terms` includes `loss`.
         """
 
     def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
-        """What else is to be logged of a training step."""
+        """Returns metrics of a training step to log beside the loss terms."""
 
     def predict(self, variables: dict, batch: dict[str, Array]) -> Any:
-        """Predictions for a batch of `predict_fields`, with the batch leading."""
+        """Returns predictions for a batch of `predict_fields`, batch axis leading."""
 
-    def to_results(self, eval_set: EvalSet) -> Callable[[int, Any], list[dict]]:
-        """From (image_id, one image's predictions) to what is written of them."""
 
-    def observe(self, predictions: Any) -> Any:
-        """Of one image's predictions what `measure` needs; small, as all are kept."""
+class Evaluator(Protocol):
+    """The evaluation of one split, made as `EvaluatorClass(split, config)`.
 
-    def score(self, eval_set: EvalSet, results: list[dict]) -> dict[str, float]:
-        """The metrics of a whole split."""
+    Attributes:
+      split: the split (a sources.Split or an object_crops.ObjectCrops).
+      figures: names of the metrics that people see first.
+      results_name: plural noun for the results; the file is `STEP.{results_name}.json`.
+    """
 
-    def measure(self, observations: list) -> dict[str, float]:
-        """Its other metrics: of what was observed in each image, not of results."""
+    split: Any
+    figures: Figures
+    results_name: str
 
-    def compare(
-        self, eval_sets: list[EvalSet], read_results: Callable[[EvalSet], list[dict]]
-    ) -> dict[str, float]:
-        """Metrics, `SPLIT/NAME`, of splits that are to be held against each other.
+    def __init__(self, split: Any, config: ml_collections.ConfigDict): ...
 
-        {} where there are none; `read_results` gives what was found on a split.
+    @staticmethod
+    def open_splits(
+        config: ml_collections.ConfigDict, names: Sequence[str]
+    ) -> list[Any]:
+        """Opens and checks splits of `config.dataset`.
+
+        Raises:
+          InputError: a split or a field that describes it is wrong.
         """
 
-    def scene(self, split, index: int) -> np.ndarray:
-        """A training image with what is known of it, uint8 RGB [H, W, 3]."""
+    @staticmethod
+    def check_training_split(
+        split: Any, config: ml_collections.ConfigDict
+    ) -> dict[str, int]:
+        """Checks that a run can train on a split; returns counts of changed boxes.
 
-    def pictures(
-        self, eval_set: EvalSet, results: list[dict]
-    ) -> Mapping[str, np.ndarray]:
-        """Some images by name: what is known of each left, what was found right."""
+        Raises:
+          InputError: it cannot.
+        """
+
+    @staticmethod
+    def compare(
+        evaluators: Sequence[Self], read_results: Callable[[Self], list[dict]]
+    ) -> dict[str, float]:
+        """Returns metrics, named `SPLIT/NAME`, that compare splits with one another.
+
+        Args:
+          evaluators: those of all splits.
+          read_results: returns the results on a split.
+        """
+
+    @staticmethod
+    def scene(split: Any, index: int) -> np.ndarray:
+        """Draws an image of a split with its annotations, uint8 RGB [H, W, 3]."""
+
+    def batches(self, process_index: int = 0, process_count: int = 1) -> Batches:
+        """Yields every image of the split once, in order.
+
+        `mask` is False on the rows that pad the last batch. Of several processes each
+        yields its own rows of every batch.
+        """
+
+    def results(self, image_id: int, prediction: Any) -> list[dict]:
+        """Returns one image's prediction as JSON objects."""
+
+    def observe(self, prediction: Any) -> Any:
+        """Returns the part of one image's prediction that `measure` needs."""
+
+    def score(self, results: list[dict]) -> dict[str, float]:
+        """Returns the metrics of the results on the whole split."""
+
+    def measure(self, observations: list) -> dict[str, float]:
+        """Returns further metrics, of the observations of all images."""
+
+    def pictures(self, results: list[dict]) -> Mapping[str, np.ndarray]:
+        """Draws the first images, by name: annotations left, predictions right."""
+
+
+class Data(NamedTuple):
+    """The data of a run, opened and checked.
+
+    Attributes:
+      train: the training split.
+      evaluators: one for each of dataset.eval_splits.
+      boxes: counts of changed boxes by split, for dataset.json.
+    """
+
+    train: Any
+    evaluators: list[Evaluator]
+    boxes: dict[str, dict[str, int]]
 
 
 def init_variables(
     model: nn.Module, key: Array, input_size: tuple[int, int]
 ) -> dict[str, dict]:
-    """Initial {params, batch_stats} of a network of images; jit-able."""
+    """Returns initial {params, batch_stats} of a network of images; jit-able."""
     image = jnp.zeros((1, *input_size, 3), jnp.float32)
     variables = model.init(key, image, train=False)
     return {

@@ -63,7 +63,7 @@ class Imported(NamedTuple):
 
     layout: str  # Of layouts.LAYOUTS.
     parameters: dict[str, np.ndarray]  # By our path, float32.
-    normalization: dict  # initialization.NORMALIZATION's fields.
+    normalization: dict  # init_from.PIXEL_STATISTICS's fields.
     dropped: list[str]  # Tensors that are not part of it.
 
 
@@ -97,7 +97,7 @@ def read(
     Args:
       path: the file.
       layout: its name in layouts.LAYOUTS; None recognises it.
-      normalization: initialization.NORMALIZATION's fields, where they are not those
+      normalization: init_from.PIXEL_STATISTICS's fields, where they are not those
         of the layout's publisher.
 
     Raises:
@@ -282,7 +282,7 @@ def _summary(imported, output):
 
 def _given_normalization(options) -> dict | None:
     """What the flags say of it, or None."""
-    given = {name: options[name].value for name in init_from.NORMALIZATION}
+    given = {name: options[name].value for name in init_from.PIXEL_STATISTICS}
     absent = [name for name, value in given.items() if value is None]
     if len(absent) == len(given):
         return None
@@ -295,7 +295,7 @@ def _given_normalization(options) -> dict | None:
             given[name] = tuple(float(number) for number in given[name])
         except ValueError as error:
             raise InputError(f"--{name}: {error}") from error
-    init_from.check_normalization(given, "the flags")
+    init_from.check_pixel_statistics(given, "the flags")
     return given
 
 

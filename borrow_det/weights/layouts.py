@@ -36,7 +36,7 @@ class Layout(NamedTuple):
 
     about: str
     tensors: dict[str, Entry]
-    # Of initialization.NORMALIZATION: order, mean and scale in units of 0..255.
+    # Of init_from.PIXEL_STATISTICS: order, mean and scale in units of 0..255.
     normalization: dict
     optional: tuple[str, ...] = ()  # Present all together or not at all.
     trained: Trained | None = None  # Of a whole detector, heads and all.

@@ -1,8 +1,9 @@
 """Checkpoints of a run, through orbax: `W/checkpoints/STEP/{model,training}`.
 
-`model` is what inference needs (params, batch_stats, ema_params), `training` the rest
-of the state; a tool reads the first alone. A checkpoint is written under another name
-and renamed when it is whole. `STEP.damaged` is one that could not be read all the same.
+`model` holds the variables for inference (params, batch_stats, ema_params), `training`
+the rest of the state; tools read only the first. A checkpoint is written under another
+name and renamed when it is complete. `STEP.damaged` is one that nevertheless could not
+be read.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ from borrow_det.io import paths
 
 MODEL_FIELDS = ("params", "batch_stats", "ema_params")
 
-# How long a save may take, in seconds. Where a process fails to write, the others wait
-# for it that long; one process alone waits for nobody but the disk.
+# Time limit of a save in seconds. If a process fails to write, the others wait for it
+# that long; a single process waits for the disk only.
 _SAVE_SECONDS, _SAVE_SECONDS_ALONE = 120, 1200
-# What a system says of a place that cannot be written. The library that writes arrays
-# gives these words in errors of its own.
+# The system's messages for a place that cannot be written. The library that writes
+# arrays repeats them in its own errors.
 _UNWRITABLE = tuple(
     os.strerror(code)
     for code in (
@@ -37,28 +38,22 @@ _UNWRITABLE = tuple(
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's, which is told of preemption.
+    """Orbax's manager without its watch for preemption.
 
-    By itself it would ask JAX at each step by the step's number, where the run, which
-    asks within an evaluation, too, counts otherwise.
+    It would ask JAX at each step, by the step's number; distributed/preemption.py asks
+    with numbers of its own.
     """
 
-    def __init__(self, *arguments, preempted: Callable[[], bool], **named):
-        self._preempted = preempted
-        super().__init__(*arguments, **named)
-
     def reached_preemption(self, step: int) -> bool:
-        """Whether the run must stop."""
-        return self._preempted()
+        """Returns False."""
+        del step
+        return False
 
 
 class Checkpoints:
     """Saves and restores the training state of one work directory.
 
     Every process of a run makes one and calls the same methods in the same order.
-
-    Raises:
-      InputError: the work directory cannot be written.
     """
 
     def __init__(
@@ -67,33 +62,37 @@ class Checkpoints:
         *,
         every: int,
         keep: int,
-        preempted: Callable[[], bool] = lambda: False,
     ):
+        """Makes the folder.
+
+        Args:
+          workdir: the work directory.
+          every: steps between two checkpoints.
+          keep: number of checkpoints to keep.
+
+        Raises:
+          InputError: the work directory cannot be written.
+        """
         logging.getLogger("absl").addFilter(_not_raised_as_well)
         self._folder = _folder(workdir)
-        self._saving = None  # The step that is being written.
+        self._saving: int | None = None  # The step that is being written.
         policy = ocp.checkpoint_managers
         alone = jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
-            save_decision_policy=policy.AnySavePolicy(
-                [
-                    policy.PreemptionCheckpointingPolicy(),
-                    policy.FixedIntervalPolicy(every),
-                ]
-            ),
+            save_decision_policy=policy.FixedIntervalPolicy(every),
             preservation_policy=policy.LatestN(keep),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(
                 timeout_secs=_SAVE_SECONDS_ALONE if alone else _SAVE_SECONDS
             ),
-            # What a killed save leaves takes room.
+            # The remains of a killed save take room.
             cleanup_tmp_directories=True,
-            # Else two processes may see another newest step, and part.
+            # Otherwise two processes could resume from different steps.
             single_host_load_and_broadcast=True,
         )
         try:
             _check_writable(self._folder)
-            self._manager = _Manager(self._folder, options=options, preempted=preempted)
+            self._manager = _Manager(self._folder, options=options)
         except OSError as error:
             raise InputError(
                 f"--workdir={workdir} cannot be written: {paths.reason(error)}; "
@@ -101,7 +100,7 @@ class Checkpoints:
             ) from error
 
     def due(self, step: int) -> bool:
-        """Whether `save` would write at this step.
+        """Returns whether `save` would write at this step.
 
         Raises:
           InputError: an earlier save has failed; see `save`.
@@ -111,12 +110,17 @@ class Checkpoints:
         return self._manager.should_save(step)
 
     def save(self, step: int, state: dict, force: bool = False) -> None:
-        """Writes the state in the background; `force` writes where none is due.
+        """Writes the state in the background if a checkpoint is due at this step.
 
-        A step that is saved is not written again.
+        A step that is saved already is not written again.
+
+        Args:
+          step: the number of steps so far.
+          state: the fields of the state.
+          force: whether to write even if no checkpoint is due.
 
         Raises:
-          InputError: the disk is full or refuses; of this save or of the one before.
+          InputError: the disk is full or refuses; in this save or the one before.
         """
         if not (force or self.due(step)) or step == self.latest_step:
             return
@@ -128,18 +132,22 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step, be it that it is still being written."""
+        """The step of the latest checkpoint, complete or still being written."""
         return self._manager.latest_step()
 
     def restore(self, state: dict, report: Callable[[str], None] = print) -> dict:
-        """The newest whole checkpoint, laid out as `state` (arrays or abstract ones).
+        """Restores the latest complete checkpoint.
 
-        One is whole if every process can read it. Newer ones that are not are renamed,
-        so that their steps can be saved anew; process 0 reports that, a line for each.
-        Nothing is renamed where none is whole.
+        A checkpoint is complete if every process can read it. Later ones that are not
+        are renamed, so that their steps can be saved again; process 0 reports each in a
+        line. Nothing is renamed if none is complete.
+
+        Args:
+          state: arrays, or abstract ones, with the shapes and shardings to restore.
+          report: takes the lines.
 
         Raises:
-          InputError: none is whole, or one is of another architecture or optimizer.
+          InputError: none is complete, or one is of another architecture or optimizer.
         """
         damaged = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -155,10 +163,10 @@ class Checkpoints:
             "move it away to train from the start, or choose another --workdir"
         )
 
-    def _read(self, step, state):
-        """(the state, None), or (None, what is wrong with the checkpoint)."""
+    def _read(self, step: int, state: dict) -> tuple[dict, str | None]:
+        """Returns (the state, None), or ({}, the fault of the checkpoint)."""
         folder, fields = self._folder / str(step), {}
-        # Not through the manager, where a process that can read a checkpoint waits for
+        # Not through the manager: there a process that can read a checkpoint waits for
         # one that cannot.
         handler = ocp.StandardCheckpointHandler()
         try:
@@ -168,35 +176,37 @@ class Checkpoints:
                 target = ocp.args.StandardRestore(item)
                 fields |= handler.restore(folder / name, args=target)
         except (InputError, jax.errors.JaxRuntimeError, MemoryError):
-            raise  # It is not the checkpoint's fault.
+            raise  # Not a fault of the checkpoint.
         except Exception as error:  # A damaged file makes a parser raise anything.
-            return None, _reason(error)
+            return {}, _reason(error)
         return fields, None
 
-    def _set_aside(self, damaged, whole, report):
+    def _set_aside(
+        self, damaged: dict[int, str], whole: int, report: Callable[[str], None]
+    ) -> None:
         if jax.process_index() == 0:
             for step, fault in damaged.items():
                 aside = _unused(self._folder / f"{step}.damaged")
                 (self._folder / str(step)).rename(aside)
                 report(
                     f"the checkpoint of step {step} is damaged and now in {aside} "
-                    f"({fault}); going on from step {whole}"
+                    f"({fault}); resuming from step {whole}"
                 )
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being written.
+        """Waits until everything is written.
 
         Raises:
-          InputError: it could not be written; see `save`.
+          InputError: a checkpoint could not be written; see `save`.
         """
         try:
             self._wait()
         finally:
             self._manager.close()
 
-    def _wait(self):
+    def _wait(self) -> None:
         with self._failure_named():
             self._manager.wait_until_finished()
 
@@ -218,16 +228,16 @@ class Checkpoints:
             ) from error
 
 
-def _items(state):
-    """{item: its part of the state}."""
+def _items(state: dict) -> dict[str, dict]:
+    """Returns {item: its part of the state}."""
     return {
         "model": {name: state[name] for name in MODEL_FIELDS},
         "training": {n: v for n, v in state.items() if n not in MODEL_FIELDS},
     }
 
 
-def _check_fits(stored, wanted, folder):
-    """Raises where a checkpoint holds other fields, shapes or types than the state."""
+def _check_fits(stored: dict, wanted: dict, folder: epath.Path) -> None:
+    """Raises if a checkpoint holds other fields, shapes or types than the state."""
     there, here = _layout(stored), _layout(wanted)
     differing = [
         f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} "
@@ -244,8 +254,8 @@ def _check_fits(stored, wanted, folder):
         )
 
 
-def _layout(tree):
-    """{name of a leaf: its type and shape}; a tuple's leaves are named as a list's."""
+def _layout(tree: dict) -> dict[str, str]:
+    """Returns {leaf: type and shape}; leaves of tuples are named as those of lists."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
             f"{leaf.dtype}{list(leaf.shape)}"
@@ -254,12 +264,12 @@ def _layout(tree):
     }
 
 
-def _every_process(flag):
+def _every_process(flag: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.int32(flag))))
 
 
-def _unused(path):
-    """The path, with a number where there is one of that name."""
+def _unused(path: epath.Path) -> epath.Path:
+    """Returns the path, with a number appended if it exists."""
     number, candidate = 1, path
     while candidate.exists():
         number += 1
@@ -267,16 +277,16 @@ def _unused(path):
     return candidate
 
 
-def _check_writable(folder):
-    """Raises OSError here, and not when the first checkpoint is due."""
+def _check_writable(folder: epath.Path) -> None:
+    """Raises OSError now, and not when the first checkpoint is due."""
     paths.make_folder(folder)
     probe = folder / f".writable-{jax.process_index()}"
     paths.write_whole(probe, "A run tries whether it can write here.\n")
     probe.unlink()
 
 
-def _unwritable(error):
-    """What the system has against writing; None where the error is of another kind."""
+def _unwritable(error: BaseException | None) -> str | None:
+    """Returns the system's reason not to write; None for errors of another kind."""
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror
@@ -287,19 +297,19 @@ def _unwritable(error):
     return None
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _not_raised_as_well(record: logging.LogRecord) -> bool:
-    """Whether a log record is other than orbax's traceback of what it raises, too."""
+    """Returns False for orbax's log of an exception that it raises as well."""
     return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 def save_variables(workdir: str | os.PathLike, variables: dict) -> None:
-    """Writes {params, batch_stats} alone, as a checkpoint of step 0.
+    """Writes {params, batch_stats} as a checkpoint of step 0.
 
-    `restore_variables` reads it; a run cannot go on from it.
+    `restore_variables` reads it; a run cannot resume from it.
     """
     manager = Checkpoints(workdir, every=1, keep=1)
     try:
@@ -310,16 +320,16 @@ def save_variables(workdir: str | os.PathLike, variables: dict) -> None:
 
 
 def newest_step(workdir: str | os.PathLike) -> int | None:
-    """The step of the newest finished checkpoint; None where there is none."""
+    """Returns the step of the latest complete checkpoint; None if there is none."""
     folder = _folder(workdir)
     steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
     return max(steps, default=None)
 
 
 def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> dict:
-    """{params, batch_stats} of a checkpoint, the newest by default, for inference.
+    """Reads {params, batch_stats} of a checkpoint for inference; default: the latest.
 
-    The parameters are the averaged ones where the run keeps an average.
+    The parameters are the averaged ones if the run keeps an average.
 
     Raises:
       InputError: there is no such checkpoint, or it is damaged.
@@ -330,32 +340,16 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> di
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
             abstract,
         )
-        return _variables(restore(target))
-
-
-def variable_shapes(workdir: str | os.PathLike) -> dict:
-    """Zeros of the shapes that `restore_variables` gives: no value is read.
-
-    The arrays repeat one zero and take no room.
-
-    Raises:
-      InputError: there is no checkpoint, or it is damaged.
-    """
-    with _stored_model(workdir, None) as (_, abstract):
-        return jax.tree.map(
-            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
-            _variables(abstract),
-        )
-
-
-def _variables(model):
-    params = model["ema_params"] or model["params"]
-    return {"params": params, "batch_stats": model["batch_stats"]}
+        model = restore(target)
+        params = model["ema_params"] or model["params"]
+        return {"params": params, "batch_stats": model["batch_stats"]}
 
 
 @contextlib.contextmanager
-def _stored_model(workdir, step):
-    """A checkpoint's (reader of the item `model` as laid out, its abstract arrays)."""
+def _stored_model(
+    workdir: str | os.PathLike, step: int | None
+) -> Iterator[tuple[Callable[[dict], dict], dict]]:
+    """Yields (function that restores the item `model`, its abstract arrays)."""
     folder = _folder(workdir)
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: train there first")
@@ -367,7 +361,7 @@ def _stored_model(workdir, step):
         raise InputError(f"{workdir} has checkpoints of steps {steps}, not {step}")
     item, handler = folder / str(step) / "model", ocp.StandardCheckpointHandler()
 
-    def restore(target):
+    def restore(target: dict) -> dict:
         return handler.restore(item, args=ocp.args.StandardRestore(target))
 
     try:
@@ -379,7 +373,7 @@ def _stored_model(workdir, step):
         ) from error
 
 
-def _folder(workdir):
+def _folder(workdir: str | os.PathLike) -> epath.Path:
     path = epath.Path(paths.as_path(workdir))
-    # One in a bucket is absolute, and would be taken for a relative one.
+    # A path in a bucket is absolute, though epath takes it for a relative one.
     return (path if paths.is_remote(path) else path.absolute()) / "checkpoints"

@@ -1,10 +1,10 @@
-"""Where a run's first parameters come from: another run, or an import."""
+"""The initial parameters of a run from another run or an import (`init_from`)."""
 
 import copy
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax
@@ -17,72 +17,102 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.workdir import checkpoints, metadata
 
 SCOPES = ("all", "no_heads", "trunk")
-# What the weights of a trunk want of an image; fields of config.model.
-NORMALIZATION = ("channel_order", "pixel_mean", "pixel_std")
-# The layers that every trunk takes from VGG-16, and what normalises them.
+# The pixel statistics that weights were trained with; fields of config.model.
+PIXEL_STATISTICS = ("channel_order", "pixel_mean", "pixel_std")
+# The layers that every trunk takes from VGG-16, and their normalization layers.
 _STAGE = re.compile(
     r"\w+/trunk/(?P<layer>conv[1-5]_\d+)/(?:conv/kernel|(?P<norm>norm/\w+))"
 )
-# Beside an import's checkpoint: what it was made of (tools/import_weights.py).
+# The description of an import beside its checkpoint (tools/import_weights.py).
 IMPORT_FILE = "import.json"
 
 
 class Initialized(NamedTuple):
-    """Variables, some of which were given."""
+    """Variables, part of them taken from elsewhere.
+
+    Attributes:
+      variables: {params, batch_stats}.
+      taken: paths of the arrays that were taken.
+      fresh: paths of the other arrays.
+    """
 
     variables: dict
-    taken: list[str]  # Paths of the parameters that were.
-    fresh: list[str]  # Paths of those that stayed as they were.
+    taken: list[str]
+    fresh: list[str]
 
 
 class Start(NamedTuple):
-    """What a run starts from."""
+    """The initial parameters of a run.
+
+    Attributes:
+      origin: config.init_from.
+      scope: config.init_scope.
+      variables: {params, batch_stats}; arrays that stay fresh are as `start_from` got
+        them, shapes for instance.
+      taken: paths of the arrays that were taken from the origin.
+      fresh: paths of the other arrays.
+      other_heads: parts of the heads that were not taken, with the reason.
+      pixel_statistics: those of the run.
+    """
 
     origin: str
     scope: str
     variables: dict
     taken: list[str]
     fresh: list[str]
-    other_heads: dict[str, str]  # Parts of the heads that were not taken: why.
-    normalization: dict[str, Any]
+    other_heads: dict[str, str]
+    pixel_statistics: dict[str, Any]
+
+    def fill(self, drawn: Mapping[str, Any]) -> dict:
+        """Returns the variables, with drawn values for the fresh arrays."""
+        flat, values = (
+            flax.traverse_util.flatten_dict(dict(tree), sep="/")
+            for tree in (self.variables, drawn)
+        )
+        flat |= {path: values[path] for path in self.fresh}
+        return _unflatten(flat)
 
     def record(self) -> dict[str, Any]:
-        """All but the values, for the run's initialization.json."""
-        return {n: v for n, v in self._asdict().items() if n != "variables"}
+        """Returns the content of the run's initialization.json."""
+        return {
+            "origin": self.origin,
+            "scope": self.scope,
+            "taken": self.taken,
+            "fresh": self.fresh,
+            "other_heads": self.other_heads,
+            "normalization": self.pixel_statistics,
+        }
 
     def describe(self) -> str:
-        """A line for the console."""
+        """Returns a line for the console."""
         why = "".join(f"; {part} heads: {w}" for part, w in self.other_heads.items())
         return (
             f"from {self.origin}: {len(self.taken)} parameters taken: "
             f"{', '.join(self.taken)}; {len(self.fresh)} fresh: "
-            f"{', '.join(self.fresh) or 'none'}{why}; normalisation: "
-            f"{self.normalization}"
+            f"{', '.join(self.fresh) or 'none'}{why}; pixel statistics: "
+            f"{self.pixel_statistics}"
         )
 
 
 def start_from(
-    config,
+    config: ml_collections.ConfigDict,
     classes: metadata.Classes,
     fresh: Mapping[str, Any],
-    read: Callable[[str], dict] = checkpoints.restore_variables,
 ) -> Start:
-    """What a run of `config` takes from `init_from`, and what is left of `fresh`.
+    """Reads the parameters that a run takes from `init_from`.
 
     Args:
-      config: the run's, its normalisation resolved.
-      classes: of its data set.
-      fresh: variables {params, batch_stats} of its network; shapes will do.
-      read: from a directory to its variables; where only the fit is asked for,
-        `checkpoints.variable_shapes`.
+      config: the run's configuration, with its pixel statistics resolved.
+      classes: the classes of its data set.
+      fresh: variables {params, batch_stats} of its network, or their shapes.
 
     Raises:
-      InputError: `init_from` cannot be read or its trunk does not fit, or a run of
-        no steps would evaluate fresh parameters.
+      InputError: `init_from` cannot be read, its trunk does not fit, or a run of no
+        steps would evaluate fresh parameters.
     """
     origin, scope = config.init_from, config.init_scope
     try:
-        given = read(origin)
+        given = checkpoints.restore_variables(origin)
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
     check_groups(origin, config)
@@ -95,7 +125,7 @@ def start_from(
         taken=taken,
         fresh=left,
         other_heads=others,
-        normalization={name: config.model[name] for name in NORMALIZATION},
+        pixel_statistics={name: config.model[name] for name in PIXEL_STATISTICS},
     )
     if left and not config.num_steps:
         raise InputError(
@@ -110,23 +140,23 @@ def take(
     scope: str,
     other_heads: Collection[str] = (),
 ) -> Initialized:
-    """Replaces in `fresh` every array for which `given` has one of its path and shape.
+    """Replaces each array of `fresh` with the array of the same path in `given`.
 
-    What one of the two lacks stays fresh: the layers of another trunk, normalisation
-    (which takes the place of biases). Heads and neck of another shape stay fresh, too:
-    other classes, other anchors. A trunk must fit, for part of one is no start: its
-    stages are the same layers, keep the normalisation that they were trained with, and
-    what both have is of the same shape.
+    Arrays that one of the two lacks stay fresh: the layers of another trunk, and
+    normalization layers (which take the place of biases). Heads and neck of another
+    shape stay fresh, too: other classes, other anchors. A trunk must fit, since part of
+    one is no start: its stages have the same layers, keep the normalization that they
+    were trained with, and arrays that both have are of the same shape.
 
     Args:
       given: variables {params, batch_stats}; those of a classifier are converted.
       fresh: variables {params, batch_stats} of the network to start.
       scope: `all`; `no_heads`, all but the prediction layers; or `trunk` alone.
-      other_heads: parts of the heads, `class` and `box`, that stay fresh though their
+      other_heads: parts of the heads, `class` and `box`, that stay fresh although their
         shapes may fit (see `other_heads`).
 
     Raises:
-      InputError: on an unknown scope; lists what of the trunk does not fit.
+      InputError: the scope is unknown, or the trunk does not fit; lists its arrays.
     """
     check_choice("init_scope", scope, SCOPES)
     given, flat = (
@@ -143,17 +173,22 @@ def take(
         and given[path].shape == value.shape
     ]
     flat |= {path: given[path] for path in taken}
-    variables = {"params": {}, "batch_stats": {}}
-    variables |= flax.traverse_util.unflatten_dict(flat, sep="/")
-    return Initialized(variables, sorted(taken), sorted(set(flat) - set(taken)))
+    fresh_paths = sorted(set(flat) - set(taken))
+    return Initialized(_unflatten(flat), sorted(taken), fresh_paths)
 
 
-def _check_trunk(given, fresh):
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, dict]:
+    """Returns {params, batch_stats} of arrays by path."""
+    variables: dict[str, dict] = {"params": {}, "batch_stats": {}}
+    return variables | flax.traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def _check_trunk(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
     normalized = _normalized(given)
 
-    def must_agree(path):
+    def must_agree(path: str) -> bool:
         stage = _STAGE.fullmatch(path)
-        # Normalisation that the origin's layer did not have at all may be added to it.
+        # Layers of the origin without normalization may get one.
         if stage and (stage["norm"] is None or stage["layer"] in normalized):
             return True
         return path in given and path in fresh
@@ -172,32 +207,32 @@ def _check_trunk(given, fresh):
         )
 
 
-def _normalized(flat):
-    """The stage layers of a trunk that have a normalisation."""
+def _normalized(flat: Mapping[str, Any]) -> set[str]:
+    """Returns the stage layers of a trunk that have a normalization."""
     stages = filter(None, map(_STAGE.fullmatch, flat))
     return {stage["layer"] for stage in stages if stage["norm"]}
 
 
-def _shape(flat, path):
+def _shape(flat: Mapping[str, Any], path: str) -> str:
     return "x".join(map(str, flat[path].shape)) if path in flat else "absent"
 
 
-def _in_scope(path, scope):
+def _in_scope(path: str, scope: str) -> bool:
     if scope == "trunk":
         return path.split("/")[1] == "trunk"
     return scope == "all" or _head_part(path) is None
 
 
-def _head_part(path):
-    """`class` or `box` of a prediction layer's parameter; None of others."""
+def _head_part(path: str) -> str | None:
+    """Returns `class` or `box` for a parameter of a prediction layer, else None."""
     _, module, part = path.split("/")[:3]
     if module == "fc8":
         return "class"
     return part if module.startswith("head") else None
 
 
-def _convert(given, fresh):
-    """A classifier's fully connected layers become a detector's convolutions."""
+def _convert(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Converts a classifier's fully connected layers into a detector's convolutions."""
     if not {"fc6", "fc7"} <= given["params"].keys() or "fc6" in fresh["params"]:
         return given
     layers = {name: given["params"][name] for name in ("fc6", "fc7")}
@@ -206,18 +241,21 @@ def _convert(given, fresh):
 
 
 def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
-    """conv_fc6 and conv_fc7 of VGG-16's fc6 and fc7: {name: {conv: {kernel, bias}}}.
+    """Makes conv_fc6 and conv_fc7 from VGG-16's fc6 and fc7 by subsampling.
 
-    Of fc6, seen as a 7x7 convolution, rows and columns 0, 3, 6 are kept and every
-    fourth output; of fc7 every fourth input (those that fc6 kept) and every fourth
-    output, each beginning with the first: 7x7x512 -> 4096 becomes 3x3x512 -> 1024,
-    4096 -> 4096 becomes 1024 -> 1024. It is how SSD's implementations subsample
-    (after DeepLab-LargeFOV); the kept taps stand 3 apart, so that the network has to
-    be trained on from them.
+    fc6, as a 7x7 convolution, keeps rows and columns 0, 3, 6 and every fourth output;
+    fc7 keeps every fourth input (the outputs that fc6 kept) and every fourth output,
+    each beginning with the first: 7x7x512 -> 4096 becomes 3x3x512 -> 1024, and
+    4096 -> 4096 becomes 1024 -> 1024. SSD's implementations subsample in this way
+    (after DeepLab-LargeFOV). The kept taps were 3 apart, so the network must be trained
+    further.
 
     Args:
       layers: `fc6` {kernel [7, 7, C, F], bias [F]}, `fc7` {kernel [1, 1, F, F],
         bias [F]}.
+
+    Returns:
+      {name: {conv: {kernel, bias}}}.
     """
     fc6, fc7 = layers["fc6"], layers["fc7"]
     kernels = {
@@ -231,11 +269,11 @@ def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
     }
 
 
-def check_groups(origin: str | os.PathLike, config) -> None:
-    """Compares what no shape shows of a trunk that is normalised in groups.
+def check_groups(origin: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
+    """Checks the group size of a trunk with group normalization; no shape shows it.
 
     Raises:
-      InputError: both trunks are, in groups of another number of channels.
+      InputError: both trunks have group normalization, with other group sizes.
     """
     if not _is_run(origin):
         return
@@ -243,18 +281,20 @@ def check_groups(origin: str | os.PathLike, config) -> None:
     sizes = there.get("group_size"), here.group_size
     if there.get("norm") == here.norm == "group" and sizes[0] != sizes[1]:
         raise InputError(
-            f"init_from: the trunk of {origin} is normalised with model.group_size="
+            f"init_from: the trunk of {origin} was trained with model.group_size="
             f"{sizes[0]}, this config says {sizes[1]}"
         )
 
 
 def other_heads(
-    origin: str | os.PathLike, config, classes: metadata.Classes
+    origin: str | os.PathLike,
+    config: ml_collections.ConfigDict,
+    classes: metadata.Classes,
 ) -> dict[str, str]:
-    """Parts of the heads that mean something else at the origin: {part: why}.
+    """Finds parts of the heads with another meaning at the origin: {part: reason}.
 
-    No shape shows that: class logits of other classes, boxes against other anchors. An
-    import without config and classes has no heads.
+    No shape shows it: class logits of other classes, boxes relative to other anchors. An
+    import, without config and classes, has no heads.
 
     Raises:
       InputError: the origin's files are not those of a run.
@@ -271,8 +311,8 @@ def other_heads(
     return found
 
 
-def _other_anchors(there, here):
-    """How two configs' anchors differ; "" where they do not."""
+def _other_anchors(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Describes how two configs' anchors differ; "" if they do not."""
     for name, value in here["anchors"].items():
         if there["anchors"].get(name) != value:
             return f"other anchors.{name}"
@@ -286,12 +326,12 @@ def _other_anchors(there, here):
     return "" if same else "other anchors by another input_size"
 
 
-def _is_run(origin):
+def _is_run(origin: str | os.PathLike) -> bool:
     return (paths.as_path(origin) / "config.json").exists()
 
 
-def _stored_fields(origin):
-    """The fields of a run's config.json that are compared here."""
+def _stored_fields(origin: str | os.PathLike) -> dict[str, Any]:
+    """Reads the fields of a run's config.json that are compared here."""
     fields = metadata.load_json(origin, "config.json")
     groups = {"model": Mapping, "anchors": Mapping, "task": str, "input_size": tuple}
     wrong = [n for n, kind in groups.items() if not isinstance(fields.get(n), kind)]
@@ -303,16 +343,15 @@ def _stored_fields(origin):
     return fields
 
 
-def resolve_normalization(
+def resolve_pixel_statistics(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike
 ) -> ml_collections.ConfigDict:
-    """The config with the normalisation that the weights it starts from want.
+    """Returns the config with the pixel statistics of the weights it starts from.
 
-    A run that is resumed keeps the one that it began with: what it was started from
-    may be gone.
+    A resumed run keeps those that it began with: its origin may be gone.
 
     Raises:
-      InputError: `init_from` says nothing of its normalisation, `init_scope` is
+      InputError: `init_from` does not state its pixel statistics, `init_scope` is
         unknown, or `workdir` is an import.
     """
     if (paths.as_path(workdir) / IMPORT_FILE).exists():
@@ -325,7 +364,7 @@ def resolve_normalization(
         return config
     begun = metadata.has_checkpoints(workdir)
     try:
-        values = normalization(workdir if begun else config.init_from)
+        values = pixel_statistics(workdir if begun else config.init_from)
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
     config = copy.deepcopy(config)
@@ -334,27 +373,27 @@ def resolve_normalization(
     return config
 
 
-def normalization(origin: str | os.PathLike) -> dict[str, Any]:
-    """`NORMALIZATION`'s fields, as a run or an import states them.
+def pixel_statistics(origin: str | os.PathLike) -> dict[str, Any]:
+    """Reads the fields PIXEL_STATISTICS of a run or an import.
 
     Raises:
-      InputError: `origin` is neither, or states them wrongly.
+      InputError: `origin` is neither, or a value makes no sense.
     """
     if (paths.as_path(origin) / IMPORT_FILE).exists():
         fields = metadata.load_json(origin, IMPORT_FILE).get("normalization")
     else:
         fields = metadata.load_json(origin, "config.json").get("model")
     fields = fields if isinstance(fields, Mapping) else {}
-    missing = [name for name in NORMALIZATION if name not in fields]
+    missing = [name for name in PIXEL_STATISTICS if name not in fields]
     if missing:
         raise InputError(f"{origin} does not say what {', '.join(missing)} it wants")
-    values = {name: fields[name] for name in NORMALIZATION}
-    check_normalization(values, origin)
+    values = {name: fields[name] for name in PIXEL_STATISTICS}
+    check_pixel_statistics(values, origin)
     return values
 
 
-def check_normalization(fields: Mapping[str, Any], origin: str | os.PathLike) -> None:
-    """Raises InputError where `NORMALIZATION`'s fields hold what makes no sense."""
+def check_pixel_statistics(fields: Mapping[str, Any], origin: str | os.PathLike) -> None:
+    """Raises InputError if a value of the fields PIXEL_STATISTICS makes no sense."""
     sound = (
         fields["channel_order"] in ("RGB", "BGR")
         and all(_is_triple(fields[name]) for name in ("pixel_mean", "pixel_std"))
@@ -362,12 +401,12 @@ def check_normalization(fields: Mapping[str, Any], origin: str | os.PathLike) ->
     )
     if not sound:
         raise InputError(
-            f"{origin}: {dict(fields)} is no normalisation: RGB or BGR, three means, "
-            "three scales above 0"
+            f"{origin}: {dict(fields)} are no pixel statistics: give RGB or BGR, three "
+            "means and three scales above 0"
         )
 
 
-def _is_triple(value):
+def _is_triple(value: Any) -> bool:
     return (
         isinstance(value, tuple | list)
         and len(value) == 3

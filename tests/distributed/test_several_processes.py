@@ -112,7 +112,7 @@ def test_two_preempted_processes_resume_as_one_with_the_same_bits(
     program.wait_for(lambda: program.last_step(folder) >= 2, process)
     process.send_signal(signal.SIGTERM)
     text = program.finish(process, folder, status=75)
-    assert "preempted; start again to go on in" in text
+    assert "preempted; start again to resume in" in text
     saved = int(program.state(folder)["step"])
     assert 2 <= saved < 6
     process = program.start(scenes, folder, *FIELDS, devices=2)

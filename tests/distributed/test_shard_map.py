@@ -10,7 +10,7 @@ from borrow_det.data import pipeline, sources
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.tasks.classification import ClassificationTask
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tasks.task import EvalSet
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 from borrow_det.tools.aot_compile import report
 
 
@@ -57,8 +57,8 @@ def test_devices_exchange_gradients_once_per_step(tiny_config, micro_batch):
     task, mesh = DetectionTask(tiny_config, 4), make_mesh(2)
     source = sources.load(tiny_config.dataset, "train")
     batch = next(pipeline.train_batches(source, tiny_config))
-    state = train_step.abstract_state(task, tiny_config, mesh)
-    step = train_step.make_train_step(task, tiny_config, mesh)
+    state = train_step.abstract_state(task, mesh)
+    step = train_step.make_train_step(task, mesh, state)
     exchanged = report.collectives(step.lower(state, batch).compile().as_text())
     assert set(exchanged) == {"all-reduce"}
     # Neither the passes over micro-batches nor the loops of the assignment exchange.
@@ -71,9 +71,8 @@ def test_devices_exchange_gradients_once_per_step(tiny_config, micro_batch):
 
 def test_no_device_waits_for_others_while_it_predicts(tiny_config):
     task, mesh = DetectionTask(tiny_config, 4), make_mesh(2)
-    source = sources.load(tiny_config.dataset, "val")
-    eval_set = EvalSet(source, sources.ground_truth(source))
-    batch = next(task.eval_batches(eval_set))
+    split = sources.load(tiny_config.dataset, "val")
+    batch = next(DetectionEvaluator(split, tiny_config).batches())
     fields = {name: batch[name] for name in task.predict_fields}
     variables = jax.eval_shape(task.init, jax.random.key(0))
     predict = evaluate.make_predict(task, mesh)
@@ -91,8 +90,8 @@ def test_batch_normalization_is_over_the_images_of_all_devices(tiny_config):
     found = []
     for devices in (1, 2):
         mesh = make_mesh(devices)
-        state = train_step.init_state(task, tiny_config, mesh)
-        step = train_step.make_train_step(task, tiny_config, mesh)
+        state = train_step.init_state(task, mesh)
+        step = train_step.make_train_step(task, mesh, state)
         # Inside of flax's BatchNorm, ranks are promoted.
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             state, metrics = step(state, mesh_lib.put_batch(batch, mesh))

@@ -17,7 +17,7 @@ import pytest
 from borrow_det.configs import base, ssd300_coco
 from borrow_det.models import classifier
 from borrow_det.models import detector as ssd_models
-from borrow_det.models.layers import Normalization
+from borrow_det.models.layers import PixelStatistics
 from borrow_det.models.trunks import vgg
 from borrow_det.tools import import_weights
 from borrow_det.tools.common import cli
@@ -43,7 +43,7 @@ def load(output):
     """Params, and config.model as a run from this import has it."""
     config = base.get_config()
     config.init_from = str(output)
-    config = init_from_lib.resolve_normalization(config, output.parent / "none")
+    config = init_from_lib.resolve_pixel_statistics(config, output.parent / "none")
     return checkpoints.restore_variables(output)["params"], config.model
 
 
@@ -67,7 +67,7 @@ def our_levels(params, model, image):
     fresh = {"params": {"trunk": zeros}, "batch_stats": {}}
     given = {"params": params, "batch_stats": {}}
     taken = init_from_lib.take(given, fresh, "trunk").variables["params"]["trunk"]
-    normalized = Normalization.of(model)(jnp.asarray(image, jnp.float32))
+    normalized = PixelStatistics.of(model)(jnp.asarray(image, jnp.float32))
     return jax.jit(trunk.apply)({"params": taken}, normalized)[:2]
 
 
@@ -243,9 +243,9 @@ def test_vgg16_reducedfc_through_ssd300s_trunk(torch_vgg, tmp_path, image):
         expected = network(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
 
     config = ssd300_coco.get_config()
-    for name in init_from_lib.NORMALIZATION:
+    for name in init_from_lib.PIXEL_STATISTICS:
         config.model[name] = model[name]
-    detector = ssd_models.build_detector(config, 2)
+    detector = ssd_models.build_borrow_net(config, 2)
     shapes = jax.eval_shape(
         detector.init, jax.random.key(0), jnp.zeros((1, 300, 300, 3))
     )
@@ -255,7 +255,7 @@ def test_vgg16_reducedfc_through_ssd300s_trunk(torch_vgg, tmp_path, image):
     variables, taken, _ = init_from_lib.take(given, fresh, "trunk")
     assert len(taken) == 30
     trunk = detector.trunk
-    normalized = Normalization.of(config.model)(jnp.asarray(image, jnp.float32))
+    normalized = PixelStatistics.of(config.model)(jnp.asarray(image, jnp.float32))
     levels = jax.jit(trunk.apply)({"params": variables["params"]["trunk"]}, normalized)
     close(levels[1], expected.numpy().transpose(0, 2, 3, 1))
 

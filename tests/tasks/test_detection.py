@@ -190,15 +190,16 @@ def test_the_attention_is_that_to_the_sources_on_their_levels(config, batch):
     found = jax.jit(task.predict)({}, {n: fields[n] for n in task.predict_fields})
     sources = np.asarray(examples.borrow[0].sources[0, 1])
     assert sources[26]
-    observed = [jax.tree.map(lambda x: np.asarray(x[0]), task.observe(found))]
-    metrics = task.measure(observed)
-    assert metrics["borrow/objects"] == 1
-    assert metrics["borrow/precision_same"] == pytest.approx(1)
-    assert metrics["borrow/positions_same"] == pytest.approx(sources.mean())
-    assert metrics["borrow/lift_same"] == pytest.approx(1 / sources.mean(), rel=1e-5)
-    assert metrics["borrow/share_level3"] == pytest.approx(1)
-    assert metrics["borrow/share_level2"] == metrics["borrow/share_level4"] == 0
-    assert metrics["borrow/query_dependence"] == 0
+    evaluator = detection_evaluator.DetectionEvaluator(None, config, {"images": ()})
+    observed = [jax.tree.map(lambda x: np.asarray(x[0]), evaluator.observe(found))]
+    metrics = evaluator.measure(observed)
+    assert metrics["attention/objects"] == 1
+    assert metrics["attention/precision_same"] == pytest.approx(1)
+    assert metrics["attention/positions_same"] == pytest.approx(sources.mean())
+    assert metrics["attention/lift_same"] == pytest.approx(1 / sources.mean(), rel=1e-5)
+    assert metrics["attention/share_level3"] == pytest.approx(1)
+    assert metrics["attention/share_level2"] == metrics["attention/share_level4"] == 0
+    assert metrics["attention/query_dependence"] == 0
 
     # What is ignored is no source.
     fields["ignore"] = np.arange(4) == np.zeros((3, 1))
@@ -215,7 +216,7 @@ def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):
     split = sources.load(tiny_run.config.dataset, "val")
     found = []
     for batch in pipeline.eval_batches(split, tiny_run.config):
-        out = detector(batch["image"], batch["image_size"])
+        out = detector.detect_canvases(batch["image"], batch["image_size"])
         for i in np.flatnonzero(batch["mask"]):
             kept = out["mask"][i]
             arrays = [out[name][i][kept] for name in ("boxes", "scores", "labels")]
@@ -236,7 +237,7 @@ def test_a_step_can_be_chosen_and_must_exist(tiny_run, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     size = np.full((2, 2), 64, np.int32)
     last, fourth, second = (
-        Detector.load(tiny_run.workdir, step)(image, size)["scores"]
+        Detector.load(tiny_run.workdir, step).detect_canvases(image, size)["scores"]
         for step in (None, 4, 2)
     )
     np.testing.assert_array_equal(last, fourth)

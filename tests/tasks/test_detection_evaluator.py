@@ -6,23 +6,21 @@ import numpy as np
 import pytest
 
 from borrow_det.data import sources
-from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tasks.detection_evaluator import EvalRow, score
-from borrow_det.tasks.task import EvalSet
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator, score
 
 
 @pytest.fixture
-def eval_set(tiny_config):
+def evaluator(tiny_config):
     split = sources.load(tiny_config.dataset, "val")
-    return EvalSet(split, sources.ground_truth(split))
+    return DetectionEvaluator(split, tiny_config)
 
 
 @pytest.mark.parametrize(("max_boxes", "rows"), [(12, 12), (4, 12), (3, 12), (50, 50)])
-def test_no_box_is_left_out(tiny_config, eval_set, max_boxes, rows):
+def test_no_box_is_left_out(tiny_config, evaluator, max_boxes, rows):
     tiny_config.dataset.max_boxes = max_boxes
-    counts = [len(eval_set.split[i]["boxes"]) for i in range(len(eval_set.split))]
+    counts = [len(evaluator.split[i]["boxes"]) for i in range(len(evaluator.split))]
     assert 8 < max(counts) <= 12
-    batches = DetectionTask(tiny_config, 4).eval_batches(eval_set)
+    batches = evaluator.batches()
     found = []
     for batch in batches:
         assert batch["boxes"].shape == (4, rows, 4)
@@ -31,23 +29,23 @@ def test_no_box_is_left_out(tiny_config, eval_set, max_boxes, rows):
     assert batches.counts == {}
 
 
-def test_small_is_the_area_of_the_annotation(tiny_config, eval_set):
-    record = dict(eval_set.split[0])
+def test_small_is_the_area_of_the_annotation(tiny_config, evaluator):
+    record = dict(evaluator.split[0])
     record["area"] = np.full(len(record["boxes"]), 1025.0, np.float32)
     record["area"][[0, 2]] = 0.0, 1024.0
-    row = EvalRow.of(eval_set, tiny_config)(record)
+    row = evaluator.row(record)
     np.testing.assert_array_equal(np.flatnonzero(row["small"]), [0, 2])
     assert len(row["small"]) == 12
 
 
-def test_small_can_be_the_area_in_the_network_s_input(tiny_config, eval_set):
-    record = dict(eval_set.split[0])
+def test_small_can_be_the_area_in_the_network_s_input(tiny_config, evaluator):
+    record = dict(evaluator.split[0])
     # An eighth of the image.
     tiny_config.input_size = (record["height"] // 2, record["width"] // 4)
     record["area"] = np.full(len(record["boxes"]), 8 * 1024 + 8.0, np.float32)
     record["area"][1] = 8 * 1024
     tiny_config.evaluation.area_pixels = "input"
-    row = EvalRow.of(eval_set, tiny_config)(record)
+    row = evaluator.row(record)
     np.testing.assert_array_equal(np.flatnonzero(row["small"]), [1])
 
 
@@ -70,26 +68,26 @@ def test_the_pixels_of_areas_decide_which_objects_are_small(tiny_config):
     of_input = score(truth, found, tiny_config)
     assert of_input["AP_small"] == 1.0
     assert of_input["AP_medium"] == 0.0
-    assert of_input["objects_small_with_source"] == 1
-    assert of_input["objects_small_without_source"] == 0
-    assert of_input["AP_small_with_source"] == 1.0
+    assert of_input["objects_small_with_lender"] == 1
+    assert of_input["objects_small_without_lender"] == 0
+    assert of_input["AP_small_with_lender"] == 1.0
     assert of_input["AP"] == original["AP"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_figures_of_attention_and_of_precision_are_of_the_same_objects(
-    tiny_config, eval_set
+    tiny_config, evaluator
 ):
     tiny_config.evaluation.area_pixels = "input"
     # About half of the objects are small there.
-    area = np.median([a["area"] for a in eval_set.truth["annotations"]])
+    area = np.median([a["area"] for a in evaluator.truth["annotations"]])
     side = int(32 * 64 / area**0.5)
     tiny_config.input_size = (side, side)
-    row = EvalRow.of(eval_set, tiny_config)
-    rows = [row(eval_set.split[i]) for i in range(len(eval_set.split))]
+    row = evaluator.row
+    rows = [row(evaluator.split[i]) for i in range(len(evaluator.split))]
     attended = sum(int(r["small"].sum()) for r in rows)
-    figures = score(eval_set.truth, [], tiny_config)
-    counted = [figures[f"objects_small_{g}_source"] for g in ("with", "without")]
-    assert 0 < attended < len(eval_set.truth["annotations"])
+    figures = score(evaluator.truth, [], tiny_config)
+    counted = [figures[f"objects_small_{g}_lender"] for g in ("with", "without")]
+    assert 0 < attended < len(evaluator.truth["annotations"])
     assert attended == sum(counted)
 
 
@@ -104,11 +102,16 @@ def test_answers_are_of_what_is_small_in_the_same_pixels(tiny_config, pixels, ac
         "annotations": [box],
     }
     splits = {"validation": None, "swapped": "validation"}
-    eval_sets = [
-        EvalSet(types.SimpleNamespace(name=name, counterfactual_of=factual), truth)
+    evaluators = [
+        DetectionEvaluator(
+            types.SimpleNamespace(name=name, counterfactual_of=factual),
+            tiny_config,
+            truth,
+        )
         for name, factual in splits.items()
     ]
-    task = DetectionTask(tiny_config, 4)
-    figures = task.compare(eval_sets, lambda eval_set: [{**box, "score": 0.9}])
+    figures = DetectionEvaluator.compare(
+        evaluators, lambda evaluator: [{**box, "score": 0.9}]
+    )
     for split in splits:
         np.testing.assert_equal(figures[f"{split}/small_accuracy"], accuracy)

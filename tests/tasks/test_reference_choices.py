@@ -99,7 +99,7 @@ def test_images_without_objects_train_the_background_or_nothing():
         task = make_task(**{"loss.min_negatives": least, "loss.matching": 0.0})
         anchors = len(task.anchors)
         none = np.zeros((2, anchors), bool)
-        examples = detection.Examples(
+        examples = detection.DetectionExamples(
             np.zeros((2, SIDE, SIDE, 3), np.float32),
             np.zeros((2, anchors), np.int32),
             np.zeros((2, anchors, 4), np.float32),

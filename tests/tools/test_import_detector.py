@@ -43,7 +43,7 @@ def test_a_detector_becomes_a_work_directory(tmp_path, ssd_file, capsys, run):
     assert config.model.pixel_mean == (122.99925, 116.9991, 103.9992)
     assert config.model.pixel_std == (1, 1, 1)
     assert config.model.channel_order == "RGB"
-    assert init_from.normalization(output)["pixel_std"] == (1, 1, 1)
+    assert init_from.pixel_statistics(output)["pixel_std"] == (1, 1, 1)
     record = json.loads((output / "import.json").read_text())
     assert record["class_names"] == list(classes.class_names)
     assert len(record["dropped"]) == 10

@@ -80,7 +80,7 @@ def test_an_import_holds_the_parameters_and_what_they_came_from(
     trunk = variables["params"]["trunk"]
     np.testing.assert_array_equal(trunk["conv1_1"]["conv"]["kernel"], keras_file.first)
     assert not np.any(trunk["conv5_3"]["conv"]["kernel"])
-    assert init_from.normalization(output) == BGR
+    assert init_from.pixel_statistics(output) == BGR
 
 
 def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
@@ -102,7 +102,7 @@ def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
 def test_the_flags_name_another_normalisation(tmp_path, keras_file, run):
     flags = ("--channel_order=RGB", "--pixel_mean=1,2.5,3", "--pixel_std=4,5,6")
     assert run(keras_file(), tmp_path / "W", *flags) == 0
-    assert init_from.normalization(tmp_path / "W") == {
+    assert init_from.pixel_statistics(tmp_path / "W") == {
         "channel_order": "RGB",
         "pixel_mean": (1.0, 2.5, 3.0),
         "pixel_std": (4.0, 5.0, 6.0),

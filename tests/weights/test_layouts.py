@@ -144,8 +144,8 @@ def test_layouts_have_the_published_number_of_parameters(name, count):
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
 def test_normalisations_are_complete_and_make_sense(name):
     normalization = layouts.LAYOUTS[name].normalization
-    assert set(normalization) == set(init_from.NORMALIZATION)
-    init_from.check_normalization(normalization, name)
+    assert set(normalization) == set(init_from.PIXEL_STATISTICS)
+    init_from.check_pixel_statistics(normalization, name)
     # In every order, ImageNet's red is brighter than its blue.
     red = 0 if normalization["channel_order"] == "RGB" else 2
     mean = normalization["pixel_mean"]

@@ -100,17 +100,12 @@ def test_the_newest_step_is_a_finished_one(tiny_run, tmp_path):
     assert checkpoints.newest_step(tmp_path) == 4
 
 
-def test_a_preempted_run_saves_at_once_and_a_saved_step_is_left_alone(tmp_path):
-    preempted = []
-    manager = checkpoints.Checkpoints(
-        tmp_path, every=4, keep=9, preempted=lambda: bool(preempted)
-    )
+def test_force_saves_at_once_and_a_saved_step_is_not_written_again(tmp_path):
+    manager = checkpoints.Checkpoints(tmp_path, every=4, keep=9)
     assert [manager.due(step) for step in (3, 4)] == [False, True]
     manager.save(3, make_state(3))
     assert manager.latest_step is None
-    preempted.append(True)
-    assert manager.due(3)
-    manager.save(3, make_state(3))
+    manager.save(3, make_state(3), force=True)  # As for a preempted run.
     assert manager.latest_step == 3
     assert not manager.due(3)
     manager.save(3, make_state(9), force=True)  # As for the last step of a run.

@@ -106,7 +106,7 @@ def test_an_unknown_scope_is_named(tiny_config, tmp_path):
         init_from_lib.take(full(tiny_config, 1), full(tiny_config, 7), "neck")
     tiny_config.init_scope = "neck"
     with pytest.raises(InputError, match=message):
-        init_from_lib.resolve_normalization(tiny_config, tmp_path / "W")
+        init_from_lib.resolve_pixel_statistics(tiny_config, tmp_path / "W")
 
 
 def test_a_trunk_without_normalisation_starts_one_with_it(plain_config):
@@ -258,12 +258,12 @@ def test_load_of_nothing_is_an_error(tmp_path):
 def test_normalisation_is_that_of_an_import_or_of_a_run(
     tiny_import, tiny_run, plain_config, tmp_path
 ):
-    own = {name: plain_config.model[name] for name in init_from_lib.NORMALIZATION}
+    own = {name: plain_config.model[name] for name in init_from_lib.PIXEL_STATISTICS}
     assert own["channel_order"] == "RGB"
     for origin, expected in ((tiny_import, CAFFE), (tiny_run.workdir, own)):
-        assert init_from_lib.normalization(origin) == expected
+        assert init_from_lib.pixel_statistics(origin) == expected
         plain_config.init_from = str(origin)
-        config = init_from_lib.resolve_normalization(plain_config, tmp_path / "W")
+        config = init_from_lib.resolve_pixel_statistics(plain_config, tmp_path / "W")
         assert {name: config.model[name] for name in CAFFE} == expected
     assert {name: plain_config.model[name] for name in CAFFE} == own
 
@@ -273,7 +273,7 @@ def test_normalisation_stays_the_runs_own_where_that_is_asked_for(
 ):
     plain_config.init_from = str(tiny_import)
     plain_config.init_normalization = False
-    config = init_from_lib.resolve_normalization(plain_config, tmp_path / "W")
+    config = init_from_lib.resolve_pixel_statistics(plain_config, tmp_path / "W")
     assert config.model.channel_order == "RGB"
     assert config.model.pixel_std == (58.395, 57.12, 57.375)
 
@@ -297,18 +297,18 @@ def test_normalisation_that_makes_no_sense_is_refused(tiny_import, change, messa
     change(record["normalization"])
     path.write_text(json.dumps(record))
     with pytest.raises(InputError, match=message):
-        init_from_lib.normalization(tiny_import)
+        init_from_lib.pixel_statistics(tiny_import)
 
 
 def test_neither_run_nor_import_is_named(plain_config, tmp_path):
     plain_config.init_from = str(tmp_path / "nothing")
     with pytest.raises(InputError, match="nothing is not a work directory"):
-        init_from_lib.resolve_normalization(plain_config, tmp_path / "W")
+        init_from_lib.resolve_pixel_statistics(plain_config, tmp_path / "W")
 
 
 def test_imports_are_no_work_directories_to_train_in(tiny_import, plain_config):
     with pytest.raises(InputError, match="choose another --workdir"):
-        init_from_lib.resolve_normalization(plain_config, tiny_import)
+        init_from_lib.resolve_pixel_statistics(plain_config, tiny_import)
 
 
 def test_bgr_weights_see_what_flipped_ones_see_of_rgb(plain_config):

@@ -105,7 +105,7 @@ def test_an_origin_of_damaged_files_is_named(origin, tiny_config, damage):
         start(tiny_config, origin)
     if damage in ("model", "everything"):
         with pytest.raises(InputError, match="does not say what channel_order"):
-            init_from_lib.normalization(origin)
+            init_from_lib.pixel_statistics(origin)
 
 
 def test_fresh_parameters_are_not_evaluated(origin, tiny_config):

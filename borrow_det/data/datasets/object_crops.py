@@ -1,24 +1,27 @@
-"""The objects of a data set as a classification set: an image of each object's box."""
+"""Classification sets made of the objects of a data set, cropped from its images."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import ml_collections
 import numpy as np
 
 from borrow_det.data import pipeline, sources
+from borrow_det.data.datasets.opened import Record
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectCrops:
-    """One object a record, with random access; the images stay where they are.
+    """The objects of a split, with random access; images are cropped when decoded.
 
     Attributes:
-      split: the split that holds the objects.
-      objects: int [n, 2], (image, box) of each; None where every image is an object.
-      context: dataset.crop_context, shares of a box's sides to take along.
-      counts: "left_out" objects, and "bad_boxes" as in `Batches.counts`.
+      split: split with the objects.
+      objects: int [n, 2], indices (image, box) of each object; None if each image is
+        one object.
+      context: dataset.crop_context, margin around a box relative to its sides.
+      counts: numbers of "left_out" objects, and of "bad_boxes" as in `Batches.counts`.
     """
 
     split: sources.Split
@@ -38,29 +41,33 @@ class ObjectCrops:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """By class index."""
+        """Names by class index."""
         return self.split.class_names
 
     @property
     def category_ids(self) -> tuple[int, ...]:
-        """By class index."""
+        """Category ids by class index."""
         return self.split.category_ids
 
     @property
     def reference_lines(self) -> Mapping[str, float]:
-        """None: the set's own are of detection."""
+        """Empty: those of the data set are of detection."""
         return {}
 
+    def with_classes(self, names: tuple[str, ...]) -> "ObjectCrops":
+        """Returns the objects with their labels in another order; see `Split`."""
+        return dataclasses.replace(self, split=self.split.with_classes(names))
+
     def __len__(self) -> int:
-        """The number of objects."""
-        return len(self.split if self.objects is None else self.objects)
+        """Returns the number of objects."""
+        return len(self.split) if self.objects is None else len(self.objects)
 
-    def __getitem__(self, index: int) -> dict:
-        """The record of one object.
+    def __getitem__(self, index: int) -> Record:
+        """Returns the record of one object.
 
-        `image`, `file_name`, `height` and `width` are those of the image it is in
-        (data/datasets/records.py); `image_id` is `index`, `label` its class, and `crop` the
-        part of the image that shows it: [top, left, bottom, right] in whole pixels.
+        `image`, `file_name`, `height` and `width` are those of its image (see
+        records.py), `image_id` is `index`, `label` is its class index, and `crop` is
+        the part of the image that shows it: int [top, left, bottom, right] in pixels.
         """
         image, box = (index, 0) if self.objects is None else self.objects[index]
         record = self.split[int(image)]
@@ -73,80 +80,85 @@ class ObjectCrops:
         }
 
 
-def load_splits(dataset_config) -> list[ObjectCrops]:
-    """Opens dataset.train_split, and each of dataset.eval_splits, as their objects.
+def load_splits(
+    dataset_config: ml_collections.ConfigDict, names: Sequence[str]
+) -> list[ObjectCrops]:
+    """Opens the objects of splits; see `sources.load_splits`.
 
-    Every box is read, and no pixel; of a set of whole images (imagenet2012) nothing
-    is, and its records are the set's own.
+    This reads all boxes and decodes no image. The images of imagenet2012 are objects
+    themselves; no box is read.
 
     Args:
       dataset_config: config.dataset.
+      names: names of the splits.
 
     Raises:
-      InputError: as `sources.load_splits`, or a split holds no image or no object that
-        is large enough.
+      InputError: see `sources.load_splits`; or a split has no object that is large
+        enough.
     """
-    names = (dataset_config.train_split, *dataset_config.eval_splits)
     return [
-        _of_split(split, dataset_config)
+        _objects_of(split, dataset_config)
         for split in sources.load_splits(dataset_config, names)
     ]
 
 
-def _of_split(split, dataset_config):
+def _objects_of(
+    split: sources.Split, dataset_config: ml_collections.ConfigDict
+) -> ObjectCrops:
     context = dataset_config.crop_context
     if split.whole_images:
         return ObjectCrops(split, None, context, {})
-    objects, left_out, bad_boxes = [], 0, 0
+    objects: list[tuple[int, int]] = []
+    left_out = bad_boxes = 0
     for image in range(len(split)):
         record = split[image]
         usable = _usable(record, dataset_config.min_crop_side)
-        objects += [(image, box) for box in np.flatnonzero(usable)]
+        objects += [(image, int(box)) for box in np.flatnonzero(usable)]
         left_out += int((~usable).sum())
         bad_boxes += record["bad_boxes"]
     if not objects:
         raise InputError(
-            f"{split.dataset} {split.name} holds no object whose sides measure "
+            f"{split.dataset} {split.name} has no object with sides of at least "
             f"dataset.min_crop_side = {dataset_config.min_crop_side} pixels: lower "
-            "that, or name another split"
+            "that, or use another split"
         )
     counts = {**split.counts, "left_out": left_out, "bad_boxes": bad_boxes}
     return ObjectCrops(split, np.array(objects), context, counts)
 
 
-def _usable(record, min_side):
-    """Which objects are neither crowds nor difficult nor small: bool [n]."""
+def _usable(record: Record, min_side: float) -> np.ndarray:
+    """Returns a mask, bool [n], of objects that are not crowds, difficult or small."""
     boxes = record["boxes"]
     sides = (boxes[:, 2:] - boxes[:, :2]) * [record["height"], record["width"]]
     ignored = record["is_crowd"] | record["is_difficult"]
-    # A hair less, so that the rounding of normalised boxes leaves none out.
+    # The margin is for the rounding of normalized boxes.
     return (sides.min(axis=1, initial=np.inf) > min_side - 1e-3) & ~ignored
 
 
-def _crop(record, box, context):
+def _crop(record: Record, box: np.ndarray, context: float) -> np.ndarray:
     size = np.array([record["height"], record["width"]])
     margin = context * (box[2:] - box[:2])
     low = np.floor((box[:2] - margin) * size + 1e-3)
     high = np.ceil((box[2:] + margin) * size - 1e-3)
     low = np.clip(low, 0, size - 1)
-    high = np.clip(high, low + 1, size)  # At least a pixel.
+    high = np.clip(high, low + 1, size)  # At least one pixel.
     return np.concatenate([low, high]).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
 class ObjectRow:
-    """From an object's record to a row of a batch.
+    """Function from an object's record to a row of a batch.
 
     Attributes:
       canvas: (height, width) in pixels.
-      set_name: for errors.
+      set_name: name of the data set, for messages.
     """
 
     canvas: tuple[int, int]
     set_name: str
 
-    def __call__(self, record: dict) -> dict[str, np.ndarray]:
-        """`pipeline.image_fields` of the crop, and `label` int32 []."""
+    def __call__(self, record: Record) -> dict[str, np.ndarray]:
+        """Returns `pipeline.image_fields` of the crop, and `label` int32 []."""
         image = decode_crop(record, f"{record['file_name']} of {self.set_name}")
         return {
             **pipeline.image_fields(image, record["image_id"], self.canvas),
@@ -154,7 +166,7 @@ class ObjectRow:
         }
 
 
-def decode_crop(record: dict, name: str) -> np.ndarray:
-    """uint8 RGB [height, width, 3] of an object at its original size."""
+def decode_crop(record: Record, name: str) -> np.ndarray:
+    """Decodes an object at its original size: uint8 RGB [height, width, 3]."""
     top, left, bottom, right = record["crop"]
     return decode.decode_image(record, name)[top:bottom, left:right]

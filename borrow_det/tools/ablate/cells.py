@@ -50,7 +50,7 @@ class Cell(NamedTuple):
     row: Row
     seed: int
     config: ml_collections.ConfigDict
-    metadata: pathlib.Path
+    workdir: pathlib.Path
     command: tuple[str, ...]
 
     @property
@@ -92,7 +92,7 @@ def make(
                 *(sys.executable, "-m", "borrow_det.main"),
                 *(*flags.values(), f"--workdir={workdir}"),
             )
-            cells.append(Cell(row, seed, config, metadata, command))
+            cells.append(Cell(row, seed, config, workdir, command))
     return cells
 
 
@@ -128,7 +128,7 @@ def _split_paths(cell):
 
 
 def _check_same_run(cell):
-    config = init_from.resolve_normalization(cell.config, cell.workdir)
+    config = init_from.resolve_pixel_statistics(cell.config, cell.workdir)
     found = metadata.differences(metadata.load_config(cell.workdir), config)
     for field, (old, new) in found.items():
         if field in _IMMATERIAL or field.split(".")[0] in _IMMATERIAL:

@@ -36,7 +36,7 @@ from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError, check_choice
 from borrow_det.tools.aot_compile import tpu_programs
 from borrow_det.tools.common import class_count, cli
-from borrow_det.train import TASKS
+from borrow_det.tasks import TASKS
 
 
 def main(argv: Sequence[str]) -> int:

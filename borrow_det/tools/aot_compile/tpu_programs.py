@@ -15,11 +15,11 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from borrow_det import evaluate
-from borrow_det.data import sources
+from borrow_det.data import pipeline, sources
 from borrow_det.data.datasets import object_crops
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
-from borrow_det.tasks.task import EvalSet
+from borrow_det.tasks import EVALUATORS
 from borrow_det.tools.aot_compile import program_cost
 from borrow_det.tools.aot_compile import report as report_lib
 from borrow_det.train_step import abstract_state, make_train_step
@@ -151,9 +151,9 @@ class Program:
             name: jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=split)
             for name, (shape, dtype) in self._row.items()
         }
-        state = abstract_state(task, config, self._mesh)
+        state = abstract_state(task, self._mesh)
         if self.name == "train":
-            return make_train_step(task, config, self._mesh), (state, fields)
+            return make_train_step(task, self._mesh, state), (state, fields)
         fields = {name: fields[name] for name in task.predict_fields}
         if self.name == "evaluate":
             predict = evaluate.make_predict(task, self._mesh)
@@ -176,11 +176,11 @@ class Program:
         config.batch_size = config.eval_batch_size = 1
         config.dataset.num_workers = 0
         task, split = self._make_task(config), _one_image(config)
-        batches = (
-            task.train_batches(split, 0)
-            if self.name == "train"
-            else task.eval_batches(EvalSet(split, {"annotations": []}))
-        )
+        if self.name == "train":
+            row = task.train_row(split)
+            batches = pipeline.train_batches(split, config, make_row=row)
+        else:
+            batches = EVALUATORS[config.task](split, config).batches()
         with contextlib.closing(batches):
             batch = next(batches)
         return {

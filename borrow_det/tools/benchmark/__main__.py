@@ -56,7 +56,7 @@ from borrow_det.errors import InputError
 from borrow_det.reporting import step_timer
 from borrow_det.tools.benchmark import programs as programs_lib
 from borrow_det.tools.common import class_count, cli, timing
-from borrow_det.train import TASKS
+from borrow_det.tasks import TASKS
 from borrow_det.visualization.tables import markdown_table
 
 # With a data set, and with noise.
@@ -122,6 +122,7 @@ def _measure(configs, options) -> dict:
 def _programs(config, options) -> dict[str, programs_lib.Program]:
     mesh = mesh_lib.make_mesh(config.mesh)
     validate.check(config, TASKS, mesh.size)
+    config = mesh_lib.resolve_layout(config)
     if options.mode in _REAL:
         return _REAL[options.mode](config)
     if config.task != "detection":

@@ -14,12 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from borrow_det import train
+from borrow_det.data import pipeline as pipeline_lib
 from borrow_det.data.augmentation import detection as augment
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.models import borrowing, detector
 from borrow_det.models import context as context_lib
 from borrow_det.models.trunks import vgg
 from borrow_det.reporting.step_timer import StepTimer
+from borrow_det.tasks import TASKS, open_data
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.aot_compile import program_cost
 from borrow_det.tools.common import synthetic
@@ -95,12 +97,12 @@ def train_step(config, num_classes: int) -> dict[str, Program]:
 
 def pipeline(config) -> dict[str, Program]:
     """The host's part: batches of the config's data set, decoded."""
-    data = train.TASKS[config.task].open(config)
-    task = train.TASKS[config.task](config, len(data.train.class_names))
+    data = open_data(config)
+    task = TASKS[config.task](config, len(data.train.class_names))
     at_once, count = _at_once(config), _in_a_row(config)
 
     def batches() -> float:
-        with contextlib.closing(task.train_batches(data.train, 0)) as made:
+        with contextlib.closing(_train_batches(task, data.train)) as made:
             # As many as are ready, or nearly so, when the first one is.
             for _ in range(2 * at_once):
                 next(made)
@@ -116,16 +118,16 @@ def pipeline(config) -> dict[str, Program]:
 def end_to_end(config) -> dict[str, Program]:
     """Steps on the config's data set, as a run makes them between two log lines."""
     mesh = mesh_lib.make_mesh(config.mesh)
-    data = train.TASKS[config.task].open(config)
+    data = open_data(config)
     num_classes = len(data.train.class_names)
-    task = train.TASKS[config.task](config, num_classes)
-    with contextlib.closing(task.train_batches(data.train, 0)) as made:
+    task = TASKS[config.task](config, num_classes)
+    with contextlib.closing(_train_batches(task, data.train)) as made:
         batch = mesh_lib.put_batch(next(made), mesh)
     steps = _Steps(config, num_classes, mesh, batch)
     count = _in_a_row(config)
 
     def run() -> float:
-        with contextlib.closing(task.train_batches(data.train, 0)) as made:
+        with contextlib.closing(_train_batches(task, data.train)) as made:
             jax.block_until_ready(steps(mesh_lib.put_batch(next(made), mesh)))
             timer, running = StepTimer(), []
             for _ in range(count):
@@ -149,6 +151,11 @@ def end_to_end(config) -> dict[str, Program]:
         flops=count * steps.flops,
     )
     return {"end_to_end": program}
+
+
+def _train_batches(task, split) -> pipeline_lib.Batches:
+    """Yields the training batches of a split, from the first step on."""
+    return pipeline_lib.train_batches(split, task.config, make_row=task.train_row(split))
 
 
 def _at_once(config) -> int:
@@ -299,11 +306,11 @@ class _Steps:
 
     def __init__(self, config, num_classes, mesh, batch):
         def step_of(config):
-            task = train.TASKS[config.task](config, num_classes)
-            return make_train_step(task, config, mesh)
+            task = TASKS[config.task](config, num_classes)
+            return make_train_step(task, mesh, self._state)
 
-        task = train.TASKS[config.task](config, num_classes)
-        self._state = init_state(task, config, mesh)
+        task = TASKS[config.task](config, num_classes)
+        self._state = init_state(task, mesh)
         arguments = (self._state, batch)
         self.flops = program_cost.products(
             step_of(_as_defined(config)), *arguments

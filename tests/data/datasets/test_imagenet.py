@@ -17,6 +17,8 @@ from borrow_det.data import sources
 from borrow_det.data.datasets import object_crops, prepare
 from borrow_det.errors import InputError
 
+pytestmark = pytest.mark.tensorflow
+
 # Of TFDS's list of classes: numbers 0, 1 and 999.
 SYNSETS = {"n01440764": 0, "n01443537": 1, "n15075141": 999}
 
@@ -76,7 +78,9 @@ def config(tmp_path, with_tensorflow):
 
 
 def test_its_images_are_objects_that_fill_them(config):
-    train, validation = object_crops.load_splits(config.dataset)
+    train, validation = object_crops.load_splits(
+        config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
+    )
     assert len(train.class_names) == 1000
     assert (train.class_names[0], train.class_names[999]) == (
         *("n01440764", "n15075141"),
@@ -109,7 +113,9 @@ def test_a_missing_archive_is_named_with_its_place(config, tmp_path, name):
     archive = tmp_path / "downloads" / "manual" / f"ILSVRC2012_img_{name}.tar"
     archive.unlink()
     with pytest.raises(InputError, match=r"image-net\.org") as error:
-        object_crops.load_splits(config.dataset)
+        object_crops.load_splits(
+            config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
+        )
     assert f"{archive.name} into {archive.parent}" in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "imagenet2012").exists()

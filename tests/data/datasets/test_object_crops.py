@@ -30,7 +30,9 @@ def dataset_config(folder, noise_image):
 
 
 def load(config):
-    train, _ = object_crops.load_splits(config)
+    train, _ = object_crops.load_splits(
+        config, (config.train_split, *config.eval_splits)
+    )
     return train
 
 
@@ -95,7 +97,7 @@ def test_a_row_holds_the_objects_pixels(dataset_config, noise_image):
 
 def test_no_large_object_is_an_error(dataset_config):
     dataset_config.min_crop_side = 25.0
-    with pytest.raises(InputError, match=r"train holds no object.*min_crop_side"):
+    with pytest.raises(InputError, match=r"train has no object.*min_crop_side"):
         load(dataset_config)
 
 
@@ -117,7 +119,10 @@ def test_an_evaluation_sees_every_object_once(dataset_config):
 
 def test_of_scale_pairs_the_large_discs_are_taken(drawn_config):
     drawn_config.dataset.min_crop_side = 10.0
-    train, validation = object_crops.load_splits(drawn_config.dataset)
+    train, validation = object_crops.load_splits(
+        drawn_config.dataset,
+        (drawn_config.dataset.train_split, *drawn_config.dataset.eval_splits),
+    )
     assert (len(train), len(validation)) == (80, 24)
     # The classes are those of the records.
     split = sources.load(drawn_config.dataset, "validation")
