@@ -32,6 +32,6 @@ setuptools.setup(
     install_requires=list(read_requirements("requirements.txt")),
     extras_require={
         path.stem.removeprefix("requirements-"): list(read_requirements(path.name))
-        for path in ROOT.glob("requirements-*.txt")
+        for path in sorted(ROOT.glob("requirements-*.txt"))
     },
 )
