@@ -1,37 +1,63 @@
-"""Batches as a function of the step, by Grain's random access."""
+"""Batches as a function of the step, with Grain's random access."""
 
 import collections
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 import cv2
 import grain
+import ml_collections
 import numpy as np
 from absl import flags, logging
 
 from borrow_det.data import sources
+from borrow_det.data.datasets.opened import Record
 from borrow_det.data.images.decode import decode_image, to_canvas
 from borrow_det.errors import InputError, check_choice
 
-# Grain's threads and workers are the parallelism; OpenCV's own would fight them.
+# Grain's threads and workers decode in parallel; OpenCV's threads would slow them down.
 cv2.setNumThreads(0)
 
 OVERFLOWS = ("error", "keep_largest", "keep_first")
 _COUNTS = ("cut_boxes", "bad_boxes")
 
+Row: TypeAlias = dict[str, np.ndarray]
+MakeRow: TypeAlias = Callable[[Record], Row]
+
+
+class Examples(Protocol):
+    """Records with random access: a `sources.Split`, or `object_crops.ObjectCrops`."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def name(self) -> str:
+        """Name of the split."""
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+
+    def __getitem__(self, index: int) -> Record:
+        """Returns one record."""
+
 
 class Batches:
-    """An iterator over batches that knows what was left out of them.
+    """An iterator over batches that counts the boxes missing in them.
 
     Attributes:
-      counts: boxes of the examples delivered so far (an image counts in every epoch
-        anew): "cut_boxes" beyond dataset.max_boxes, "bad_boxes" clipped or dropped
-        by dataset.bad_boxes while reading. Evaluation counts none.
+      counts: numbers of boxes in the examples so far, in each epoch again: "cut_boxes"
+        in excess of dataset.max_boxes, and "bad_boxes" that dataset.bad_boxes clipped
+        or dropped while reading. Evaluation does not count them.
     """
 
-    def __init__(self, dataset: grain.MapDataset, dataset_config):
-        self.counts = collections.Counter()
+    def __init__(
+        self, dataset: grain.MapDataset, dataset_config: ml_collections.ConfigDict
+    ):
+        self.counts: collections.Counter[str] = collections.Counter()
         threads = dataset_config.num_threads
         options = grain.ReadOptions(
             num_threads=threads, prefetch_buffer_size=2 * threads
@@ -39,7 +65,7 @@ class Batches:
         iterator = dataset.to_iter_dataset(options)
         if dataset_config.num_workers:
             if not flags.FLAGS.is_parsed():
-                # Grain's workers read absl flags, which only programs parse.
+                # Grain's workers read absl flags, which a library does not parse.
                 flags.FLAGS.mark_as_parsed()
             workers = grain.MultiprocessingOptions(
                 num_workers=dataset_config.num_workers, per_worker_buffer_size=2
@@ -50,108 +76,113 @@ class Batches:
     def __iter__(self) -> "Batches":
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
+    def __next__(self) -> Row:
         batch = next(self._iterator)
         for name in batch.keys() & _COUNTS:
             before, count = self.counts[name], int(batch.pop(name).sum())
             self.counts[name] += count
-            # At the first one and at each doubling: seldom, whatever the length.
+            # Logged for the first box and whenever the number doubles.
             if count and self.counts[name].bit_length() > before.bit_length():
                 logging.warning("%s so far: %d", name, self.counts[name])
         return batch
 
     def close(self) -> None:
-        """Ends the threads and worker processes; no batch comes after it."""
+        """Stops the threads and worker processes; no batch follows."""
         self._iterator.close()
-        # An iterator at its end holds the last batch in a cycle of references, whose
-        # shared memory would be reported as leaked when the program ends.
+        # A cycle of references keeps the last batch of an exhausted iterator; its
+        # shared # memory would be reported as leaked at exit.
         gc.collect()
 
 
 def train_dataset(
-    split: sources.Split,
-    config,
+    split: Examples,
+    config: ml_collections.ConfigDict,
     process_index: int = 0,
     process_count: int = 1,
-    make_row: Callable | None = None,
+    make_row: MakeRow | None = None,
 ) -> grain.MapDataset:
-    """Returns this process' share of every training batch: dataset[step].
+    """Returns the rows of this process in every training batch: dataset[step].
 
-    A function of (config.seed, step) alone. Order: split, seed, shuffle, repeat (each
-    epoch shuffled anew), per-example map, batch, host slice.
+    They are a function of (config.seed, step). The order of operations is: split, seed,
+    shuffle, repeat (every epoch is shuffled differently), conversion of examples,
+    batch, slice of the process. See `train_batches` for the arguments.
     """
     check_split(split, config)
     batch_size = _share(config.batch_size, process_count, "batch_size")
     make_row = make_row or BoxesRow.of(split, config.dataset)
-    # The slice comes after batches of a process' size, not before: step s of process
-    # p is then rows [p B/P, (p+1) B/P) of one global batch, which is the same for any
-    # number P of processes.
+    # Batches have the size of a process, and the slice comes after them: in step s,
+    # process p has rows [p B/P, (p+1) B/P) of a global batch that does not depend on
+    # the # number P of processes.
     return (
         grain.MapDataset.source(split)
         .seed(config.seed)
         .shuffle()
         .repeat()
         .map(make_row)
-        # Nothing remains of an endless sequence; without the option Grain divides its
-        # length as floats, which overflows for batches of one.
+        # An endless sequence has no remainder. Without the option, Grain divides its
+        # length in floats, which overflows for batches of one.
         .batch(batch_size, drop_remainder=True)[process_index::process_count]
     )
 
 
 def train_batches(
-    split: sources.Split,
-    config,
+    split: Examples,
+    config: ml_collections.ConfigDict,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    make_row: Callable | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the training batches of steps start_step, start_step + 1, ... for ever.
+    make_row: MakeRow | None = None,
+) -> Batches:
+    """Yields the training batches of steps start_step, start_step + 1, ... without end.
 
     Args:
-      split: the training split.
-      config: the run's; seed, batch_size and dataset are read.
-      start_step: of the first batch; a resumed run goes on as if never stopped.
-      process_index: of this process.
-      process_count: of the run; each yields batch_size / process_count rows.
-      make_row: from a record of the split to a row of a batch; detection's where
-        none is given.
+      split: training split.
+      config: configuration of the run; seed, batch_size and dataset are used.
+      start_step: step of the first batch; a resumed run gets the same batches as one
+        without interruption.
+      process_index: index of this process.
+      process_count: number of processes; each gets batch_size / process_count rows.
+      make_row: function from a record to a row of a batch; None for rows of detection.
 
     Returns:
-      A `Batches`; of detection each batch holds
-        image: uint8 [B, H, W, 3] RGB in [0, 255]; (H, W) = dataset.canvas; the image
-          lies top left, the rest is zero.
-        image_size: int32 [B, 2], (height, width) of the image within the canvas.
-        boxes: float32 [B, G, 4], [y_min, x_min, y_max, x_max] normalised to the image
+      An iterator. Batches of detection have
+        image: uint8 [B, H, W, 3] RGB in [0, 255]; (H, W) = dataset.canvas. The image is
+          at the top left, padded with zeros.
+        image_size: int32 [B, 2], (height, width) of the image on the canvas.
+        boxes: float32 [B, G, 4], [y_min, x_min, y_max, x_max] normalized to the image
           (not to the canvas); G = dataset.max_boxes.
         labels: int32 [B, G], 0-based.
-        box_mask: bool [B, G], False on padding.
-        ignore: bool [B, G], crowd or difficult.
+        box_mask: bool [B, G], false on padding.
+        ignore: bool [B, G], true for crowds and difficult objects.
         image_id: int64 [B].
-        mask: bool [B], True; False on rows that pad an evaluation.
+        mask: bool [B], true; false on rows that pad an evaluation.
 
     Raises:
-      InputError: for bad settings, and while iterating for an image that does not
-        decode or, unless `check_training_data` has been called, holds too many boxes.
+      InputError: a field of the configuration is invalid; or, while iterating, an image
+        does not decode or has too many boxes (`check_training_data` finds these
+        earlier).
     """
     dataset = train_dataset(split, config, process_index, process_count, make_row)
     return Batches(dataset[start_step:], config.dataset)
 
 
 def eval_batches(
-    split: sources.Split,
-    config,
+    split: Examples,
+    config: ml_collections.ConfigDict,
     process_index: int = 0,
     process_count: int = 1,
-    make_row: Callable | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+    make_row: MakeRow | None = None,
+) -> Batches:
     """Yields every image of a split once, in order, in batches of eval_batch_size.
 
-    The last batch is filled up with rows whose mask is False. Every process yields
-    the same number of batches, of the same shapes. A batch holds `image`,
-    `image_size`, `image_id` and `mask` of `train_batches`, and no boxes: scoring has
-    them all from `sources.ground_truth`, however many an image has. `make_row`, from
-    a record to a row, is for batches that hold something else.
+    Rows with a false mask fill up the last batch. All processes yield the same number
+    of batches with the same shapes. By default, batches have `image`, `image_size`,
+    `image_id` and `mask` of `train_batches`, and no boxes: metrics use those of
+    `sources.ground_truth`, without a limit on their number. See `train_batches` for the
+    arguments.
+
+    Raises:
+      InputError: see `train_batches`.
     """
     check_split(split, config)
     batch_size = _share(config.eval_batch_size, process_count, "eval_batch_size")
@@ -165,18 +196,20 @@ def eval_batches(
     return Batches(dataset, config.dataset)
 
 
-def check_training_data(split: sources.Split, config) -> dict[str, int]:
-    """Refuses at the start what would end a run in the middle of an epoch.
+def check_training_data(
+    split: sources.Split, config: ml_collections.ConfigDict
+) -> dict[str, int]:
+    """Checks the boxes of all images, so that a run does not fail in mid-epoch.
 
-    Reads the boxes of all images, and no pixels.
+    This decodes no images.
 
     Returns:
-      How many boxes an epoch cuts and mends, as in `Batches.counts`.
+      The numbers of boxes of an epoch in `Batches.counts`.
 
     Raises:
-      InputError: the split is empty, a setting cannot be, an image holds more boxes
-        than dataset.max_boxes under the policy error, or dataset.bad_boxes refuses
-        one.
+      InputError: the split is empty, a field of the configuration is invalid, an image
+        has more boxes than dataset.max_boxes with dataset.overflow "error", or a box is
+        invalid with dataset.bad_boxes "error".
     """
     check_split(split, config)
     row = BoxesRow.of(split, config.dataset)
@@ -188,69 +221,69 @@ def check_training_data(split: sources.Split, config) -> dict[str, int]:
     return counts
 
 
-def check_split(split: sources.Split, config) -> None:
-    """Refuses a split of no images, and settings of the loader that cannot be.
+def check_split(split: Examples, config: ml_collections.ConfigDict) -> None:
+    """Checks that a split has images and that the fields of the loader are valid.
 
     Raises:
       InputError: names the split or the field.
     """
     if not len(split):
         raise InputError(
-            f"{split.dataset} {split.name} holds no images: name another split"
+            f"{split.dataset} {split.name} has no images: use another split"
         )
     for field in ("num_threads", "num_workers"):
         if config.dataset[field] < 0:
-            raise InputError(f"dataset.{field} is negative: set 0 or more")
+            raise InputError(f"dataset.{field} is negative: set it to 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
 class _EvalRow:
-    """From an index to a row; beyond the end of the split to a padded row.
+    """Function from an index to a row; returns padding beyond the end of the split.
 
     Attributes:
       split: the split.
-      make_row: from a record to a row.
+      make_row: function from a record to a row.
     """
 
-    split: sources.Split
-    make_row: Callable[[dict], dict[str, np.ndarray]]
+    split: Examples
+    make_row: MakeRow
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]:
+    def __call__(self, index: int) -> Row:
         if index < len(self.split):
             return self.make_row(self.split[index])
         row = {n: np.zeros_like(v) for n, v in self.make_row(self.split[0]).items()}
-        # Not (0, 0): padded rows are resized like the others.
+        # Padding is resized like images, which needs a size other than (0, 0).
         row["image_size"][:] = row["image"].shape[:2]
         return row
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRow:
-    """From a record to what every row holds.
+    """Function from a record to the fields that every row has.
 
     Attributes:
       canvas: (height, width) in pixels.
-      set_name: for errors.
+      set_name: name of the data set, for messages.
     """
 
     canvas: tuple[int, int]
     set_name: str
 
-    def __call__(self, record: dict) -> dict[str, np.ndarray]:
-        """`image`, `image_size`, `image_id` and `mask` of `train_batches`."""
+    def __call__(self, record: Record) -> Row:
+        """Returns `image`, `image_size`, `image_id` and `mask` of `train_batches`."""
         image = decode_image(record, f"{record['file_name']} of {self.set_name}")
         return image_fields(image, record["image_id"], self.canvas)
 
 
 @dataclasses.dataclass(frozen=True)
 class BoxesRow:
-    """From a record to one row of a training batch of detection.
+    """Function from a record to a row of a training batch of detection.
 
     Attributes:
       canvas: (height, width) in pixels.
-      max_boxes: G of the batch.
-      overflow: what happens to images with more.
-      set_name: for errors.
+      max_boxes: G, number of boxes in a row.
+      overflow: dataset.overflow, the policy for images with more boxes.
+      set_name: name of the data set, for messages.
     """
 
     canvas: tuple[int, int]
@@ -259,8 +292,10 @@ class BoxesRow:
     set_name: str
 
     @classmethod
-    def of(cls, split: sources.Split, dataset_config) -> "BoxesRow":
-        """Rows of a split.
+    def of(
+        cls, split: Examples, dataset_config: ml_collections.ConfigDict
+    ) -> "BoxesRow":
+        """Makes the function for a split.
 
         Raises:
           InputError: dataset.overflow is unknown.
@@ -273,8 +308,8 @@ class BoxesRow:
             set_name=split.dataset,
         )
 
-    def __call__(self, record: dict) -> dict[str, np.ndarray]:
-        """A row of `train_batches`, and its counts."""
+    def __call__(self, record: Record) -> Row:
+        """Returns a row of `train_batches`, and the numbers for `Batches.counts`."""
         chosen = self.choose(record)
         ignore = record["is_crowd"] | record["is_difficult"]
         return {
@@ -287,16 +322,20 @@ class BoxesRow:
             "bad_boxes": np.array(record["bad_boxes"], np.int32),
         }
 
-    def choose(self, record: dict) -> np.ndarray:
-        """Indices of the boxes that go into the batch, in the record's order."""
+    def choose(self, record: Record) -> np.ndarray:
+        """Returns the indices of the boxes in the row, in ascending order.
+
+        Raises:
+          InputError: there are too many boxes, and `overflow` is "error".
+        """
         boxes = record["boxes"]
         if len(boxes) <= self.max_boxes:
             return np.arange(len(boxes))
         if self.overflow == "error":
             raise InputError(
-                f"{record['file_name']} of {self.set_name} holds {len(boxes)} boxes, "
-                f"more than dataset.max_boxes = {self.max_boxes}: raise that, or set "
-                "dataset.overflow to keep_largest or keep_first"
+                f"{record['file_name']} of {self.set_name} has {len(boxes)} boxes, "
+                f"more than dataset.max_boxes = {self.max_boxes}: increase that, or "
+                "set dataset.overflow to keep_largest or keep_first"
             )
         if self.overflow == "keep_first":
             return np.arange(self.max_boxes)
@@ -310,10 +349,14 @@ class BoxesRow:
         return padded
 
 
-def image_fields(
-    image: np.ndarray, image_id: int, canvas: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """What all rows have in common, of a decoded image."""
+def image_fields(image: np.ndarray, image_id: int, canvas: tuple[int, int]) -> Row:
+    """Returns the fields that every row has, from a decoded image.
+
+    Args:
+      image: uint8 RGB [H, W, 3].
+      image_id: id of the image.
+      canvas: (height, width) in pixels.
+    """
     image, image_size = to_canvas(image, canvas)
     return {
         "image": image,
@@ -326,7 +369,7 @@ def image_fields(
 def _share(batch_size: int, process_count: int, field: str) -> int:
     if batch_size <= 0 or batch_size % process_count:
         raise InputError(
-            f"{field} is {batch_size}: set a positive multiple of the number of "
+            f"{field} is {batch_size}: set it to a positive multiple of the number of "
             f"processes, {process_count}"
         )
     return batch_size // process_count

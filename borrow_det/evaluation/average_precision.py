@@ -11,7 +11,7 @@ evaluation/coco_format.py checks the files of a user.
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import faster_coco_eval
 import numpy as np
@@ -23,6 +23,7 @@ AREA_RANGES = {
     "large": (96.0**2, 1e10),
 }
 _ALL_AREAS = (0.0, 1e10)
+_Area = TypeVar("_Area", float, np.ndarray)
 # Outside every area range, so that COCO ignores the object.
 _IGNORED_AREA = 1e11
 
@@ -163,9 +164,7 @@ def with_areas(
     return {**ground_truth, "annotations": annotations}, sized
 
 
-def area_in(
-    area: float | np.ndarray, own: tuple[int, int], size: tuple[int, int]
-) -> float | np.ndarray:
+def area_in(area: _Area, own: tuple[int, int], size: tuple[int, int]) -> _Area:
     """Converts areas from an image of size `own` to one of `size`, (height, width)."""
     # Multiplied before dividing: an area exactly at a limit stays there.
     return area * math.prod(size) / math.prod(own)

@@ -135,7 +135,7 @@ def attention_sums(
 
 
 def as_shares(P: Array) -> Array:
-    """Returns P [..., T] as shares, |P| over the sum of its row; zero rows stay zero."""
+    """Returns |P| over the sum of each row, for P [..., T]; zero rows stay zero."""
     P = jnp.abs(P)
     total = jnp.sum(P, axis=-1, keepdims=True)
     return P / jnp.maximum(total, jnp.finfo(P.dtype).tiny)
@@ -217,7 +217,7 @@ def attention_metrics(
 
 
 def _sum(*values: Array) -> np.ndarray:
-    return np.sum(values, axis=0, dtype=np.float64)
+    return np.asarray(np.sum(values, axis=0, dtype=np.float64))
 
 
 def _level_metrics(
@@ -264,7 +264,7 @@ def lender_metrics(
     figures = {}
     for group, counts in groups.items():
         if counts.sum() == small.sum():
-            values = [metrics[f"{name}_small"] for name in _GROUP_METRICS]
+            values = tuple(metrics[f"{name}_small"] for name in _GROUP_METRICS)
         else:
             values = average_precision.subset_metrics(
                 ground_truth,

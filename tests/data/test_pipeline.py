@@ -243,7 +243,7 @@ def test_too_many_boxes_are_an_error_before_training(drawn_config):
     assert pipeline.check_training_data(split, drawn_config)["cut_boxes"] == 0
     split = dataclasses.replace(split, records=[*split.records, crowded[2]])
     message = (
-        r"2\.png of made holds 4 boxes, more than dataset\.max_boxes = 3: raise that, "
+        r"2\.png of made has 4 boxes, more than dataset\.max_boxes = 3: increase that, "
         r"or set dataset\.overflow to keep_largest or keep_first"
     )
     with pytest.raises(InputError, match=message):
@@ -304,7 +304,7 @@ def test_damaged_records_are_named(drawn_config):
     for change, message in (
         ({"image": b""}, "x does not decode"),
         ({"image": b"hello"}, "x does not decode"),
-        ({"height": 9}, "x decodes to 8 x 8 pixels, but its record says 8 x 9"),
+        ({"height": 9}, "x decodes to 8 x 8 pixels, but its record has 8 x 9"),
     ):
         with pytest.raises(InputError, match=message):
             decode.decode_image(record | change, "x")
@@ -324,8 +324,8 @@ def test_closing_frees_the_shared_memory_of_the_last_batch(drawn_config):
         ("dataset.overflow", "cut", "'cut'; it must be one of "),
         ("dataset.num_threads", -1, "dataset.num_threads is negative"),
         ("dataset.num_workers", -1, "dataset.num_workers is negative"),
-        ("batch_size", 7, "batch_size is 7: set a positive multiple of .* 2"),
-        ("eval_batch_size", 7, "eval_batch_size is 7: set a positive multiple"),
+        ("batch_size", 7, "batch_size is 7: set it to a positive multiple of .* 2"),
+        ("eval_batch_size", 7, "eval_batch_size is 7: set it to a positive multiple"),
         ("batch_size", 0, "batch_size is 0"),
     ],
 )
@@ -351,5 +351,5 @@ def test_settings_that_cannot_be(field, value, message, drawn_config):
     ],
 )
 def test_empty_splits_are_refused(function, drawn_config):
-    with pytest.raises(InputError, match="made train holds no images"):
+    with pytest.raises(InputError, match="made train has no images"):
         function(made_split(), drawn_config)

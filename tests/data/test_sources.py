@@ -42,7 +42,9 @@ def test_unknown_names_list_the_known_ones(drawn_config):
     ):
         sources.load(drawn_config.dataset, "train+test[:5]")
     for split in ("train[3]", "train[:3", "train[a:b]", "", "train+"):
-        with pytest.raises(InputError, match="is no split: write a name, or a slice"):
+        with pytest.raises(
+            InputError, match="is not a split: write a name, or a slice"
+        ):
             sources.load(drawn_config.dataset, split)
     drawn_config.dataset.name = "coco"
     with pytest.raises(

@@ -1,8 +1,8 @@
-"""Augmentation of classification, on the device: a window of each image.
+"""Augmentation for classification, on the device: one window of each image.
 
-In training a part of random area and aspect ratio (Szegedy et al., Going deeper with
-convolutions (2015), section 6), flipped or not; in evaluation the centre. The window
-is read from the canvas once (data/augmentation/resampling.py).
+Training uses a window of random area and aspect ratio (Szegedy et al., Going deeper
+with convolutions (2015), section 6) and random flips; evaluation uses the center. The
+canvas is resampled once (data/augmentation/resampling.py).
 """
 
 from typing import Any
@@ -22,20 +22,20 @@ def augment_image(
     augment: Any,
     input_size: tuple[int, int],
 ) -> Array:
-    """Draws a window of one image, and colours where `augment.photometric` says so.
+    """Resamples a random window of one image, with photometric distortion.
 
     Args:
-      key: of this example.
+      key: random key of this example.
       image: uint8 [Hc, Wc, 3], the image at the top left of its canvas.
-      image_size: int32 [2], its height and width in pixels.
-      augment: the config group `augment` (static).
+      image_size: int32 [2], height and width of the image in pixels.
+      augment: config.augment (static); `photometric` 0 turns the distortion off.
       input_size: (height, width) of the result in pixels.
 
     Returns:
       float32 [h, w, 3] in [0, 255].
     """
     tries = augment.crop_tries
-    # In one call, because each takes a CPU half a second to compile.
+    # Sampled in one call, because a CPU takes half a second to compile each call.
     numbers = jax.random.uniform(key, (4 * tries + 1 + 9,))
     crops, flip, colors = jnp.split(numbers, [4 * tries, 4 * tries + 1])
     window = jnp.array([0.0, 0.0, 1.0, 1.0], jnp.float32)
@@ -54,10 +54,19 @@ def augment_image(
 def center_image(
     image: Array, image_size: Array, input_size: tuple[int, int], share: float
 ) -> Array:
-    """The middle of one image: `share` of its shorter side, in the input's shape.
+    """Resamples the center of one image.
 
-    As if the image were resized until the input covers `share` of it, and the input
-    were cut from the middle. Arguments and result as of `augment_image`.
+    The result is that of resizing the image, so that the input covers `share` of its
+    shorter side, and then cropping the center.
+
+    Args:
+      image: uint8 [Hc, Wc, 3], the image at the top left of its canvas.
+      image_size: int32 [2], height and width of the image in pixels.
+      input_size: (height, width) of the result in pixels.
+      share: share of the shorter side, in (0, 1].
+
+    Returns:
+      float32 [h, w, 3] in [0, 255].
     """
     window = center_window(image_size, input_size, share)
     pixels, _ = read_window(image, image_size, window, input_size)
@@ -67,7 +76,7 @@ def center_image(
 def center_window(
     image_size: Array, input_size: tuple[int, int], share: float
 ) -> Array:
-    """The window [4] of `center_image`, in units of the image."""
+    """Returns the window [4] of `center_image`, relative to the image."""
     ratio = jnp.array(input_size, jnp.float32) / image_size.astype(jnp.float32)
     extent = share * ratio / jnp.max(ratio)
     return jnp.concatenate([(1 - extent) / 2, (1 + extent) / 2])
@@ -79,25 +88,25 @@ def random_crop(
     area: tuple[float, float],
     aspect: tuple[float, float],
 ) -> Array:
-    """The first candidate that lies in the image, or the largest crop in its middle.
+    """Returns the first candidate inside the image, or the largest crop at its center.
 
-    A candidate has a share of the image's area, uniform in `area`, and a width over
-    height in pixels whose logarithm is uniform in that of `aspect`.
+    The area of a candidate relative to the image is uniform in `area`. The logarithm of
+    its aspect ratio (width over height, in pixels) is uniform in that of `aspect`.
 
     Args:
-      draws: [T, 4] in [0, 1): area, aspect, y and x of each candidate.
+      draws: [T, 4] in [0, 1): area, aspect ratio, y and x of each candidate.
       image_size: int32 [2], height and width in pixels.
-      area: smallest and largest.
-      aspect: smallest and largest.
+      area: smallest and largest area.
+      aspect: smallest and largest aspect ratio.
 
     Returns:
-      A window [4] in units of the image. The last resort has the image's aspect ratio,
-      or the end of `aspect` that is nearest to it.
+      A window [4], relative to the image. The crop at the center has the aspect ratio
+      of the image, clipped to `aspect`.
     """
     height, width = image_size.astype(jnp.float32)
     shares = between(draws[:, 0], *area)
     low, high = jnp.log(jnp.array(aspect, jnp.float32))
-    # In units of the image a crop of the image's own aspect ratio is square.
+    # Relative to the image, a crop with the aspect ratio of the image is square.
     ratios = jnp.exp(between(draws[:, 1], low, high)) * height / width
     sides = jnp.stack([jnp.sqrt(shares / ratios), jnp.sqrt(shares * ratios)], axis=-1)
     start = draws[:, 2:] * (1 - sides)

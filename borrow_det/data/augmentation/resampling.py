@@ -1,8 +1,8 @@
-"""Windows of images, read on the device: every crop, flip and resize is one.
+"""Resampling of images on the device: crop, flip and resize in one operation.
 
-A *window* is the part of the image's plane, `[y_start, x_start, y_end, x_end]` in
-units of the image (0 to 1 is the image itself), that fills the network's input. One
-that runs from right to left flips.
+A *window* is the part of the image plane that fills the input of the network:
+`[y_start, x_start, y_end, x_end]` relative to the image, which spans 0 to 1. A window
+from right to left flips the image.
 """
 
 import functools
@@ -15,27 +15,27 @@ from jax import Array
 def read_window(
     image: Array, image_size: Array, window: Array, input_size: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Reads a window from a canvas, antialiased.
+    """Resamples a window of an image, with antialiasing.
 
     Args:
       image: uint8 [Hc, Wc, 3], the image at the top left of its canvas.
-      image_size: int32 [2], its height and width in pixels.
-      window: [4], see the module's docstring.
+      image_size: int32 [2], height and width of the image in pixels.
+      window: float32 [4] (see the module docstring).
       input_size: (height, width) of the result in pixels.
 
     Returns:
-      (float32 [3, h, w] in [0, 255], coverage [h, w]: the part of each pixel that
-      lies on the image). Channels go first because the second product wants them out
-      of the way, and pixelwise work runs along rows.
+      (pixels float32 [3, h, w] in [0, 255], coverage float32 [h, w]: the share of each
+      pixel inside the image). Channels are first, which suits the second product and
+      pixelwise operations along rows.
     """
     size = image_size.astype(jnp.float32)
     (height, width), (canvas_height, canvas_width, _) = input_size, image.shape
     rows, row_cover = _weights(window[0], window[2], size[0], canvas_height, height)
     columns, column_cover = _weights(window[1], window[3], size[1], canvas_width, width)
-    # HIGHEST: a GPU's default would round pixels to 10 bits between the two products.
+    # The default precision of a GPU would round pixels to 10 bits between the products.
     product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     pixels = image.astype(jnp.float32)
-    # The product that shortens most goes first, and leaves less to the other.
+    # The product that shrinks the image more comes first, so that less is left to do.
     if height * canvas_width <= canvas_height * width:
         pixels = product("ywc,xw->cyx", product("hwc,yh->ywc", pixels, rows), columns)
     else:
@@ -43,22 +43,24 @@ def read_window(
     return pixels, row_cover[:, None] * column_cover[None, :]
 
 
-def _weights(start, end, size, canvas, length):
-    """How one axis of the output is made of the pixels of the canvas.
+def _weights(
+    start: Array, end: Array, size: Array, canvas: int, length: int
+) -> tuple[Array, Array]:
+    """Returns the weights of canvas pixels in output pixels along one axis.
 
-    The triangle kernel of `jax.image.resize(method="linear", antialias=True)`, over
-    the image's own pixels alone: the padding behind them has no weight.
+    The kernel is the triangle of `jax.image.resize(method="linear", antialias=True)`,
+    restricted to the pixels of the image: padding has no weight.
 
     Args:
-      start: of the window along this axis, in units of the image.
-      end: of the window; less than `start` where it flips.
-      size: of the image in pixels, float32.
-      canvas: of the canvas in pixels.
-      length: of the output in pixels.
+      start: start of the window on this axis, relative to the image.
+      end: end of the window; less than `start` for a flip.
+      size: size of the image in pixels, float32.
+      canvas: size of the canvas in pixels.
+      length: size of the output in pixels.
 
     Returns:
-      Weights [length, canvas] that sum to 1 over the canvas where the output sees the
-      image, and the covered part [length] of each output pixel, in [0, 1].
+      (weights [length, canvas], which sum to 1 over the canvas for output pixels on the
+      image; coverage [length], the share of each output pixel on the image, in [0, 1]).
     """
     step = (end - start) * size / length
     centers = start * size + (jnp.arange(length, dtype=jnp.float32) + 0.5) * step

@@ -1,4 +1,4 @@
-"""What happens to boxes that cannot be right: dataset.bad_boxes."""
+"""Handling of invalid boxes: dataset.bad_boxes."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,17 @@ import numpy as np
 from borrow_det.errors import InputError, check_choice
 
 POLICIES = ("error", "clip", "drop")
-# Annotation tools round: a box that sticks out of the image by no more than this is
-# clipped under every policy, and not counted.
+# Annotation tools round coordinates. Boxes that exceed the image by at most this many
+# pixels are clipped under every policy, and are not counted.
 TOLERANCE = 1.0
 
 
 def check_policy(policy: str) -> None:
-    """Raises InputError when dataset.bad_boxes is none of POLICIES."""
+    """Checks dataset.bad_boxes.
+
+    Raises:
+      InputError: it is not one of POLICIES.
+    """
     check_choice("dataset.bad_boxes", policy, POLICIES)
 
 
@@ -24,27 +28,27 @@ def clean(
     policy: str,
     describe: Callable[[int], str],
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Clips, drops or refuses boxes that are not finite, empty or outside the image.
+    """Clips, drops or rejects boxes that are not finite, empty or outside the image.
 
     Args:
       boxes: [n, 4], [y_min, x_min, y_max, x_max] in pixels.
-      height: of the image, in pixels.
-      width: of the image, in pixels.
-      policy: error; clip (a box that sticks out is cut at the border; what is not
-        finite, or empty then, is dropped); drop.
-      describe: names box i in an error.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
+      policy: "error"; "clip" (clip boxes to the image, and drop boxes that are not
+        finite or then empty); or "drop".
+      describe: returns a description of box i for a message.
 
     Returns:
-      The boxes, float64 [n, 4] and within the image wherever they are kept; which
-      are kept, bool [n]; and the counts {"clipped": ., "dropped": .}.
+      Boxes float64 [n, 4], inside the image if they are kept; a mask bool [n] of the
+      boxes to keep; and the numbers of boxes {"clipped": ., "dropped": .}.
 
     Raises:
-      InputError: under the policy error, for the first bad box.
+      InputError: the policy is "error" and a box is invalid.
     """
     check_policy(policy)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     borders = np.array([height, width, height, width], np.float64)
-    finite = np.isfinite(boxes).all(axis=1)
+    finite = np.all(np.isfinite(boxes), axis=1)
     boxes = np.where(finite[:, None], boxes, 0.0)
     clipped = np.clip(boxes, 0.0, borders)
     empty = ~_has_area(boxes) | ~_has_area(clipped)
@@ -57,11 +61,11 @@ def clean(
             if not finite[i]
             else "has no area"
             if not _has_area(boxes)[i]
-            else f"lies outside the image of {width} x {height} pixels"
+            else f"is outside the image of {width} x {height} pixels"
         )
         raise InputError(
-            f"{describe(i)} {reason}: correct it, or set dataset.bad_boxes to "
-            "clip or drop"
+            f"{describe(i)} {reason}: correct it, or set dataset.bad_boxes to clip or "
+            "drop"
         )
     keep = ~bad if policy == "drop" else finite & ~empty
     counts = {

@@ -1,4 +1,4 @@
-"""The 80 classes of COCO, by their ids: 1 to 90, of which ten were never annotated."""
+"""Names of COCO's 80 classes by id; ten of the ids from 1 to 90 are not used."""
 
 NAMES: dict[int, str] = {
     **{1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus"},

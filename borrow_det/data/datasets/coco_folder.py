@@ -1,32 +1,39 @@
-"""A data set of any folder of images with COCO annotation files: a user's own data."""
+"""Data sets of a user: folders of images with COCO annotation files."""
 
 import dataclasses
 import re
+from collections.abc import Collection, Iterator
+from typing import Any
 
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from borrow_det.data.datasets import coco_json, prepare
+from borrow_det.data.datasets import coco_json, prepare, records
+from borrow_det.data.datasets.opened import OpenedSet, check_split_names
 from borrow_det.data.images import upright
 from borrow_det.errors import InputError
+
+_Examples = Iterator[tuple[int, dict[str, Any]]]
 
 
 @dataclasses.dataclass
 class CocoFolderConfig(tfds.core.BuilderConfig):
-    """One folder in one state, under one policy.
+    """Configuration of one folder in one state, with one policy.
 
     Attributes:
-      name: made of the folder's name and its fingerprint.
-      folder: what its annotation files say.
-      bad_boxes: dataset.bad_boxes, already applied to the folder.
+      name: derived from the name and the fingerprint of the folder.
+      folder: content of the annotation files, with the policy applied.
+      bad_boxes: the policy, dataset.bad_boxes.
     """
 
     name: str = ""
-    folder: coco_json.Folder = dataclasses.field(default=None, repr=False)
+    # Keyword-only, because the fields of TFDS's class before it have defaults.
+    folder: coco_json.Folder = dataclasses.field(kw_only=True, repr=False)
     bad_boxes: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         readable = re.sub(r"\W", "_", self.folder.path.name, flags=re.ASCII)
         self.name = f"{readable}_{self.folder.fingerprint}"
 
@@ -34,19 +41,18 @@ class CocoFolderConfig(tfds.core.BuilderConfig):
 class CocoFolder(tfds.core.GeneratorBasedBuilder):
     """The images of a folder with the boxes of its COCO annotation files.
 
-    Where the files and images are looked for: `coco_json.find_splits`. What is done
-    to images that are not plain 8-bit: `stored_image.read`. What is done to boxes
-    that cannot be right: `bad_boxes.clean`.
+    `coco_layout.find_splits` finds the files, `upright.read` converts images that are
+    not plain 8-bit, and `bad_boxes.clean` handles invalid boxes.
 
-    Category ids may have gaps: classes are numbered in the order of the ids of all
-    splits together, and the ids themselves go back into every file that is written.
-    Images without boxes are kept. Boxes of a photograph that EXIF turns are taken to
-    be those of the upright image, unless the annotation file gives the size of the
-    image as stored: then the boxes are turned with it.
+    Category ids may have gaps: classes are numbered by the sorted ids of all splits,
+    and all written files contain the ids. Images without boxes are kept. If EXIF
+    rotates a photograph, its boxes are those of the upright image, unless the
+    annotation file gives the size of the image as stored: then the boxes are rotated,
+    too.
 
-    The set's configuration is named by a hash of the folder's path, the annotation
-    files, the policy, and each image's size and modification time, so that a change
-    of any of them makes a new set. Older ones stay until they are deleted by hand.
+    The name of the configuration has a hash of the folder's path, the annotation files,
+    the policy, and the size and modification time of each image. A change of any of
+    them makes a new set; older ones stay until the user deletes them.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -73,7 +79,7 @@ class CocoFolder(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=f"COCO annotations and images of {folder.path}",
             features=tfds.features.FeaturesDict(features),
-            # The order of the annotation file is kept.
+            # Records keep the order of the annotation file.
             disable_shuffling=True,
             metadata=tfds.core.MetadataDict(
                 path=str(folder.path),
@@ -83,19 +89,21 @@ class CocoFolder(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, _Examples]:
         del dl_manager
         return {
             split: self._generate_examples(images)
             for split, images in self.builder_config.folder.splits.items()
         }
 
-    def _generate_examples(self, images: list[coco_json.Image]):
+    def _generate_examples(self, images: list[coco_json.Image]) -> _Examples:
         for index, image in enumerate(images):
             yield index, _example(image)
 
 
-def _example(image: coco_json.Image) -> dict:
+def _example(image: coco_json.Image) -> dict[str, Any]:
     stored = upright.read(image.path)
     boxes = _upright_boxes(image, stored)
     scale = np.array([stored.height, stored.width] * 2, np.float64)
@@ -118,22 +126,54 @@ def _example(image: coco_json.Image) -> dict:
     }
 
 
-def _upright_boxes(image: coco_json.Image, stored: upright.StoredImage):
-    """The boxes in pixels of the upright image; the stated size says which it is."""
+def _upright_boxes(image: coco_json.Image, stored: upright.StoredImage) -> np.ndarray:
+    """Returns the boxes in pixels of the upright image.
+
+    The size in the annotation file is that of the upright image or of the image as
+    stored.
+    """
     stated = (image.height, image.width)
     if stated == (stored.height, stored.width):
         return image.boxes
     if stated == (stored.file_height, stored.file_width):
-        return upright.turn_boxes(image.boxes, stored)
+        return upright.rotate_boxes(image.boxes, stored)
     raise InputError(
         f"{image.path} is {stored.width} x {stored.height} pixels, but its annotation "
-        f"file says {image.width} x {image.height}: correct its width and height, or "
+        f"file has {image.width} x {image.height}: correct width and height there, or "
         "restore the image that was annotated"
     )
 
 
-def open_folder(path: str, bad_boxes: str, data_dir: str):
-    """Reads a folder's annotation files, and prepares its set where that is to be done.
+def open_set(
+    dataset_config: ml_collections.ConfigDict, split_names: Collection[str]
+) -> OpenedSet:
+    """Opens splits of the folder dataset.path, after preparing them if necessary.
+
+    Args:
+      dataset_config: config.dataset; path, bad_boxes and data_dir are used.
+      split_names: names of splits.
+
+    Raises:
+      InputError: a split is unknown, or an annotation or image is missing or invalid;
+        the message names the first.
+    """
+    folder, builder = open_folder(
+        dataset_config.path, dataset_config.bad_boxes, dataset_config.data_dir
+    )
+    check_split_names(str(folder.path), split_names, folder.splits)
+    return OpenedSet(
+        splits={split: [prepare.data_source(builder, split)] for split in split_names},
+        class_names=folder.class_names,
+        category_ids=folder.category_ids,
+        convert=records.convert_coco_folder,
+        counts=folder.counts,
+    )
+
+
+def open_folder(
+    path: str, bad_boxes: str, data_dir: str
+) -> tuple[coco_json.Folder, prepare.Builder]:
+    """Reads a folder's annotation files, and prepares its set if that was not done.
 
     Args:
       path: dataset.path.
@@ -141,10 +181,11 @@ def open_folder(path: str, bad_boxes: str, data_dir: str):
       data_dir: dataset.data_dir.
 
     Returns:
-      (the `coco_json.Folder`, the TFDS builder to read from).
+      (content of the annotation files, builder of the prepared set).
 
     Raises:
-      InputError: for bad or missing annotations or images, naming the first.
+      InputError: an annotation or image is missing or invalid; the message names the
+        first.
     """
     folder = coco_json.read_folder(path, bad_boxes)
     for split, counts in folder.counts.items():

@@ -1,24 +1,22 @@
-"""Reads and checks a folder's COCO annotation files, before any image is read."""
+"""COCO annotation files of a folder, read and checked before any image is read."""
 
 import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
 import re
 import reprlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from borrow_det.data.datasets import bad_boxes
+from borrow_det.data.datasets import bad_boxes, coco_layout
 from borrow_det.errors import InputError
 from borrow_det.io import json_files
 
-# COCO's own annotations folder holds these beside instances_*.json; they say nothing
-# of boxes, or say the same again.
-_OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
-_LARGEST_AREA = float(np.finfo(np.float32).max)  # Of those that a record can hold.
+_LARGEST_AREA = float(np.finfo(np.float32).max)  # Records store areas as float32.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,16 +24,16 @@ class Image:
     """One image of an annotation file, with its annotations.
 
     Attributes:
-      image_id: the file's.
-      file_name: as the file writes it.
-      path: where it lies.
-      height: in pixels, as the annotation file says.
-      width: likewise.
-      boxes: float64 [n, 4], [y_min, x_min, y_max, x_max] in those pixels.
+      image_id: id in the annotation file.
+      file_name: file name in the annotation file.
+      path: path of the image.
+      height: height in the annotation file, in pixels.
+      width: width in the annotation file, in pixels.
+      boxes: float64 [n, 4], [y_min, x_min, y_max, x_max] in these pixels.
       labels: int32 [n], index into Folder.class_names.
       is_crowd: bool [n].
-      is_difficult: bool [n], from `difficult` or `ignore`, where given.
-      area: float64 [n], in pixels²; the annotation's, or the box's where it has none.
+      is_difficult: bool [n], from `difficult` or `ignore` if present.
+      area: float64 [n], in square pixels, from `area` or else from the box.
     """
 
     image_id: int
@@ -52,16 +50,17 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """What the annotation files of a folder say.
+    """Content of the annotation files of a folder.
 
     Attributes:
-      path: of the folder, absolute.
-      splits: the images of each split, by name.
-      class_names: of all splits together, in the order of category_ids.
-      category_ids: the files' own, ascending, gaps allowed.
-      counts: boxes "clipped" and "dropped" by dataset.bad_boxes, by split.
-      fingerprint: changes with the folder's place, the annotation files' content,
-        the policy, and the size and modification time of any image.
+      path: absolute path of the folder.
+      splits: split name to its images.
+      class_names: names of the classes of all splits, in the order of category_ids.
+      category_ids: ids in the files, ascending; gaps are allowed.
+      counts: split name to the numbers of boxes that dataset.bad_boxes "clipped" and
+        "dropped".
+      fingerprint: hash of the path of the folder, the annotation files, the policy, and
+        the size and modification time of each image.
     """
 
     path: pathlib.Path
@@ -76,26 +75,26 @@ def read_folder(path: str, policy: str) -> Folder:
     """Reads and checks all annotation files of a folder.
 
     Args:
-      path: the folder, dataset.path.
+      path: path of the folder, dataset.path.
       policy: dataset.bad_boxes.
 
     Raises:
       InputError: the folder, its annotation files or an image is missing, or an
-        annotation file says something that cannot be.
+        annotation file is invalid.
     """
     if not path:
         raise InputError(
-            "coco_folder needs the folder of your images and annotations: set "
-            "dataset.path (--config=configs/coco_folder.py:path=DIR)"
+            "dataset.path is not set: set it to the folder of your images and "
+            "annotations (--config=configs/coco_folder.py:path=DIR)"
         )
     bad_boxes.check_policy(policy)
     folder = pathlib.Path(path).expanduser().absolute()
-    files = find_splits(folder)
+    files = coco_layout.find_splits(folder)
     contents = {split: _AnnotationFile(file) for split, file in files.items()}
     categories = _merge_categories(contents.values())
+    label_of = {category_id: i for i, category_id in enumerate(sorted(categories))}
     splits, counts = {}, {}
     for split, content in contents.items():
-        label_of = {category_id: i for i, category_id in enumerate(sorted(categories))}
         splits[split], counts[split] = content.images(folder, split, label_of, policy)
     return Folder(
         path=folder,
@@ -107,51 +106,8 @@ def read_folder(path: str, policy: str) -> Folder:
     )
 
 
-def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Finds a folder's annotation files by the names that tools give them.
-
-    `annotations/NAME.json` (COCO; `instances_` is taken off, and where such files
-    exist the others are other tasks'), `NAME/_annotations.coco.json` (Roboflow), and
-    only where there are none of these `NAME.json`.
-
-    Returns:
-      The path of each split's file, by split name, in which characters other than
-      letters, digits and _ became _.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: correct dataset.path")
-    found = [
-        (file.stem, file)
-        for file in sorted(folder.glob("annotations/*.json"))
-        if not file.name.startswith(_OTHER_TASKS)
-    ]
-    instances = [pair for pair in found if pair[0].startswith("instances_")]
-    found = [(name.removeprefix("instances_"), f) for name, f in instances or found]
-    found += [
-        (file.parent.name, file)
-        for file in sorted(folder.glob("*/_annotations.coco.json"))
-    ]
-    found = found or [(file.stem, file) for file in sorted(folder.glob("*.json"))]
-    if not found:
-        raise InputError(
-            f"{folder} holds no COCO annotation file: put one for each split NAME at "
-            "annotations/NAME.json, NAME/_annotations.coco.json or NAME.json"
-        )
-    splits = {}
-    for name, file in found:
-        name = re.sub(r"\W", "_", name, flags=re.ASCII)
-        if name in splits:
-            raise InputError(
-                f"{file} and {splits[name]} both name the split {name}: rename one"
-            )
-        if name == "all":
-            raise InputError(f"{file}: TFDS keeps the split name 'all': rename it")
-        splits[name] = file
-    return splits
-
-
 class _AnnotationFile:
-    """One annotation file, checked as far as that takes no images."""
+    """One annotation file, checked as far as possible without images."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -159,7 +115,7 @@ class _AnnotationFile:
         with path.open("rb") as file:
             self.digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not isinstance(data, dict):
-            raise InputError(f"{path} is not in COCO's format: it holds no JSON object")
+            raise InputError(f"{path} is not in COCO's format: it is not a JSON object")
         self._images = self._records(data, "images", "id file_name width height")
         self._annotations = self._records(
             data, "annotations", "image_id category_id bbox"
@@ -168,33 +124,35 @@ class _AnnotationFile:
         if not self._images:
             raise InputError(f"{path} lists no images: remove it, or add images")
 
-    def _records(self, data: dict, key: str, required: str) -> list[dict]:
-        """data[key], each record of which has the required keys."""
+    def _records(
+        self, data: dict[str, Any], key: str, required: str
+    ) -> list[dict[str, Any]]:
+        """Returns data[key], after checking that each record has the required keys."""
         if not isinstance(data.get(key), list):
             raise InputError(
-                f"{self.path} lacks the list {key!r}: a COCO file of boxes has images, "
+                f"{self.path} has no list {key!r}: a COCO annotation file has images, "
                 "annotations and categories"
             )
         for i, record in enumerate(data[key]):
             if not isinstance(record, dict):
-                raise InputError(f"{self.path}: {key}[{i}] is no JSON object")
+                raise InputError(f"{self.path}: {key}[{i}] is not a JSON object")
             for name in required.split():
                 if name not in record:
-                    raise InputError(f"{self.path}: {key}[{i}] lacks the key {name!r}")
+                    raise InputError(f"{self.path}: {key}[{i}] has no key {name!r}")
                 if name == "bbox":
-                    continue  # Checked with the image, which its error names.
+                    continue  # Checked later, when the message can name the image.
                 is_text = name in ("name", "file_name")
                 if not (_is_text if is_text else _is_int64)(record[name]):
                     raise InputError(
                         f"{self.path}: {key}[{i}] has {name} = "
-                        f"{reprlib.repr(record[name])}, which is no "
-                        f"{'text' if is_text else 'whole number of 64 bits'}"
+                        f"{reprlib.repr(record[name])}, which is not "
+                        f"{'a text' if is_text else 'an integer of 64 bits'}"
                     )
         return data[key]
 
     def categories(self) -> dict[int, str]:
-        """Names by id."""
-        names = {}
+        """Returns the names of the categories by id."""
+        names: dict[int, str] = {}
         for category in self._categories:
             if category["id"] in names:
                 raise InputError(
@@ -211,7 +169,14 @@ class _AnnotationFile:
         label_of: dict[int, int],
         policy: str,
     ) -> tuple[list[Image], dict[str, int]]:
-        """The images with their annotations, and what the policy did to the boxes."""
+        """Returns the images with their annotations, and counts of invalid boxes.
+
+        Args:
+          folder: folder of the data set.
+          split: name of the split.
+          label_of: category id to class index.
+          policy: dataset.bad_boxes.
+        """
         annotations = self._by_image()
         known = self.categories()
         images, counts = [], {"clipped": 0, "dropped": 0}
@@ -219,7 +184,7 @@ class _AnnotationFile:
             if min(record["width"], record["height"]) <= 0:
                 raise InputError(
                     f"{self.path}: image {record['file_name']!r} has the size "
-                    f"{record['width']} x {record['height']}"
+                    f"{record['width']} x {record['height']}: correct width and height"
                 )
             rows = annotations[record["id"]]
             for row in rows:
@@ -227,17 +192,17 @@ class _AnnotationFile:
                     raise InputError(
                         f"{self.path}: annotation {row.get('id', '')} of "
                         f"{record['file_name']} has the category id "
-                        f"{row['category_id']}, which 'categories' does not list"
+                        f"{row['category_id']}, which is not in 'categories'"
                     )
-            path = _find_image(folder, self.path, split, record["file_name"])
+            path = coco_layout.find_image(folder, self.path, split, record["file_name"])
             image, counted = self._image(record, rows, path, label_of, policy)
             images.append(image)
             counts = {name: counts[name] + counted[name] for name in counts}
         return images, counts
 
-    def _by_image(self) -> dict[int, list[dict]]:
-        """The annotations of each image id."""
-        annotations = {}
+    def _by_image(self) -> dict[int, list[dict[str, Any]]]:
+        """Returns the annotations of each image id."""
+        annotations: dict[int, list[dict[str, Any]]] = {}
         for record in self._images:
             if record["id"] in annotations:
                 raise InputError(
@@ -249,15 +214,23 @@ class _AnnotationFile:
             if annotation["image_id"] not in annotations:
                 raise InputError(
                     f"{self.path}: annotations[{i}] belongs to image id "
-                    f"{annotation['image_id']}, which 'images' does not list"
+                    f"{annotation['image_id']}, which is not in 'images'"
                 )
             annotations[annotation["image_id"]].append(annotation)
         return annotations
 
-    def _image(self, record, rows, path, label_of, policy) -> tuple[Image, dict]:
+    def _image(
+        self,
+        record: dict[str, Any],
+        rows: list[dict[str, Any]],
+        path: pathlib.Path,
+        label_of: dict[int, int],
+        policy: str,
+    ) -> tuple[Image, dict[str, int]]:
+        """Returns an image with its annotations, and counts of invalid boxes."""
         boxes = np.array([self._box(row) for row in rows]).reshape(-1, 4)
 
-        def describe(i):
+        def describe(i: int) -> str:
             return (
                 f"{self.path}: the box {reprlib.repr(rows[i]['bbox'])} of annotation "
                 f"{rows[i].get('id', i)} in {record['file_name']}"
@@ -267,6 +240,8 @@ class _AnnotationFile:
             boxes, record["height"], record["width"], policy, describe
         )
         area = [_area(row, box) for row, box in zip(rows, boxes.tolist(), strict=True)]
+        labels = [label_of[row["category_id"]] for row in rows]
+        crowd = [bool(row.get("iscrowd")) for row in rows]
         difficult = [bool(row.get("difficult") or row.get("ignore")) for row in rows]
         image = Image(
             image_id=record["id"],
@@ -275,19 +250,15 @@ class _AnnotationFile:
             height=record["height"],
             width=record["width"],
             boxes=boxes[keep],
-            labels=np.array([label_of[row["category_id"]] for row in rows], np.int32)[
-                keep
-            ],
-            is_crowd=np.array([bool(row.get("iscrowd")) for row in rows], np.bool_)[
-                keep
-            ],
+            labels=np.array(labels, np.int32)[keep],
+            is_crowd=np.array(crowd, np.bool_)[keep],
             is_difficult=np.array(difficult, np.bool_)[keep],
             area=np.array(area, np.float64)[keep],
         )
         return image, counts
 
-    def _box(self, row: dict) -> tuple[float, float, float, float]:
-        """COCO's [x, y, width, height] as [y_min, x_min, y_max, x_max]."""
+    def _box(self, row: dict[str, Any]) -> tuple[float, float, float, float]:
+        """Converts [x, y, width, height] to (y_min, x_min, y_max, x_max)."""
         box = row["bbox"]
         if (
             not isinstance(box, list)
@@ -296,40 +267,45 @@ class _AnnotationFile:
         ):
             raise InputError(
                 f"{self.path}: annotation {row.get('id', '')} of image id "
-                f"{row['image_id']} has the bbox {reprlib.repr(box)}, which is no list "
-                "of four numbers [x, y, width, height]"
+                f"{row['image_id']} has the bbox {reprlib.repr(box)}, which is not a "
+                "list of four numbers [x, y, width, height]"
             )
         x, y, width, height = map(_to_float, box)
         return y, x, y + height, x + width
 
 
-def _is_text(value) -> bool:
-    # JSON may hold halves of characters, which cannot be written to any file.
+def _is_text(value: Any) -> bool:
+    # JSON may have unpaired surrogates, which cannot be encoded in UTF-8.
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
-def _is_int64(value) -> bool:
+def _is_int64(value: Any) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _to_float(number: int | float) -> float:
-    """JSON's whole numbers have no bounds; those beyond a float's are infinite."""
+    """Converts a number; integers beyond the range of a float become infinite."""
     try:
         return float(number)
     except OverflowError:
         return math.inf if number > 0 else -math.inf
 
 
-def _area(row: dict, box: list[float]) -> float:
+def _area(row: dict[str, Any], box: list[float]) -> float:
     area = row.get("area")
-    if type(area) in (int, float) and 0 < area <= _LARGEST_AREA:
+    if (
+        isinstance(area, int | float)
+        and not isinstance(area, bool)
+        and 0 < area <= _LARGEST_AREA
+    ):
         return float(area)
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _merge_categories(contents) -> dict[int, str]:
-    """The categories of all files, which must agree on the name of an id."""
-    merged, origin = {}, {}
+def _merge_categories(contents: Iterable[_AnnotationFile]) -> dict[int, str]:
+    """Merges the categories of all files; checks that they agree on the names."""
+    merged: dict[int, str] = {}
+    origin: dict[int, pathlib.Path] = {}
     for content in contents:
         for category_id, name in content.categories().items():
             if merged.setdefault(category_id, name) != name:
@@ -345,39 +321,21 @@ def _merge_categories(contents) -> dict[int, str]:
 
 
 def _class_names(categories: dict[int, str]) -> tuple[str, ...]:
-    """Names in the order of ids; a repeated one (Roboflow's root) gets its id."""
-    names = []
+    """Returns names in the order of ids; duplicates (Roboflow's root) get their id."""
+    names: list[str] = []
     for category_id, name in sorted(categories.items()):
         name = name or "unnamed"
         names.append(f"{name} ({category_id})" if name in names else name)
     return tuple(names)
 
 
-def _find_image(
-    folder: pathlib.Path, annotation_file: pathlib.Path, split: str, file_name: str
-) -> pathlib.Path:
-    """Where an image lies: beside its annotation file, or in the usual folders."""
-    name = file_name.replace("\\", "/")
-    places = [
-        annotation_file.parent,
-        folder,
-        folder / "images",
-        folder / "images" / split,
-        folder / split,
-        folder / split / "images",
-    ]
-    for place in places:
-        # Unlike Path.is_file, false for names that no file can have.
-        if os.path.isfile(place / name):
-            return place / name
-    raise InputError(
-        f"{annotation_file} lists the image {file_name!r}, which is in none of "
-        f"{', '.join(dict.fromkeys(map(str, places)))}"
-    )
-
-
-def _fingerprint(folder, policy, contents, splits) -> str:
-    """A short hash of everything that the prepared set depends on."""
+def _fingerprint(
+    folder: pathlib.Path,
+    policy: str,
+    contents: dict[str, _AnnotationFile],
+    splits: dict[str, list[Image]],
+) -> str:
+    """Returns a short hash of everything that the prepared set depends on."""
     digest = hashlib.sha256(json.dumps([str(folder), policy]).encode())
     for split, content in sorted(contents.items()):
         digest.update(f"{split} {content.digest}\n".encode())

@@ -1,32 +1,38 @@
-"""Opening TFDS's prepared sets, and preparing those that are not there yet."""
+"""Builders of prepared TFDS sets; sets that are missing are prepared first."""
 
 import importlib.util
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import tensorflow_datasets as tfds
 
 from borrow_det.errors import InputError
 
+Builder: TypeAlias = tfds.core.DatasetBuilder
 
-def prepared(builder_class, config, data_dir: str):
-    """Returns a reader of a set that we build ourselves, prepared if need be.
 
-    TFDS writes into `incomplete.*` beside the set's folder and renames that at the
-    end, so that a run that fails or is killed leaves nothing that a second run would
-    take for the set.
+def prepared(
+    builder_class: type[tfds.core.GeneratorBasedBuilder],
+    config: tfds.core.BuilderConfig,
+    data_dir: str,
+) -> Builder:
+    """Returns a read-only builder of one of our sets, after preparing it if necessary.
+
+    TFDS writes into a folder `incomplete.*` and renames it at the end, so that the next
+    run does not take the remains of a failed or killed run for the set.
 
     Args:
-      builder_class: a tfds.core.GeneratorBasedBuilder that needs no TensorFlow.
-      config: its BuilderConfig.
-      data_dir: dataset.data_dir; "" is TFDS's default.
+      builder_class: builder that does not need TensorFlow.
+      config: configuration of the builder.
+      data_dir: dataset.data_dir; "" for TFDS's default.
 
     Raises:
-      InputError: the set cannot be written there.
+      InputError: the set cannot be written.
     """
     name = f"{builder_class.name}/{config.name}:{builder_class.VERSION}"
-    # A builder that only reads can, unlike ours, be sent to loader workers.
+    # Unlike our builders, a read-only builder can be sent to loader workers.
     builder = _find_prepared(name, data_dir)
     if builder is None:
         _download_and_prepare(
@@ -34,62 +40,64 @@ def prepared(builder_class, config, data_dir: str):
                 config=config, data_dir=data_dir or None, file_format="array_record"
             )
         )
-        builder = _find_prepared(name, data_dir)
+        builder = _open_prepared(name, data_dir)
     return builder
 
 
-def prepared_by_name(tfds_name: str, data_dir: str, manual_files: Sequence[str] = ()):
-    """Returns a reader of one of TFDS's own sets, prepared if need be.
+def prepared_by_name(
+    tfds_name: str, data_dir: str, manual_files: Sequence[str] = ()
+) -> Builder:
+    """Returns a read-only builder of a set of TFDS, after preparing it if necessary.
 
-    Reading a prepared set takes no TensorFlow; generating one does.
+    Preparing a set needs TensorFlow; reading a prepared set does not.
 
     Args:
-      tfds_name: of the set.
-      data_dir: dataset.data_dir; "" is TFDS's default.
-      manual_files: what only a person can download, into `downloads/manual` of the
+      tfds_name: name of the set.
+      data_dir: dataset.data_dir; "" for TFDS's default.
+      manual_files: files that the user has to download into `downloads/manual` of
         data_dir.
 
     Raises:
-      InputError: the set is to be prepared and TensorFlow or a manual file is absent,
-        it cannot be downloaded or written, or it lies on the disk in another format
-        than array_record.
+      InputError: the set is not prepared, and TensorFlow or a manual file is missing;
+        the set cannot be downloaded or written; or it is stored in another format than
+        array_record.
     """
     builder = _find_prepared(tfds_name, data_dir)
     if builder is None:
         if not _has_tensorflow():
             raise InputError(
                 f"{tfds_name} is not prepared in {data_dir or 'the default data_dir'}, "
-                "and TFDS's builder of it needs TensorFlow, which is not installed: "
-                "pip install -r requirements-tf.txt (for preparing it once; training "
-                "and evaluation then read it without)"
+                "and preparing it needs TensorFlow, which is not installed: "
+                "pip install -r requirements-tf.txt (training and evaluation do not "
+                "need it afterwards)"
             )
         builder = tfds.builder(
             tfds_name, data_dir=data_dir or None, file_format="array_record"
         )
         _check_manual_files(builder, manual_files)
         _download_and_prepare(builder)
-        builder = _find_prepared(tfds_name, data_dir)
+        builder = _open_prepared(tfds_name, data_dir)
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise InputError(
             f"{builder.data_path} holds {tfds_name} as "
-            f"{builder.info.file_format.value}, which has no random access: set "
-            "dataset.data_dir to another folder, where it is prepared as array_record"
+            f"{builder.info.file_format.value}, a format without random access: set "
+            "dataset.data_dir to another folder, so that it is prepared as array_record"
         )
     return builder
 
 
-def data_source(builder, split: str) -> Sequence[dict]:
-    """Random access to the records of a whole split, images left encoded."""
+def data_source(builder: Builder, split: str) -> Sequence[dict[str, Any]]:
+    """Returns random access to the records of a complete split, with encoded images."""
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
-def _check_manual_files(builder, names: Sequence[str]) -> None:
-    # TFDS would stop at the first missing folder, or prepare some splits only.
+def _check_manual_files(builder: Builder, names: Sequence[str]) -> None:
+    # TFDS would report a missing folder, or prepare the other splits.
     folder = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"{builder.name} has no public download: register at its home page, "
+            f"{builder.name} cannot be downloaded automatically: register at "
             f"{builder.info.homepage}, and put {' and '.join(missing)} into {folder}"
         )
 
@@ -98,38 +106,41 @@ def _has_tensorflow() -> bool:
     return importlib.util.find_spec("tensorflow") is not None
 
 
-def _find_prepared(tfds_name: str, data_dir: str):
+def _find_prepared(tfds_name: str, data_dir: str) -> Builder | None:
     try:
-        return tfds.core.read_only_builder.builder_from_files(
-            tfds_name, data_dir=data_dir or None
-        )
+        return _open_prepared(tfds_name, data_dir)
     except tfds.core.DatasetNotFoundError:
         return None
 
 
-def _download_and_prepare(builder) -> None:
+def _open_prepared(tfds_name: str, data_dir: str) -> Builder:
+    return tfds.core.read_only_builder.builder_from_files(
+        tfds_name, data_dir=data_dir or None
+    )
+
+
+def _download_and_prepare(builder: Builder) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
         builder.download_and_prepare()
     except (OSError, RuntimeError) as error:
-        # Another process of this run may have finished the same set meanwhile, and
-        # its folder stands where ours was to go.
+        # Another process of the run may have prepared the same set in the meantime.
         if builder.is_prepared():
             return
-        if not _is_of_system(error):
+        if not _is_system_error(error):
             raise
         reason = " ".join(str(error).split())
         raise InputError(
-            f"{builder.data_path} cannot be prepared ({reason}): make room there, or "
-            "set dataset.data_dir to a folder that can be written"
+            f"{builder.data_path} cannot be prepared ({reason}): free disk space, or "
+            "set dataset.data_dir to a writable folder"
         ) from error
 
 
-def _is_of_system(error: Exception) -> bool:
-    """Whether the file system or the network failed, and not the program.
+def _is_system_error(error: Exception) -> bool:
+    """Returns true if the file system or the network failed, and not the program.
 
-    array_record's writer, written in C++, raises RuntimeError with the text
+    The writer of array_record, in C++, raises RuntimeError with texts such as
     "write() failed: No space left on device".
     """
     return isinstance(error, OSError) or "() failed: " in str(error)

@@ -1,43 +1,47 @@
-"""From the record of each TFDS builder to the one record that the pipeline reads.
+"""Conversion of builders' records to the record that the pipeline reads.
 
 A record describes one image:
-  image: bytes, JPEG or PNG that decodes to 8 bits a channel, upright.
+  image: bytes, JPEG or PNG that decodes to 8 bits per channel, upright.
   file_name: str.
   image_id: int, unique within a split.
   height, width: int, in pixels of the original.
   boxes: float32 [n, 4], [y_min, x_min, y_max, x_max] in [0, 1].
   labels: int32 [n], 0-based.
-  is_crowd, is_difficult: bool [n]; evaluation and loss leave such boxes out.
-  area: float32 [n], pixels² of the original: the annotation's own where it has one
-    (a mask's), else the box's.
-  bad_boxes: int, boxes that dataset.bad_boxes clipped or dropped while reading.
+  is_crowd, is_difficult: bool [n]; evaluation and loss ignore these boxes.
+  area: float32 [n], square pixels of the original: the area of the annotation (that of
+    a mask, for example), or that of the box if there is none.
+  bad_boxes: int, number of boxes that dataset.bad_boxes clipped or dropped while
+    reading.
 
-Each function here takes (record, index, policy), where index is the image's position
-in its split and policy is dataset.bad_boxes. TFDS's real records hold lists for
-sequences and its mock data stacked arrays; both are taken.
+Each function takes (record, index, policy): a builder's record, the position of the
+image in its split, and dataset.bad_boxes. TFDS's own records have lists for sequences,
+its mock data has stacked arrays; both are accepted.
 """
 
 import io
 import re
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
 
 from borrow_det.data.datasets import bad_boxes
+from borrow_det.data.datasets.opened import Record
 from borrow_det.errors import InputError
 
 
-def scale_pairs(record: dict, index: int, policy: str) -> dict:
-    """From `data.scale_pairs`, whose boxes are right by construction."""
+def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of `datasets.scale_pairs`, whose boxes are always valid."""
     del index, policy
-    return _own_record(record)
+    return _from_own_builder(record)
 
 
-def coco_folder(record: dict, index: int, policy: str) -> dict:
-    """From `data.coco_folder`, which applied the policy when it was prepared."""
+def convert_coco_folder(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of `datasets.coco_folder`, prepared with the policy applied."""
     del index, policy
     objects = record["objects"]
-    return _own_record(
+    return _from_own_builder(
         record,
         is_crowd=_array(objects["is_crowd"], np.bool_),
         is_difficult=_array(objects["is_difficult"], np.bool_),
@@ -45,132 +49,134 @@ def coco_folder(record: dict, index: int, policy: str) -> dict:
     )
 
 
-def voc(record: dict, index: int, policy: str) -> dict:
-    """From TFDS's voc: pixel coordinates from 1 become distances from the border.
+def convert_voc(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of TFDS's voc, with pixel numbers as distances to the border.
 
-    VOC's boxes name their first and last pixel, counted from 1, and TFDS divides
-    these numbers by the size. The box that covers those pixels therefore starts one
-    pixel before and ends where TFDS says; its area is that of VOC's own scorer.
+    VOC's boxes have the numbers of their first and last pixel, counted from 1, and
+    TFDS divides these numbers by the image size. The box that covers these pixels
+    starts one pixel earlier and ends where TFDS's box ends; its area is that of VOC's
+    scorer.
     """
     del index
     objects = record["objects"]
     file_name = _text(record["image/filename"])
     size = _image_size(record["image"], file_name)
     boxes = _array(objects["bbox"], np.float32, (-1, 4))
-    # A few boxes of 2011 and later have fractions below 1.
+    # Some boxes of 2011 and later have coordinates below 1.
     boxes[:, 0] = np.maximum(boxes[:, 0] - 1 / size[0], 0)
     boxes[:, 1] = np.maximum(boxes[:, 1] - 1 / size[1], 0)
-    return _clean_record(
-        policy,
-        record["image"],
-        file_name,
-        _digits(file_name),
-        size,
-        boxes,
-        _array(objects["label"], np.int32),
+    converted = _record(
+        image=record["image"],
+        file_name=file_name,
+        image_id=_digits(file_name),
+        size=size,
+        boxes=boxes,
+        labels=_array(objects["label"], np.int32),
         is_difficult=_array(objects["is_difficult"], np.bool_),
     )
+    return _with_policy(converted, policy)
 
 
-def coco(record: dict, index: int, policy: str) -> dict:
-    """From TFDS's coco; areas are the masks', which TFDS stores as whole numbers."""
+def convert_coco(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of TFDS's coco; areas are those of the masks, as integers."""
     del index
     objects = record["objects"]
     file_name = _text(record["image/filename"])
-    return _clean_record(
-        policy,
-        record["image"],
-        file_name,
-        int(record["image/id"]),
-        _image_size(record["image"], file_name),
-        _array(objects["bbox"], np.float32, (-1, 4)),
-        _array(objects["label"], np.int32),
+    converted = _record(
+        image=record["image"],
+        file_name=file_name,
+        image_id=int(record["image/id"]),
+        size=_image_size(record["image"], file_name),
+        boxes=_array(objects["bbox"], np.float32, (-1, 4)),
+        labels=_array(objects["label"], np.int32),
         is_crowd=_array(objects["is_crowd"], np.bool_),
         area=_array(objects["area"], np.float32),
     )
+    return _with_policy(converted, policy)
 
 
-def wider_face(record: dict, index: int, policy: str) -> dict:
-    """From TFDS's wider_face: one class; faces marked invalid count as difficult."""
+def convert_wider_face(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of TFDS's wider_face; invalid faces become difficult."""
     faces = record["faces"]
     file_name = _text(record["image/filename"])
     boxes = _array(faces["bbox"], np.float32, (-1, 4))
-    return _clean_record(
-        policy,
-        record["image"],
-        file_name,
-        index,  # The set has no ids, and its names are no numbers.
-        _image_size(record["image"], file_name),
-        boxes,
-        np.zeros(len(boxes), np.int32),
+    converted = _record(
+        image=record["image"],
+        file_name=file_name,
+        image_id=index,  # The set has no ids, and its file names have no numbers.
+        size=_image_size(record["image"], file_name),
+        boxes=boxes,
+        labels=np.zeros(len(boxes), np.int32),
         is_difficult=_array(faces["invalid"], np.bool_),
     )
+    return _with_policy(converted, policy)
 
 
-def kitti(record: dict, index: int, policy: str) -> dict:
-    """From TFDS's kitti, whose boxes count y from the bottom of the image.
+def convert_kitti(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of TFDS's kitti, whose y counts from the bottom of the image.
 
-    TFDS leaves out the regions that KITTI marks as DontCare, so that detections in
-    them count as false here.
+    TFDS leaves out the regions that KITTI marks as DontCare. Detections in them are
+    therefore false positives.
     """
     del index
     objects = record["objects"]
     file_name = _text(record["image/file_name"])
     boxes = _array(objects["bbox"], np.float32, (-1, 4))
     boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], -1)
-    return _clean_record(
-        policy,
-        record["image"],
-        file_name,
-        _digits(file_name),
-        _image_size(record["image"], file_name),
-        boxes,
-        _array(objects["type"], np.int32),
+    converted = _record(
+        image=record["image"],
+        file_name=file_name,
+        image_id=_digits(file_name),
+        size=_image_size(record["image"], file_name),
+        boxes=boxes,
+        labels=_array(objects["type"], np.int32),
     )
+    return _with_policy(converted, policy)
 
 
-def imagenet2012(record: dict, index: int, policy: str) -> dict:
-    """From TFDS's imagenet2012: one box, the whole image, of the image's class."""
+def convert_imagenet2012(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of TFDS's imagenet2012 to one box, the entire image."""
     del policy
     file_name = _text(record["file_name"])
     return _record(
-        record["image"],
-        file_name,
-        index,  # The set has no ids.
-        _image_size(record["image"], file_name),
-        np.array([[0, 0, 1, 1]], np.float32),
-        np.array([record["label"]], np.int32),
+        image=record["image"],
+        file_name=file_name,
+        image_id=index,  # The set has no ids.
+        size=_image_size(record["image"], file_name),
+        boxes=np.array([[0, 0, 1, 1]], np.float32),
+        labels=np.array([record["label"]], np.int32),
     )
 
 
-def _own_record(record: dict, **fields) -> dict:
-    """From the features that our own builders share, and `fields` of `_record`."""
+def _from_own_builder(record: Record, **fields: np.ndarray) -> Record:
+    """Converts the features that our own builders share; `fields` go to `_record`."""
     objects = record["objects"]
     return _record(
-        record["image"],
-        _text(record["file_name"]),
-        int(record["image_id"]),
-        (int(record["height"]), int(record["width"])),
-        _array(objects["bbox"], np.float32, (-1, 4)),
-        _array(objects["label"], np.int32),
+        image=record["image"],
+        file_name=_text(record["file_name"]),
+        image_id=int(record["image_id"]),
+        size=(int(record["height"]), int(record["width"])),
+        boxes=_array(objects["bbox"], np.float32, (-1, 4)),
+        labels=_array(objects["label"], np.int32),
         **fields,
     )
 
 
 def _record(
-    image,
-    file_name,
-    image_id,
-    size,
-    boxes,
-    labels,
-    is_crowd=None,
-    is_difficult=None,
-    area=None,
-) -> dict:
+    *,
+    image: bytes,
+    file_name: str,
+    image_id: int,
+    size: tuple[int, int],
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    is_crowd: np.ndarray | None = None,
+    is_difficult: np.ndarray | None = None,
+    area: np.ndarray | None = None,
+) -> Record:
     height, width = size
     if area is None:
-        sides = (boxes[:, 2:] - boxes[:, :2]) * np.float32([height, width])
+        sides = (boxes[:, 2:] - boxes[:, :2]) * np.array([height, width], np.float32)
         area = sides[:, 0] * sides[:, 1]
     none = np.zeros(len(boxes), np.bool_)
     return {
@@ -188,13 +194,12 @@ def _record(
     }
 
 
-def _clean_record(policy: str, *args, **kwargs) -> dict:
-    """A record of a downloaded set, with dataset.bad_boxes applied to it."""
-    record = _record(*args, **kwargs)
+def _with_policy(record: Record, policy: str) -> Record:
+    """Applies dataset.bad_boxes to the record of a downloaded set."""
     boxes = record["boxes"]
     scale = np.tile([record["height"], record["width"]], 2).astype(np.float64)
 
-    def describe(i):
+    def describe(i: int) -> str:
         return f"box {i} of {record['file_name']}, {boxes[i].tolist()} of the image,"
 
     pixels, keep, counts = bad_boxes.clean(
@@ -207,27 +212,29 @@ def _clean_record(policy: str, *args, **kwargs) -> dict:
     return record
 
 
-def _array(values, dtype, shape=(-1,)) -> np.ndarray:
-    """A sequence feature, list or array, as an array of its own; empty ones too."""
+def _array(
+    values: Any, dtype: npt.DTypeLike, shape: tuple[int, ...] = (-1,)
+) -> np.ndarray:
+    """Returns a copy of a sequence feature, list or array, also if it is empty."""
     return np.array(values, dtype).reshape(shape)
 
 
-def _text(value) -> str:
+def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _digits(file_name: str) -> int:
-    """000005.jpg -> 5; 2008_000001.jpg -> 2008000001."""
+    """Returns the digits of a file name: 2008_000001.jpg -> 2008000001."""
     return int(re.sub(r"\D", "", file_name.rsplit(".", 1)[0]))
 
 
 def _image_size(image: bytes, file_name: str) -> tuple[int, int]:
-    """(height, width) from the header; orientation tags are ignored, as in decoding."""
+    """Reads (height, width) from the header; decoding ignores orientation tags, too."""
     try:
         with PIL.Image.open(io.BytesIO(image)) as header:
             width, height = header.size
     except PIL.UnidentifiedImageError as error:
         raise InputError(
-            f"{file_name}: the stored bytes are no image; prepare the set again"
+            f"{file_name}: the stored bytes are not an image; prepare the set again"
         ) from error
     return height, width

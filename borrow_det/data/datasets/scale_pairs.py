@@ -1,204 +1,30 @@
-"""The built-in diagnostic set: small objects whose class only borrowing can tell."""
+"""The built-in diagnostic set: small objects whose class requires borrowing."""
 
-import colorsys
 import dataclasses
-from typing import ClassVar
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar
 
-import cv2
+import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 
+from borrow_det.data.datasets import prepare, records
+from borrow_det.data.datasets.opened import OpenedSet, check_split_names
+from borrow_det.data.datasets.scale_pairs_scenes import (
+    SPECIES,
+    Scene,
+    draw,
+    encode,
+    make_scene,
+)
 from borrow_det.errors import InputError
 
-SPECIES = ("stripes_0", "stripes_45", "stripes_90", "stripes_135")
 SPLITS = ("train", "validation", "swapped", "alone")
-# What a guesser and a half-way solution score on the small objects' class.
+# Accuracy on small objects: of a guess, and of a guess among the two species in the
+# image.
 REFERENCE_LINES = {"chance": 0.25, "knows species, not hue": 0.5}
 
-# Lengths are shares of the image's side; pixels are given at a side of 256.
-_MARGIN = 0.01  # Between an object and the image's border.
-_GAP = 0.015  # Between two objects of a strip.
-_LARGE_DIAMETER = (0.28 * 0.88, 0.28 * 1.12)
-_SMALL_DIAMETER = (0.08, 0.10)
-_LARGE_STRIP = 0.35  # Depth of the strip that holds the large instances.
-_SMALL_STRIP = 0.26  # Of the small ones', along the opposite edge.
-_BLOCK = 12 / 256  # Side of the background's blocks.
-_STRIPE_PERIOD = 14 / 256  # Five dark stripes on a large instance.
-_BRIGHTNESS = (70.0, 180.0)  # Of the blocks, of 255.
-_GREY_NOISE = 12.0  # Standard deviations, of 255.
-_COLOUR_NOISE = 8.0
-_SATURATION = 0.85
-_VALUE = 0.9
-_DARK_STRIPE = 0.35  # Brightness of a dark stripe, of the bright one's.
-_HUE_DISTANCE = 0.2  # Smallest, on a circle of length 1.
-
-
-@dataclasses.dataclass(frozen=True)
-class Disc:
-    """One object of a scene; lengths in shares of the image's side.
-
-    Attributes:
-      group: 0 or 1; the discs of a group share species and hue.
-      is_large: whether it is the group's large, striped instance.
-      y: centre, from the top.
-      x: centre, from the left.
-      radius: of the disc.
-    """
-
-    group: int
-    is_large: bool
-    y: float
-    x: float
-    radius: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Scene:
-    """What an image shows, before it is drawn.
-
-    Attributes:
-      discs: the large instance of group 0, that of group 1, then the small ones.
-      species: index into SPECIES of each group.
-      swapped_species: those of the swapped split: the two that are not in species.
-      hues: of each group, in [0, 1).
-      phases: of each group's stripes, in radians.
-      background: float32 [side, side, 3], of 255.
-    """
-
-    discs: tuple[Disc, ...]
-    species: tuple[int, int]
-    swapped_species: tuple[int, int]
-    hues: tuple[float, float]
-    phases: tuple[float, float]
-    background: np.ndarray
-
-
-def make_scene(seed: int, split_number: int, index: int, side: int) -> Scene:
-    """Draws the contents of one image from `default_rng((seed, split, index))`."""
-    rng = np.random.default_rng((seed, split_number, index))
-    order = rng.permutation(len(SPECIES))
-    hue = rng.uniform()
-    other_hue = (hue + rng.uniform(_HUE_DISTANCE, 1 - _HUE_DISTANCE)) % 1.0
-    discs = _turn(
-        _place_large(rng) + _place_small(rng), quarter_turns=int(rng.integers(4))
-    )
-    return Scene(
-        discs=tuple(discs),
-        species=(int(order[0]), int(order[1])),
-        swapped_species=(int(order[2]), int(order[3])),
-        hues=(float(hue), float(other_hue)),
-        phases=tuple(rng.uniform(0, 2 * np.pi, 2).tolist()),
-        background=_draw_background(rng, side),
-    )
-
-
-def _place_large(rng: np.random.Generator) -> list[Disc]:
-    """One large instance a group, side by side along the top edge."""
-    groups = rng.permutation(2)
-    radii = rng.uniform(*_LARGE_DIAMETER, 2) / 2
-    slack = 1 - 2 * _MARGIN - _GAP - 2 * radii.sum()
-    left, right = np.sort(rng.uniform(0, slack, 2))
-    x = (_MARGIN + left + radii[0], 1 - _MARGIN - (slack - right) - radii[1])
-    y = rng.uniform(_MARGIN + radii, _LARGE_STRIP - radii)
-    discs = [
-        Disc(int(g), True, float(y[i]), float(x[i]), float(radii[i]))
-        for i, g in enumerate(groups)
-    ]
-    return sorted(discs, key=lambda disc: disc.group)
-
-
-def _place_small(rng: np.random.Generator) -> list[Disc]:
-    """Two to four small discs a group, in the strip along the bottom edge."""
-    counts = rng.integers(2, 5, 2)
-    groups = np.repeat((0, 1), counts)
-    radii = rng.uniform(*_SMALL_DIAMETER, len(groups)) / 2
-    while True:
-        # Eight discs fill a third of the strip, so that a try nearly always works.
-        discs = _try_small(rng, groups, radii)
-        if discs is not None:
-            return discs
-
-
-def _try_small(rng, groups, radii, tries=100) -> list[Disc] | None:
-    """Places one disc after the other where its box is free; None when stuck."""
-    discs = []
-    for group, r in zip(groups.tolist(), radii.tolist(), strict=True):
-        for _ in range(tries):
-            x = rng.uniform(_MARGIN + r, 1 - _MARGIN - r)
-            y = 1 - rng.uniform(_MARGIN + r, _SMALL_STRIP - r)
-            if all(
-                max(abs(x - d.x), abs(y - d.y)) > r + d.radius + _GAP for d in discs
-            ):
-                discs.append(Disc(group, False, y, x, r))
-                break
-        else:
-            return None
-    return discs
-
-
-def _turn(discs: list[Disc], quarter_turns: int) -> list[Disc]:
-    """Turns the layout, so that any edge may be the large instances'."""
-    for _ in range(quarter_turns):
-        discs = [dataclasses.replace(d, y=1 - d.x, x=d.y) for d in discs]
-    return discs
-
-
-def _draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
-    block = (np.arange(side) / (_BLOCK * side)).astype(np.int64)
-    brightness = rng.uniform(*_BRIGHTNESS, (block[-1] + 1,) * 2).astype(np.float32)
-    noise = rng.standard_normal((side, side, 4), dtype=np.float32)
-    grey = brightness[block[:, None], block[None, :]] + _GREY_NOISE * noise[..., 3]
-    return grey[..., None] + _COLOUR_NOISE * noise[..., :3]
-
-
-def draw(scene: Scene, species: tuple[int, int], with_large: bool = True) -> np.ndarray:
-    """Draws a scene.
-
-    Args:
-      scene: from `make_scene`.
-      species: index into SPECIES of each group: the scene's, or the swapped ones.
-      with_large: whether the large instances are drawn.
-
-    Returns:
-      uint8 [side, side, 3] RGB.
-    """
-    image = scene.background.copy()
-    for disc in scene.discs:
-        if with_large or not disc.is_large:
-            _draw_disc(image, disc, scene, species[disc.group])
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
-
-
-def _draw_disc(image: np.ndarray, disc: Disc, scene: Scene, species: int) -> None:
-    """Blends one disc into float32 image [side, side, 3], edges anti-aliased."""
-    side = image.shape[0]
-    y, x, r = disc.y * side, disc.x * side, disc.radius * side
-    rows = slice(max(int(y - r) - 1, 0), min(int(y + r) + 2, side))
-    columns = slice(max(int(x - r) - 1, 0), min(int(x + r) + 2, side))
-    dy = (np.arange(rows.start, rows.stop, dtype=np.float32) + 0.5 - y)[:, None]
-    dx = (np.arange(columns.start, columns.stop, dtype=np.float32) + 0.5 - x)[None, :]
-    inside = np.clip(r + 0.5 - np.hypot(dy, dx), 0, 1)[..., None]
-    rgb = colorsys.hsv_to_rgb(scene.hues[disc.group], _SATURATION, _VALUE)
-    colour = 255 * np.asarray(rgb, np.float32)
-    if disc.is_large:
-        phase = scene.phases[disc.group]
-        colour = colour * _stripes(dy, dx, species, phase, side)[..., None]
-    image[rows, columns] += inside * (colour - image[rows, columns])
-
-
-def _stripes(dy, dx, species: int, phase: float, side: int) -> np.ndarray:
-    """Brightness in [_DARK_STRIPE, 1] of stripes that run at 45 degrees x species.
-
-    Angles count from the horizontal, anticlockwise as seen on the image.
-    """
-    angle = np.float32(np.pi / 4 * species)
-    period = _STRIPE_PERIOD * side
-    across = np.sin(angle) * dx + np.cos(angle) * dy
-    # A sine clipped to a slope of one pixel an edge: bars with anti-aliased edges.
-    steepness = np.float32(period / (2 * np.pi))
-    wave = np.sin(2 * np.pi / period * across + np.float32(phase))
-    bright = np.clip(0.5 + steepness * wave, 0, 1)
-    return _DARK_STRIPE + (1 - _DARK_STRIPE) * bright
+_Examples = Iterator[tuple[int, dict[str, Any]]]
 
 
 @dataclasses.dataclass
@@ -206,11 +32,11 @@ class ScalePairsConfig(tfds.core.BuilderConfig):
     """One variant of the set.
 
     Attributes:
-      name: made of the other fields.
+      name: derived from the other fields.
       image_size: side of the images, in pixels.
-      seed: of everything random.
-      num_train: images of the train split.
-      num_validation: images of validation, swapped and alone.
+      seed: random seed.
+      num_train: number of images of the train split.
+      num_validation: number of images of validation, swapped and alone, each.
     """
 
     name: str = ""
@@ -219,54 +45,53 @@ class ScalePairsConfig(tfds.core.BuilderConfig):
     num_train: int = 3000
     num_validation: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.name = f"{self.image_size}px"
         if (self.seed, self.num_train, self.num_validation) != (0, 3000, 512):
             self.name += f"_{self.seed}_{self.num_train}_{self.num_validation}"
 
 
 class ScalePairs(tfds.core.GeneratorBasedBuilder):
-    """Drawn scenes in which a small object's class can be told only by borrowing.
+    """Drawn scenes in which the class of a small object requires borrowing.
 
-    A square image (256 px by default; the pixels below scale with it) shows grey
-    blocks of 12 px and random brightness under grey and colour noise, and on them
-    two groups of discs. A group has a species, one of four, and a hue. The species
-    are told apart by the stripes of a large disc: at 0, 45, 90 or 135 degrees from
-    the horizontal. The two groups of an image have different species, and hues at
-    least 0.2 apart on the circle of length 1; a hue is drawn for each image and has
-    nothing to do with the species.
+    A square image (256 pixels by default; lengths in pixels scale with it) shows gray
+    blocks of 12 pixels and random brightness with gray and color noise, and on them two
+    groups of discs. A group has one of four species and a hue. The species differ in
+    the stripes of a large disc: 0, 45, 90 or 135 degrees from the horizontal. The two
+    groups of an image have different species, and hues at least 0.2 apart on the circle
+    of length 1. Hues are sampled for each image, independently of the species.
 
-    A group has one large instance, whose diameter is 28 % of the side (give or take
-    12 % of that) and which bears the stripes, and two to four small ones of 8 to
-    10 %, which are plain discs of the group's hue. All are labelled with the
-    species. A small disc alone therefore says nothing about its class: it must be
-    matched, by hue, with the large instance of its group. The large instances lie
-    in a strip along one edge of the image, the small ones in the strip along the
-    opposite edge (which edge is random; no two boxes overlap): shallow levels, which
-    find the small ones, do not see the large ones. Centre of a small disc and rim of
-    a large one are at least 40 % of the side apart, 102 px of 256; conv4_3 with its
-    prediction head sees 54 px around its centre.
+    A group has one large instance with stripes, whose diameter is 28 % of the side
+    (within 12 % of that), and two to four small plain discs of the group's hue, of 8 to
+    10 %. All have the species as their label. The pixels of a small disc therefore do
+    not determine its class: it must be matched, by hue, with the large instance of its
+    group. The large instances are in a strip along one edge of the image, the small
+    discs in a strip along the opposite edge (a random choice of edges; no two boxes
+    overlap), so that the shallow levels, which detect the small discs, do not see the
+    large ones. The center of a small disc and the rim of a large one are at least 40 %
+    of the side apart, 102 of 256 pixels; conv4_3 with its prediction head sees 54
+    pixels around its center.
 
     Splits:
       train: 3000 scenes.
       validation: 512 scenes.
-      swapped: the scenes of validation, in the same order, background and small
-        discs the same to the pixel (before compression), but each large instance
-        redrawn as one of the two species that were not in the image; the small
-        labels follow. A detector that borrows follows, too.
-      alone: the scenes of validation without the large instances; the labels of
-        the small ones stay, and nobody can know them.
+      swapped: the scenes of validation, in the same order. Background and small discs
+        are the same to the pixel (before compression). Each large instance is redrawn
+        as one of the two species that were not in the image, and the labels of the
+        small discs change with it. A detector that borrows changes its answers, too.
+      alone: the scenes of validation without the large instances. The labels of the
+        small discs are the same, and cannot be inferred.
 
-    Reference lines for the class of small objects: 1/4 is chance, 1/2 is reached
-    by knowing which two species are there without matching the hue.
+    Reference lines for the class of small objects: guessing is right in 1/4 of the
+    cases, guessing among the two species in the image in 1/2.
 
-    Do not flip or turn these images in training: a mirrored 45 degree stripe is a
-    135 degree stripe, which is another species. Hue may be rotated, for the whole
-    image.
+    Do not flip or rotate these images in training: a mirrored stripe of 45 degrees is a
+    stripe of 135 degrees, which is another species. Hues of the entire image may
+    change.
 
-    An image is a function of (seed, split, index) alone; records keep the order of
-    the index. Images are stored as JPEG of quality 95 with full colour resolution:
-    as PNG the noise would make the set four times as large.
+    An image is a function of (seed, split, index); records are ordered by index. Images
+    are stored as JPEG of quality 95 with full color resolution: the noise would make
+    PNG files four times as large.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -276,8 +101,8 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
         side = self.builder_config.image_size
         if side < 64:
             raise InputError(
-                f"dataset.image_size is {side}: scale_pairs needs at least 64 pixels "
-                "for its stripes to be seen"
+                f"dataset.image_size is {side}: the stripes of scale_pairs need at "
+                "least 64 pixels"
             )
         features = {
             "image": tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg"),
@@ -299,15 +124,17 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description=type(self).__doc__,
             features=tfds.features.FeaturesDict(features),
-            # Records keep their index: validation, swapped and alone run parallel.
+            # Records keep their index: validation, swapped and alone correspond.
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, _Examples]:
         del dl_manager
         return {split: self._generate_examples(split) for split in SPLITS}
 
-    def _generate_examples(self, split: str):
+    def _generate_examples(self, split: str) -> _Examples:
         config = self.builder_config
         is_train = split == "train"
         for index in range(config.num_train if is_train else config.num_validation):
@@ -316,28 +143,55 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
             yield index, _example(scene, split, index)
 
 
-def counterfactual_of(split: str) -> str:
-    """The split whose scenes another shows with other large instances, or with none.
+def open_set(
+    dataset_config: ml_collections.ConfigDict, split_names: Collection[str]
+) -> OpenedSet:
+    """Opens splits, after drawing the images if that was not done.
 
-    `swapped[:16]` shows those of `validation[:16]`; "" where it is no such split.
+    Args:
+      dataset_config: config.dataset; image_size and data_dir are used.
+      split_names: some of SPLITS.
+
+    Raises:
+      InputError: a split is unknown, image_size is too small, or the set cannot be
+        written.
+    """
+    check_split_names("scale_pairs", split_names, SPLITS)
+    config = builder_config(dataset_config.image_size)
+    builder = prepare.prepared(ScalePairs, config, dataset_config.data_dir)
+    return OpenedSet(
+        splits={split: [prepare.data_source(builder, split)] for split in split_names},
+        class_names=SPECIES,
+        category_ids=tuple(range(1, len(SPECIES) + 1)),
+        convert=records.convert_scale_pairs,
+        reference_lines=dict(REFERENCE_LINES),
+        counterfactual_of=counterfactual_of,
+    )
+
+
+def counterfactual_of(split: str) -> str:
+    """Returns the split whose scenes a counterfactual split shows.
+
+    `swapped[:16]` and `alone[:16]` show those of `validation[:16]`. Returns "" for
+    other splits.
     """
     shown = split.replace("swapped", "validation").replace("alone", "validation")
     return "" if shown == split else shown
 
 
 def builder_config(image_size: int) -> ScalePairsConfig:
-    """The configuration of that image size, one object for each that TFDS lists."""
+    """Returns the configuration of an image size; TFDS wants its listed objects."""
     config = ScalePairsConfig(image_size=image_size)
     return ScalePairs.builder_configs.get(config.name, config)
 
 
-def _example(scene: Scene, split: str, index: int) -> dict:
-    """The record of one scene as one split shows it."""
+def _example(scene: Scene, split: str, index: int) -> dict[str, Any]:
+    """Makes the builder's record of one scene, as the split shows it."""
     species = scene.swapped_species if split == "swapped" else scene.species
     with_large = split != "alone"
     image = draw(scene, species, with_large)
     return {
-        "image": _encode(image),
+        "image": encode(image),
         "file_name": f"{split}_{index:05d}.jpg",
         "image_id": index,
         "height": image.shape[0],
@@ -359,14 +213,3 @@ def _example(scene: Scene, split: str, index: int) -> dict:
             if with_large or not disc.is_large
         ],
     }
-
-
-def _encode(image: np.ndarray) -> bytes:
-    options = (
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    )
-    _, encoded = cv2.imencode(".jpg", image[..., ::-1], options)
-    return encoded.tobytes()

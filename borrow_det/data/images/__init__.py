@@ -1,1 +1,1 @@
-"""Finding, decoding and padding images."""
+"""Image files: finding, converting, decoding and padding them."""

@@ -1,4 +1,7 @@
-"""Decoding stored images and padding them to a canvas."""
+"""Decoding of stored images, and padding to a canvas."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -6,10 +9,21 @@ import numpy as np
 from borrow_det.errors import InputError
 
 
-def decode_image(record: dict, name: str) -> np.ndarray:
-    """uint8 [height, width, 3] RGB at the original size."""
+def decode_image(record: Mapping[str, Any], name: str) -> np.ndarray:
+    """Decodes the image of a record.
+
+    Args:
+      record: `image` (JPEG or PNG), `height` and `width` in pixels.
+      name: name of the image, for messages.
+
+    Returns:
+      uint8 RGB [height, width, 3].
+
+    Raises:
+      InputError: the image does not decode, or has another size than the record.
+    """
     encoded = np.frombuffer(record["image"], np.uint8)
-    # Stored images are upright already: an orientation tag would turn them again.
+    # Stored images are upright: an orientation tag would rotate them again.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     image = cv2.imdecode(encoded, flags) if len(encoded) else None
     if image is None:
@@ -17,7 +31,7 @@ def decode_image(record: dict, name: str) -> np.ndarray:
     if image.shape[:2] != (record["height"], record["width"]):
         raise InputError(
             f"{name} decodes to {image.shape[1]} x {image.shape[0]} pixels, but its "
-            f"record says {record['width']} x {record['height']}: prepare the set again"
+            f"record has {record['width']} x {record['height']}: prepare the set again"
         )
     return image
 
@@ -25,14 +39,15 @@ def decode_image(record: dict, name: str) -> np.ndarray:
 def to_canvas(
     image: np.ndarray, canvas: tuple[int, int]
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Lays an image on a canvas, at the top left of zeros; larger ones are shrunk.
+    """Pads an image with zeros to a canvas, after shrinking it if it is larger.
 
     Args:
       image: uint8 [H, W, 3].
       canvas: (height, width) in pixels.
 
     Returns:
-      uint8 [*canvas, 3], and the (height, width) that the image has there.
+      The canvas, uint8 [*canvas, 3], with the image at the top left, and (height,
+      width) of the image on it.
     """
     image = _fit(image, canvas)
     padded = np.zeros((*canvas, 3), np.uint8)
@@ -41,7 +56,7 @@ def to_canvas(
 
 
 def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """Area-averages an image down to the canvas where it is larger; never up."""
+    """Shrinks an image that is larger than the canvas, by averaging over areas."""
     height, width = image.shape[:2]
     scale = min(canvas[0] / height, canvas[1] / width)
     if scale >= 1:

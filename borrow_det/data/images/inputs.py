@@ -1,4 +1,4 @@
-"""A person's own pictures and videos: finding them, and reading them upright."""
+"""Images and videos that a user names: finding and reading them."""
 
 import glob
 import pathlib
@@ -18,20 +18,23 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def is_video(path: pathlib.Path) -> bool:
-    """Whether a file is to be read as a video, by its suffix."""
+    """Returns true if the suffix is that of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find(inputs: Sequence[str], leave_out: pathlib.Path) -> list[pathlib.Path]:
-    """The files that a person names, each once, in the order of naming.
+    """Finds images and videos.
 
     Args:
-      inputs: files of any name; folders, which are searched for images and videos
-        by their suffixes, below them too; or patterns with *, ?, [] and **.
-      leave_out: a folder whose files are passed over (what an earlier run drew).
+      inputs: files with any suffix; folders, which are searched recursively for images
+        and videos by their suffixes; or patterns with *, ?, [] and **.
+      leave_out: folder whose files are skipped, for results of an earlier run.
+
+    Returns:
+      Paths without duplicates, in the order of `inputs`.
 
     Raises:
-      InputError: an input does not exist, or leads to no file.
+      InputError: an input does not exist, or contains no image or video.
     """
     found: dict[pathlib.Path, None] = {}
     for name in inputs:
@@ -50,8 +53,8 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> list[pathlib.Path]:
     return list(found)
 
 
-def _below(folder):
-    """Images and videos of a folder and the folders in it, hidden ones left out."""
+def _below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Finds images and videos in a folder and its subfolders, except hidden ones."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -62,14 +65,14 @@ def _below(folder):
 
 
 def read_upright(path: pathlib.Path) -> np.ndarray:
-    """Reads an image as `stored_image.read` stores those that a run is trained on.
+    """Reads an image with the conversion that training images get (`upright.read`).
 
     Returns:
-      uint8 RGB [H, W, 3], turned as its EXIF orientation says.
+      uint8 RGB [H, W, 3], rotated by its EXIF orientation.
 
     Raises:
-      InputError: the file is missing, truncated, no image, or so large that it may
-        be a decompression bomb.
+      InputError: the file is missing, truncated or not an image, or its size exceeds
+        the limit against decompression bombs.
     """
     stored = upright.read(path)
     record = {"image": stored.encoded, "height": stored.height, "width": stored.width}

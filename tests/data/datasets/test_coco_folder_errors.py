@@ -46,7 +46,7 @@ def edit(path, value):
 BAD = {
     "no annotations": (
         remove("annotations/train.json"),
-        "holds no COCO annotation file: put one",
+        "has no COCO annotation file: add one",
     ),
     "not JSON": (
         write("annotations/train.json", b'{"images": [}'),
@@ -64,36 +64,42 @@ BAD = {
         lambda coco, folder: (folder / "annotations" / "val.json").mkdir(),
         r"val\.json: Is a directory",
     ),
-    "a list": (write("annotations/train.json", b"[]"), "holds no JSON object"),
-    "no images key": (edit(["images"], None), "lacks the list 'images'"),
-    "no annotations key": (edit(["annotations"], None), "lacks the list 'annotations'"),
-    "no categories key": (edit(["categories"], None), "lacks the list 'categories'"),
-    "images no list": (edit(["images"], {}), "lacks the list 'images'"),
+    "a list": (write("annotations/train.json", b"[]"), "is not a JSON object"),
+    "no images key": (edit(["images"], None), "has no list 'images'"),
+    "no annotations key": (edit(["annotations"], None), "has no list 'annotations'"),
+    "no categories key": (edit(["categories"], None), "has no list 'categories'"),
+    "images no list": (edit(["images"], {}), "has no list 'images'"),
     "no images": (edit(["images"], []), r"train\.json lists no images"),
     "no categories": (edit(["categories"], []), "lists no categories: add them"),
-    "record no object": (edit(["images", 1], 5), r"images\[1\] is no JSON object"),
-    "image without id": (edit(["images", 1, "id"], None), r"images\[1\] lacks .*'id'"),
+    "record no object": (edit(["images", 1], 5), r"images\[1\] is not a JSON object"),
+    "image without id": (
+        edit(["images", 1, "id"], None),
+        r"images\[1\] has no key 'id'",
+    ),
     "image without name": (
         edit(["images", 0, "file_name"], None),
-        r"images\[0\] lacks the key 'file_name'",
+        r"images\[0\] has no key 'file_name'",
     ),
     "image without size": (
         edit(["images", 0, "height"], None),
-        r"images\[0\] lacks the key 'height'",
+        r"images\[0\] has no key 'height'",
     ),
     "image of no size": (edit(["images", 0, "height"], 0), "has the size 32 x 0"),
-    "id no number": (edit(["images", 0, "id"], "x"), r"id = 'x', which is no whole"),
+    "id no number": (
+        edit(["images", 0, "id"], "x"),
+        r"id = 'x', which is not an integer",
+    ),
     "id too large": (
         edit(["images", 0, "id"], 2**63),
-        r"images\[0\] has id = 9223372036854775808, which is no whole number of 64",
+        r"images\[0\] has id = 9223372036854775808, which is not an integer of 64",
     ),
     "id too small": (
         edit(["images", 0, "id"], -(2**63) - 1),
-        r"images\[0\] has id = -9223372036854775809, which is no whole number of 64",
+        r"images\[0\] has id = -9223372036854775809, which is not an integer of 64",
     ),
     "file name no text": (
         edit(["images", 1, "file_name"], 5),
-        r"images\[1\] has file_name = 5, which is no text",
+        r"images\[1\] has file_name = 5, which is not a text",
     ),
     "file name too long": (
         edit(["images", 1, "file_name"], "b" * 300 + ".png"),
@@ -105,24 +111,24 @@ BAD = {
     ),
     "box missing": (
         edit(["annotations", 0, "bbox"], None),
-        r"annotations\[0\] lacks the key 'bbox'",
+        r"annotations\[0\] has no key 'bbox'",
     ),
-    "box short": (edit(["annotations", 0, "bbox"], [1, 2, 3]), "no list of four"),
+    "box short": (edit(["annotations", 0, "bbox"], [1, 2, 3]), "not a list of four"),
     "box of text": (
         edit(["annotations", 0, "bbox"], ["1", 2, 3, 4]),
-        "no list of four",
+        "not a list of four",
     ),
     "category without name": (
         edit(["categories", 1, "name"], None),
-        r"categories\[1\] lacks the key 'name'",
+        r"categories\[1\] has no key 'name'",
     ),
     "category name null": (
         lambda coco, folder: coco["categories"][1].update(name=None),
-        r"categories\[1\] has name = None, which is no text",
+        r"categories\[1\] has name = None, which is not a text",
     ),
     "category name half a character": (
         edit(["categories", 1, "name"], "\ud83d"),
-        r"categories\[1\] has name = '\\ud83d', which is no text",
+        r"categories\[1\] has name = '\\ud83d', which is not a text",
     ),
     "unknown image": (
         edit(["annotations", 0, "image_id"], 99),
@@ -130,7 +136,7 @@ BAD = {
     ),
     "unknown category": (
         edit(["annotations", 0, "category_id"], 3),
-        r"annotation 1 of a\.png has the category id 3, which 'categories'",
+        r"annotation 1 of a\.png has the category id 3, which is not in 'categories'",
     ),
     "image id twice": (edit(["images", 1, "id"], 10), r"image id 10 twice.*'b\.png'"),
     "category id twice": (edit(["categories", 1, "id"], 1), "category id 1 twice"),
@@ -139,11 +145,11 @@ BAD = {
     "not an image": (write("images/b.png", b"hello"), r"b\.png is not an image"),
     "size disagrees": (
         edit(["images", 1, "width"], 31),
-        r"b\.png is 32 x 24 pixels, but its annotation file says 31 x 24",
+        r"b\.png is 32 x 24 pixels, but its annotation file has 31 x 24",
     ),
     "size turned": (
         lambda coco, folder: coco["images"][1].update(width=24, height=32),
-        r"b\.png is 32 x 24 pixels, but its annotation file says 24 x 32",
+        r"b\.png is 32 x 24 pixels, but its annotation file has 24 x 32",
     ),
     "box empty": (edit(["annotations", 0, "bbox"], [4, 4, 0, 5]), "has no area"),
     "box negative": (edit(["annotations", 0, "bbox"], [9, 9, -5, -5]), "has no area"),
@@ -155,7 +161,7 @@ BAD = {
         edit(["annotations", 0, "bbox"], [1, 1, 5, 10**400]),
         r"box \[1, 1, 5, 10+\.\.\.0+\] of annotation 1 in a\.png is not finite",
     ),
-    "box outside": (edit(["annotations", 0, "bbox"], [4, 4, 90, 5]), "lies outside"),
+    "box outside": (edit(["annotations", 0, "bbox"], [4, 4, 90, 5]), "is outside"),
     "split called all": (
         lambda coco, folder: (folder / "annotations" / "all.json").write_text("{}"),
         "split name 'all': rename it",
@@ -164,7 +170,7 @@ BAD = {
         lambda coco, folder: write("train/_annotations.coco.json", b"{}")(
             coco, (folder / "train").mkdir() or folder
         ),
-        "both name the split train",
+        "are both of the split train",
     ),
 }
 
@@ -210,7 +216,7 @@ def test_no_folder(folder):
     with pytest.raises(InputError, match=r"configs/coco_folder\.py:path=DIR"):
         sources.load(config, "train")
     config.path = str(folder.folder / "nowhere")
-    with pytest.raises(InputError, match="nowhere is no folder: correct"):
+    with pytest.raises(InputError, match="nowhere is not a folder: correct"):
         sources.load(config, "train")
 
 

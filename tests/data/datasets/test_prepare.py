@@ -16,10 +16,10 @@ from borrow_det.errors import InputError
 @pytest.mark.parametrize(
     ("name", "normalise", "split"),
     [
-        ("voc/2007", records.voc, "train"),
-        ("voc/2012", records.voc, "train"),
-        ("wider_face", records.wider_face, "validation"),
-        ("kitti", records.kitti, "train"),
+        ("voc/2007", records.convert_voc, "train"),
+        ("voc/2012", records.convert_voc, "train"),
+        ("wider_face", records.convert_wider_face, "validation"),
+        ("kitti", records.convert_kitti, "train"),
     ],
 )
 def test_mock_data(name, normalise, split):
@@ -66,7 +66,7 @@ def test_data_dir_that_cannot_be_made(below, drawn_config, tmp_path):
         InputError, match=r"file.* cannot be prepared \(.*Not a dir"
     ) as e:
         sources.load(drawn_config.dataset, "train")
-    assert "set dataset.data_dir to a folder that can be written" in str(e.value)
+    assert "set dataset.data_dir to a writable folder" in str(e.value)
     assert "\n" not in str(e.value)
 
 

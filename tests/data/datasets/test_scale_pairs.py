@@ -1,3 +1,5 @@
+"""The scenes of scale_pairs and the set that is built of them."""
+
 import colorsys
 import itertools
 
@@ -7,11 +9,11 @@ import pytest
 import tensorflow_datasets as tfds
 
 from borrow_det.data import sources
-from borrow_det.data.datasets import scale_pairs
+from borrow_det.data.datasets import scale_pairs, scale_pairs_scenes
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
-SCENES = [scale_pairs.make_scene(0, 1, i, 128) for i in range(200)]
+SCENES = [scale_pairs_scenes.make_scene(0, 1, i, 128) for i in range(200)]
 
 
 def hue_distance(a, b):
@@ -33,10 +35,11 @@ def test_species_and_hues():
     for scene in SCENES:
         assert sorted((*scene.species, *scene.swapped_species)) == [0, 1, 2, 3]
         assert hue_distance(*scene.hues) >= 0.2
-    # Each species is one of two of four: half of the scenes, give or take 5 sigma.
+    # A scene has two of the four species: each is in half of the scenes, within 5
+    # sigma.
     shown = np.bincount([s for scene in SCENES for s in scene.species])
     np.testing.assert_allclose(shown, 100, atol=5 * np.sqrt(200) / 2)
-    # Hue says nothing of the species: its mean direction is the same for all.
+    # Hues do not depend on the species: they have no preferred direction.
     for species in range(4):
         hues = [
             h
@@ -60,7 +63,7 @@ def test_sizes_and_numbers_of_the_groups():
     assert numbers == {6, 7, 8, 9, 10}
 
 
-def test_no_boxes_overlap_and_all_lie_inside():
+def test_boxes_do_not_overlap_and_are_inside_the_image():
     for scene in SCENES:
         boxes = [box(d) for d in scene.discs]
         assert np.min(boxes) >= 0
@@ -70,7 +73,7 @@ def test_no_boxes_overlap_and_all_lie_inside():
             assert sides.min() < 0
 
 
-def test_large_and_small_lie_in_opposite_strips():
+def test_large_and_small_discs_are_at_opposite_edges():
     edges = []
     for scene in SCENES:
         large = np.array([box(d) for d in scene.discs if d.is_large])
@@ -84,15 +87,15 @@ def test_large_and_small_lie_in_opposite_strips():
         assert len(found) == 1
         edges += found
         axis = found[0][0]
-        centres = small[:, [axis, axis + 2]].mean(axis=1)
+        centers = small[:, [axis, axis + 2]].mean(axis=1)
         rims = large[:, [axis, axis + 2]]
-        # The class docstring's promise: 40 % of the side between centre and rim.
-        assert np.abs(centres[:, None, None] - rims[None]).min() >= 0.4
+        # The class docstring promises 40 % of the side between center and rim.
+        assert np.abs(centers[:, None, None] - rims[None]).min() >= 0.4
     assert np.bincount([2 * a + (e == "high") for a, e in edges]).min() > 25
 
 
 def interior(image, disc, share=0.7):
-    """Pixels of the disc's inscribed square, float64 [n, n, 3]."""
+    """Returns the pixels of the inscribed square of a disc, float64 [n, n, 3]."""
     side = image.shape[0]
     half = int(disc.radius * side * share)
     y, x = round(disc.y * side), round(disc.x * side)
@@ -100,31 +103,31 @@ def interior(image, disc, share=0.7):
 
 
 def stripe_species(patch):
-    """The species whose direction the patch's strongest frequency has."""
-    grey = patch.mean(axis=-1)
-    window = np.hanning(len(grey))
-    spectrum = np.fft.fft2((grey - grey.mean()) * np.outer(window, window))
+    """Returns the species with the direction of the strongest frequency."""
+    gray = patch.mean(axis=-1)
+    window = np.hanning(len(gray))
+    spectrum = np.fft.fft2((gray - gray.mean()) * np.outer(window, window))
     fy, fx = np.unravel_index(np.argmax(np.abs(spectrum)), spectrum.shape)
-    frequency = np.fft.fftfreq(len(grey))
-    # Across the stripes; they run at right angles to it. y counts downwards.
+    frequency = np.fft.fftfreq(len(gray))
+    # The direction is perpendicular to the stripes; y increases downwards.
     across = np.degrees(np.arctan2(-frequency[fy], frequency[fx]))
     return round((across + 90) / 45) % 4
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_stripes_tell_the_label(swapped):
+def test_stripes_show_the_label(swapped):
     for i in range(20):
-        scene = scale_pairs.make_scene(0, 1, i, 256)
+        scene = scale_pairs_scenes.make_scene(0, 1, i, 256)
         species = scene.swapped_species if swapped else scene.species
-        image = scale_pairs.draw(scene, species)
+        image = scale_pairs_scenes.draw(scene, species)
         for disc in scene.discs[:2]:
             assert stripe_species(interior(image, disc)) == species[disc.group]
 
 
 def test_small_discs_are_plain_and_have_the_hue_of_their_group():
     for i in range(20):
-        scene = scale_pairs.make_scene(0, 1, i, 256)
-        image = scale_pairs.draw(scene, scene.species)
+        scene = scale_pairs_scenes.make_scene(0, 1, i, 256)
+        image = scale_pairs_scenes.draw(scene, scene.species)
         for disc in scene.discs:
             patch = interior(image, disc, 0.6)
             hue, saturation, _ = colorsys.rgb_to_hsv(*patch.mean(axis=(0, 1)) / 255)
@@ -135,10 +138,10 @@ def test_small_discs_are_plain_and_have_the_hue_of_their_group():
 
 
 @pytest.mark.parametrize(("side", "block"), [(256, 12), (192, 9)])
-def test_background_is_grey_blocks_that_scale(side, block, monkeypatch):
-    monkeypatch.setattr(scale_pairs, "_GREY_NOISE", 0.0)
-    monkeypatch.setattr(scale_pairs, "_COLOUR_NOISE", 0.0)
-    background = scale_pairs.make_scene(0, 0, 0, side).background
+def test_background_has_gray_blocks_that_scale_with_the_image(side, block, monkeypatch):
+    monkeypatch.setattr(scale_pairs_scenes, "_GRAY_NOISE", 0.0)
+    monkeypatch.setattr(scale_pairs_scenes, "_COLOR_NOISE", 0.0)
+    background = scale_pairs_scenes.make_scene(0, 0, 0, side).background
     assert (background == background[..., :1]).all()
     rows = np.flatnonzero(np.diff(background[:, 0, 0])) + 1
     np.testing.assert_array_equal(rows, np.arange(block, side, block))
@@ -146,29 +149,29 @@ def test_background_is_grey_blocks_that_scale(side, block, monkeypatch):
     np.testing.assert_array_equal(columns, np.arange(block, side, block))
 
 
-def test_noise_is_grey_and_coloured():
-    background = scale_pairs.make_scene(0, 0, 0, 256).background
+def test_noise_has_a_gray_and_a_color_component():
+    background = scale_pairs_scenes.make_scene(0, 0, 0, 256).background
     block = background[:12, :12].reshape(-1, 3)
-    # Standard deviations 12 (grey) and 8 (a channel), of 144 samples.
-    colour = (block - block.mean(axis=1, keepdims=True)).std() / np.sqrt(2 / 3)
-    assert colour == pytest.approx(8.0, rel=0.15)
+    # The standard deviations are 12 (gray) and 8 (per channel); there are 144 samples.
+    color = (block - block.mean(axis=1, keepdims=True)).std() / np.sqrt(2 / 3)
+    assert color == pytest.approx(8.0, rel=0.15)
     assert block.std(axis=0).mean() == pytest.approx(np.hypot(12, 8), rel=0.25)
 
 
 def test_edges_are_antialiased():
-    # The area that a disc covers, summed over its blended pixels, is pi r squared.
-    scene = scale_pairs.make_scene(0, 0, 0, 256)
+    # The coverage of all pixels sums to the area of the disc.
+    scene = scale_pairs_scenes.make_scene(0, 0, 0, 256)
     disc = scene.discs[-1]
     blank = np.zeros((256, 256, 3), np.float32)
-    scale_pairs._draw_disc(blank, disc, scene, 0)
+    scale_pairs_scenes._draw_disc(blank, disc, scene, 0)
     covered = blank.max(axis=-1).sum() / (255 * 0.9)
     assert covered == pytest.approx(np.pi * (disc.radius * 256) ** 2, rel=5e-3)
 
 
 def test_scene_is_a_function_of_seed_split_and_index():
     def pixels(*key):
-        scene = scale_pairs.make_scene(*key, 64)
-        return scale_pairs.draw(scene, scene.species)
+        scene = scale_pairs_scenes.make_scene(*key, 64)
+        return scale_pairs_scenes.draw(scene, scene.species)
 
     first = pixels(0, 0, 5)
     np.testing.assert_array_equal(first, pixels(0, 0, 5))
@@ -176,12 +179,12 @@ def test_scene_is_a_function_of_seed_split_and_index():
         assert (first != pixels(*other)).mean() > 0.5
 
 
-def test_swapped_and_alone_share_everything_but_the_large_instances():
+def test_only_the_large_instances_differ_in_swapped_and_alone():
     for i in range(10):
-        scene = scale_pairs.make_scene(0, 1, i, 128)
-        shown = scale_pairs.draw(scene, scene.species)
-        swapped = scale_pairs.draw(scene, scene.swapped_species)
-        alone = scale_pairs.draw(scene, scene.species, with_large=False)
+        scene = scale_pairs_scenes.make_scene(0, 1, i, 128)
+        shown = scale_pairs_scenes.draw(scene, scene.species)
+        swapped = scale_pairs_scenes.draw(scene, scene.swapped_species)
+        alone = scale_pairs_scenes.draw(scene, scene.species, with_large=False)
         large = np.zeros((128, 128), bool)
         for disc in scene.discs[:2]:
             y0, x0, y1, x1 = (box(disc) * 128).astype(int)
@@ -192,7 +195,7 @@ def test_swapped_and_alone_share_everything_but_the_large_instances():
         assert (shown[large] != alone[large]).any(axis=-1).mean() > 0.7
 
 
-def test_built_splits_run_parallel(drawn_config):
+def test_splits_show_the_same_scenes_in_the_same_order(drawn_config):
     shown, swapped, alone = (
         sources.load(drawn_config.dataset, split)
         for split in ("validation", "swapped", "alone")
@@ -200,7 +203,7 @@ def test_built_splits_run_parallel(drawn_config):
     assert len(sources.load(drawn_config.dataset, "train")) == 40
     assert len(shown) == len(swapped) == len(alone) == 12
     for i in range(12):
-        scene = scale_pairs.make_scene(0, 1, i, 64)
+        scene = scale_pairs_scenes.make_scene(0, 1, i, 64)
         groups = np.array([d.group for d in scene.discs])
         a, b, c = shown[i], swapped[i], alone[i]
         assert (a["image_id"], b["image_id"], c["image_id"]) == (i, i, i)
@@ -221,11 +224,11 @@ def test_built_splits_run_parallel(drawn_config):
             (c, scene.species, False),
         ):
             stored = decode.decode_image(record, "image").astype(int)
-            drawn = scale_pairs.draw(scene, species, large).astype(int)
+            drawn = scale_pairs_scenes.draw(scene, species, large).astype(int)
             assert np.abs(stored - drawn).mean() < 5  # JPEG; 35 between scenes.
 
 
-def test_sizes_of_the_real_set():
+def test_numbers_of_images():
     for config in scale_pairs.ScalePairs.BUILDER_CONFIGS:
         assert (config.num_train, config.num_validation) == (3000, 512)
     assert scale_pairs.SPLITS == ("train", "validation", "swapped", "alone")
@@ -237,20 +240,21 @@ def test_reference_lines(drawn_config):
     assert sorted(split.reference_lines.values()) == [0.25, 0.5]
 
 
-def test_too_small_an_image(drawn_config):
+def test_an_image_size_that_is_too_small_is_an_error(drawn_config):
     drawn_config.dataset.image_size = 32
     with pytest.raises(InputError, match=r"dataset\.image_size is 32"):
         sources.load(drawn_config.dataset, "train")
 
 
-def test_stored_colours_keep_full_resolution():
-    scene = scale_pairs.make_scene(0, 1, 0, 64)
-    encoded = scale_pairs._encode(scale_pairs.draw(scene, scene.species))
+def test_stored_images_have_full_color_resolution():
+    scene = scale_pairs_scenes.make_scene(0, 1, 0, 64)
+    encoded = scale_pairs_scenes.encode(scale_pairs_scenes.draw(scene, scene.species))
     decoder = tfds.features.Image(shape=(64, 64, 3))
     np.testing.assert_array_equal(
         decoder.decode_example_np(encoded),
         cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1],
     )
-    # Start of frame: its first component is sampled 1 x 1, as the others are.
+    # In the start-of-frame segment, the first component is sampled 1 x 1 like the
+    # others.
     frame = encoded.index(b"\xff\xc0")
     assert encoded[frame + 11] == 0x11

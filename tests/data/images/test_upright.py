@@ -145,7 +145,7 @@ def test_boxes_turn_with_the_pixels(orientation, save):
     exif[0x0112] = orientation
     path = save(PIL.Image.fromarray(painted), "a.png", exif=exif)
     stored = upright_lib.read(path)
-    turned = upright_lib.turn_boxes(np.array([BOX, (0, 0, 24, 32)]), stored)
+    turned = upright_lib.rotate_boxes(np.array([BOX, (0, 0, 24, 32)]), stored)
     y, x = np.nonzero(decode(stored.encoded)[..., 0])
     np.testing.assert_array_equal(turned[0], [min(y), min(x), max(y) + 1, max(x) + 1])
     np.testing.assert_array_equal(turned[1], [0, 0, 32, 24])
@@ -186,8 +186,8 @@ def test_other_formats_are_stored_as_png(save, noise_image):
     ("pixels", "kind"),
     [
         (np.ones((4, 4), np.float32), "floating-point pixels"),
-        (np.full((4, 4), 65536, np.int32), "grey values of more than 16 bits"),
-        (np.full((4, 4), -1, np.int32), "grey values of more than 16 bits"),
+        (np.full((4, 4), 65536, np.int32), "gray values of more than 16 bits"),
+        (np.full((4, 4), -1, np.int32), "gray values of more than 16 bits"),
     ],
 )
 def test_unsupported_pixels_are_named(pixels, kind, save):

@@ -1,0 +1,90 @@
+"""Folder layouts of data sets with COCO annotation files."""
+
+import os
+import pathlib
+import re
+
+from borrow_det.errors import InputError
+
+# Files in COCO's annotations folder that have no boxes, or those of instances_*.json.
+_OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
+
+
+def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Finds a folder's annotation files by the names that annotation tools give them.
+
+    These are `annotations/NAME.json` (COCO; if there are files `instances_NAME.json`,
+    only these), `NAME/_annotations.coco.json` (Roboflow), and without any of them
+    `NAME.json`.
+
+    Returns:
+      Split name to the path of its file. Characters of NAME other than letters, digits
+      and _ are replaced by _.
+
+    Raises:
+      InputError: the folder or annotation files are missing, or names of splits
+        conflict.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: correct dataset.path")
+    found = [
+        (file.stem, file)
+        for file in sorted(folder.glob("annotations/*.json"))
+        if not file.name.startswith(_OTHER_TASKS)
+    ]
+    instances = [pair for pair in found if pair[0].startswith("instances_")]
+    found = [(name.removeprefix("instances_"), f) for name, f in instances or found]
+    found += [
+        (file.parent.name, file)
+        for file in sorted(folder.glob("*/_annotations.coco.json"))
+    ]
+    found = found or [(file.stem, file) for file in sorted(folder.glob("*.json"))]
+    if not found:
+        raise InputError(
+            f"{folder} has no COCO annotation file: add one for each split, as "
+            "annotations/NAME.json, NAME/_annotations.coco.json or NAME.json"
+        )
+    splits: dict[str, pathlib.Path] = {}
+    for name, file in found:
+        name = re.sub(r"\W", "_", name, flags=re.ASCII)
+        if name in splits:
+            raise InputError(
+                f"{file} and {splits[name]} are both of the split {name}: rename one"
+            )
+        if name == "all":
+            raise InputError(f"{file}: TFDS reserves the split name 'all': rename it")
+        splits[name] = file
+    return splits
+
+
+def find_image(
+    folder: pathlib.Path, annotation_file: pathlib.Path, split: str, file_name: str
+) -> pathlib.Path:
+    """Finds an image next to its annotation file, or in one of the usual folders.
+
+    Args:
+      folder: folder of the data set.
+      annotation_file: file that lists the image.
+      split: name of the split.
+      file_name: name of the image in the annotation file, which may have folders.
+
+    Raises:
+      InputError: there is no such image.
+    """
+    name = file_name.replace("\\", "/")
+    places = [
+        annotation_file.parent,
+        folder,
+        folder / "images",
+        folder / "images" / split,
+        folder / split,
+        folder / split / "images",
+    ]
+    for place in places:
+        # Path.is_file raises for names that are invalid for files.
+        if os.path.isfile(place / name):
+            return place / name
+    raise InputError(
+        f"{annotation_file} lists the image {file_name!r}, which is in none of "
+        f"{', '.join(dict.fromkeys(map(str, places)))}"
+    )

@@ -1,0 +1,53 @@
+"""The result of opening a data set, before splits are sliced."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from borrow_det.errors import InputError
+
+Record = dict[str, Any]  # datasets/records.py lists the fields.
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedSet:
+    """Complete splits of one data set.
+
+    Attributes:
+      splits: split name to its parts, which follow each other; each is a sequence of
+        builder's records with encoded images.
+      class_names: names by class index.
+      category_ids: ids in COCO-format files, by class index; gaps are allowed.
+      convert: function of (builder's record, index in the split, dataset.bad_boxes)
+        that returns a record.
+      reference_lines: values to compare metrics on this set with, by meaning.
+      counts: split name to the numbers of boxes that dataset.bad_boxes "clipped" and
+        "dropped" when the set was prepared.
+      whole_images: every record has one box, the entire image.
+      counterfactual_of: function from the name of a split to that of the split whose
+        scenes it shows with a change; "" without one.
+    """
+
+    splits: dict[str, list[Sequence[Record]]]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    convert: Callable[[Record, int, str], Record]
+    reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    whole_images: bool = False
+    counterfactual_of: Callable[[str], str] = lambda split: ""
+
+
+def check_split_names(
+    dataset: str, names: Collection[str], known: Collection[str]
+) -> None:
+    """Checks that a data set has the splits of these names.
+
+    Raises:
+      InputError: names the first unknown split and the known ones.
+    """
+    for name in sorted(names):
+        if name not in known:
+            raise InputError(
+                f"{dataset} has no split {name!r}; known are {', '.join(known)}"
+            )
