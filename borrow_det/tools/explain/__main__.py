@@ -1,56 +1,57 @@
-"""Shows where small objects borrowed their features from.
+"""Shows which features small objects borrowed from larger ones.
 
   python -m borrow_det.tools.explain --workdir=W --output=DIR IMAGE_OR_FOLDER...
   python -m borrow_det.tools.explain --workdir=W --output=DIR --split=validation[:8]
 
-The second form looks at images of the run's own data set. For every small detection
-that scores --score or more, or for one that --detection names, DIR then holds
-  pictures/          a JPEG each: the object, lines to the strongest sources, the
-                     attention as heat over each source level, and the numbers;
-  explanations.json  these numbers, and what they were made with: an entry an image,
-                     its detections by falling score, and of those that are explained
-                     the share of the attention that each level has, the strongest
-                     sources, the precision (the share inside of larger detections of
-                     the same class: evaluation.lender_scale times the side) and
-                     `positions`, what the precision of an even spread would be;
+The second form reads images of the run's own data set. The tool explains every small
+detection with a score of at least --score, or the one that --detection names, and
+writes into DIR
+  pictures/          a JPEG each: the object, lines to the strongest source positions,
+                     the attention as heat over each source level, and the numbers;
+  explanations.json  these numbers and the settings: an entry per image with its
+                     detections, best first. An explained detection has the share of
+                     its attention for each level, the strongest source positions, the
+                     attention precision (the attention inside its lenders, larger
+                     detections of the same class by evaluation.lender_scale) and
+                     `positions`, the attention precision of an even spread;
   index.html         all of it in one page, which needs no network and no other file.
-What an earlier call left there is replaced, its pictures too.
+The output of an earlier call is replaced, including its pictures.
 
-What is shown is the attention of the descriptors that stand for the detection: those of
-the level of its anchor whose centres lie in its box (the nearest one where none does),
-averaged. Levels are counted from 1, as the paper does. Scores of
-borrow.similarity=dot_product may be negative and count by their absolute values.
-Attention is not contribution: values and fusion may make it count for little.
+The attention shown is that of the detection's descriptors: the positions of its
+anchor's level whose centres are in its box (the nearest one if none is), averaged.
+Levels count from 1, as in the paper. Scores of borrow.similarity=dot_product may be
+negative and count by their absolute values. Attention is not contribution: values and
+fusion may give it little effect.
 
-Exit status: 0; 1 where an input could not be read (it is named on stderr, the others
-are done); 2 where nothing could start.
+Exit status: 0; 1 if an input could not be read (it is named on stderr, the others are
+processed); 2 if nothing could start.
 """
 
 import collections
 import functools
 import math
+import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
 from absl import flags
 
 from borrow_det.data import pipeline, sources
-from borrow_det.data.images import decode
-from borrow_det.data.images import inputs as inputs_lib
+from borrow_det.data.images import decode, inputs
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
 from borrow_det.tools.common import cli
 from borrow_det.tools.explain import explanation
-from borrow_det.tools.explain.explanation import Borrowed, Found
-from borrow_det.tools.explain.files import Explained, Output
+from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
+from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings, readable
 
 
 class Picture(NamedTuple):
-    """An image to look at."""
+    """An image and its name."""
 
     name: str
     image: np.ndarray  # uint8 RGB [H, W, 3], upright.
@@ -59,53 +60,56 @@ class Picture(NamedTuple):
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
-    inputs = cli.parse(options, argv, __doc__)
-    _check_flags(options, inputs)
+    names = cli.parse(options, argv, __doc__)
+    _check_flags(options, names)
     output = cli.output_folder(options.output)
-    # Files are looked for before the network is built, which takes a while.
-    paths = inputs_lib.find(inputs, leave_out=output / "pictures") if inputs else []
+    # Files are searched before the network is built, which takes a while.
+    paths = inputs.find(names, leave_out=output / "pictures") if names else []
     detector = Detector.load(options.workdir, options.step)
     check_level(detector, options.level)
     readers = _of_split(detector, options.split) if options.split else _of_files(paths)
     if options.detection is not None and len(readers) != 1:
         raise InputError(
-            f"--detection={options.detection} is one image's, and there are "
-            f"{len(readers)}: name one image"
+            f"--detection={options.detection} is an index in one image, and there are "
+            f"{len(readers)} images: name one image"
         )
     failures: list[str] = []
-    looked = (
-        (picture, *look(detector, picture, options))
+    explained: Iterable[tuple[Picture, LevelDetections, list[Explained]]] = (
+        (picture, *explain_picture(detector, picture, options))
         for picture in _pictures(
             tqdm.tqdm(readers, unit="image", disable=None), failures
         )
     )
     if options.detection is not None:
-        looked = list(looked)  # Before anything is written: there may be none such.
+        explained = list(explained)  # Raises before anything is written.
     settings = _settings(detector, options)
-    with Output(output, detector, settings, options.pictures, options.limit) as writer:
-        for picture, found, explained in looked:
-            _tell(picture.name, explained)
-            writer.add(picture.name, picture.image, found, explained)
+    with ExplanationWriter(
+        output, detector, settings, options.pictures, options.limit
+    ) as writer:
+        for picture, found, parts in explained:
+            _report_notes(picture.name, parts)
+            writer.add(picture.name, picture.image, found, parts)
     print(readable(writer.summary()))
     return 1 if failures else 0
 
 
-def _check_flags(options, inputs):
-    if bool(inputs) == bool(options.split):
+def _check_flags(options: flags.FlagValues, names: Sequence[str]) -> None:
+    if bool(names) == bool(options.split):
         raise InputError("name images or folders, or a --split of the run's data set")
     for name in ("score", "small"):
-        if not math.isfinite(options[name].value):
-            raise InputError(f"--{name}={options[name].value} is not a number")
+        value = getattr(options, name)
+        if not math.isfinite(value):
+            raise InputError(f"--{name}={value} is not a number")
     if not options.output:
         raise InputError("--output is empty: name a folder")
 
 
 def check_level(detector: Detector, level: int | None) -> None:
-    """Refuses runs that do not borrow, and levels that do not.
+    """Checks that the run borrows, and on this level.
 
     Args:
-      detector: the run.
-      level: --level, from 1; None: each detection's own.
+      detector: trained run.
+      level: --level, from 1; None for the level of each detection's anchor.
 
     Raises:
       InputError: there is nothing to explain.
@@ -119,15 +123,15 @@ def check_level(detector: Detector, level: int | None) -> None:
     known = sorted(n + 1 for n in borrow.levels)
     if level is not None and level not in known:
         raise InputError(
-            f"--level={level} does not borrow; of this run, these do: "
+            f"--level={level} does not borrow in this run; choose one of these: "
             f"{', '.join(map(str, known))}"
         )
 
 
-def look(
+def explain_picture(
     detector: Detector, picture: Picture, options: flags.FlagValues
-) -> tuple[Found, list[Explained]]:
-    """What is in an image, and what the chosen detections borrowed."""
+) -> tuple[LevelDetections, list[Explained]]:
+    """Detects the objects of an image, and explains the chosen detections."""
     canvas, size = decode.to_canvas(picture.image, detector.canvas)
     attended = detector.attend(canvas[None], np.array([size], np.int32))
     found = explanation.detections(attended, 0, options.score)
@@ -135,29 +139,34 @@ def look(
         small = explanation.is_small(
             found.boxes, picture.image.shape[:2], options.small
         )
-        chosen = np.flatnonzero(small)
+        chosen = np.flatnonzero(small).tolist()
     else:
         chosen = [options.detection]
         if options.detection >= len(found.boxes):
             raise InputError(
                 f"--detection={options.detection}: {picture.name} has "
-                f"{len(found.boxes)} detections with a score of {options.score} or "
-                "more, counted from 0"
+                f"{len(found.boxes)} detections with a score of at least "
+                f"{options.score}, counted from 0"
             )
     return found, [
-        Explained(int(k), *_explain(detector, attended.P, found, k, options))
-        for k in chosen
+        Explained(k, *_explain(detector, attended.P, found, k, options)) for k in chosen
     ]
 
 
-def _explain(detector, P, found, k, options) -> tuple[Borrowed | None, str]:
-    """What detection k borrowed; None, and why, where its level does not borrow."""
+def _explain(
+    detector: Detector,
+    P: dict[int, np.ndarray],
+    found: LevelDetections,
+    k: int,
+    options: flags.FlagValues,
+) -> tuple[Borrowed | None, str]:
+    """Explains detection k; returns (None, reason) if its level does not borrow."""
     level = int(found.levels[k]) if options.level is None else options.level - 1
     if level not in P:
         own = detector.levels[level]
         return None, (
-            f"level {own.number}, {own.name}, does not borrow; --level shows what "
-            "another level's descriptors there looked at"
+            f"level {own.number}, {own.name}, does not borrow; --level shows the "
+            "attention of another level's descriptors in the same box"
         )
     borrowed = explanation.explain(
         detector.task, P[level][0], level, found, k, options.sources
@@ -165,7 +174,7 @@ def _explain(detector, P, found, k, options) -> tuple[Borrowed | None, str]:
     return borrowed, ""
 
 
-def _settings(detector, options):
+def _settings(detector: Detector, options: flags.FlagValues) -> Settings:
     return Settings(
         workdir=readable(options.workdir),
         step=detector.step,
@@ -178,8 +187,8 @@ def _settings(detector, options):
     )
 
 
-def _tell(name: str, explained: Sequence[Explained]) -> None:
-    """Says what could not be explained: a line an image and level."""
+def _report_notes(name: str, explained: Sequence[Explained]) -> None:
+    """Prints the reasons why detections are not explained, a line per level."""
     notes = collections.Counter(one.note for one in explained if one.note)
     for note, count in notes.items():
         many = "1 detection" if count == 1 else f"{count} detections"
@@ -189,7 +198,7 @@ def _tell(name: str, explained: Sequence[Explained]) -> None:
 def _pictures(
     readers: Iterable[Callable[[], Picture]], failures: list[str]
 ) -> Iterator[Picture]:
-    """What can be read; what cannot goes to stderr and `failures`."""
+    """Yields the images; one that cannot be read goes to stderr and `failures`."""
     for read in readers:
         try:
             picture = read()
@@ -200,23 +209,23 @@ def _pictures(
             yield picture._replace(name=readable(picture.name))
 
 
-def _of_files(paths) -> list[Callable[[], Picture]]:
-    """Readers of files."""
+def _of_files(paths: Sequence[pathlib.Path]) -> list[Callable[[], Picture]]:
+    """Returns a reader for each file."""
 
-    def read(path):
-        if inputs_lib.is_video(path):
-            raise InputError(f"{path}: a video; explain looks at images alone")
-        return Picture(str(path), inputs_lib.read_upright(path))
+    def read(path: pathlib.Path) -> Picture:
+        if inputs.is_video(path):
+            raise InputError(f"{path} is a video: explain reads images only")
+        return Picture(str(path), inputs.read_upright(path))
 
     return [functools.partial(read, path) for path in paths]
 
 
-def _of_split(detector, name) -> list[Callable[[], Picture]]:
-    """Readers of a split of the run's data set."""
+def _of_split(detector: Detector, name: str) -> list[Callable[[], Picture]]:
+    """Returns a reader for each image of a split of the run's data set."""
     split = sources.load(detector.config.dataset, name)
     pipeline.check_split(split, detector.config)
 
-    def read(index):
+    def read(index: int) -> Picture:
         record = split[index]
         name = record["file_name"]
         return Picture(name, decode.decode_image(record, name))
@@ -226,18 +235,18 @@ def _of_split(detector, name) -> list[Callable[[], Picture]]:
 
 def _flags() -> flags.FlagValues:
     values = cli.run_flags()
-    text = {"flag_values": values}
+    text: dict[str, Any] = {"flag_values": values}
     flags.DEFINE_string(
         "split",
         None,
-        "Images of the run's data set in place of files: a split's name, or a slice "
+        "Split of the run's data set to read images from instead of files, or a slice "
         "of it such as validation[3:5].",
         **text,
     )
     flags.DEFINE_float(
         "score",
         0.4,
-        "Least score of a detection that is explained or that sources lie in.",
+        "Minimum score of the detections to explain and of lenders.",
         0.0,
         1.0,
         **text,
@@ -245,36 +254,38 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "small",
         32.0,
-        "Detections of less than this many pixels squared, of the image, are small "
-        "(COCO's 32): their area is at most the number's square.",
+        "Side in pixels of the image; detections of at most its square in area are "
+        "small (COCO's 32).",
         0.0,
         **text,
     )
     flags.DEFINE_integer(
         "detection",
         None,
-        "The one to explain, small or not, by its index in explanations.json; every "
-        "small one.",
+        "Index in explanations.json of one detection to explain, small or not "
+        "(default: every small one).",
         0,
         **text,
     )
     flags.DEFINE_integer(
         "level",
         None,
-        "Look at this level's descriptors (from 1) instead of those of the level that "
-        "a detection's anchor is on.",
+        "Level, from 1, whose descriptors are explained (default: the level of the "
+        "detection's anchor).",
         1,
         **text,
     )
-    flags.DEFINE_integer("sources", 5, "Strongest sources shown.", 1, **text)
+    flags.DEFINE_integer(
+        "sources", 5, "Number of strongest source positions to list.", 1, **text
+    )
     flags.DEFINE_boolean(
         "pictures", True, "Draw pictures; the page needs none.", **text
     )
     flags.DEFINE_integer(
         "limit",
         8,
-        "Pictures an image, of the best scores; 0: all. explanations.json and the "
-        "page hold all in any case.",
+        "Maximum number of pictures per image, best scores first; 0: all. "
+        "explanations.json and the page always hold all explanations.",
         0,
         **text,
     )

@@ -1,9 +1,10 @@
-"""What tools.explain leaves: numbers, pictures, and a page to look through them."""
+"""Files that explain writes: numbers, pictures, and a page to browse them."""
 
 import contextlib
 import json
 import pathlib
 import re
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
@@ -11,29 +12,29 @@ import numpy as np
 
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
-from borrow_det.tools.explain import picture as picture_lib
-from borrow_det.tools.explain.explanation import Borrowed, Found
+from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
 from borrow_det.tools.explain.page import Page, class_colors
+from borrow_det.tools.explain.picture import draw_explanation
 from borrow_det.tools.explain.text import Settings, readable
 from borrow_det.visualization import annotate
 
-_STEM = 100  # Bytes of a file's name that its pictures' names take over.
-_PICTURE = re.compile(r"\d{4,}_.*_\d+\.jpg")  # What `_draw` names pictures.
-_LARGE = 100e6  # Bytes of a page that takes its time to open.
+_STEM = 100  # Bytes of a file's name that the names of its pictures keep.
+_PICTURE = re.compile(r"\d{4,}_.*_\d+\.jpg")  # Names that `_draw` gives to pictures.
+_LARGE = 100e6  # Bytes of a page that opens slowly.
 
 
 class Explained(NamedTuple):
-    """A detection that was to be explained."""
+    """A detection that is explained, or the reason why it cannot be."""
 
-    index: int  # Among the image's detections.
+    detection: int  # Index among the image's detections.
     borrowed: Borrowed | None
-    note: str  # Why there is nothing, where there is nothing.
+    note: str  # The reason if `borrowed` is None.
 
 
-class Output:
-    """The files of a run of this tool, written image by image.
+class ExplanationWriter:
+    """Writes the output folder of one call of the tool, image by image.
 
-    A context, at the end of which they are whole, or gone if it ends with an error.
+    A context manager: its files are complete at the end, or removed after an error.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class Output:
         """Creates the folder.
 
         Args:
-          folder: where everything goes.
-          detector: whose classes and levels are named.
-          settings: what explanations are made with.
-          pictures: whether to draw.
-          limit: pictures an image; 0: all.
+          folder: output folder.
+          detector: trained run, whose classes and levels are named.
+          settings: settings of the explanations.
+          pictures: false to draw nothing.
+          limit: pictures per image; 0 for all.
 
         Raises:
           InputError: the folder cannot be made or written to, here or later.
@@ -71,7 +72,7 @@ class Output:
                     raise InputError(f"{path} is a folder: name another --output")
             if pictures:
                 (folder / "pictures").mkdir(exist_ok=True)
-            # Written as they come: those of a large folder would fill the memory.
+            # Written image by image: those of a large folder would fill the memory.
             self._json = opened.enter_context(whole_file(self._json_path))
             self._page = Page(
                 opened.enter_context(whole_file(self._page_path)),
@@ -87,10 +88,15 @@ class Output:
             )
             self._opened = opened.pop_all()
 
-    def __enter__(self) -> "Output":
+    def __enter__(self) -> "ExplanationWriter":
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
         if error is not None:
             self._opened.__exit__(kind, error, trace)
             return
@@ -98,21 +104,25 @@ class Output:
             with self._opened:
                 self._page.close()
                 self._json.write("\n]}\n")
-            # Those of an earlier call would pass for this one's.
+            # Pictures of an earlier call would be mistaken for this call's.
             for path in (self._folder / "pictures").glob("*.jpg"):
                 if _PICTURE.fullmatch(path.name) and path.name not in self._drawn:
                     path.unlink()
 
     def add(
-        self, name: str, image: np.ndarray, found: Found, explained: list[Explained]
+        self,
+        name: str,
+        image: np.ndarray,
+        found: LevelDetections,
+        explained: Sequence[Explained],
     ) -> None:
-        """Takes an image, its detections, and what some of them borrowed."""
-        done = {one.index: one.borrowed for one in explained if one.borrowed}
+        """Writes an image, its detections, and the explanations of some of them."""
+        done = {one.detection: one.borrowed for one in explained if one.borrowed}
         with self._writing():
             drawn = self._draw(name, image, found, done) if self._pictures else {}
             record = image_record(
                 name,
-                image.shape[:2],
+                (image.shape[0], image.shape[1]),
                 found,
                 explained,
                 self._class_names,
@@ -128,10 +138,10 @@ class Output:
         self._images += 1
 
     def summary(self) -> str:
-        """What was done and left out, for the console; once the files are whole."""
+        """Returns the console's summary; call it after the files are complete."""
         parts = [
-            f"{self._images} images, {self._detections} detections with a score of "
-            f"{self._settings.score} or more; {self._explained} explained"
+            f"{self._images} images, {self._detections} detections with a score of at "
+            f"least {self._settings.score}; {self._explained} explained"
         ]
         if self._without:
             parts.append(f"{self._without} on levels that do not borrow")
@@ -143,14 +153,14 @@ class Output:
         text = f"{', '.join(parts)}: {self._page_path} ({size / 1e6:.1f} MB)"
         if size >= _LARGE:
             text += (
-                "\nnote: a browser takes its time over a page of this size; explain "
-                "fewer images a call, or raise --score"
+                "\nnote: a page of this size opens slowly; explain fewer images per "
+                "call, or raise --score"
             )
         return text
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Files that cannot be written are the user's to know."""
+        """Turns errors of writing into InputError."""
         try:
             yield
         except OSError as error:
@@ -158,15 +168,21 @@ class Output:
             place = f"{error.filename}: " if error.filename else ""
             raise InputError(f"--output={self._folder}: {place}{reason}") from error
 
-    def _draw(self, name, image, found, done):
-        """Draws some; file names in the folder by index of the detection."""
+    def _draw(
+        self,
+        name: str,
+        image: np.ndarray,
+        found: LevelDetections,
+        done: dict[int, Borrowed],
+    ) -> dict[int, str]:
+        """Draws up to the limit; returns file names by index of the detection."""
         shown = list(done)[: self._limit or None]
         self._left_out += len(done) - len(shown)
         stem = re.sub(r"[^\w.-]", "_", pathlib.PurePath(name).stem)
         stem = stem.encode()[:_STEM].decode(errors="ignore")
         drawn = {}
         for k in shown:
-            picture = picture_lib.draw(
+            picture = draw_explanation(
                 image,
                 found,
                 k,
@@ -176,7 +192,7 @@ class Output:
                 self._class_names,
                 str(self._settings),
             )
-            # The number tells images of one name apart.
+            # The number distinguishes images of one name.
             file = f"{self._images:04d}_{stem}_{k}.jpg"
             annotate.write_image(self._folder / "pictures" / file, picture)
             self._drawn.add(file)
@@ -186,7 +202,7 @@ class Output:
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
-    """A text file that has its name only once it is whole; nothing stays of others."""
+    """Opens a text file that has its name once it is complete, or never exists."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w", encoding="utf-8") as file:
@@ -200,22 +216,22 @@ def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
 def image_record(
     name: str,
     size: tuple[int, int],
-    found: Found,
-    explained: list[Explained],
+    found: LevelDetections,
+    explained: Sequence[Explained],
     class_names: Sequence[str],
     category_ids: Sequence[int],
     drawn: dict[int, str],
 ) -> dict[str, Any]:
-    """An image's entry in explanations.json.
+    """Returns an image's entry in explanations.json.
 
     Boxes are COCO's [x, y, width, height] and centres [x, y], in pixels of the upright
-    image; levels count from 1, detections from 0.
+    image. Levels count from 1, detections from 0.
     """
     height, width = size
-    of_index = {one.index: one for one in explained}
+    of_index = {one.detection: one for one in explained}
     detections = []
     for k, label in enumerate(found.labels.tolist()):
-        detection = {
+        detection: dict[str, Any] = {
             "index": k,
             "class": class_names[label],
             "category_id": category_ids[label],
@@ -239,13 +255,13 @@ def image_record(
     }
 
 
-def _borrowed_record(borrowed, size):
+def _borrowed_record(borrowed: Borrowed, size: tuple[int, int]) -> dict[str, Any]:
     height, width = size
     return {
         "level": borrowed.level + 1,
         "descriptors": len(borrowed.descriptors),
         "shares": {str(m + 1): share for m, share in borrowed.shares.items()},
-        "precision": borrowed.precision,
+        "attention_precision": borrowed.attention_precision,
         "positions": borrowed.positions,
         "larger": list(borrowed.lenders),
         "sources": [

@@ -7,7 +7,7 @@
     picture: section.querySelector("img").src,
     alt: section.querySelector("img").alt,
   }));
-  // One entry a detection that was to be explained.
+  // One entry per detection that is explained or has a note.
   const entries = [];
   scenes.forEach((scene, s) => {
     const crops = sections[s].querySelectorAll("td img");
@@ -27,11 +27,11 @@
     return `level ${level.number}, ${level.name}, stride ${level.stride}`;
   };
 
-  let shown = entries; // What the filter leaves, sorted.
+  let shown = entries; // Filtered and sorted.
   let chosen = null;
-  let hovered = null; // The entry whose box is pointed at: looked at in its place.
+  let hovered = null; // The entry under the pointer, shown in place of the chosen one.
   let heated = true;
-  let level = null; // The source level whose heat is shown; null: the strongest.
+  let level = null; // Source level of the heat; null: the strongest.
 
   // --- The parts of the page.
   const classes = element("select", { id: "classes" });
@@ -42,21 +42,21 @@
   const canvas = element("canvas", { ariaHidden: "true" });
   const boxes = document.createElementNS(SVG, "svg");
   const stage = element(
-    "figure", { id: "stage", ariaLabel: "the image, with its detections" },
+    "figure", { id: "stage", ariaLabel: "image with its detections" },
     image, canvas, boxes
   );
   const levels = element(
-    "div", { id: "levels", role: "group", ariaLabel: "level whose heat is shown" }
+    "div", { id: "levels", role: "group", ariaLabel: "source level of the heat" }
   );
   const scale = element("p", { id: "scale" });
   const detail = element("div", { id: "detail" });
   const name = element("h2", { ariaLive: "polite" });
   const keys = element("p", { className: "keys" });
   keys.append(
-    element("kbd", {}, "↑"), " ", element("kbd", {}, "↓"), " next, ",
-    element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " level, once the list or the ",
-    "picture is clicked; point at a box to see where it borrowed from; dashed: larger ",
-    "of its class"
+    "Click the list or the picture, then use ",
+    element("kbd", {}, "↑"), " ", element("kbd", {}, "↓"), " for the next detection and ",
+    element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " for another source level. ",
+    "Point at a box to see what it borrowed. Boxes of lenders are dashed."
   );
 
   function build() {
@@ -66,16 +66,17 @@
       classes.append(element("option", { value: each }, each));
     }
     const orders = [
-      ["", "order of the images"], ["score", "score, high to low"],
-      ["low", "score, low to high"], ["precision", "precision, high to low"],
-      ["wrong", "precision, low to high"], ["lift", "lift, high to low"],
-      ["unlifted", "lift, low to high"],
+      ["", "image order"],
+      ["score", "score, high to low"], ["low", "score, low to high"],
+      ["precise", "attention precision, high to low"],
+      ["imprecise", "attention precision, low to high"],
+      ["lift", "attention lift, high to low"], ["unlifted", "attention lift, low to high"],
     ];
     const sources = new Set(
       entries.flatMap((e) => Object.keys(e.detection.borrowed?.shares ?? {}))
     );
     for (const n of [...sources].sort((a, b) => a - b)) {
-      orders.push([n, `share of level ${n}, high to low`]);
+      orders.push([n, `attention to level ${n}, high to low`]);
     }
     for (const [value, text] of orders) order.append(element("option", { value }, text));
     const switched = element("input", { type: "checkbox", id: "heat", checked: true });
@@ -90,7 +91,7 @@
     );
     const facts = element("div", { id: "facts" }, levels, scale, detail, keys);
     const right = element("div", { id: "right" }, name, stage, facts);
-    // What is clicked in it takes the focus, and with it the keys.
+    // A click inside the viewer focuses it, so that it receives the keys.
     const viewer = element("div", { id: "viewer", tabIndex: -1 }, list, right);
     document.getElementById("images").before(controls, viewer);
     document.body.classList.add("js");
@@ -104,14 +105,16 @@
     "": () => 0,
     score: (d) => -d.score,
     low: (d) => d.score,
-    precision: (d) => -(d.borrowed?.precision ?? -1),
-    wrong: (d) => d.borrowed?.precision ?? 2,
+    precise: (d) => -(d.borrowed?.attention_precision ?? -1),
+    imprecise: (d) => d.borrowed?.attention_precision ?? 2,
     lift: (d) => -(lift(d.borrowed) ?? -1),
     unlifted: (d) => lift(d.borrowed) ?? Infinity,
   };
-  // Null where there is no precision.
+  // Null without an attention precision.
   const lift = (borrowed) =>
-    borrowed && borrowed.precision !== null ? borrowed.precision / borrowed.positions : null;
+    (borrowed?.attention_precision ?? null) === null
+      ? null
+      : borrowed.attention_precision / borrowed.positions;
 
   function refill() {
     const key =
@@ -132,13 +135,13 @@
     const borrowed = detection.borrowed;
     const text = element("span", {}, `${detection.class} ${detection.score.toFixed(2)}`);
     const facts = borrowed
-      ? [`precision: ${borrowed.texts.precision}`, strongest(borrowed)]
+      ? [`attention precision: ${borrowed.texts.attention_precision}`, strongest(borrowed)]
       : ["its level does not borrow"];
     for (const fact of [...facts, scene.file_name]) {
       text.append(element("small", { title: fact }, fact));
     }
     const crop = element("img", { src: entry.crop, alt: "", loading: "lazy" });
-    // The chosen one alone is reached by Tab; from there the arrows lead on.
+    // Tab reaches the chosen entry only; arrow keys move on from there.
     entry.button = element("button", { type: "button", tabIndex: -1 }, crop, text);
     entry.button.addEventListener("click", () => choose(entry));
     return element("li", {}, entry.button);
@@ -176,7 +179,7 @@
     paint();
   }
 
-  // Scrolls the list alone: scrollIntoView would move the picture out of the window.
+  // Scrolls the list only: scrollIntoView would move the picture out of the window.
   function reveal(entry) {
     const scroll = () => {
       const { offsetTop: top, offsetHeight: height } = entry.button.parentElement;
@@ -184,7 +187,7 @@
       list.scrollTop = Math.min(Math.max(list.scrollTop, lowest), top);
     };
     scroll();
-    // Rows out of sight have a guessed height: once more when they are in sight.
+    // Rows out of sight have an estimated height: scroll again once they are visible.
     requestAnimationFrame(() => entry === chosen && scroll());
   }
 
@@ -192,14 +195,14 @@
   const levelOf = (borrowed) =>
     level in borrowed.shares ? level : byShare(borrowed)[0][0];
 
-  // Opacity and colour of a share relative to the strongest cell.
+  // Opacity and colour of attention relative to the end of the scale.
   function color(value) {
     const green = Math.round(225 - 210 * value);
     const red = Math.round(255 - 110 * Math.max(0, value - 0.5) * 2);
     return `rgba(${red}, ${green}, ${Math.round(90 - 60 * value)}, ${0.92 * value ** 0.6})`;
   }
 
-  // All that is said of the detection that is looked at, over its image.
+  // Draws the chosen or hovered detection over its image, with its numbers.
   function paint() {
     const entry = hovered ?? chosen;
     if (!entry) return;
@@ -253,33 +256,33 @@
       context.fillStyle = color(x / 139);
       context.fillRect(x, 0, 1, 12);
     }
-    scale.append("0 %", bar, `${borrowed.texts.scale} of the attention in a cell`);
+    scale.append("0 %", bar, `${borrowed.texts.scale} of the attention per position`);
   }
 
   function numbers({ detection }) {
     const borrowed = detection.borrowed;
     const [, , width, height] = detection.bbox.map(Math.round);
-    const what =
+    const about =
       `${detection.class} ${detection.score.toFixed(3)}, ${width} × ${height} ` +
       `pixels, from an anchor of level ${detection.level}. `;
-    if (!borrowed) return [element("p", {}, what + detection.note)];
+    if (!borrowed) return [element("p", {}, about + detection.note)];
     const many = borrowed.descriptors > 1 ? "s" : "";
-    const looked =
+    const attention =
       `${borrowed.descriptors} descriptor${many} of level ${borrowed.level}. ` +
-      `Precision: ${borrowed.texts.precision}.`;
+      `Attention precision: ${borrowed.texts.attention_precision}.`;
     const table = element("table");
-    const heads = ["", "share", "level", "where"].map(
+    const heads = ["", "attention", "level", "location"].map(
       (text) => element("th", { scope: "col" }, text)
     );
     table.append(
-      element("caption", {}, `Strongest sources: ${borrowed.texts.strongest}`),
+      element("caption", {}, `Strongest source positions: ${borrowed.texts.strongest}`),
       element("tr", {}, ...heads)
     );
     borrowed.sources.forEach((source, i) => {
       const cells = [i + 1, borrowed.texts.sources[i][0], source.level, borrowed.texts.sources[i][1]];
       table.append(element("tr", {}, ...cells.map((text) => element("td", {}, String(text)))));
     });
-    return [element("p", {}, what + looked), table];
+    return [element("p", {}, about + attention), table];
   }
 
   const nameOf = (d) => `${d.class} ${d.score.toFixed(2)}`;
@@ -294,13 +297,13 @@
   const thin = { "vector-effect": "non-scaling-stroke", fill: "none" };
   const lines = shape("g", { class: "lines" });
 
-  // Boxes of all detections of an image.
+  // Draws the boxes of all detections of an image.
   function outline(scene) {
     boxes.setAttribute("viewBox", `0 0 ${scene.width} ${scene.height}`);
     boxes.setAttribute("preserveAspectRatio", "none");
     boxes.setAttribute("role", "img");
     boxes.setAttribute("aria-label", `boxes of ${scene.detections.length} detections`);
-    // The largest first, so that small ones lie on top and can be pointed at.
+    // Largest first, so that small boxes are on top and can be pointed at.
     const byArea = [...scene.detections].sort(
       (a, b) => b.bbox[2] * b.bbox[3] - a.bbox[2] * a.bbox[3]
     );
@@ -324,8 +327,8 @@
     return group;
   }
 
-  // The entry's own box is bold, those of larger ones of its class are dashed; lines lead
-  // to its sources, whose numbers are the table's.
+  // Draws the entry's box bold and those of its lenders dashed, and lines to its source
+  // positions, numbered as in the table.
   function mark({ scene, detection }) {
     const { sources, larger } = detection.borrowed ?? { sources: [], larger: [] };
     for (const each of scene.detections) {
@@ -352,7 +355,7 @@
         end: [end, shape("text", { x: x2, y: y2, "font-size": 11 * pixel }, String(i + 1))],
       };
     });
-    drawn.reverse(); // The strongest on top, and numbers on top of lines.
+    drawn.reverse(); // Strongest on top, and numbers on top of lines.
     lines.replaceChildren(...drawn.flatMap((d) => d.line), ...drawn.flatMap((d) => d.end));
   }
 
@@ -375,7 +378,7 @@
     event.preventDefault();
   }
 
-  // With nothing to explain the plain list stays, which shows the images and says so.
+  // Without explanations the plain list stays, which shows the images.
   if (entries.length) {
     build();
     refill();

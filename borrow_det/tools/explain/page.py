@@ -1,8 +1,8 @@
-"""The page of tools.explain: one HTML file for looking through many images.
+"""Page of the explain tool: one HTML file to browse many images.
 
-It holds its images as data URIs and its own style and script, and states a policy
-(Content-Security-Policy) that lets nothing else be loaded or run: file names and class
-names are other people's text. Without a script it is a plain list.
+The file contains its images as data URIs, its style and its script. Its policy
+(Content-Security-Policy) forbids loading or running anything else, since file names and
+class names are untrusted text. Without scripts it is a plain list.
 """
 
 import base64
@@ -20,17 +20,17 @@ import PIL.Image
 
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import text
-from borrow_det.tools.explain.explanation import Borrowed, Found
+from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
 from borrow_det.visualization import annotate
 
 _PARTS = pathlib.Path(__file__).parent
 _LARGEST_SIDE = 900  # Pixels of an embedded image.
-_CROP_SIDE = 104  # Of a detection's thumbnail: twice what it is shown at.
-_EXACT_SIDE = 256  # Images of up to so many pixels may be PNG, which larger ones waste.
+_CROP_SIDE = 104  # Pixels of a detection's thumbnail, twice its size on the page.
+_EXACT_SIDE = 256  # Largest side in pixels of images that are tried as PNG.
 
 
 class Page:
-    """A page that is written image by image."""
+    """Writes the page image by image."""
 
     def __init__(
         self,
@@ -40,38 +40,38 @@ class Page:
         colors: Mapping[int, str],
         settings: text.Settings,
     ):
-        """Begins the page.
+        """Writes the beginning of the page.
 
         Args:
-          file: where it is written; stays open.
-          levels: the run's.
+          file: file to write to; it stays open.
+          levels: levels of the run.
           input_size: (height, width) of the network's input in pixels.
-          colors: by category id, CSS' colour of a class.
-          settings: what explanations are made with.
+          colors: CSS colour of each class, by category id.
+          settings: settings of the explanations.
         """
         self._file, self._levels, self._colors = file, levels, colors
         self._settings = settings
-        # A position's share of the image's sides, by level from 0.
+        # Height and width of a position as fractions of the image, by level from 0.
         self._cells = [[level.stride / side for side in input_size] for level in levels]
         head, self._tail = _template(levels, settings).split("<!-- images -->")
         self._file.write(head)
 
     def add(
         self,
-        record: dict,
+        record: dict[str, Any],
         image: np.ndarray,
-        found: Found,
+        found: LevelDetections,
         borrowed: Mapping[int, Borrowed],
         class_names: Sequence[str],
     ) -> None:
         """Adds an image.
 
         Args:
-          record: its entry in explanations.json.
+          record: entry of the image in explanations.json.
           image: uint8 RGB [H, W, 3].
-          found: its detections.
-          borrowed: what was borrowed, by index of the detection.
-          class_names: the name of each label.
+          found: detections of the image.
+          borrowed: attention of detections, by index.
+          class_names: name of each label.
         """
         detections = []
         for detection in record["detections"]:
@@ -96,11 +96,11 @@ class Page:
         )
 
     def close(self) -> None:
-        """Ends the page."""
+        """Writes the end of the page."""
         self._file.write(self._tail)
 
-    def _heat(self, borrowed):
-        """The attention, in a byte a position."""
+    def _heat(self, borrowed: Borrowed) -> dict[str, Any]:
+        """Packs the attention into one byte per position."""
         packed = {
             str(m + 1): {
                 "shape": list(heat.shape),
@@ -111,42 +111,47 @@ class Page:
         }
         return {"heat": packed}
 
-    def _table(self, detections, image):
-        """What a reader without the script sees of an image's detections."""
+    def _table(self, detections: list[dict[str, Any]], image: np.ndarray) -> str:
+        """Returns the table that is visible without the script."""
         chosen = [d for d in detections if "borrowed" in d]
         if not chosen:
             return (
-                f"<p>{len(detections)} detections with a score of "
-                f"{self._settings.score:g} or more; explained is "
-                f"{html.escape(self._settings.asked)}: none of them.</p>\n"
+                f"<p>{len(detections)} detections with a score of at least "
+                f"{self._settings.score:g}; none to explain (explained: "
+                f"{html.escape(self._settings.explained)}).</p>\n"
             )
-        heads = ("", "class", "score", "shares", "precision", "strongest source")
+        heads = (
+            *("", "class", "score", "attention by level", "attention precision"),
+            "strongest source position",
+        )
         rows = "".join(_row(detection, image) for detection in chosen)
         cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
         return f'<div class="scroll"><table><tr>{cells}</tr>\n{rows}</table></div>\n'
 
 
-def _texts(k, borrowed, found, class_names):
-    """What the viewer says of a detection."""
+def _texts(
+    k: int, borrowed: Borrowed, found: LevelDetections, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns the texts of a detection in the viewer."""
     return {
-        "precision": text.precision(borrowed),
+        "attention_precision": text.attention_precision(borrowed),
         "shares": {str(m + 1): text.percent(v) for m, v in borrowed.shares.items()},
         "scale": text.weight(borrowed.scale),
         "strongest": text.strongest(borrowed),
         "sources": [
-            [text.weight(s.weight), text.where(s, k, borrowed, found, class_names)]
+            [text.weight(s.weight), text.location(s, k, borrowed, found, class_names)]
             for s in borrowed.sources
         ],
     }
 
 
-def _packed(heat, scale):
+def _packed(heat: np.ndarray, scale: float) -> str:
     levels = np.round(heat / scale * 255).astype(np.uint8)
     return base64.b64encode(levels.tobytes()).decode()
 
 
-def _template(levels, settings):
-    """The page around the images."""
+def _template(levels: Sequence[Level], settings: text.Settings) -> str:
+    """Returns the page around the images."""
     style = (_PARTS / "page.css").read_text(encoding="utf-8")
     script = (_PARTS / "page.js").read_text(encoding="utf-8")
     script = f"const LEVELS = {_script_json([v._asdict() for v in levels])};\n{script}"
@@ -163,21 +168,21 @@ def _template(levels, settings):
         "SCRIPT": script,
     }
     page = (_PARTS / "page.html").read_text(encoding="utf-8")
-    # At once: what is filled in may hold such a mark, too.
+    # In one pass: a filled-in text may contain such a mark.
     return re.sub(r"@([A-Z]+)@", lambda match: fields[match[1]], page)
 
 
-def _hash(text):
-    digest = hashlib.sha256(text.encode()).digest()
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _script_json(value: Any) -> str:
-    """JSON that ends no script element, whatever names it holds."""
+    """Returns JSON that cannot end a script element."""
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def _row(detection, image):
+def _row(detection: dict[str, Any], image: np.ndarray) -> str:
     name = html.escape(detection["class"])
     crop = _embedded(_crop(image, detection["bbox"]), _CROP_SIDE)
     cells = [
@@ -191,11 +196,11 @@ def _row(detection, image):
     else:
         texts = borrowed["texts"]
         shares = (f"level {m}: {share}" for m, share in texts["shares"].items())
-        cells += [", ".join(shares), texts["precision"], _strongest(borrowed)]
+        cells += [", ".join(shares), texts["attention_precision"], _strongest(borrowed)]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
 
 
-def _strongest(borrowed):
+def _strongest(borrowed: dict[str, Any]) -> str:
     if not borrowed["sources"]:
         return ""
     best, (share, _) = borrowed["sources"][0], borrowed["texts"]["sources"][0]
@@ -203,8 +208,8 @@ def _strongest(borrowed):
     return f"{share}, level {best['level']} at ({x:.0f}, {y:.0f})"
 
 
-def _crop(image, bbox):
-    """The square around a box, twice as wide as that, as far as there is an image."""
+def _crop(image: np.ndarray, bbox: Sequence[float]) -> np.ndarray:
+    """Returns the square around a box of twice its larger side, inside the image."""
     x, y, width, height = bbox
     half = max(width, height, 4)
     top, bottom = (round(y + height / 2 + d) for d in (-half, half))
@@ -213,9 +218,9 @@ def _crop(image, bbox):
 
 
 def _embedded(image: np.ndarray, largest: int) -> str:
-    """A data URI of an image, shrunk to `largest` pixels: JPEG, or PNG if smaller."""
+    """Returns a data URI of an image, shrunk to `largest` pixels: JPEG or PNG."""
     image = np.ascontiguousarray(annotate.shrink(image, largest))
-    options = {"jpeg": {"quality": 85}}
+    options: dict[str, dict[str, Any]] = {"jpeg": {"quality": 85}}
     if max(image.shape[:2]) <= _EXACT_SIDE:
         options["png"] = {"optimize": True}
     forms = {}
@@ -228,7 +233,7 @@ def _embedded(image: np.ndarray, largest: int) -> str:
 
 
 def class_colors(category_ids: Sequence[int]) -> dict[int, str]:
-    """CSS' colour of each class, by category id: those of the pictures."""
+    """Returns the CSS colour of each class, by category id, as in the pictures."""
     return {
         category: "#{:02x}{:02x}{:02x}".format(*annotate.class_color(label))
         for label, category in enumerate(category_ids)

@@ -1,13 +1,16 @@
-"""The picture of what one detection borrowed: where from, and how much."""
+"""Picture of the attention of one detection."""
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import matplotlib
 import numpy as np
 from matplotlib import colormaps, ticker
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
@@ -15,23 +18,23 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain import text as words
-from borrow_det.tools.explain.explanation import Borrowed, Found
-from borrow_det.visualization import annotate as annotate_lib
+from borrow_det.tools.explain import text
+from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
+from borrow_det.visualization import annotate
 
 _DPI = 100
-_HEIGHT = 6.6  # Least height, inches.
-_PANEL = 1.9  # Least height of a row of panels, inches.
+_HEIGHT = 6.6  # Minimum height, inches.
+_PANEL = 1.9  # Minimum height of a row of panels, inches.
 _BAR = 0.9  # Width of the colour scale, inches.
 _CROP = 1.15  # Side of the enlarged object, inches.
 _SHOWN_SIDE = 1280  # Larger images are shrunk to this many pixels before drawing.
-_LISTED = 12  # Strongest sources in the text.
+_LISTED = 12  # Source positions listed in the text.
 _LINE = 0.2  # Height of a line of text, inches.
-_FOOT = 17.0  # Letters of the footer's text to an inch.
+_FOOT = 17.0  # Letters of the footer per inch.
 
 
-def _heat_map():
-    """From a transparent white to an opaque dark red: the image shows through."""
+def _heat_map() -> ListedColormap:
+    """Colours from transparent white to opaque dark red; the image shows through."""
     colors = colormaps["YlOrRd"](np.linspace(0.05, 1, 256))
     colors[:, 3] = np.linspace(0, 1, 256) ** 0.6 * 0.8
     return ListedColormap(colors)
@@ -40,9 +43,9 @@ def _heat_map():
 _HEAT = _heat_map()
 
 
-def draw(
+def draw_explanation(
     image: np.ndarray,
-    found: Found,
+    found: LevelDetections,
     k: int,
     borrowed: Borrowed,
     levels: Sequence[Level],
@@ -50,37 +53,39 @@ def draw(
     class_names: Sequence[str],
     footer: str,
 ) -> np.ndarray:
-    """Draws what detection k borrowed.
+    """Draws the attention of detection k.
 
-    Left, the image with the small object, lines to its strongest sources, as wide as
-    their weights, and the detections that hold these; right, a panel a source level
-    with the share of the attention that each of its cells has, on one colour scale.
+    On the left is the image with the detection, lines to its strongest source positions
+    (wider for more attention), and the detections that contain these. On the right is a
+    panel for each source level with the attention of each position, all on one colour
+    scale.
 
     Args:
       image: uint8 RGB [H, W, 3].
-      found: the image's detections.
-      k: the detection.
-      borrowed: what it borrowed.
-      levels: the run's.
+      found: detections of the image.
+      k: index of the detection.
+      borrowed: attention of the detection.
+      levels: levels of the run.
       input_size: (height, width) of the network's input in pixels.
-      class_names: the name of each label.
-      footer: what stands below.
+      class_names: name of each label.
+      footer: text below the picture.
 
     Returns:
-      uint8 RGB: the figure, some 840 to 1670 pixels wide.
+      uint8 RGB: the figure, about 840 to 1670 pixels wide.
     """
-    # Names are other people's text: a dollar in them begins no formula.
+    # Names are untrusted text: a dollar sign in them must not start a formula.
     with matplotlib.rc_context({"text.parse_math": False}):
         return _draw(
             _Scene(image, found, k, borrowed, levels, input_size, class_names), footer
         )
 
 
-def _draw(scene, footer):
+def _draw(scene: "_Scene", footer: str) -> np.ndarray:
+    """Draws a scene; see `draw_explanation`."""
     borrowed = scene.borrowed
     sources = list(borrowed.heat)
     columns, rows = _grid(len(sources) + 1)
-    # Inches, whatever the format of the image: text needs some width.
+    # Inches, regardless of the image's aspect ratio: text needs some width.
     needed = _CROP + _LINE * (1 + len(scene.source_lines()))
     total = max(_HEIGHT, needed + _PANEL * (rows - 1))
     main = np.clip(total * scene.width / scene.height, 4.2, 7.8)
@@ -89,23 +94,26 @@ def _draw(scene, footer):
     foot = 0.15 * (below.count("\n") + 2)
     size = main + side, total + foot
     figure = Figure(size, _DPI, layout="constrained")
-    above, bottom = figure.subfigures(2, 1, height_ratios=(total, foot))
+    (above,), (bottom,) = figure.subfigures(
+        2, 1, squeeze=False, height_ratios=(total, foot)
+    )
     bottom.text(0.01, 0.5, below, va="center", fontsize=8, color="#444444")
-    left, right = above.subfigures(1, 2, width_ratios=(main, side))
+    ((left, right),) = above.subfigures(1, 2, squeeze=False, width_ratios=(main, side))
     scene.draw_image(left.subplots())
-    text = max(needed, total / rows)
-    heights = [(total - text) / max(rows - 1, 1)] * (rows - 1) + [text]
+    last_row = max(needed, total / rows)
+    heights = [(total - last_row) / max(rows - 1, 1)] * (rows - 1) + [last_row]
     grid = right.add_gridspec(rows, columns, height_ratios=heights)
-    norm = Normalize(0, 100 * borrowed.scale)
+    end = 100 * borrowed.scale
+    norm = Normalize(0, end)
     panels = []
     for i, m in enumerate(sources):
         panels.append(right.add_subplot(grid[i // columns, i % columns]))
         mesh = scene.draw_heat(panels[-1], m, norm)
     bar = right.colorbar(mesh, ax=panels, aspect=40, pad=0.02)
-    bar.set_label("share of the attention in a cell", fontsize=10)
-    # What the heat lies on in the panels, which shows through.
+    bar.set_label("attention per source position", fontsize=10)
+    # The background of the heat in the panels, which shows through.
     bar.ax.set_facecolor([scene.grey.mean() / 255] * 3)
-    bar.ax.yaxis.set_major_formatter(ticker.PercentFormatter(decimals=_decimals(norm)))
+    bar.ax.yaxis.set_major_formatter(ticker.PercentFormatter(decimals=_decimals(end)))
     last = divmod(len(sources), columns)
     scene.write_text(right.add_subplot(grid[last[0], last[1] :]))
     canvas = FigureCanvasAgg(figure)
@@ -113,54 +121,66 @@ def _draw(scene, footer):
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _grid(cells):
-    """(columns, rows) that hold so many cells, as square as can be."""
+def _grid(cells: int) -> tuple[int, int]:
+    """Returns (columns, rows) of a nearly square grid of this many cells."""
     columns = max(1, int(np.ceil(np.sqrt(cells)))) if cells > 2 else 1
     return columns, -(-cells // columns)
 
 
-def _decimals(norm):
-    return 0 if norm.vmax >= 5 else 1 if norm.vmax >= 0.5 else 2
+def _decimals(end: float) -> int:
+    """Decimals of a colour scale in percent that ends here."""
+    return 0 if end >= 5 else 1 if end >= 0.5 else 2
 
 
 class _Scene:
-    """What the parts of one picture have in common; see `draw`."""
+    """State shared by the parts of one picture; see `draw_explanation`."""
 
-    def __init__(self, image, found, k, borrowed, levels, input_size, class_names):
+    def __init__(
+        self,
+        image: np.ndarray,
+        found: LevelDetections,
+        k: int,
+        borrowed: Borrowed,
+        levels: Sequence[Level],
+        input_size: tuple[int, int],
+        class_names: Sequence[str],
+    ):
         self.height, self.width = image.shape[:2]
-        self.image = annotate_lib.shrink(image, _SHOWN_SIDE)
+        self.image = annotate.shrink(image, _SHOWN_SIDE)
         grey = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
-        # Lightened, so that the heat is all that has a colour, and the scene is seen.
+        # Lightened, so that only the heat has a colour and the scene stays visible.
         self.grey = 155 + grey // 5 * 2
         self.found, self.k = found, k
         self.borrowed, self.levels, self.input_size = borrowed, levels, input_size
         self.class_names = class_names
 
-    def color(self, i):
-        """The colour of detection i's class."""
-        return np.array(annotate_lib.class_color(int(self.found.labels[i]))) / 255
+    def color(self, i: int) -> np.ndarray:
+        """RGB in [0, 1] of detection i's class."""
+        return np.array(annotate.class_color(int(self.found.labels[i]))) / 255
 
-    def name(self, i):
+    def name(self, i: int) -> str:
         """Class and score of detection i."""
-        return words.named(self.found, i, self.class_names)
+        return text.named(self.found, i, self.class_names)
 
-    def point(self, center):
-        """Pixels (x, y) of a normalised (y, x)."""
+    def point(self, center: Sequence[float] | np.ndarray) -> tuple[float, float]:
+        """Pixels (x, y) of a normalized (y, x)."""
         return center[1] * self.width, center[0] * self.height
 
-    def box(self, axes, i, **options):
+    def box(self, axes: Axes, i: int, **options: Any) -> Rectangle:
         """Outlines detection i."""
         x, y, width, height = self.found.pixels(i, (self.height, self.width))
-        return axes.add_patch(Rectangle((x, y), width, height, fill=False, **options))
+        outline = Rectangle((x, y), width, height, fill=False, **options)
+        axes.add_patch(outline)
+        return outline
 
-    def show(self, axes, image):
-        """The image in pixels of the original, whatever it was shrunk to."""
+    def show(self, axes: Axes, image: np.ndarray) -> None:
+        """Shows an image, possibly shrunk, in pixels of the original."""
         extent = (0, self.width, self.height, 0)
         axes.imshow(image, extent=extent, interpolation="bilinear")
         axes.set(xticks=[], yticks=[], xlim=(0, self.width), ylim=(self.height, 0))
 
-    def draw_image(self, axes):
-        """The left panel."""
+    def draw_image(self, axes: Axes) -> None:
+        """Draws the left panel."""
         self.show(axes, self.image)
         named = {i for s in self.borrowed.sources for i in s.detections} - {self.k}
         for i in (*sorted(named, reverse=True), self.k):
@@ -171,11 +191,11 @@ class _Scene:
         self._lines(axes)
         level = self.levels[self.borrowed.level]
         axes.set_title(
-            f"{self.name(self.k)}\nborrows on {words.title(level)}", fontsize=11
+            f"{self.name(self.k)}\nborrows on {text.title(level)}", fontsize=11
         )
 
-    def _lines(self, axes):
-        """From the object's border to the sources; the strongest on top."""
+    def _lines(self, axes: Axes) -> None:
+        """Draws lines from the box to the source positions, the strongest on top."""
         heaviest = max((s.weight for s in self.borrowed.sources), default=1)
         for number, source in reversed(list(enumerate(self.borrowed.sources, start=1))):
             strength = source.weight / heaviest
@@ -208,11 +228,11 @@ class _Scene:
                 },
             )
 
-    def _label(self, axes, i, bold):
-        """The detection's name above its box, or below where there is no room."""
+    def _label(self, axes: Axes, i: int, bold: bool) -> None:
+        """Writes the name of detection i above its box, or below it without room."""
         x, y, width, height = self.found.pixels(i, (self.height, self.width))
         above, right = y > 0.06 * self.height, x + width / 2 > 0.6 * self.width
-        color = annotate_lib.class_color(int(self.found.labels[i]))
+        color = annotate.class_color(int(self.found.labels[i]))
         label = axes.annotate(
             self.name(i),
             (x + width * right, y + height * (not above)),
@@ -222,7 +242,7 @@ class _Scene:
             va="bottom" if above else "top",
             fontsize=10,
             fontweight="bold" if bold else "normal",
-            color=np.divide(annotate_lib.ink_on(color), 255),
+            color=np.divide(annotate.text_color(color), 255),
             zorder=6,
             bbox={
                 "boxstyle": "square,pad=0.15",
@@ -230,11 +250,11 @@ class _Scene:
                 "linewidth": 0,
             },
         )
-        # A name may be long: it takes no room from the rest, and ends at the panels.
+        # A long name takes no room from the other parts and ends at the panels.
         label.set(in_layout=False, clip_on=True, clip_box=axes.figure.bbox)
 
-    def draw_heat(self, axes, m, norm):
-        """The panel of source level m; returns the mesh for the colour bar."""
+    def draw_heat(self, axes: Axes, m: int, norm: Normalize | None) -> QuadMesh:
+        """Draws the panel of source level m; returns the mesh for the colour bar."""
         self.show(axes, np.stack([self.grey] * 3, axis=-1))
         heat, stride = self.borrowed.heat[m], self.levels[m].stride
         rows, columns = heat.shape
@@ -253,26 +273,28 @@ class _Scene:
             look = "-" if i == self.k else "--"
             self.box(axes, i, edgecolor="#1f5fa8", linewidth=1.6, linestyle=look)
         axes.set(xlim=(0, self.width), ylim=(self.height, 0))
-        share = words.percent(self.borrowed.shares[m])
+        share = text.percent(self.borrowed.shares[m])
         axes.set_title(
-            f"{words.title(self.levels[m])}:\n{share} of the attention", fontsize=10
+            f"{text.title(self.levels[m])}:\n{share} of the attention", fontsize=10
         )
         return mesh
 
-    def write_text(self, axes):
-        """The object, enlarged, with its descriptors, and the numbers."""
+    def write_text(self, axes: Axes) -> None:
+        """Draws the enlarged object with its descriptors, and writes the numbers."""
         axes.set_axis_off()
-        # Inches from the top left, so that text and object fit whatever the panels do.
-        corner = ScaledTranslation(0, 1, axes.transAxes)
+        # Inches from the top left, so that text and object fit regardless of panels.
+        # The stubs ask for an affine transform, which transAxes is.
+        corner = ScaledTranslation(0, 1, axes.transAxes)  # type: ignore[arg-type]
         inches = axes.figure.dpi_scale_trans + corner
         self._crop(axes.inset_axes((0, -_CROP, _CROP, _CROP), transform=inches))
-        for place, text in (
-            ((_CROP + 0.15, 0), self._object_text()),
-            ((0, -_CROP - 0.12), "\n".join(self.source_lines())),
+        for x, y, lines in (
+            (_CROP + 0.15, 0, self._object_lines()),
+            (0, -_CROP - 0.12, self.source_lines()),
         ):
             axes.text(
-                *place,
-                text,
+                x,
+                y,
+                "\n".join(lines),
                 va="top",
                 fontsize=9.5,
                 linespacing=1.3,
@@ -280,7 +302,8 @@ class _Scene:
                 in_layout=False,
             )
 
-    def _crop(self, axes):
+    def _crop(self, axes: Axes) -> None:
+        """Draws the enlarged object with the centres of its descriptors."""
         self.show(axes, self.image)
         x, y, width, height = self.found.pixels(self.k, (self.height, self.width))
         half = max(width, height, 8)
@@ -299,43 +322,43 @@ class _Scene:
                 )
             )
 
-    def _object_text(self):
+    def _object_lines(self) -> list[str]:
         _, _, width, height = self.found.pixels(self.k, (self.height, self.width))
         own = self.levels[self.found.levels[self.k]]
         count = len(self.borrowed.descriptors)
-        lines = [
+        return [
             self.name(self.k),
             f"{width:.0f} x {height:.0f} pixels",
             f"anchor on {own.name}",
             f"○ {count} descriptor{'s' * (count > 1)} of",
             f"    {self.levels[self.borrowed.level].name}",
         ]
-        return "\n".join(lines)
 
     def source_lines(self) -> list[str]:
-        """The numbers, line by line."""
+        """Returns the numbers, line by line."""
         borrowed = self.borrowed
-        if borrowed.precision is None:
-            lines = [f"Precision: {words.precision(borrowed)}."]
+        precision = text.attention_precision(borrowed)
+        if borrowed.attention_precision is None:
+            lines = ["Attention precision:", f"{precision}."]
         else:
             lines = [
-                f"Precision: {words.precision(borrowed)},",
-                "in larger detections of its class (dashed).",
+                f"Attention precision: {precision},",
+                "inside its lenders (dashed).",
             ]
-        lines += ["Strongest sources:", f"{words.strongest(borrowed)}"]
+        lines += ["Strongest source positions:", text.strongest(borrowed)]
         for number, source in enumerate(borrowed.sources[:_LISTED], start=1):
-            held = words.where(source, self.k, borrowed, self.found, self.class_names)
+            held = text.location(source, self.k, borrowed, self.found, self.class_names)
             name = self.levels[source.level].name
-            line = f"{number}  {words.weight(source.weight)}  {name}, {held}"
-            lines.append(words.cut(line, 50))
+            line = f"{number}  {text.weight(source.weight)}  {name}, {held}"
+            lines.append(text.cut(line, 50))
         more = len(borrowed.sources) - _LISTED
         return lines + [f"… {more} more"] * (more > 0)
 
 
-def _border(box, target):
-    """Where the line from a box's centre to a point (y, x) leaves the box."""
+def _border(box: np.ndarray, target: Sequence[float]) -> np.ndarray:
+    """Returns the point where the line from a box's centre to (y, x) leaves the box."""
     center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
     way = np.asarray(target) - center
-    # The point may lie inside of the box, or at its very centre.
+    # The point may be inside the box or at its centre.
     steps = half / np.maximum(np.abs(way), 1e-9)
     return center + way * min(1.0, steps.min())

@@ -1,65 +1,70 @@
-"""The words of tools.explain: what its pictures, its page and its console say."""
+"""Words that the pictures, the page and the console of explain share."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
+from borrow_det.tools.explain.explanation import (
+    Borrowed,
+    LevelDetections,
+    SourcePosition,
+)
 
 _CLASS = 24  # Letters of a class name in pictures and lists.
-_NAMED = 2  # Detections named in a source's line; the others are counted.
+_NAMED = 2  # Detections named in a source position's line; the others are counted.
 
 
 class Settings(NamedTuple):
-    """What explanations were made with."""
+    """Settings that explanations are made with."""
 
     workdir: str
     step: int
     similarity: str  # The run's borrow.similarity.
-    lender_scale: float  # The run's evaluation.lender_scale: what makes "larger".
-    score: float  # The tool's flags, as the next three.
+    lender_scale: float  # The run's evaluation.lender_scale.
+    score: float  # Flags of the tool, as the next three.
     small: float
     detection: int | None
     level: int | None
 
     @property
-    def asked(self) -> str:
-        """Which detections are explained."""
+    def explained(self) -> str:
+        """The detections that are explained."""
         if self.detection is not None:
             return f"detection {self.detection}"
-        return f"every detection with an area below {self.small:g}² pixels"
+        return f"every detection with an area of at most {self.small:g}² pixels"
 
     def __str__(self) -> str:
-        seen = (
-            "the level that each one's anchor is on"
+        level = (
+            "the level of its anchor"
             if self.level is None
-            else f"level {self.level}, whatever level its anchor is on"
+            else f"level {self.level}, regardless of its anchor's level"
         )
         words = (
-            f"Made with {self.workdir}, step {self.step}: {self.asked}, of those with "
-            f"a score of {self.score:g} or more, by the descriptors of {seen}. Larger "
-            f"means at least {self.lender_scale:g} times the side."
+            f"Run {self.workdir}, step {self.step}. Explained: {self.explained}, among "
+            f"those with a score of at least {self.score:g}, by the descriptors of "
+            f"{level}. A lender is a detection of the same class with at least "
+            f"{self.lender_scale:g} times the side."
         )
         if self.similarity == "dot_product":
             words += (
-                " This run's scores (dot_product) may be negative: they count by |P| "
-                "over its sum in the row."
+                " The scores of this run (dot_product) may be negative: they count as "
+                "|P| divided by its sum over the row."
             )
         return (
-            f"{words} Attention is not contribution: values and fusion may make it "
-            "count for little."
+            f"{words} Attention is not contribution: values and fusion may give it "
+            "little effect."
         )
 
 
 def readable(text: str) -> str:
-    """Text that can be written as UTF-8, which names of files need not be."""
+    """Returns text that can be written as UTF-8, which file names need not be."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def percent(share: float) -> str:
-    """A share in words that claim neither none nor all where that is not so.
+    """Formats a share; nonzero shares never read 0 %, partial ones never 100 %.
 
-    Number and sign are not to be broken apart, here and in `weight`.
+    A no-break space joins number and sign, here and in `weight`.
     """
     if 0 < share < 0.01:
         return "<\u00a01\u00a0%"
@@ -69,62 +74,64 @@ def percent(share: float) -> str:
 
 
 def weight(share: float) -> str:
-    """A share with at least two digits that count."""
+    """Formats a share with at least two significant digits."""
     number = f"{100 * share:.1f}" if share >= 0.01 else f"{100 * share:#.2g}"
     return f"{number}\u00a0%"
 
 
 def cut(text: str, most: int) -> str:
-    """The text's first letters, with a mark where some are missing."""
+    """Returns the text's first letters, with a mark if some are missing."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def title(level: Level) -> str:
-    """A level's number, name and stride."""
+    """Formats a level's number, name and stride."""
     return f"level {level.number}, {level.name}, stride {level.stride}"
 
 
-def named(found: Found, i: int, class_names: Sequence[str]) -> str:
-    """Class and score of detection i."""
+def named(found: LevelDetections, i: int, class_names: Sequence[str]) -> str:
+    """Formats class and score of detection i."""
     return f"{cut(class_names[int(found.labels[i])], _CLASS)} {found.scores[i]:.2f}"
 
 
-def precision(borrowed: Borrowed) -> str:
-    """The precision beside that of an even spread, or why there is none."""
-    if borrowed.precision is not None:
+def attention_precision(borrowed: Borrowed) -> str:
+    """Formats the attention precision and that of an even spread, or why none is."""
+    if borrowed.attention_precision is not None:
         even = percent(borrowed.positions)
-        return f"{percent(borrowed.precision)} (even spread: {even})"
+        return f"{percent(borrowed.attention_precision)} (even spread: {even})"
     count = len(borrowed.lenders)
     if not count:
-        return "no larger detection of its class"
-    return f"{count} larger of its class, {'none' if count > 1 else 'it'} holds " + (
-        "a position" if count > 1 else "no position"
+        return "no lender"
+    return (
+        "1 lender, which contains no position"
+        if count == 1
+        else f"{count} lenders, none contains a position"
     )
 
 
 def strongest(borrowed: Borrowed) -> str:
-    """How many of the positions are listed, and what they have together."""
+    """Formats the number of positions that are listed, and their attention."""
     together = percent(sum(source.weight for source in borrowed.sources))
     listed = len(borrowed.sources)
-    return f"{listed} of {borrowed.count} positions, {together} together"
+    return f"{listed} of {borrowed.num_positions} positions, {together} together"
 
 
-def where(
+def location(
     source: SourcePosition,
     k: int,
     borrowed: Borrowed,
-    found: Found,
+    found: LevelDetections,
     class_names: Sequence[str],
 ) -> str:
-    """What holds a source of detection k: itself, larger ones of its class, others."""
+    """Names the boxes that contain a source position of detection k."""
 
-    def one(i):
+    def one(i: int) -> str:
         if i == k:
             return "itself"
         name = named(found, i, class_names)
-        return f"larger {name}" if i in borrowed.lenders else name
+        return f"lender {name}" if i in borrowed.lenders else name
 
-    # Larger ones first, then itself: of many, these must not be the uncounted ones.
+    # Lenders first, then the detection itself: these are named, not counted.
     holders = sorted(
         source.detections, key=lambda i: (i not in borrowed.lenders, i != k)
     )

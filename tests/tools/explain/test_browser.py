@@ -1,4 +1,4 @@
-"""The page of tools.explain in a real browser, without a network."""
+"""The page of explain in a real browser, without a network."""
 
 import base64
 import io
@@ -10,8 +10,12 @@ import PIL.Image
 import pytest
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
-from borrow_det.tools.explain.files import Explained, Output
+from borrow_det.tools.explain.explanation import (
+    Borrowed,
+    LevelDetections,
+    SourcePosition,
+)
+from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings
 from tests.tools.explain.browser import NAMES, PROGRAM, Browser
 
@@ -32,7 +36,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """Forty images of two detections that are explained and one that is not."""
+    """A page of forty images, each with two explained detections and one note."""
     folder = tmp_path_factory.mktemp("page")
     detector = types.SimpleNamespace(
         class_names=CLASSES,
@@ -43,11 +47,11 @@ def page(tmp_path_factory):
         ),
     )
     settings = Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
-    output = Output(folder, detector, settings, pictures=False, limit=0)
+    writer = ExplanationWriter(folder, detector, settings, pictures=False, limit=0)
     rng = np.random.default_rng(0)
     for number in range(40):
         image = rng.integers(0, 256, (96, 128, 3), np.uint8)
-        found = Found(
+        found = LevelDetections(
             np.array(
                 [[0.1, 0.1, 0.3, 0.3], [0.4, 0.4, 1, 1], [0, 0.8, 0.2, 0.9],
                  [0.7, 0.05, 0.9, 0.2]], "f4"
@@ -58,8 +62,8 @@ def page(tmp_path_factory):
         )  # fmt: skip
         done = [Explained(0, borrowed(rng), ""), Explained(2, None, "no level")]
         done.append(Explained(3, borrowed(rng), ""))
-        output.add(f"{number:03d}{NASTY}.png", image, found, done)
-    output.__exit__(None, None, None)
+        writer.add(f"{number:03d}{NASTY}.png", image, found, done)
+    writer.__exit__(None, None, None)
     return folder / "index.html"
 
 
@@ -92,7 +96,7 @@ TABBED = f"{ROWS}.flatMap((b, i) => b.tabIndex === 0 ? [i] : [])"
 PRESSED = "document.querySelector('#levels [aria-pressed=true]')?.textContent"
 
 
-# Where the lines begin, and which boxes are bold, by falling area.
+# Start of the lines, and indices of the bold and the dashed boxes, by falling area.
 LINE = (
     "(() => { const l = document.querySelector('#stage .lines line');"
     "return l && [l.x1.baseVal.value, l.y1.baseVal.value]; })()"
@@ -108,7 +112,7 @@ DASHED = (
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_looking_through_the_page(browser, page, width, tmp_path_factory):
+def test_keys_and_pointer_move_through_the_page(browser, page, width, tmp_path_factory):
     browser.open(page, width)
     assert browser.run(COUNT) == "120 of 120 detections in 40 images"
     assert browser.run(CHOSEN) == 0
@@ -169,7 +173,7 @@ def test_looking_through_the_page(browser, page, width, tmp_path_factory):
 
 
 def shares(text):
-    """Precision and that of an even spread, in percent."""
+    """Attention precision and that of an even spread, in percent."""
     return [int(n) for n in re.findall(r"(\d+)\u00a0%", text)[:2]]
 
 
@@ -180,8 +184,8 @@ def test_filters_and_orders(browser, page):
     browser.choose("#classes", "")
     facts = "[...document.querySelectorAll('#list button')].map(b => b.textContent)"
     numbers = {
-        "score": lambda text: -float(text.partition("precision")[0].split()[-1]),
-        "wrong": lambda text: shares(text)[0],
+        "score": lambda text: -float(text.partition("attention")[0].split()[-1]),
+        "imprecise": lambda text: shares(text)[0],
         "lift": lambda text: -shares(text)[0] / shares(text)[1],
         "unlifted": lambda text: shares(text)[0] / shares(text)[1],
     }
@@ -195,8 +199,8 @@ def test_filters_and_orders(browser, page):
         assert (np.diff(values) >= -np.resize(slack, 79)).all()
     orders = browser.run("[...document.querySelector('#order').options].map(o=>o.text)")
     assert orders[-2:] == [
-        "share of level 2, high to low",
-        "share of level 3, high to low",
+        "attention to level 2, high to low",
+        "attention to level 3, high to low",
     ]
     browser.choose("#order", "3")
     first = browser.run("document.querySelector('#levels').textContent")
@@ -204,15 +208,15 @@ def test_filters_and_orders(browser, page):
     assert browser.complaints() == []
 
 
-def test_names_do_not_run(browser, page):
+def test_scripts_in_names_do_not_run(browser, page):
     browser.open(page, 1280)
-    assert browser.run("document.title") == "Where small objects borrowed from"
+    assert browser.run("document.title") == "Borrowed features of small objects"
     assert browser.run("document.querySelectorAll('body script').length") == 41
     assert browser.run("document.querySelectorAll('[onerror]').length") == 0
     assert browser.complaints() == []
 
 
-def test_without_scripts_there_is_a_list(browser, page):
+def test_without_scripts_the_page_is_a_list(browser, page):
     browser.open(page, 1280, scripts=False)
     assert browser.run("document.querySelectorAll('section table').length") == 40
     shown = "document.querySelector('section > img').getBoundingClientRect().width"
@@ -222,7 +226,7 @@ def test_without_scripts_there_is_a_list(browser, page):
 
 
 @pytest.mark.parametrize("width", [1280, 900, 390])
-def test_the_image_keeps_its_format(browser, page, width):
+def test_the_image_keeps_its_aspect_ratio(browser, page, width):
     # Long facts beside the picture are not to stretch it.
     browser.open(page, width)
     browser.run(
@@ -240,7 +244,7 @@ def test_the_image_keeps_its_format(browser, page, width):
     assert sides == pytest.approx([wide, high], abs=1)
 
 
-def test_choosing_does_not_scroll_the_picture_away(browser, page):
+def test_choosing_scrolls_the_list_only(browser, page):
     browser.open(page, 390)
     browser.run("document.querySelector('#list [aria-current]').focus("
                 "{preventScroll: true})")  # fmt: skip
@@ -257,7 +261,7 @@ def test_choosing_does_not_scroll_the_picture_away(browser, page):
     assert top - 1 <= low < high <= bottom + 1
 
 
-def test_lines_end_in_the_tables_numbers_and_larger_ones_are_dashed(browser, page):
+def test_lines_end_at_numbered_positions_and_lenders_are_dashed(browser, page):
     browser.open(page, 1280)
     marks = browser.run(
         "[...document.querySelectorAll('#stage .lines text')].map("
@@ -269,9 +273,9 @@ def test_lines_end_in_the_tables_numbers_and_larger_ones_are_dashed(browser, pag
     ]
     rows = browser.run("[...document.querySelectorAll('#detail tr')].map(r => "
                        "[...r.cells].map(c => c.textContent))")  # fmt: skip
-    assert rows[0] == ["", "share", "level", "where"]
+    assert rows[0] == ["", "attention", "level", "location"]
     assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
-    assert rows[1][3].startswith("in larger starfish") or "larger <" in rows[1][3]
+    assert rows[1][3].startswith("in lender starfish") or "lender <" in rows[1][3]
     # The largest, which the first detection can borrow from.
     assert browser.run(DASHED) == [0]
 
@@ -293,14 +297,16 @@ def one_image(folder, image, found, explained, input_size=(64, 64)):
         input_size=input_size,
     )  # fmt: skip
     settings = Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
-    with Output(folder, detector, settings, pictures=False, limit=0) as output:
-        output.add("a.png", image, found, explained)
+    with ExplanationWriter(
+        folder, detector, settings, pictures=False, limit=0
+    ) as writer:
+        writer.add("a.png", image, found, explained)
     return folder / "index.html"
 
 
-def test_a_hot_cell_is_where_it_belongs_on_the_page(browser, tmp_path):
+def test_heat_is_drawn_at_its_position(browser, tmp_path):
     # 2 x 4 cells of 16 pixels of an input of 32 x 64, over an image of 120 x 100.
-    found = Found(
+    found = LevelDetections(
         np.array([[0.1, 0.1, 0.2, 0.2]], "f4"), np.ones(1, "f4"), np.zeros(1, "i4"),
         np.zeros(1, "i4"),
     )  # fmt: skip
@@ -322,21 +328,21 @@ def test_a_hot_cell_is_where_it_belongs_on_the_page(browser, tmp_path):
     assert shares == pytest.approx([0, 0.5, 0.5, 0.75], abs=0.01)
 
 
-def test_with_nothing_to_explain_the_images_stay(browser, tmp_path):
-    found = Found(
+def test_without_explanations_the_images_are_listed(browser, tmp_path):
+    found = LevelDetections(
         np.zeros((0, 4), "f4"), np.zeros(0, "f4"), np.zeros(0, "i4"), np.zeros(0, "i4")
     )
     path = one_image(tmp_path, np.full((40, 60, 3), 90, np.uint8), found, [])
     browser.open(path, 1280)
     assert browser.run("document.querySelector('section > img').clientWidth") >= 60
     said = browser.run("document.querySelector('section > p').textContent")
-    assert "a score of 0.4 or more" in said
+    assert "a score of at least 0.4" in said
     assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("side", [(20, 800), (800, 20)])
-def test_extreme_formats_stay_in_the_window(browser, tmp_path, side):
-    found = Found(
+def test_extreme_aspect_ratios_fit_the_window(browser, tmp_path, side):
+    found = LevelDetections(
         np.array([[0.1, 0.1, 0.2, 0.2]], "f4"), np.ones(1, "f4"), np.zeros(1, "i4"),
         np.zeros(1, "i4"),
     )  # fmt: skip

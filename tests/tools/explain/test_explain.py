@@ -1,4 +1,4 @@
-"""The explaining tool on a tiny run, its files, and its usage."""
+"""The explain tool on a tiny run: its files and its usage."""
 
 import collections
 import json
@@ -35,7 +35,7 @@ def explanations(output):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of every kind, and two files that are none."""
+    """A folder of images of every kind, a broken one, and a video."""
     folder = tmp_path_factory.mktemp("images")
     PIL.Image.fromarray(noise(64, 64)).save(folder / "a.png")
     PIL.Image.fromarray(noise(150, 90, seed=1)).save(folder / "large.png")
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def explained(tiny_run, folder, tmp_path_factory):
-    """What the tool leaves of `folder`: (output, status)."""
+    """The tool's (output, status) for `folder`."""
     output = tmp_path_factory.mktemp("explained") / "out"
     arguments = ("--score=0", "--small=1e9", "--limit=1", "--sources=4")
     return output, run(tiny_run.workdir, output, *arguments, str(folder))
@@ -114,7 +114,7 @@ def test_pictures_are_limited_by_image(explained):
     assert not list(output.rglob("*.part"))
 
 
-def test_numbers_are_those_of_the_network(explained, tiny_run, folder):
+def test_numbers_match_the_network(explained, tiny_run, folder):
     # Larger than the canvas: centres are pixels of the image, not of the canvas.
     output, _ = explained
     (written,) = (
@@ -159,9 +159,7 @@ def test_numbers_are_those_of_the_network(explained, tiny_run, folder):
     assert checked > 0
 
 
-def test_failures_notes_and_what_was_left_out_are_told(
-    tiny_run, folder, tmp_path, capsys
-):
+def test_failures_notes_and_omissions_are_reported(tiny_run, folder, tmp_path, capsys):
     paths = [str(folder / name) for name in ("a.png", "broken.jpg", "clip.mp4")]
     arguments = ("--score=0", "--small=1e9", "--limit=2")
     assert run(tiny_run.workdir, tmp_path / "out", *arguments, *paths) == 1
@@ -170,7 +168,7 @@ def test_failures_notes_and_what_was_left_out_are_told(
     done = [d for d in detections if d["borrowed"]]
     others = [d for d in detections if not d["borrowed"]]
     assert output.out == (
-        f"1 images, {len(detections)} detections with a score of 0.0 or more; "
+        f"1 images, {len(detections)} detections with a score of at least 0.0; "
         f"{len(done)} explained, {len(others)} on levels that do not borrow, 2 "
         f"pictures, {len(done) - 2} more left out by --limit=2: "
         f"{tmp_path}/out/index.html ("
@@ -178,7 +176,7 @@ def test_failures_notes_and_what_was_left_out_are_told(
     )
     errors = output.err.splitlines()
     assert sum(line.startswith("skipped: ") for line in errors) == 2
-    assert any("clip.mp4: a video; explain looks at images" in e for e in errors)
+    assert any("clip.mp4 is a video: explain reads images only" in e for e in errors)
     notes = [line for line in errors if line.startswith("note: ")]
     counts = collections.Counter(d["level"] for d in others)
     assert len(notes) == len(counts) > 1
@@ -188,9 +186,7 @@ def test_failures_notes_and_what_was_left_out_are_told(
         assert note.startswith(f"note: {folder}/a.png, {many}: level {level}, ")
 
 
-def test_one_detection_on_a_chosen_level_of_the_runs_own_images(
-    tiny_run, tmp_path, capsys
-):
+def test_one_detection_on_a_chosen_level_of_a_split(tiny_run, tmp_path, capsys):
     common = ("--score=0", "--nopictures", "--split=val[2:3]")
     assert run(tiny_run.workdir, tmp_path / "all", *common, "--small=1e9") == 0
     (image,) = explanations(tmp_path / "all")["images"]
@@ -212,7 +208,7 @@ def test_one_detection_on_a_chosen_level_of_the_runs_own_images(
     assert not (tmp_path / "o").exists()
 
 
-def test_a_second_call_replaces_what_the_first_left(tiny_run, folder, tmp_path):
+def test_a_second_call_replaces_the_output_of_the_first(tiny_run, folder, tmp_path):
     pictures = tmp_path / "out" / "pictures"
     arguments = ("--score=0", "--small=1e9", "--limit=1")
     assert (
@@ -227,7 +223,7 @@ def test_a_second_call_replaces_what_the_first_left(tiny_run, folder, tmp_path):
     assert "mine.jpg" in left
 
 
-def test_names_of_files_that_are_hard_to_write(tiny_run, tmp_path, capsys):
+def test_unusual_file_names(tiny_run, tmp_path, capsys):
     # Not UTF-8; so long that a picture's name would be too long; of special letters.
     names = [b"caf\xe9.png", ("ä" * 120 + ".png").encode(), b"a$b#c%d e.png"]
     (tmp_path / "in").mkdir()
@@ -246,9 +242,7 @@ def test_names_of_files_that_are_hard_to_write(tiny_run, tmp_path, capsys):
     ]  # fmt: skip
 
 
-def test_a_split_with_a_damaged_image_is_done_but_for_that(
-    tiny_run, tmp_path, capsys, monkeypatch
-):
+def test_a_damaged_image_of_a_split_is_skipped(tiny_run, tmp_path, capsys, monkeypatch):
     decode = decode_lib.decode_image
 
     def damaged(record, name):
@@ -281,8 +275,8 @@ def stand_in(**borrow):
         ({}, ["IMAGE", "--split=val"], "name images or folders, or a --split"),
         ({"enabled": False}, ["IMAGE"], "this run does not borrow"),
         ({"levels": ()}, ["IMAGE"], "this run does not borrow"),
-        ({}, ["IMAGE", "--level=2"], "--level=2 does not borrow; of this run, these "
-         "do: 1, 3"),
+        ({}, ["IMAGE", "--level=2"], "--level=2 does not borrow in this run; choose "
+         "one of these: 1, 3"),
         ({}, ["IMAGE", "IMAGE2", "--detection=0"], "name one image"),
         ({}, ["nowhere.png"], "nowhere.png: there is no such file or folder"),
         ({}, ["--sources=0", "IMAGE"], "not a positive integer"),

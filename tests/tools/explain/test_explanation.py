@@ -1,4 +1,4 @@
-"""What a detection borrowed: hand-made attention, and a brute-force loop."""
+"""The attention of single detections: hand-made, and against a loop."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from borrow_det.ops import borrow_targets
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.explain import explanation
-from borrow_det.tools.explain.explanation import Found
+from borrow_det.tools.explain.explanation import LevelDetections
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def make_task(make_tiny_config):
 
 def found_of(*boxes, labels=None):
     count = len(boxes)
-    return Found(
+    return LevelDetections(
         np.array(boxes, np.float32),
         np.linspace(0.9, 0.5, count).astype(np.float32),
         np.array(labels or [0] * count, np.int32),
@@ -38,7 +38,7 @@ def random_boxes(rng, count):
     return np.concatenate([low, low + rng.uniform(0.02, 0.6, (count, 2))], axis=1)
 
 
-SMALL = (0.1, 0.1, 0.2, 0.2)  # At level 0 of 64 pixels: of 8 x 8, one centre.
+SMALL = (0.1, 0.1, 0.2, 0.2)  # Contains one centre of level 0's 8 x 8.
 
 
 @pytest.mark.parametrize(
@@ -76,14 +76,14 @@ def test_all_attention_on_one_position(make_task, source, level, row, column):
     assert borrowed.shares == {m: float(m == level) for m in levels}
     assert borrowed.heat[level][row, column] == 1.0
     assert borrowed.lenders == (1, 2)
-    assert borrowed.precision == 1.0
+    assert borrowed.attention_precision == 1.0
     aside = found_of(SMALL, elsewhere)
     borrowed = explanation.explain(task, P, 0, aside, 0, 5)
-    assert borrowed.precision == 0.0
+    assert borrowed.attention_precision == 0.0
     assert borrowed.positions > 0
     other = found_of(SMALL, elsewhere, around, labels=[0, 1, 1])
     borrowed = explanation.explain(task, P, 0, other, 0, 5)
-    assert (borrowed.precision, borrowed.positions) == (None, 0.0)
+    assert (borrowed.attention_precision, borrowed.positions) == (None, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_all_attention_on_one_position(make_task, source, level, row, column):
         (0, {"similarity": "dot_product"}),
     ],
 )
-def test_against_a_loop_over_positions(make_task, level, borrow):
+def test_explanations_match_a_loop_over_positions(make_task, level, borrow):
     task = make_task(**borrow)
     rng = np.random.default_rng(level)
     strides = (8, 16, 32, 64)
@@ -152,9 +152,11 @@ def test_against_a_loop_over_positions(make_task, level, borrow):
         np.testing.assert_allclose(borrowed.descriptors, [grid[i] for i in rows])
         assert borrowed.shares == pytest.approx(shares)
         assert sum(borrowed.shares.values()) == pytest.approx(1)
-        assert borrowed.precision == (pytest.approx(precision) if lent else None)
+        assert borrowed.attention_precision == (
+            pytest.approx(precision) if lent else None
+        )
         assert borrowed.positions == pytest.approx(lent / len(positions))
-        assert borrowed.count == len(positions)
+        assert borrowed.num_positions == len(positions)
         assert [s.weight for s in borrowed.sources] == pytest.approx(
             sorted(weights, reverse=True)[:3]
         )
@@ -163,7 +165,7 @@ def test_against_a_loop_over_positions(make_task, level, borrow):
             assert (source.level, *source.center) == pytest.approx(positions[t])
 
 
-def test_the_lenders_are_the_sources_of_the_matching_loss(make_task):
+def test_lenders_are_those_of_the_matching_loss(make_task):
     task = make_task()
     rng = np.random.default_rng(3)
     found = found_of(*random_boxes(rng, 12), labels=rng.integers(0, 2, 12).tolist())
@@ -184,8 +186,8 @@ def test_the_lenders_are_the_sources_of_the_matching_loss(make_task):
     assert np.asarray(expected).any(axis=1).sum() >= 2
 
 
-def test_an_evaluation_measures_the_same_attention(make_task):
-    # A picture's precision and shares are an object's part in the split's measures.
+def test_explanations_match_the_metrics_of_an_evaluation(make_task):
+    # One object's attention precision and shares, as the metrics of a split sum them.
     task = make_task()
     rng = np.random.default_rng(4)
     P = rng.normal(size=(64, 21)).astype(np.float32)
@@ -195,7 +197,7 @@ def test_an_evaluation_measures_the_same_attention(make_task):
     of_level = np.repeat(levels, [np.prod(task.level_shapes[m]) for m in levels])
     sums = borrowing.attention_sums(
         jnp.asarray(P),
-        borrowing.Objects(
+        borrowing.ImageObjects(
             jnp.asarray(found.boxes),
             jnp.asarray(found.labels),
             jnp.array([True, True]),
@@ -208,7 +210,9 @@ def test_an_evaluation_measures_the_same_attention(make_task):
         ),
         2.0,
     )
-    assert float(sums.same.mass) == pytest.approx(borrowed.precision, abs=1e-6)
+    assert float(sums.same.mass) == pytest.approx(
+        borrowed.attention_precision, abs=1e-6
+    )
     assert float(sums.same.positions) == pytest.approx(borrowed.positions, abs=1e-6)
     np.testing.assert_allclose(sums.levels, list(borrowed.shares.values()), rtol=1e-5)
 
@@ -222,7 +226,7 @@ def test_small_is_an_area_in_pixels_of_the_image():
     assert explanation.is_small(whole, (64, 128), 32).tolist() == [True]
 
 
-def test_a_colour_scale_does_not_make_an_even_spread_glow(make_task):
+def test_the_colour_scale_ends_above_an_even_spread(make_task):
     task = make_task()
     found = found_of(SMALL)
     even = np.full((64, 21), 1 / 21, np.float32)

@@ -1,4 +1,4 @@
-"""The files of tools.explain where they cannot be written, or not to their end."""
+"""The files of explain, and failures to write them."""
 
 import errno
 import json
@@ -11,13 +11,13 @@ import pytest
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import files as files_lib
-from borrow_det.tools.explain.explanation import Borrowed, Found
-from borrow_det.tools.explain.files import Explained, Output
+from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
+from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings
 from borrow_det.visualization import annotate
 
 DETECTOR = types.SimpleNamespace(
-    # One begins a formula, one is longer than a picture, one is no text.
+    # The start of a formula, a name longer than a picture, and an invalid text.
     class_names=("$\\foo$", "x" * 500, "\udcff"),
     category_ids=(1, 2, 3),
     input_size=(16, 16),
@@ -26,12 +26,12 @@ DETECTOR = types.SimpleNamespace(
 SETTINGS = Settings("$\\W$", 1, "cosine", 2.0, 0.4, 32.0, None, None)
 
 
-def open_output(folder, pictures=True):
-    return Output(folder, DETECTOR, SETTINGS, pictures, limit=0)
+def open_writer(folder, pictures=True):
+    return ExplanationWriter(folder, DETECTOR, SETTINGS, pictures, limit=0)
 
 
-def add(output, label=0):
-    found = Found(
+def add(writer, label=0):
+    found = LevelDetections(
         np.array([[0.1, 0.1, 0.4, 0.4]], "f4"),
         np.array([0.9], "f4"),
         np.array([label], "i4"),
@@ -40,7 +40,7 @@ def add(output, label=0):
     centers = np.array([[0.25, 0.25]], "f4")
     borrowed = Borrowed(0, centers, {1: np.ones((1, 1))}, (), (), 0.0, None)
     image = np.full((40, 50, 3), 100, np.uint8)
-    output.add("a.png", image, found, [Explained(0, borrowed, "")])
+    writer.add("a.png", image, found, [Explained(0, borrowed, "")])
 
 
 def files(folder):
@@ -48,9 +48,9 @@ def files(folder):
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])
-def test_names_of_classes_that_are_hard_to_draw(tmp_path, label):
-    with open_output(tmp_path) as output:
-        add(output, label)
+def test_unusual_class_names_are_drawn(tmp_path, label):
+    with open_writer(tmp_path) as writer:
+        add(writer, label)
     (picture,) = (tmp_path / "pictures").iterdir()
     assert picture.name == "0000_a_0.jpg"
     (image,) = json.loads((tmp_path / "explanations.json").read_text())["images"]
@@ -61,58 +61,58 @@ def test_names_of_classes_that_are_hard_to_draw(tmp_path, label):
 
 
 @pytest.mark.parametrize("error", [InputError("no image"), KeyboardInterrupt()])
-def test_nothing_half_done_is_left(tmp_path, error):
-    with pytest.raises(type(error)), open_output(tmp_path) as output:  # noqa: PT012
-        add(output)
+def test_incomplete_files_are_removed(tmp_path, error):
+    with pytest.raises(type(error)), open_writer(tmp_path) as writer:  # noqa: PT012
+        add(writer)
         raise error
     assert files(tmp_path) == ["pictures/0000_a_0.jpg"]
 
 
-def test_an_earlier_call_stays_where_a_later_one_fails(tmp_path):
-    with open_output(tmp_path, pictures=False) as output:
-        add(output)
+def test_a_failed_call_keeps_the_files_of_an_earlier_one(tmp_path):
+    with open_writer(tmp_path, pictures=False) as writer:
+        add(writer)
     before = (tmp_path / "index.html").read_bytes()
-    with pytest.raises(ValueError, match="x"), open_output(tmp_path, pictures=False):
+    with pytest.raises(ValueError, match="x"), open_writer(tmp_path, pictures=False):
         raise ValueError("x")
     assert (tmp_path / "index.html").read_bytes() == before
     assert files(tmp_path) == ["explanations.json", "index.html"]
 
 
 @pytest.mark.parametrize("name", ["index.html", "explanations.json"])
-def test_a_folder_in_a_files_place_is_refused(tmp_path, name):
+def test_an_existing_folder_of_a_files_name_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=f"{name} is a folder: name another --output"):
-        open_output(tmp_path)
+        open_writer(tmp_path)
     assert files(tmp_path) == []
 
 
-def test_a_file_in_the_pictures_place_is_refused(tmp_path):
+def test_an_existing_file_named_pictures_is_refused(tmp_path):
     (tmp_path / "pictures").write_text("")
     with pytest.raises(InputError, match="pictures: File exists"):
-        open_output(tmp_path)
+        open_writer(tmp_path)
     assert files(tmp_path) == ["pictures"]
 
 
-def test_the_size_of_the_page_is_told(tmp_path, monkeypatch):
-    with open_output(tmp_path, pictures=False) as output:
-        add(output)
+def test_the_summary_gives_the_size_of_the_page(tmp_path, monkeypatch):
+    with open_writer(tmp_path, pictures=False) as writer:
+        add(writer)
     size = (tmp_path / "index.html").stat().st_size / 1e6
-    assert output.summary() == (
-        "1 images, 1 detections with a score of 0.4 or more; 1 explained: "
+    assert writer.summary() == (
+        "1 images, 1 detections with a score of at least 0.4; 1 explained: "
         f"{tmp_path}/index.html ({size:.1f} MB)"
     )
     monkeypatch.setattr(files_lib, "_LARGE", 1000)
-    assert "\nnote: a browser takes its time over a page" in output.summary()
+    assert "\nnote: a page of this size opens slowly" in writer.summary()
 
 
-def test_a_full_disk_is_told_in_a_line(tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_line(tmp_path, monkeypatch):
     def full(path, image):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(annotate, "write_image", full)
     with (
         pytest.raises(InputError, match=r"a_0\.jpg: No space left on device"),
-        open_output(tmp_path) as output,
+        open_writer(tmp_path) as writer,
     ):
-        add(output)
+        add(writer)
     assert files(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The page of tools.explain as text: names, addresses, numbers."""
+"""The page of explain as text: names, addresses, numbers."""
 
 import base64
 import html
@@ -12,8 +12,12 @@ import PIL.Image
 import pytest
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
-from borrow_det.tools.explain.files import Explained, Output
+from borrow_det.tools.explain.explanation import (
+    Borrowed,
+    LevelDetections,
+    SourcePosition,
+)
+from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings
 
 NASTY = '<script>alert("1")</script>&\'"</title>'
@@ -27,7 +31,7 @@ SETTINGS = Settings(f"{NASTY}@SCRIPT@", 7, "cosine", 2.0, 0.4, 32.0, None, None)
 
 
 def write_page(folder, explained=True, side=(100, 80)):
-    """A page of one hand-made image, whose names are as bad as can be."""
+    """A page of one hand-made image with hostile names."""
     detector = types.SimpleNamespace(
         class_names=("puffin", NASTY),
         category_ids=(4, 9),
@@ -38,7 +42,7 @@ def write_page(folder, explained=True, side=(100, 80)):
             Level(3, "conv_fc7", 32, (1, 1)),
         ),
     )
-    found = Found(
+    found = LevelDetections(
         np.array([[0.1, 0.1, 0.3, 0.3], [0.4, 0.4, 1, 1], [0, 0.8, 0.1, 0.9]], "f4"),
         np.array([0.9, 0.8, 0.7], "f4"),
         np.array([1, 1, 0], "i4"),
@@ -49,8 +53,10 @@ def write_page(folder, explained=True, side=(100, 80)):
     borrowed = Borrowed(0, centers, HEAT, (strongest,), (1,), 0.25, 0.125)
     done = [Explained(0, borrowed, ""), Explained(2, None, NASTY)]
     image = np.random.default_rng(0).integers(0, 256, (*side, 3), np.uint8)
-    with Output(folder, detector, SETTINGS, pictures=False, limit=0) as output:
-        output.add(f"{NASTY}.png", image, found, done if explained else [])
+    with ExplanationWriter(
+        folder, detector, SETTINGS, pictures=False, limit=0
+    ) as writer:
+        writer.add(f"{NASTY}.png", image, found, done if explained else [])
     return (folder / "index.html").read_text()
 
 
@@ -93,7 +99,7 @@ def test_the_page_needs_no_other_file_and_no_network(tmp_path):
     assert "unsafe" not in policy
 
 
-def test_the_page_carries_the_heat(tmp_path):
+def test_the_page_contains_the_heat(tmp_path):
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", write_page(tmp_path), re.S)
     data, script = scripts
     detection = json.loads(data)["detections"][0]
@@ -125,21 +131,21 @@ def test_without_a_script_the_page_is_a_list(tmp_path):
     assert "<td>puffin</td><td>0.700</td><td>&lt;script&gt;" in rows[1]
 
 
-def test_the_page_says_what_it_was_made_with(tmp_path):
+def test_the_page_shows_the_settings(tmp_path):
     page = write_page(tmp_path)
     words = html.unescape(page[page.index("<header>") : page.index("</header>")])
-    # What looks like one of the template's own marks stays text, too.
-    assert f"{NASTY}@SCRIPT@, step 7: every detection with an area below" in words
+    # A text like one of the template's marks stays text.
+    assert f"Run {NASTY}@SCRIPT@, step 7. Explained: every detection with" in words
     settings = json.loads((tmp_path / "explanations.json").read_text())["settings"]
     assert Settings(**settings) == SETTINGS
 
 
-def test_images_without_anything_to_explain_say_why(tmp_path):
+def test_images_without_explanations_say_why(tmp_path):
     page = write_page(tmp_path, explained=False)
     assert "No small" not in page
     assert (
-        "3 detections with a score of 0.4 or more; explained is every detection with "
-        "an area below 32² pixels: none of them." in page
+        "3 detections with a score of at least 0.4; none to explain (explained: every "
+        "detection with an area of at most 32² pixels)." in page
     )
 
 

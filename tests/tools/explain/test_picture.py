@@ -1,4 +1,4 @@
-"""The pictures of tools.explain, and what they are drawn from."""
+"""The pictures of explain."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,16 @@ from matplotlib.figure import Figure
 
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import picture as picture_lib
-from borrow_det.tools.explain.explanation import Borrowed, Found, SourcePosition
+from borrow_det.tools.explain.explanation import (
+    Borrowed,
+    LevelDetections,
+    SourcePosition,
+)
 
 
-def test_the_hottest_cell_is_where_the_attention_is():
+def test_heat_is_drawn_at_its_position():
     # 2 x 2 cells of level 3 of 64 pixels, in an image of 200 x 100.
-    found = Found(
+    found = LevelDetections(
         np.array([[0.1, 0.1, 0.2, 0.2]], "f4"),
         np.ones(1, "f4"),
         np.zeros(1, "i4"),
@@ -20,7 +24,7 @@ def test_the_hottest_cell_is_where_the_attention_is():
     heat = {2: np.array([[0.0, 0.0], [1.0, 0.0]])}
     borrowed = Borrowed(0, np.array([[0.1, 0.1]]), heat, (), (), 0.0, None)
     levels = tuple(Level(n + 1, f"l{n}", 8 << n, (8 >> n,) * 2) for n in range(4))
-    picture = picture_lib.draw(
+    picture = picture_lib.draw_explanation(
         np.full((200, 100, 3), 128, np.uint8), found, 0, borrowed, levels, (64, 64),
         ["puffin"], "A footer.",
     ).astype(int)  # fmt: skip
@@ -40,7 +44,7 @@ def test_the_hottest_cell_is_where_the_attention_is():
 
 def scene_of(borrowed, *boxes, size=(100, 400)):
     """A scene whose sides differ fourfold: x for y shows."""
-    found = Found(
+    found = LevelDetections(
         np.array(boxes, "f4"),
         np.ones(len(boxes), "f4"),
         np.zeros(len(boxes), "i4"),
@@ -105,7 +109,7 @@ def test_the_object_is_enlarged_around_its_centre_with_its_descriptors():
     ]  # fmt: skip
 
 
-def test_larger_ones_are_dashed_and_what_is_not_listed_is_counted():
+def test_lenders_are_dashed_and_unlisted_positions_are_counted():
     sources = tuple(SourcePosition(1, (0.5, 0.5), 0.05, ()) for _ in range(15))
     heat = {1: np.full((4, 4), 1 / 16)}
     borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (1,), 0.5, 0.5)
@@ -116,7 +120,7 @@ def test_larger_ones_are_dashed_and_what_is_not_listed_is_counted():
     assert (larger.get_linestyle(), own.get_linestyle()) == ("--", "-")
     assert larger.get_bbox().bounds == pytest.approx((200, 0, 200, 100))
     lines = scene.source_lines()
-    assert lines[0] == "Precision: 50\u00a0% (even spread: 50\u00a0%),"
+    assert lines[0] == "Attention precision: 50\u00a0% (even spread: 50\u00a0%),"
     assert lines[3] == "15 of 16 positions, 75\u00a0% together"
     assert lines[-2].startswith("12  5.0\u00a0%  b, in no detection")
     assert lines[-1] == "… 3 more"
