@@ -7,6 +7,7 @@ half a dozen ways, some of which bury the message of the config file itself.
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -51,17 +52,18 @@ def help_text(description: str, all_flags: Iterable[flags.Flag]) -> str:
     return "\n".join([description.strip(), "", "Flags:", *blocks])
 
 
-def resolved(config: flags.FlagHolder) -> ml_collections.ConfigDict:
+def resolved(config: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:
     """Returns a copy of the config that a flag holds, with references resolved.
 
     Args:
-      config: the holder that `packaged.define_config` returned.
+      config: the holder or the flag that `packaged.define_config` has defined.
 
     Raises:
       InputError: the config's file cannot be read.
     """
+    value: Any = config.value
     try:
-        return config.value.copy_and_resolve_references()
+        return value.copy_and_resolve_references()
     except OSError as error:  # ml_collections keeps it until the value is used.
         # It reports one error three times; the innermost report names the file.
         reason = re.split(r"\[Errno \d+\] ", str(error))[-1]

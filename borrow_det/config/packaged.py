@@ -59,7 +59,7 @@ def define_config(
 
 
 def config_file(value: str) -> str:
-    """Returns the path, with arguments if present, that a --config value stands for.
+    """Resolves a --config value to a path, with the arguments that follow it.
 
     Args:
       value: `PATH`, `NAME`, `PATH:ARGUMENTS` or `NAME:ARGUMENTS`.
@@ -72,7 +72,7 @@ def config_file(value: str) -> str:
 
 
 def sweep_file(value: str | os.PathLike) -> pathlib.Path:
-    """Returns the path of the sweep that a --sweep value stands for.
+    """Resolves a --sweep value to the path of a file.
 
     Raises:
       InputError: it is neither a file nor the name of a packaged sweep.

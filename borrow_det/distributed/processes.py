@@ -1,4 +1,4 @@
-"""Several processes: how they find each other, and how one leaves the others."""
+"""The processes of a run: joining, exchanging arrays, leaving."""
 
 import contextlib
 import multiprocessing
@@ -13,11 +13,11 @@ from jax.experimental import multihost_utils
 
 from borrow_det.errors import InputError
 
-# A process of which nothing was heard for so long is dead: JAX then ends the others
-# with SIGABRT.
+# A process without a heartbeat for this time is dead: JAX then ends the others with
+# SIGABRT.
 HEARTBEAT_SECONDS = 30
-# The others live no longer than the main process, which serves them; it lets them say
-# what they have to say.
+# The other processes end with the main process, which serves them; it gives them this
+# time to print their messages.
 _GRACE_SECONDS = 3
 
 
@@ -26,12 +26,17 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Joins the processes of a run; comes before everything else that JAX does.
+    """Joins the processes of a run; must precede every other use of JAX.
 
-    Without arguments they are what the cluster says (TPU pods, Slurm, GKE, Open MPI).
+    Args:
+      coordinator_address: HOST:PORT of process 0.
+      num_processes: number of processes of the run.
+      process_id: index of this process.
+
+    Without arguments all three come from the cluster (TPU pods, Slurm, GKE, Open MPI).
 
     Raises:
-      InputError: some of the three are missing, or no cluster gives them.
+      InputError: some of the arguments are missing, or no cluster is found.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(g is not None for g in given) and any(g is None for g in given):
@@ -43,11 +48,11 @@ def initialize(
             coordinator_address,
             num_processes,
             process_id,
-            # As many as there are: simulated ones, or those the process may see.
+            # All of them: simulated devices, or those that are visible.
             local_device_ids=None,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
-    except ValueError as error:  # What it says of arguments; others are failures.
+    except ValueError as error:  # Wrong arguments; other errors are failures.
         raise InputError(
             f"--distributed: {error} No TPU pod, Slurm, GKE or Open MPI gives it: set "
             "--coordinator_address=HOST:PORT, --num_processes and --process_id"
@@ -90,25 +95,28 @@ def end(status: int) -> NoReturn:
 
 
 def all_rows(rows: np.ndarray) -> np.ndarray:
-    """The rows of a batch of all processes, in order, from each process' own."""
+    """Gathers the rows of a global batch, in order, from the rows of each process."""
     if jax.process_count() == 1:
         return rows
-    # As bytes: JAX would cut 64-bit integers to 32 bits.
+    # As bytes: JAX would truncate 64-bit integers to 32 bits.
     raw = np.ascontiguousarray(rows).view(np.uint8)
     gathered = multihost_utils.process_allgather(raw, tiled=True)
     return np.asarray(gathered).view(rows.dtype)
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Returns whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
 def from_main_process(value: Any) -> Any:
-    """What the main process has, numbers or arrays of equal shapes, in all of them."""
+    """Broadcasts the main process's value, a tree of numbers or arrays, to all.
+
+    The other processes pass a tree of the same structure and shapes.
+    """
     return multihost_utils.broadcast_one_to_all(value)
 
 
-def wait_for_all(what: str) -> None:
-    """Returns when every process has come here."""
-    multihost_utils.sync_global_devices(what)
+def wait_for_all(name: str) -> None:
+    """Waits until every process has called this function with the same name."""
+    multihost_utils.sync_global_devices(name)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+from typing import TypeAlias
 
 from etils import epath
 
@@ -19,7 +20,7 @@ from borrow_det.errors import InputError
 # TensorFlow's file system, which needs a separate set-up; the core does without it.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
-Path = pathlib.Path | epath.Path
+Path: TypeAlias = pathlib.Path | epath.Path
 _GCS = "gs://"
 _SECONDS_TO_REACH = 20.0  # A bucket that does not answer for longer is an error.
 # `gs:/` is the form that pathlib makes of gs://.

@@ -68,7 +68,7 @@ class MetricWriter:
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one line of numbers; values are anything `float()` accepts."""
-        record = {"step": int(step)}
+        record: dict[str, float | None] = {"step": int(step)}
         for name, value in scalars.items():
             value = float(value)
             if math.isfinite(value):  # A curve has no place for other values.

@@ -118,7 +118,7 @@ class RunLog:
         self._console.evaluation(step, name, metrics, self._figures.console)
 
     def comparison(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics that compare splits, if there are any."""
+        """Writes the metrics that compare splits, unless there are none."""
         if metrics:
             self._write_under(evaluate.COMPARISON, step, metrics)
 
