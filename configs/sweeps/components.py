@@ -3,7 +3,7 @@
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/components.py \
     --config=configs/quickstart.py --workdir=runs/components --seeds=5
 
-What was measured: RESULTS.md. "The paper's" have its similarity and no matching loss,
+What was measured: docs/results.md. "The paper's" have its similarity and no matching loss,
 at the width and levels of the base; "to the letter" has those, too: embeddings as wide
 as the levels, three of which borrow. Rows that can take our additions (centred cosine,
 matching loss) stand with and without them, the last one as "at the letter's size".

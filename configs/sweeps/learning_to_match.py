@@ -6,7 +6,7 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/learning_to_match.py \
 
 The rows without the loss get what might help instead: another temperature, normalised
 descriptors, queries that know their context, a trunk that was pretrained to tell the
-classes apart (the first command), more steps. What was measured: RESULTS.md.
+classes apart (the first command), more steps. What was measured: docs/results.md.
 """
 
 

@@ -3,7 +3,7 @@
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/similarity.py \
     --config=configs/quickstart.py --workdir=runs/similarity --seeds=5
 
-What was measured: RESULTS.md. `embedded_gaussian` alone is the paper's; `cosine,
+What was measured: docs/results.md. `embedded_gaussian` alone is the paper's; `cosine,
 centred, matching loss` is ours. The loss has a weight of 1, as on scale_pairs; for
 `dot_product`, whose rows are no probabilities, it is that of their softmax.
 """
