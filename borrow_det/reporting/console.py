@@ -1,6 +1,7 @@
 """The progress of a run: bars on a terminal, plain lines elsewhere."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ class Console:
         self._stream = stream or sys.stdout
         self._num_steps = num_steps
         self._on_cpu = on_cpu
-        self._terminal = self._stream.isatty()
+        self._terminal = self._stream.isatty() and _has_size(self._stream)
         self._bar = self._make_bar("step", 0, num_steps, disable=True)
         self._compiling = False
         self._pace = Pace()
@@ -180,6 +181,14 @@ class Console:
             return ""
         seconds = round(per_step * (self._num_steps - step))
         return f"{seconds // 60}:{seconds % 60:02d} left"
+
+
+def _has_size(stream: TextIO) -> bool:
+    """Returns false for a terminal of no size, on which bars would be invisible."""
+    try:
+        return min(os.get_terminal_size(stream.fileno())) > 0
+    except OSError:
+        return True
 
 
 def _wait(means: Mapping[str, float]) -> str:

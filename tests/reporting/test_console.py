@@ -1,5 +1,7 @@
 """The lines and bars of a run, on a simulated clock and terminal."""
 
+import os
+
 import pytest
 
 from borrow_det.reporting.console import Console
@@ -111,6 +113,13 @@ def test_on_a_terminal_the_bar_says_what_goes_on(clock, terminal):
     assert "\n" not in terminal.new().strip("\n")
     console.evaluation(20, "pets val", {"AP": 0.5, "x": 1.0}, ["AP", "AP50"])
     assert "step 20  pets val: AP 0.5000\n" in terminal.new()
+
+
+def test_a_terminal_without_a_size_gets_lines(monkeypatch, terminal):
+    monkeypatch.setattr(terminal, "fileno", lambda: 1)
+    monkeypatch.setattr(os, "get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    make(20, stream=terminal)
+    assert terminal.new() == "compiling the training step ...\n"
 
 
 def test_the_bar_never_shows_an_old_loss(clock, terminal):
