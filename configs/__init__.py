@@ -1,1 +1,1 @@
-"""One file a run; `base.py` holds every field."""
+"""Configurations of runs; `base.py` has every field with its default."""

@@ -1,22 +1,23 @@
-"""The arguments of a config file: `--config=configs/NAME.py:width=0.5,borrow=False`."""
+"""Arguments of config files: `--config=configs/NAME.py:width=0.5,borrow=False`."""
 
 import ast
+from typing import Any
 
 import ml_collections
 
 from borrow_det.errors import InputError
 
 
-def parse(arg: str | None, **defaults) -> ml_collections.ConfigDict:
-    """Reads `name=value,…` over defaults, each value as its default's type.
+def parse(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
+    """Parses `name=value,...`, where each value has the type of its default.
 
     Args:
-      arg: what follows the colon, or None.
-      **defaults: every argument there is. A type (`path=str`) stands for one that
-        must be given.
+      arg: the text after the colon, or None.
+      **defaults: name and default of each argument; a type (`path=str`) for a required
+        argument.
 
     Returns:
-      The value of each name in `defaults`.
+      The values by name.
 
     Raises:
       InputError: an argument is unknown, malformed or missing.
@@ -28,8 +29,8 @@ def parse(arg: str | None, **defaults) -> ml_collections.ConfigDict:
             continue
         if not given or name not in defaults:
             raise InputError(
-                f"config argument {item!r} is unknown; write NAME=VALUE with a NAME of "
-                f"{', '.join(defaults)}"
+                f"config argument {item!r} is unknown; write NAME=VALUE, where NAME is "
+                f"one of {', '.join(defaults)}"
             )
         values[name] = _convert(name, text, defaults[name])
     missing = [name for name, value in values.items() if isinstance(value, type)]
@@ -39,13 +40,13 @@ def parse(arg: str | None, **defaults) -> ml_collections.ConfigDict:
 
 
 def set_plain_ssd(config: ml_collections.ConfigDict) -> None:
-    """Turns a config into plain SSD on the same levels: `borrow=False`."""
+    """Changes a configuration to plain SSD on the same levels: `borrow=False`."""
     config.borrow.enabled = False
     config.borrow.context = False
     config.loss.matching = 0.0
 
 
-def _convert(name, text, default):
+def _convert(name: str, text: str, default: Any) -> Any:
     kind = default if isinstance(default, type) else type(default)
     if kind is str:
         return text

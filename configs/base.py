@@ -1,51 +1,59 @@
-"""Every field of a run, with the default that the other configs start from.
+"""Every field of a run's configuration, with its default.
 
-This file is the only place where a default stands. The values are those of the
-paper where it gives one (input 512 is ours: the paper names none); the others are
-what the field trains SSD with. It is not run by itself: see configs/quickstart.py.
+The other configs start from these defaults, and no other file has defaults. The values
+are the paper's where it gives one (the input size of 512 is our choice); the others are
+commonly used to train SSD. To start a run, use another config, such as
+configs/quickstart.py.
 """
 
 import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the full configuration; overlays change fields, they never add any."""
+    """Returns the complete configuration; other configs change fields, but add none."""
     config = ml_collections.ConfigDict()
 
     config.seed = 0
-    config.task = "detection"  # Or classification (pretraining): borrow_det/tasks.
-    config.num_steps = 60_000  # 0: evaluates the parameters that the run starts from.
-    config.batch_size = 32  # Global: over all devices and processes.
+    config.task = "detection"  # "detection", or "classification" for pretraining.
+    config.num_steps = 60_000  # 0: evaluate the initial parameters only.
+    config.batch_size = 32  # Global batch size, over all devices and processes.
     config.eval_batch_size = 32
-    # Images in one forward and backward pass of a device; gradients accumulate over
-    # the passes of a step. 0: the device's whole share of the batch at once. With
-    # model.norm=batch, statistics are those of a pass on all devices, so that the run
-    # depends on their number.
+    # Number of images in one forward and backward pass of a device. The gradients of
+    # the passes of a step are accumulated. 0: all images of the device in one pass.
+    # With model.norm="batch", the statistics are those of one pass on all devices, so
+    # that results depend on the number of devices.
     config.micro_batch = 0
-    # none; or trunk: the maps of VGG's five stages are computed again for the gradient,
-    # instead of kept from the forward pass. The same numbers to rounding, for less
-    # memory and more time.
+    # Rematerialization: "none", or "trunk" to compute the feature maps of VGG's five
+    # stages again in the backward pass instead of storing them. "trunk" needs less
+    # memory and more time; results are equal up to rounding.
     config.remat = "none"
-    # How the trunk's first stage is computed, equal but for rounding: plain; pairs, of
-    # two columns as one with the channels of both, for a TPU's wide matrix unit
-    # (models/column_pairs.py; not of model.norm=group or an odd width); or auto, pairs
-    # on TPUs.
+    # Implementation of the first stage of the trunk: "plain"; "pairs", which combines
+    # the channels of two columns for the wide matrix unit of a TPU
+    # (models/column_pairs.py; not with model.norm="group" or an odd width); or "auto",
+    # which is "pairs" on TPUs. Results are equal up to rounding.
     config.first_stage = "auto"
     config.input_size = (512, 512)  # (height, width) in pixels.
-    config.dtype = "float32"  # Compute type of convolutions and matmuls; or bfloat16.
-    # Work directory of a run, or an import (tools/import_weights.py), whose parameters
-    # to start from: those of equal name and shape.
+    # Compute type of convolutions and matmuls: "float32" or "bfloat16". Parameters are
+    # always float32.
+    config.dtype = "float32"
+    # Work directory of a run, or of an import (tools/import_weights.py), with initial
+    # parameters. Those with the same name and shape are used. "": random
+    # initialization.
     config.init_from = ""
-    config.init_scope = "all"  # all, no_heads (all but the prediction layers) or trunk.
-    # The channel order, mean and scale are those of init_from, too.
+    # Parameters to take from init_from: "all", "no_heads" (all except the prediction
+    # layers) or "trunk".
+    config.init_scope = "all"
+    # Take the channel order and pixel statistics from init_from, too.
     config.init_normalization = True
-    config.ema_decay = 0.0  # 0: off. When on, the averaged parameters are evaluated.
-    config.log_every = 50
+    # Decay of the exponential moving average of the parameters, which is then
+    # evaluated. 0: no average.
+    config.ema_decay = 0.0
+    config.log_every = 50  # In steps, as the next two fields.
     config.eval_every = 5_000
     config.checkpoint_every = 1_000
-    config.keep_checkpoints = 3
-    # Devices along each axis; -1: all that are left. Both split the batch; fsdp splits
-    # parameters and the optimizer's state, too, data replicates them.
+    config.keep_checkpoints = 3  # Number of latest checkpoints to keep.
+    # Number of devices along each axis; -1: all remaining devices. Both axes divide the
+    # batch. "fsdp" also shards parameters and optimizer state; "data" replicates them.
     config.mesh = {"data": -1, "fsdp": 1}
 
     config.dataset = _dataset()
@@ -62,218 +70,239 @@ def get_config() -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def _dataset():
+def _dataset() -> ml_collections.ConfigDict:
     dataset = ml_collections.ConfigDict()
-    # scale_pairs, coco_folder, voc, coco/2017, wider_face, kitti or, for classification
-    # alone, imagenet2012: data/sources.py.
+    # "scale_pairs", "coco_folder" (your own images), "voc", "coco/2017", "wider_face",
+    # "kitti", or "imagenet2012" (classification only).
     dataset.name = "scale_pairs"
-    dataset.path = ""  # The folder of coco_folder; unused by the others.
-    dataset.data_dir = ""  # Where TFDS keeps prepared sets; "": TFDS's own default.
-    dataset.image_size = 256  # Side of scale_pairs' images, in pixels.
+    dataset.path = ""  # Folder with your images and annotations, for "coco_folder".
+    dataset.data_dir = ""  # Folder for prepared data sets; "": ~/tensorflow_datasets.
+    dataset.image_size = 256  # Side of the images of "scale_pairs", in pixels.
     dataset.train_split = "train"
     dataset.eval_splits = ("validation",)
-    # Images travel to the device padded to this (height, width); larger ones are
-    # area-averaged down, keeping their aspect ratio, until they fit.
+    # (height, width) that images are padded to before they are sent to the device.
+    # Larger images are shrunk to fit, with their aspect ratio.
     dataset.canvas = (512, 512)
-    dataset.max_boxes = 100  # Ground-truth boxes an image (G of the batch).
-    # An image with more: error, keep_largest or keep_first (counted and logged).
+    dataset.max_boxes = 100  # Number of ground-truth boxes per image.
+    # Images with more boxes: "error", "keep_largest" or "keep_first". Boxes that are
+    # cut are counted and logged.
     dataset.overflow = "error"
-    # Zero-area, non-finite or out-of-image boxes: error, clip or drop (counted).
+    # Boxes without area, with infinite coordinates or outside the image: "error",
+    # "clip" or "drop". Clipped and dropped boxes are counted.
     dataset.bad_boxes = "error"
-    # Classification takes each object's box as an image, with this share of its sides
-    # around it; objects with a side of fewer pixels, of the original, are left out.
+    # Classification crops the boxes of objects. Margin around a box, relative to its
+    # sides; and smallest side of a box, in pixels of the original image.
     dataset.crop_context = 0.0
     dataset.min_crop_side = 1.0
-    # Decoding threads of this process: one for each core that is to decode. Each holds
-    # up to two batches ready. README.md, "Waiting for data", has rates.
+    # Number of decoding threads of a process, ideally one per available core. Each
+    # thread keeps up to two batches in memory.
     dataset.num_threads = 4
-    dataset.num_workers = 0  # Decoding processes beside it; 0: threads only.
+    dataset.num_workers = 0  # Number of decoding processes; 0: threads only.
     return dataset
 
 
-def _model():
+def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
-    # vgg16, the trunk of the paper's receptive fields (models/trunks/vgg.py); or SSD's own,
-    # ssd300 or ssd512 (models/trunks/ssd.py).
+    # "vgg16", the trunk with the receptive fields of the paper (models/trunks/vgg.py);
+    # or "ssd300" or "ssd512", the trunks of SSD (models/trunks/ssd.py).
     model.trunk = "vgg16"
-    model.width = 1.0  # Multiplies every trunk channel count.
-    model.stages = (2, 2, 3, 3, 3)  # 3x3 convolutions a stage; VGG-16's own.
-    # none (what pretrained weights need), group or batch (training from scratch).
+    model.width = 1.0  # Factor of all channel numbers of the trunk.
+    # Number of 3x3 convolutions in each stage; these are VGG-16's.
+    model.stages = (2, 2, 3, 3, 3)
+    # Normalization layers: "none" (as published VGG-16 weights), or "batch" or "group"
+    # to train from scratch.
     model.norm = "none"
-    model.group_size = 16  # Channels a group when norm is group.
-    # Initial scale of L2 normalisation on each level as neck and heads see it; 0
-    # leaves it as it is (SSD: 20 on conv4_3; S3FD: 8 on conv4_3, 5 on conv5_3).
+    model.group_size = 16  # Channels per group with norm="group".
+    # Initial scale of L2 normalization of each level before neck and heads; 0: no
+    # normalization. (SSD: 20 on conv4_3; S3FD: 8 on conv4_3, 5 on conv5_3.)
     model.l2_scales = (0.0, 0.0, 0.0, 0.0)
-    model.channel_order = "RGB"  # In which the network takes an image: RGB or BGR.
-    # In that order, in units of 0..255. The defaults are ImageNet's.
+    model.channel_order = "RGB"  # Order of the input channels: "RGB" or "BGR".
+    # Pixel statistics in this order, for values in 0..255. These are ImageNet's.
     model.pixel_mean = (123.675, 116.28, 103.53)
     model.pixel_std = (58.395, 57.12, 57.375)
-    # Added to the background logit at the start, so that the first steps are not
-    # spent on learning that most anchors are empty.
+    # Initial bias of the background logit. A positive value saves the first steps,
+    # which otherwise learn that most anchors are background.
     model.background_bias = 0.0
-    model.dropout = 0.5  # Of classification, after fc6 and fc7.
+    model.dropout = 0.5  # Dropout rate after fc6 and fc7, for classification.
     return model
 
 
-def _borrow():
+def _borrow() -> ml_collections.ConfigDict:
     borrow = ml_collections.ConfigDict()
-    borrow.enabled = True  # FMB, FRB and the fusion's relu(W[X, Z]) term.
-    borrow.context = True  # The fusion's deconvolution term.
-    # embedded_gaussian (raw dot product), scaled (1/sqrt(C)), cosine (learned
-    # temperature), dot_product (divided by T, no softmax) or query_independent (global
-    # pooling: the control that cannot match).
+    borrow.enabled = True  # FMB, FRB and the term relu(W[X, Z]) of the fusion.
+    borrow.context = True  # The deconvolution term of the fusion.
+    # Similarity of queries and keys: "embedded_gaussian" (dot product, the paper),
+    # "scaled" (divided by sqrt(C)), "cosine" (with a learned temperature),
+    # "dot_product" (divided by T, without softmax), or "query_independent" (global
+    # pooling, a control that cannot match).
     borrow.similarity = "cosine"
     borrow.center = True  # Subtract the mean over positions from queries and keys.
-    borrow.temperature = 10.0  # Initial value; multiplies the cosine.
-    # Queries and keys from descriptors of zero mean and unit variance over channels.
+    # Initial temperature of "cosine", a factor of the similarity.
+    borrow.temperature = 10.0
+    # Standardize descriptors over channels before queries and keys.
     borrow.normalize = False
-    # Embedding channels; 0: those of the level (the paper). Half of conv4_3's, as in
-    # non-local networks: the whole is then 1.09 times plain SSD's time at 512 pixels,
-    # with all of them 1.14 (RESULTS.md).
+    # Number of embedding channels; 0: that of the level, as in the paper. The default
+    # is half of conv4_3's, as in non-local networks: at 512 pixels, inference takes
+    # 1.09 times as long as plain SSD's, and 1.14 times with all channels.
     borrow.channels = 256
-    borrow.value_channels = 0  # Of V and Z; 0: as many as the embedding (the paper).
-    # How the weighted sum is computed, equal but for rounding (ops/attention.py):
-    # plain; blocks of query_block descriptors (less memory); cudnn (NVIDIA GPUs, in
-    # bfloat16); auto (cudnn where it runs, else blocks).
+    # Number of channels of V and Z; 0: that of the embedding, as in the paper.
+    borrow.value_channels = 0
+    # Implementation of attention (ops/attention.py): "plain"; "blocks" of query_block
+    # descriptors, which needs less memory; "cudnn" (NVIDIA GPUs, bfloat16); or "auto",
+    # which is "cudnn" if possible and "blocks" otherwise. Results are equal up to
+    # rounding.
     borrow.attention = "auto"
     borrow.query_block = 512
-    borrow.levels = (0, 1, 2)  # Which levels borrow; the last has none below it.
-    # deeper; deconvolved (the paper's discussion); same (a plain non-local block).
+    # Levels that borrow, counted from 0. The deepest level has no source positions.
+    borrow.levels = (0, 1, 2)
+    # Source positions: "deeper" levels; "deconvolved", the deconvolved map of the next
+    # level (discussed in the paper); or "same", the level itself (a non-local block).
     borrow.source = "deeper"
-    borrow.from_levels = ()  # Of deeper, those that are borrowed from; (): all.
-    # X + D in place of X is what borrows, so that queries know their context.
+    # Levels to borrow from with source="deeper"; (): all deeper levels.
+    borrow.from_levels = ()
+    # Compute queries from X + D instead of X, so that they include context.
     borrow.after_context = False
-    borrow.context_from = "X"  # The deconvolution's input: X (trunk) or Y (fused).
-    borrow.context_kernel = 2  # Of the stride-2 deconvolution.
-    # The deconvolution starts at zero: the network then starts from X plus what it
-    # borrows. The fusion's W never does (its gradient behind relu would be zero).
+    # Input of the deconvolution: "X" (trunk) or "Y" (fused map of the deeper level).
+    borrow.context_from = "X"
+    borrow.context_kernel = 2  # Kernel size of the stride-2 deconvolution.
+    # Initialize the deconvolution with zeros, so that the network starts without
+    # context. (The W of the fusion cannot start at zero: its gradient behind relu
+    # would be zero.)
     borrow.zero_init_context = True
     return borrow
 
 
-def _anchors():
+def _anchors() -> ml_collections.ConfigDict:
     anchors = ml_collections.ConfigDict()
-    anchors.strides = (8, 16, 32, 64)
-    anchors.sizes = (32.0, 64.0, 128.0, 256.0)  # First set, pixels of the input.
-    # Aspect ratio = width / height.
+    anchors.strides = (8, 16, 32, 64)  # Of each level, in pixels of the input.
+    # Size S_n of the first set of anchors on each level, in pixels of the input.
+    anchors.sizes = (32.0, 64.0, 128.0, 256.0)
+    # Aspect ratios (width / height) of the first set on each level.
     ratios = (1.0, 3.0**0.5, 3.0, 3.0**-0.5, 1.0 / 3.0)
     anchors.aspect_ratios = (ratios, ratios, ratios, (1.0, 3.0**0.5, 3.0**-0.5))
-    # Second set, sqrt(S_n S_{n+1}) at these aspect ratios; () leaves the set out.
+    # Aspect ratios of a second set with size sqrt(S_n S_{n+1}); (): no second set.
     anchors.second_aspect_ratios = (1.0,)
-    # Its last size: side (the input's side) or geometric (sqrt(S_N S_{N+1}), as SSD).
+    # Size of the second set on the last level: "side" (the side of the input) or
+    # "geometric" (sqrt(S_N S_{N+1}), as in SSD).
     anchors.second_last = "side"
-    # S_{N+1} of geometric, pixels of the input; 0: the input's side.
+    # S_{N+1} for "geometric", in pixels of the input; 0: the side of the input.
     anchors.next_size = 0.0
-    # Where the second set stands in the order of a position's anchors, and so of the
-    # heads' channels: after all of the first set, or after its first (SSD's reference).
+    # Position of the second set in the order of anchors and of the heads' channels:
+    # after "all" anchors of the first set, or after its "first" (SSD's reference).
     anchors.second_after = "all"
-    anchors.variances = (0.1, 0.2)  # Of centres and of log sizes.
-    # none; boxes (corners cut at the image's border: the option of Caffe's SSD, off in
-    # its configs); sizes (sides cut to the image's, centres stay: torchvision). none:
-    # an anchor keeps its position's centre, and the sides that objects may have.
+    anchors.variances = (0.1, 0.2)  # For the encoding of centers and of log sizes.
+    # Clipping of anchors to the image: "none"; "boxes" (clip the corners: an option of
+    # Caffe's SSD that its configs do not use); or "sizes" (limit the sides and keep the
+    # centers: torchvision).
     anchors.clip = "none"
     return anchors
 
 
-def _loss():
+def _loss() -> ml_collections.ConfigDict:
     loss = ml_collections.ConfigDict()
-    loss.positive_iou = 0.5
-    # Several objects may be nearest to one anchor. bipartite (Caffe): by falling
-    # overlap each takes the best one that is left; each (torchvision): each claims its
-    # best, at any overlap, and the last object has it. bipartite: none goes without.
+    loss.positive_iou = 0.5  # Smallest IoU of a positive anchor.
+    # Every object gets its best anchor at any IoU. If several objects have the same
+    # best anchor: "bipartite" (Caffe) assigns by falling IoU, and the others get the
+    # best anchor that is left; "each" (torchvision) gives it to the last of them, and
+    # the others may have no anchor.
     loss.best_anchor = "bipartite"
-    # Anchors in crowds and on difficult objects: ignored (neither positive nor
-    # negative), negative (as if not annotated: torchvision, Caffe on COCO) or
-    # positive (objects like others: Caffe on VOC).
+    # Anchors on crowds and difficult objects: "ignored" (neither positive nor
+    # negative), "negative" (as if not annotated: torchvision, Caffe on COCO) or
+    # "positive" (as on other objects: Caffe on VOC).
     loss.ignored = "ignored"
-    loss.negatives_per_positive = 3.0
-    # Mined in an image with fewer positives, or none. 0 is Caffe's and torchvision's:
-    # images without objects then train nothing; 3: they train the background. All
-    # divide by the positives of the batch, at least 1.
+    loss.negatives_per_positive = 3.0  # Ratio of hard negative mining.
+    # Smallest number of negatives of an image. With 0 (Caffe, torchvision), images
+    # without objects do not contribute; with 3, they train the background. The loss is
+    # divided by the number of positives in the batch, at least 1.
     loss.min_negatives = 3
-    loss.localization = 1.0  # Weight of the smooth L1 term.
-    # Weight of the matching loss; 0: the paper. More teaches matching sooner, and takes
-    # more from finding objects (RESULTS.md).
+    loss.localization = 1.0  # Weight of the smooth L1 loss of boxes.
+    # Weight of the matching loss; 0: no matching loss, as in the paper. A larger
+    # weight makes matching easier to learn, at the expense of detection.
     loss.matching = 0.1
-    loss.matching_scale = 2.0  # A source has at least this many times the side.
-    # Classification: this share of the target is spread evenly over all classes.
-    loss.label_smoothing = 0.1
+    # A lender has at least this many times the side of the object that borrows.
+    loss.matching_scale = 2.0
+    loss.label_smoothing = 0.1  # For classification.
     return loss
 
 
-def _nms():
+def _nms() -> ml_collections.ConfigDict:
     nms = ml_collections.ConfigDict()
-    nms.score = 0.01
-    # Boxes are cut at the image's border before the suppression (torchvision; what is
-    # outside then tells no boxes apart) or after it (Caffe).
+    nms.score = 0.01  # Smallest score of a detection.
+    # Clip boxes to the image "before" (torchvision) or "after" (Caffe) the suppression.
     nms.clip = "before"
-    nms.iou = 0.45
-    nms.max_per_class = 400
-    nms.max_total = 200
+    nms.iou = 0.45  # Boxes with a larger IoU with a better one are suppressed.
+    nms.max_per_class = 400  # Number of candidates of a class, by score.
+    nms.max_total = 200  # Number of detections of an image.
     return nms
 
 
-def _augment():
+def _augment() -> ml_collections.ConfigDict:
     augment = ml_collections.ConfigDict()
     augment.enabled = True
-    augment.photometric = 0.5  # Probability of each distortion.
-    augment.brightness = 32.0  # Largest shift, of 255.
-    augment.contrast = (0.5, 1.5)
-    augment.saturation = (0.5, 1.5)
-    augment.hue = 18.0  # Largest rotation, degrees.
-    augment.expand = 0.5  # Probability.
-    augment.max_expand = 4.0  # Largest side of the expanded canvas, in images.
+    augment.photometric = 0.5  # Probability of each photometric distortion.
+    augment.brightness = 32.0  # Largest shift, for values in 0..255.
+    augment.contrast = (0.5, 1.5)  # Range of the factor.
+    augment.saturation = (0.5, 1.5)  # Range of the factor.
+    augment.hue = 18.0  # Largest rotation, in degrees.
+    augment.expand = 0.5  # Probability of expansion.
+    augment.max_expand = 4.0  # Largest side after expansion, relative to the image.
     augment.crop = True
-    augment.crop_ious = (0.1, 0.3, 0.5, 0.7, 0.9)  # Beside these: any, and whole.
-    augment.crop_tries = 50
-    augment.min_crop = 0.3  # Smallest side of a crop, in images.
-    # Of classification's crops: their share of the image, and width over height.
+    # Smallest IoUs of the samplers of SSD's crop; there is also one without a minimum.
+    augment.crop_ious = (0.1, 0.3, 0.5, 0.7, 0.9)
+    augment.crop_tries = 50  # Number of candidates of each sampler.
+    augment.min_crop = 0.3  # Smallest side of a crop, relative to the image.
+    # Area relative to the image, and width over height, of crops for classification.
     augment.crop_area = (0.08, 1.0)
     augment.crop_aspect = (3 / 4, 4 / 3)
-    augment.flip = 0.5  # Probability.
+    augment.flip = 0.5  # Probability of a horizontal flip.
     return augment
 
 
-def _optimizer():
+def _optimizer() -> ml_collections.ConfigDict:
     optimizer = ml_collections.ConfigDict()
-    optimizer.name = "sgd"  # sgd or adamw.
+    optimizer.name = "sgd"  # "sgd" or "adamw".
     optimizer.learning_rate = 1e-3
-    optimizer.momentum = 0.9  # sgd
-    optimizer.b1 = 0.9  # adamw
-    optimizer.b2 = 0.999  # adamw
-    optimizer.weight_decay = 5e-4  # Kernels only: not on biases and scales.
-    optimizer.clip_norm = 0.0  # Global norm of the gradient; 0: off.
+    optimizer.momentum = 0.9  # For "sgd".
+    optimizer.b1 = 0.9  # For "adamw".
+    optimizer.b2 = 0.999  # For "adamw".
+    optimizer.weight_decay = 5e-4  # For kernels; biases and scales do not decay.
+    optimizer.clip_norm = 0.0  # Largest global norm of the gradient; 0: no clipping.
     return optimizer
 
 
-def _schedule():
+def _schedule() -> ml_collections.ConfigDict:
     schedule = ml_collections.ConfigDict()
-    schedule.name = "step"  # step or cosine.
-    schedule.warmup_steps = 500
-    schedule.boundaries = (0.67, 0.83)  # step: shares of num_steps ...
-    schedule.factor = 0.1  # ... at which the rate is multiplied by this.
+    schedule.name = "step"  # "step" or "cosine".
+    schedule.warmup_steps = 500  # Number of steps of linear warm-up.
+    # For "step": the learning rate is multiplied by factor after these shares of
+    # num_steps.
+    schedule.boundaries = (0.67, 0.83)
+    schedule.factor = 0.1
     return schedule
 
 
-def _evaluation():
+def _evaluation() -> ml_collections.ConfigDict:
     evaluation = ml_collections.ConfigDict()
-    evaluation.max_detections = 100  # maxDets; COCO's 100 is the default, not a limit.
-    # Pixels in which an object is small, medium or large: of the original image (COCO),
-    # or of the network's input, for images that are much larger than it. Small objects
-    # of runs with another input_size are then others.
+    # Number of detections of an image and class that count; COCO's default is 100.
+    evaluation.max_detections = 100
+    # Pixels of the area ranges (small, medium, large): "original" image (COCO), or
+    # "input" of the network, for images that are much larger. With "input", runs with
+    # different input_size have different small objects.
     evaluation.area_pixels = "original"
-    # A lender of a small object: an object of its class with this many times its side.
+    # A lender of a small object has at least this many times its side.
     evaluation.lender_scale = 2.0
-    evaluation.voc = False  # VOC 11-point and all-point AP beside COCO's.
-    # Classification sees the image's centre: this share of its shorter side.
+    evaluation.voc = False  # Compute VOC's 11-point and all-point AP, too.
+    # Share of the shorter side of an image that classification evaluates, at the
+    # center.
     evaluation.crop_share = 0.875
     return evaluation
 
 
-def _report():
+def _report() -> ml_collections.ConfigDict:
     report = ml_collections.ConfigDict()
-    report.num_pictures = 8  # Annotated pictures an evaluation leaves.
-    report.min_score = 0.4  # Of a box that is drawn.
-    report.contact_sheet = 0  # Training scenes, ground truth drawn, on one sheet.
-    report.curves = True  # Plots of metrics.jsonl at the end of a run.
+    report.num_pictures = 8  # Number of annotated pictures of each evaluation.
+    report.min_score = 0.4  # Smallest score of a detection in the pictures.
+    # Number of training images, with their ground truth, in contact_sheet.png; 0: none.
+    report.contact_sheet = 0
+    report.curves = True  # Plot learning curves at the end of a run.
     return report

@@ -1,20 +1,22 @@
-"""COCO 2017: trained on train, evaluated on validation.
+"""COCO 2017: training on train, evaluation on validation.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    pip install -r requirements-tf.txt  # Once, to prepare the data set.
     python -m borrow_det.main --config=configs/coco.py --workdir=W
 
-Arguments: size=512 (side of the network's input, pixels), borrow=True (false: plain
+Arguments: size=512 (side of the network's input in pixels), borrow=True (False: plain
 SSD on the same levels, the baseline).
 
-The schedule is SSD's (240,000 steps of 32 images), trained from scratch with
-BatchNorm. Cost and score: not measured here.
+The schedule is that of SSD (240,000 steps of 32 images), from scratch with BatchNorm.
+Cost and AP were not measured.
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, base
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, size=512, borrow=True)
     config = base.get_config()
     config.num_steps = 240_000
@@ -24,8 +26,8 @@ def get_config(arg=None):
     config.dataset.name = "coco/2017"
     config.dataset.train_split = "train"
     config.dataset.eval_splits = ("validation",)
-    config.dataset.canvas = (640, 640)  # COCO's own resolution.
-    # A few boxes of the training images have no width or height.
+    config.dataset.canvas = (640, 640)  # The resolution of COCO.
+    # Some boxes of the training split have no width or height.
     config.dataset.bad_boxes = "drop"
 
     config.model.norm = "batch"

@@ -3,31 +3,33 @@
     python -m borrow_det.main \
         --config=configs/coco_folder.py:path=DIR,train=train,val=val --workdir=W
 
-Arguments: path (required: the folder), train=train and val=val (splits: the names of
-the annotation files, or slices such as train[:16]), size=512 (side of the network's
-input, pixels), width=0.5 (of the trunk), steps=10000, batch=16, borrow=True (false:
+Arguments: path (required: the folder), train=train and val=val (splits: names of
+annotation files, or slices such as train[:16]), size=512 (side of the network's input
+in pixels), width=0.5 (width of the trunk), steps=10000, batch=16, borrow=True (False:
 plain SSD on the same levels, the baseline).
 
-DIR holds annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each
-split, and the images beside them or in images/: borrow_det/data/datasets/coco_json.py.
+DIR has annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each split
+NAME, and the images in the same folders or in images/.
 
-Measured on 2 shared CPU cores, from scratch, at a size that fits them, in 43 minutes
-(26 of processor time) on 312 training and 64 validation images of highway traffic,
-one class: AP 0.373, AP50 0.804, AP_small 0.175, with
+The defaults are for an accelerator; their cost was not measured. A narrower detector
+was trained from scratch on 2 shared CPU cores, in 43 minutes (26 minutes of CPU time),
+on 312 images of highway traffic with one class. On 64 validation images it has AP
+0.373, AP50 0.804, AP_small 0.175, with
     size=320,width=0.125,steps=1000,batch=8
     --config.model.stages='(1, 1, 2, 2, 2)' --config.borrow.channels=32
     --config.anchors.sizes='(20.0, 40.0, 80.0, 160.0)'
     --config.optimizer.learning_rate=0.002 --config.schedule.warmup_steps=100
     --config.dataset.max_boxes=50 --config.augment.max_expand=2.0
     --config.loss.matching=1.0
-The defaults are for an accelerator; their cost was not measured.
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, base
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(
         arg,
         path=str,
@@ -50,7 +52,7 @@ def get_config(arg=None):
     config.dataset.path = args.path
     config.dataset.train_split = args.train
     config.dataset.eval_splits = (args.val,)
-    # Twice the input's side: crops of training images then keep their resolution.
+    # With twice the side of the input, crops of training images keep their resolution.
     config.dataset.canvas = (2 * args.size, 2 * args.size)
 
     config.model.width = args.width

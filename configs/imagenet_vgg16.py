@@ -1,28 +1,31 @@
-"""ILSVRC pretraining of VGG-16, whose trunk a detector starts from.
+"""Pretraining of VGG-16 on ImageNet, to initialize the trunk of a detector.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    pip install -r requirements-tf.txt  # Once, to prepare the data set.
     python -m borrow_det.main --config=configs/imagenet_vgg16.py:norm=batch \
         --workdir=W --config.dataset.data_dir=DATA
     python -m borrow_det.main --config=configs/voc.py --workdir=V \
         --config.init_from=W --config.init_scope=trunk
 
-Arguments: norm=none (of the trunk's convolutions, as in the paper; or batch, as in the
-detector above), width=1.0 (of the trunk). Both must be the detector's.
+Arguments: norm=none (normalization of the trunk: none, as in the paper, or batch, as in
+the detector above), width=1.0 (width of the trunk). Both must be those of the detector.
 
-ImageNet has no public download. Register at https://image-net.org/download-images,
-fetch `ILSVRC2012_img_train.tar` (138 GiB) and `ILSVRC2012_img_val.tar` (6.3 GiB), and
-put both, as they are, into DATA/downloads/manual (DATA is ~/tensorflow_datasets where
-dataset.data_dir is not set). The first run prepares TFDS's imagenet2012 from them, in
-one process, before it trains: that needs as much room again, and TensorFlow for this
-step alone. The archives may go afterwards.
+ImageNet cannot be downloaded automatically. Register at
+https://image-net.org/download-images, download `ILSVRC2012_img_train.tar` (138 GiB) and
+`ILSVRC2012_img_val.tar` (6.3 GiB), and move both, without unpacking them, to
+DATA/downloads/manual (DATA is ~/tensorflow_datasets unless dataset.data_dir is set).
+The first run prepares TFDS's imagenet2012 from them, in one process, before it trains.
+This needs TensorFlow and the same disk space again. The archives can be deleted
+afterwards.
 
-The recipe is VGG's: batches of 256, SGD with momentum 0.9, weight decay 5e-4, rate
-0.01, dropout 0.5, 74 epochs (370,000 steps), the rate divided by 10 three times, which
-VGG did by hand and this does at 40, 70 and 90 % of the run. Not VGG's: He's
-initialisation and a warm-up (instead of starting from a shallower network), random
-resized crops (instead of cutting from a fixed scale), and label smoothing. Cost and
-accuracy: not measured here.
+The recipe is VGG's: batches of 256, SGD with momentum 0.9, weight decay 5e-4, learning
+rate 0.01, dropout 0.5, 74 epochs (370,000 steps). VGG divided the learning rate by 10
+three times, by hand; this config does so at 40, 70 and 90 % of the run. Other
+differences: He initialization and a warm-up (VGG started from a shallower network),
+random resized crops (VGG cropped at a fixed scale), and label smoothing. Cost and
+accuracy were not measured.
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, base
 
@@ -30,8 +33,8 @@ _TRAIN_IMAGES = 1_281_167
 _EPOCHS = 74
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, norm="none", width=1.0)
     config = base.get_config()
     config.task = "classification"
@@ -53,5 +56,5 @@ def get_config(arg=None):
     config.augment.crop_tries = 10
     config.optimizer.learning_rate = 1e-2
     config.schedule.boundaries = (0.4, 0.7, 0.9)
-    config.schedule.warmup_steps = 5_000  # An epoch.
+    config.schedule.warmup_steps = 5_000  # One epoch.
     return config

@@ -1,21 +1,24 @@
-"""The diagnostic set at full size: does borrowing tell small objects apart?
+"""The diagnostic set at full size: are small objects classified by borrowing?
 
     python -m borrow_det.main --config=configs/scale_pairs.py --workdir=W
     python -m borrow_det.main --config=configs/scale_pairs.py:borrow=False --workdir=W
 
-Arguments: size=256 (pixels of an image's side), width=0.25 (of the trunk),
-borrow=True (false: plain SSD on the same levels, the baseline).
+Arguments: size=256 (side of the images in pixels), width=0.25 (width of the trunk),
+borrow=True (False: plain SSD on the same levels, the baseline).
 
-Cost: not measured here. Reference lines for small objects: 1/4 is chance, 1/2 knows
-which two species are there without matching hues. On `swapped` a detector that
-borrows follows; on `alone` nobody can do better than chance.
+The cost was not measured. Reference lines for small objects: 1/4 is chance; 1/2 is
+reached by guessing among the two species in the image, without matching hues. On
+`swapped`, a detector that borrows changes its answers with the large discs; on `alone`,
+better results than chance are impossible.
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, base
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, size=256, width=0.25, borrow=True)
     config = base.get_config()
     config.num_steps = 4_000
@@ -29,23 +32,23 @@ def get_config(arg=None):
     config.dataset.canvas = (args.size, args.size)
     config.dataset.train_split = "train"
     config.dataset.eval_splits = ("validation", "swapped", "alone")
-    config.dataset.max_boxes = 10  # Two large, at most eight small.
+    config.dataset.max_boxes = 10  # Two large and at most eight small discs.
 
     config.model.width = args.width
     config.model.norm = "batch"
     config.borrow.channels = round(256 * args.width)
     config.model.background_bias = 3.0
 
-    # Small objects measure 8 to 10 % of the side, large ones 25 to 31 %.
+    # Small discs have 8 to 10 % of the side, large ones 25 to 31 %.
     config.anchors.sizes = tuple(args.size * s / 256 for s in (20.0, 40.0, 80.0, 160.0))
     config.anchors.aspect_ratios = ((1.0, 2.0, 0.5),) * 4
     config.anchors.second_last = "geometric"
 
-    # Small objects are found at once; their class has to be matched.
+    # Small discs are detected quickly; their class requires matching.
     config.loss.matching = 1.0
 
-    # A mirrored stripe of 45 degrees is one of 135 degrees, another species; a crop
-    # may lose the instance that is to be borrowed from.
+    # A mirrored stripe of 45 degrees is one of 135 degrees, which is another species,
+    # and a crop may lose the lender.
     config.augment.enabled = False
 
     config.optimizer.name = "adamw"

@@ -1,22 +1,26 @@
-"""SSD300 on COCO 2017: the baseline, on its own trunk, as its references train it.
+"""SSD300 on COCO 2017: the baseline, with the recipe of its reference implementations.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    pip install -r requirements-tf.txt  # Once, to prepare the data set.
     python -m borrow_det.tools.import_weights --input=vgg16_reducedfc.pth --output=VGG
     python -m borrow_det.main --config=configs/ssd300_coco.py --workdir=W \
         --config.init_from=VGG --config.init_scope=trunk
 
-vgg16_reducedfc.pth is the VGG-16 that SSD implementations pass around; torchvision's
-vgg16 will do, too. Without such weights it does not train well: it has no norm layers.
+vgg16_reducedfc.pth has the VGG-16 weights that SSD implementations share; torchvision's
+vgg16 can be used, too. SSD has no normalization layers and does not train well without
+such weights.
 
-Arguments: reference=caffe (the paper's implementation, whose results the field
-compares with; or torchvision, whose detector can be imported), borrow=False (true:
-all levels but the last two borrow).
+Arguments: reference=caffe (caffe: the implementation of SSD's paper, which published
+results are compared with; torchvision: whose detector can be imported), borrow=False
+(True: all levels except the last two borrow).
 
-Of others, not measured here: SSD300 has 25.1 box AP on test-dev, trained on trainval35k
-(Liu et al. 2016, the paper's v5); torchvision's ssd300_vgg16 has 25.1 on val2017 (its
-weights' metadata). What the references do and this does not: they train biases at
-twice the rate (Caffe), or decay them too and freeze conv1 (torchvision).
+Published results, not measured here: SSD300 has 25.1 box AP on test-dev after training
+on trainval35k (Liu et al. 2016, version 5 of the paper); torchvision's ssd300_vgg16 has
+25.1 on val2017 (metadata of its weights). Two details differ here: Caffe trains biases
+with twice the learning rate; torchvision applies weight decay to biases and freezes
+conv1.
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, base
 from borrow_det.errors import InputError
@@ -25,8 +29,8 @@ REFERENCES = ("caffe", "torchvision")
 TWO, THREE = (1.0, 2.0, 1 / 2), (1.0, 2.0, 1 / 2, 3.0, 1 / 3)  # Aspect ratios.
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, reference="caffe", borrow=False)
     config = base.get_config()
     config.num_steps = 400_000
@@ -36,8 +40,8 @@ def get_config(arg=None):
     config.dataset.name = "coco/2017"
     config.dataset.train_split = "train"
     config.dataset.eval_splits = ("validation",)
-    config.dataset.canvas = (640, 640)  # COCO's own resolution.
-    # A few boxes of the training images have no width or height.
+    config.dataset.canvas = (640, 640)  # The resolution of COCO.
+    # Some boxes of the training split have no width or height.
     config.dataset.bad_boxes = "drop"
 
     config.model.trunk = "ssd300"
@@ -61,7 +65,7 @@ def get_config(arg=None):
     elif args.reference == "torchvision":
         config.anchors.clip = "sizes"
         config.loss.best_anchor = "each"
-        # 120 epochs of the 117,266 images with objects; the rate falls at 80 and 110.
+        # 120 epochs of the 117,266 images with objects; lower rates from 80 and 110 on.
         config.num_steps = 120 * 117_266 // 32
         config.optimizer.learning_rate = 2e-3
         config.schedule.warmup_steps = 1_000
@@ -71,7 +75,7 @@ def get_config(arg=None):
             f"config argument reference={args.reference} must be one of "
             f"{', '.join(REFERENCES)}"
         )
-    # The fifth has a single deeper position: there is nothing to choose among.
+    # The fifth level has only one deeper position, so that it has no choice.
     config.borrow.levels = (0, 1, 2, 3)
     if not args.borrow:
         arguments.set_plain_ssd(config)

@@ -1,25 +1,28 @@
-"""SSD300 on PASCAL VOC: trained on 2007 and 2012 trainval, evaluated on 2007 test.
+"""SSD300 on PASCAL VOC: training on 2007 and 2012 trainval, evaluation on 2007 test.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    pip install -r requirements-tf.txt  # Once, to prepare the data set.
     python -m borrow_det.tools.import_weights --input=vgg16_reducedfc.pth --output=VGG
     python -m borrow_det.main --config=configs/ssd300_voc.py --workdir=W \
         --config.init_from=VGG --config.init_scope=trunk
 
-vgg16_reducedfc.pth is the VGG-16 that SSD implementations pass around; torchvision's
-vgg16 will do, too. Without such weights it does not train well: it has no norm layers.
+vgg16_reducedfc.pth has the VGG-16 weights that SSD implementations share; torchvision's
+vgg16 can be used, too. SSD has no normalization layers and does not train well without
+such weights.
 
-Argument: borrow=False (true: all levels but the last two borrow).
+Argument: borrow=False (True: all levels except the last two borrow).
 
-The paper's: 120,000 steps of 32 images, difficult objects among those to learn. Of
-others, not measured here: SSD300 has 77.2 mAP on 2007 test, 11-point (Liu et al. 2016,
-the paper's v5).
+The recipe is that of SSD's paper: 120,000 steps of 32 images, including difficult
+objects. Published result, not measured here: SSD300 has 77.2 mAP on 2007 test, 11-point
+(Liu et al. 2016, version 5 of the paper).
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, ssd300_coco
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, borrow=False)
     config = ssd300_coco.get_config(f"borrow={args.borrow}")
     config.num_steps = 120_000
@@ -27,7 +30,7 @@ def get_config(arg=None):
 
     config.dataset.name = "voc"
     config.dataset.eval_splits = ("test",)
-    config.dataset.canvas = (512, 512)  # Larger than its images.
+    config.dataset.canvas = (512, 512)  # VOC's images are smaller.
     config.dataset.bad_boxes = "clip"
     config.evaluation.voc = True
 

@@ -1,20 +1,22 @@
-"""PASCAL VOC: trained on 2007 and 2012 trainval, evaluated on 2007 test.
+"""PASCAL VOC: training on 2007 and 2012 trainval, evaluation on 2007 test.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the set.
+    pip install -r requirements-tf.txt  # Once, to prepare the data set.
     python -m borrow_det.main --config=configs/voc.py --workdir=W
 
-Arguments: size=512 (side of the network's input, pixels), borrow=True (false: plain
+Arguments: size=512 (side of the network's input in pixels), borrow=True (False: plain
 SSD on the same levels, the baseline).
 
-The schedule is SSD's (120,000 steps of 32 images), trained from scratch with
-BatchNorm. Cost and score: not measured here.
+The schedule is that of SSD (120,000 steps of 32 images), from scratch with BatchNorm.
+Cost and AP were not measured.
 """
+
+import ml_collections
 
 from borrow_det.configs import arguments, base
 
 
-def get_config(arg=None):
-    """Returns the configuration; see the module's docstring."""
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, size=512, borrow=True)
     config = base.get_config()
     config.num_steps = 120_000

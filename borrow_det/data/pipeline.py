@@ -90,7 +90,7 @@ class Batches:
         """Stops the threads and worker processes; no batch follows."""
         self._iterator.close()
         # A cycle of references keeps the last batch of an exhausted iterator; its
-        # shared # memory would be reported as leaked at exit.
+        # shared memory would be reported as leaked at exit.
         gc.collect()
 
 
@@ -112,7 +112,7 @@ def train_dataset(
     make_row = make_row or BoxesRow.of(split, config.dataset)
     # Batches have the size of a process, and the slice comes after them: in step s,
     # process p has rows [p B/P, (p+1) B/P) of a global batch that does not depend on
-    # the # number P of processes.
+    # the number P of processes.
     return (
         grain.MapDataset.source(split)
         .seed(config.seed)

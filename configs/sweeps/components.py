@@ -1,15 +1,19 @@
-"""Which part of the model helps: plain SSD, context, borrowing, both, and a control.
+"""Ablation of the components: plain SSD, context, borrowing, both, and a control.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/components.py \
     --config=configs/quickstart.py --workdir=runs/components --seeds=5
 
-What was measured: docs/results.md. "The paper's" have its similarity and no matching loss,
-at the width and levels of the base; "to the letter" has those, too: embeddings as wide
-as the levels, three of which borrow. Rows that can take our additions (centred cosine,
-matching loss) stand with and without them, the last one as "at the letter's size".
-Global pooling is borrowing whose weights are the same for every descriptor: it knows
-what is in the image, and cannot match.
+Rows with "the paper's" have the similarity of the paper and no matching loss, with the
+width and levels of the base. "To the letter" also has its width and levels: embeddings
+have the channels of the level, and three levels borrow. Other rows have our additions
+(centered cosine, matching loss); "at the letter's size" has them with the paper's width
+and levels. Pooling is borrowing with the same weights for every descriptor (global
+pooling): it has the information in the image, but cannot match. docs/results.md has
+results.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 PAPER = {
     "borrow.similarity": "embedded_gaussian",
@@ -24,8 +28,8 @@ POOLING = {
 }
 
 
-def sweep(add):
-    """The first row is the baseline."""
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first is the baseline."""
     no_matching = {"loss.matching": 0.0}
     no_borrowing = {"borrow.enabled": False, **no_matching}
     no_context = {"borrow.context": False}

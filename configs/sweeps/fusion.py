@@ -1,15 +1,18 @@
-"""How a level is fused with its context and with what it borrowed.
+"""Variants of the fusion of a level with context and borrowed features.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/fusion.py \
     --config=configs/quickstart.py --workdir=runs/fusion --seeds=5
 
-The context comes from the trunk's next level (X) or from the fused one (Y), starts at
-zero or at random, and is added after borrowing or before.
+The context comes from the next level of the trunk (X) or the fused one (Y), is
+initialized with zeros or randomly, and is added after borrowing or before it.
 """
 
+from collections.abc import Callable
+from typing import Any
 
-def sweep(add):
-    """The first row, the default, is the baseline."""
+
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first, with the defaults, is the baseline."""
     for context_from in ("X", "Y"):
         for zero_init in (True, False):
             add(

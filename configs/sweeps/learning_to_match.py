@@ -1,17 +1,20 @@
-"""What teaches a detector to match: the matching loss, or anything in its place?
+"""The matching loss, and alternatives to it, for learning to match.
 
 python -m borrow_det.main --config=configs/object_crops.py --workdir=runs/pretrain
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/learning_to_match.py \
     --config=configs/quickstart.py --workdir=runs/learning_to_match --seeds=5
 
-The rows without the loss get what might help instead: another temperature, normalised
-descriptors, queries that know their context, a trunk that was pretrained to tell the
-classes apart (the first command), more steps. What was measured: docs/results.md.
+Rows without the loss have a possible alternative: another temperature, standardized
+descriptors, queries with context, a trunk that was pretrained on the classes (the first
+command), or more steps. docs/results.md has results.
 """
 
+from collections.abc import Callable
+from typing import Any
 
-def sweep(add):
-    """The first row is the baseline."""
+
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first is the baseline."""
     add("no matching loss", {"loss.matching": 0.0})
     helps = {
         "temperature 1": {"borrow.temperature": 1.0},
@@ -25,7 +28,7 @@ def sweep(add):
         add(f"no matching loss, {name}", {"loss.matching": 0.0, **fields})
     for weight in (0.1, 0.3, 1.0):
         add(f"matching loss, weight {weight:g}", {"loss.matching": weight})
-    # As configs/base.py has it.
+    # The defaults of configs/base.py.
     add(
         "matching loss, weight 0.1, three levels",
         {"loss.matching": 0.1, "borrow.levels": (0, 1, 2)},

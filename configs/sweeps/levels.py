@@ -1,12 +1,15 @@
-"""Which levels borrow, and from which (levels count from 0, shallow to deep).
+"""Levels that borrow, and levels that they borrow from; 0 is the shallowest.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/levels.py \
     --config=configs/quickstart.py --workdir=runs/levels --seeds=5
 """
 
+from collections.abc import Callable
+from typing import Any
 
-def sweep(add):
-    """The first row is the baseline: nobody borrows, the context stays."""
+
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first, with context only, is the baseline."""
     add("none", {"borrow.enabled": False, "loss.matching": 0.0})
     for levels in ((0,), (0, 1), (0, 1, 2), (1, 2)):
         names = " and ".join(map(str, levels))

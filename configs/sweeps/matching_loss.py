@@ -1,8 +1,11 @@
-"""The matching loss's weight (0 is the paper), under each similarity.
+"""Weights of the matching loss (0 is the paper) for each similarity.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/matching_loss.py \
     --config=configs/quickstart.py --workdir=runs/matching_loss --seeds=5
 """
+
+from collections.abc import Callable
+from typing import Any
 
 SIMILARITIES = {
     "embedded_gaussian": ("embedded_gaussian", False),
@@ -13,8 +16,8 @@ SIMILARITIES = {
 }
 
 
-def sweep(add):
-    """The first row is the baseline: the paper's similarity without the loss."""
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first, as in the paper, is the baseline."""
     for name, (similarity, centered) in SIMILARITIES.items():
         for weight in (0.0, 0.3, 1.0, 3.0):
             add(

@@ -1,19 +1,21 @@
-"""What to try where borrowing does not help, as on photographs.
+"""Variants to try if borrowing does not help, as on photographs.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/photographs.py \
     --config=configs/coco_folder_narrow.py:path=DIR --workdir=runs/photographs --seeds=3
 
-The matching loss may take the trunk from finding objects (its weight), or reward the
-wrong pairs: it punishes attention on objects of the class that are not twice as large,
-as if they were background (their scale; at 0.01 every object of the class is a source,
-the object itself, too). Queries may know too little (after context), differ by
-brightness more than by class (normalised descriptors), or what is borrowed may be too
-narrow to tell anything (wide values).
+The matching loss may impair detection (rows with other weights), or reward wrong pairs:
+it treats objects of the class with less than twice the side as background (row "sources
+of any size", where every object of the class is a lender, including the object itself).
+Queries may lack context ("after context") or differ more by brightness than by class
+("normalised"), and borrowed features may have too few channels ("wide values").
 """
 
+from collections.abc import Callable
+from typing import Any
 
-def sweep(add):
-    """The first row is the baseline."""
+
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first is the baseline."""
     add(
         "ssd",
         {"borrow.enabled": False, "borrow.context": False, "loss.matching": 0.0},

@@ -1,18 +1,21 @@
-"""How descriptors are compared: every similarity, centred or not, taught or not.
+"""All similarities, with and without centering and the matching loss.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/similarity.py \
     --config=configs/quickstart.py --workdir=runs/similarity --seeds=5
 
-What was measured: docs/results.md. `embedded_gaussian` alone is the paper's; `cosine,
-centred, matching loss` is ours. The loss has a weight of 1, as on scale_pairs; for
-`dot_product`, whose rows are no probabilities, it is that of their softmax.
+`embedded_gaussian` is the paper's, `cosine, centred, matching loss` is our default. The
+loss has a weight of 1, as on scale_pairs. The rows of `dot_product` are not
+probabilities; the loss uses their softmax. docs/results.md has results.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 SIMILARITIES = ("embedded_gaussian", "scaled", "cosine", "dot_product")
 
 
-def sweep(add):
-    """The first row is the baseline, plain SSD."""
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first, plain SSD, is the baseline."""
     add(
         "ssd",
         {"borrow.enabled": False, "borrow.context": False, "loss.matching": 0.0},

@@ -186,7 +186,7 @@ def test_policies_and_their_counts(folder, noise_image, caplog):
     folder.add("a.png", noise_image(24, 32), boxes)
     folder.write()
     with pytest.raises(
-        InputError, match=r"\[20, 4, 20, 8\] of annotation 2 in a\.png lies outside"
+        InputError, match=r"\[20, 4, 20, 8\] of annotation 2 in a\.png is outside"
     ):
         sources.load(folder.config("error"), "train")
     split = sources.load(folder.config("drop"), "train")
