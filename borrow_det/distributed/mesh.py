@@ -33,7 +33,7 @@ def make_mesh(
     slices is slow): the hybrid mesh of several slices.
 
     Args:
-      axes: `config.mesh`: the sizes of AXES; -1 stands for the remaining devices.
+      axes: `config.mesh`: the sizes of AXES; -1 means the remaining devices.
       devices: default: the devices of all processes.
 
     Raises:

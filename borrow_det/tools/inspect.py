@@ -214,9 +214,9 @@ def text(report: Mapping[str, Any]) -> str:
             _overview(splits),
             _class_table(splits),
             _size_table(splits),
-            "Is borrowing for this dataset? Small objects that have a lender, an object\n"
-            "of their class in their image with at least "
-            f"{report['lender_scale']:g} times their side:",
+            "Is borrowing for this dataset? Small objects that have a lender, a\n"
+            "larger object of their class in their image, with at least "
+            f"{report['lender_scale']:g} times the side:",
             _lender_table(splits),
             "Objects that an anchor of the config reaches with an IoU of at least "
             f"{report['positive_iou']:g}:",

@@ -19,7 +19,9 @@ def make_mesh(devices):
 
 
 @pytest.mark.parametrize("kind", ["detection", "classification"])
-def test_two_devices_prepare_the_examples_of_one_device(tiny_config, tiny_crops_config, kind):
+def test_two_devices_prepare_the_examples_of_one_device(
+    tiny_config, tiny_crops_config, kind
+):
     if kind == "detection":
         config, task_class = tiny_config, DetectionTask
         source = sources.load(config.dataset, "train")

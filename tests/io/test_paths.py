@@ -96,7 +96,9 @@ def test_a_bucket_that_cannot_be_used_is_named(monkeypatch, status, message):
     assert str(error.value).startswith(message)
 
 
-def test_missing_credentials_are_named_with_the_command_that_gets_them(monkeypatch, tmp_path):
+def test_missing_credentials_are_named_with_the_command_that_gets_them(
+    monkeypatch, tmp_path
+):
     pytest.importorskip("google.cloud.storage", reason="needs requirements-gcs.txt")
     for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
         monkeypatch.delenv(name, raising=False)

@@ -33,10 +33,10 @@ from absl import flags
 
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.distributed import mesh as mesh_lib
-from borrow_det.errors import InputError, check_choice
+from borrow_det.errors import check_choice
+from borrow_det.tasks import TASKS
 from borrow_det.tools.aot_compile import tpu_programs
 from borrow_det.tools.common import class_count, cli
-from borrow_det.tasks import TASKS
 
 
 def main(argv: Sequence[str]) -> int:

@@ -54,9 +54,9 @@ from borrow_det.config import command_line, packaged, validate
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
 from borrow_det.reporting import step_timer
+from borrow_det.tasks import TASKS
 from borrow_det.tools.benchmark import programs as programs_lib
 from borrow_det.tools.common import class_count, cli, timing
-from borrow_det.tasks import TASKS
 from borrow_det.visualization.tables import markdown_table
 
 # With a data set, and with noise.
