@@ -7,7 +7,8 @@ after a colon: quickstart, coco_folder:path=DIR, configs/coco_folder.py:path=DIR
 Started again with the same work directory, the run resumes at its latest checkpoint.
 
 Exit status: 0 when the run is complete; 2 for wrong input; 75 if it was preempted and
-saved a checkpoint; 130 after Ctrl-C; 1 if the loss is not finite, or for a bug.
+saved a checkpoint; 130 after Ctrl-C before the first step, or a second Ctrl-C; 1 if
+the loss is not finite, or for a bug.
 """
 
 import errno
@@ -20,7 +21,7 @@ from absl import app, flags, logging
 
 from borrow_det import train
 from borrow_det.config import command_line, packaged
-from borrow_det.distributed import processes
+from borrow_det.distributed import preemption, processes
 from borrow_det.errors import InputError, PreemptedError
 
 _CONFIG = packaged.define_config("config", packaged.HELP)
@@ -47,42 +48,39 @@ _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Index of this process; goes with --coordinator_address."
 )
 flags.mark_flags_as_required(["config", "workdir"])
-# Of sysexits: a failure that does not last. What starts runs starts this one again.
+# EX_TEMPFAIL of sysexits.h: cluster managers start such a run again.
 _PREEMPTED = 75
 
 
 def main(arguments: list[str]) -> None:
-    """Runs what the flags say; what stops it early ends in one line and a status.
-
-    1: a loss that is not finite, or a bug (with its traceback); 2: wrong input; 75:
-    preempted, with a checkpoint; 130: Ctrl-C.
-    """
+    """Trains and evaluates; a failure that is no bug ends in one line and a status."""
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
         _join()
         config = command_line.resolved(_CONFIG)
-        train.train_and_evaluate(config, _WORKDIR.value, _PROFILE.value)
+        workdir = str(_WORKDIR.value)  # Required, hence not None.
+        train.train_and_evaluate(config, workdir, _PROFILE.value)
     except PreemptedError:
         message = f"preempted; start again to resume in {_WORKDIR.value}"
         print(message, file=sys.stderr)
         sys.exit(_PREEMPTED)
     except KeyboardInterrupt:
         message = f"interrupted; start again to resume in {_WORKDIR.value}"
-        _refuse(message, status=130)
+        _refuse(message, preemption.INTERRUPTED)
     except Exception as error:
         if fault := _fault(error):
             _refuse(*fault)
-        # Among several processes the interpreter's own end waits for the others.
+        # The interpreter's own end would wait for the other processes.
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
         processes.leave(1, cause_unknown=True)
 
 
-def _fault(error):
-    """(what to say of it, status) of an error that is no bug; None of a bug."""
+def _fault(error: Exception) -> tuple[str, int] | None:
+    """Returns (message, exit status) of an error; None if it is a bug."""
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, FloatingPointError):
@@ -92,22 +90,31 @@ def _fault(error):
     return None
 
 
-def _join():
+def _join() -> None:
     explicit = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     if _DISTRIBUTED.value or any(value is not None for value in explicit):
         processes.initialize(*explicit)
 
 
 def run() -> None:
-    """Runs the program on `sys.argv`."""
-    app.run(main, flags_parser=parse_flags)
+    """Runs the program on `sys.argv` and ends the process."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except SystemExit as stop:
+        # A run that was stopped may still compile in a thread: the interpreter's own
+        # end would crash. Several preempted processes end together, as complete runs.
+        if stop.code and not jax.distributed.is_initialized():
+            processes.end(stop.code if isinstance(stop.code, int) else 1)
+        raise
 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; mistakes end in one line and exit status 2."""
     if command_line.asks_for_help(argv):
-        holders = (_CONFIG, _WORKDIR, _PROFILE, _DISTRIBUTED, _COORDINATOR)
-        holders += (_NUM_PROCESSES, _PROCESS_ID)
+        holders: tuple[flags.FlagHolder, ...] = (
+            *(_CONFIG, _WORKDIR, _PROFILE),
+            *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
+        )
         own = [flags.FLAGS[holder.name] for holder in holders]
         print(command_line.help_text(__doc__, own))
         sys.exit(0)

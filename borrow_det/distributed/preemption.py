@@ -2,7 +2,7 @@
 
 One process takes the signals itself. Of several processes only some may be told, and
 all must stop after the same step: JAX's preemption service, which listens for SIGTERM
-from `jax.distributed.initialize` on, tells all of them and chooses the step.
+from `jax.distributed.initialize` on, notifies all of them and chooses the step.
 """
 
 import os
@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 class Preemption:
-    """Watches for the notice; use one at a time.
+    """Watches for the notice; only one may be open.
 
     The first Ctrl-C counts as a notice. The second ends the process at once, even while
     it compiles.
@@ -55,7 +55,7 @@ class Preemption:
         self.requested = not self._shared  # Several processes agree in `poll`.
 
     def _watch(self) -> None:
-        """Counts Ctrl-C in a thread of its own.
+        """Counts Ctrl-C in a separate thread.
 
         Python's signal handlers wait for the main thread, which may compile for
         minutes; the bytes of the pipe come at once.

@@ -1,4 +1,4 @@
-"""The notice of preemption in one process (tests/test_processes.py: in several)."""
+"""The notice of preemption in one process; test_several_processes.py has several."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from borrow_det.distributed.preemption import Preemption
 from borrow_det.errors import PreemptedError
 
 
-def test_the_signal_stops_at_the_next_poll_and_is_given_back():
+def test_sigterm_stops_the_next_poll_and_close_restores_the_handler():
     earlier = signal.getsignal(signal.SIGTERM)
     preemption = Preemption()
     preemption.poll()
@@ -23,7 +23,7 @@ def test_the_signal_stops_at_the_next_poll_and_is_given_back():
     assert signal.getsignal(signal.SIGTERM) == earlier
 
 
-def test_outside_of_the_main_thread_signals_act_as_before():
+def test_outside_the_main_thread_signals_keep_their_handlers():
     earlier = signal.getsignal(signal.SIGTERM)
     watched = []
     thread = threading.Thread(target=lambda: watched.append(Preemption()))
