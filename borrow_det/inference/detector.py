@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from jax import Array
 
-from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed.mesh import resolve_layout
 from borrow_det.errors import InputError
 from borrow_det.inference import batching, tiling
 from borrow_det.inference.detections import Detections
@@ -80,7 +80,7 @@ class Detector:
         self.canvas: tuple[int, int] = tuple(config.dataset.canvas)
         self.input_size: tuple[int, int] = tuple(config.input_size)
         self.config = config
-        layout = mesh_lib.resolve_layout(config)
+        layout = resolve_layout(config)
         self.task = DetectionTask(layout, len(classes.class_names))
         self.levels = levels_of(self.task)
         self.variables = variables
@@ -285,7 +285,7 @@ class Detector:
 
 
 def levels_of(task: DetectionTask) -> tuple[Level, ...]:
-    """The levels of a task, shallow to deep."""
+    """Returns the levels of a task, shallow to deep."""
     names = TRUNKS[task.config.model.trunk].level_names
     parts = zip(names, task.config.anchors.strides, task.level_shapes, strict=True)
     return tuple(Level(number, *part) for number, part in enumerate(parts, start=1))

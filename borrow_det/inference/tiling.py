@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from borrow_det.errors import InputError
+from borrow_det.ops import boxes as box_ops
 
 MAX_OVERLAP = 0.9
 # A box counts as cut by a tile's border if it ends within this fraction of the tile's
@@ -317,7 +318,8 @@ def _shared_iou(
     """IoU [n] of a box with others, clipped to the area that both windows share."""
     low = np.maximum(window[:2], box_windows[:, :2])
     high = np.minimum(window[2:], box_windows[:, 2:])
-    return _iou(_clip(box[None], low, high), _clip(boxes, low, high))
+    ours, theirs = _clip(box[None], low, high), _clip(boxes, low, high)
+    return box_ops.iou(ours[:, None], theirs[:, None])[:, 0, 0]
 
 
 def _clip(boxes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -333,16 +335,5 @@ def _suppress(boxes: np.ndarray, iou: float) -> np.ndarray:
     for i in range(len(boxes)):
         if alive[i]:
             kept.append(i)
-            alive &= _iou(boxes[i][None], boxes) <= iou
+            alive &= box_ops.iou(boxes[i : i + 1], boxes)[0] <= iou
     return np.array(kept, int)
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU [n] of boxes [n or 1, 4] row by row; inverted boxes have no area."""
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=1)
-    area_a, area_b = (
-        np.prod(np.maximum(x[:, 2:] - x[:, :2], 0), axis=1) for x in (a, b)
-    )
-    union = area_a + area_b - both
-    return np.divide(both, union, out=np.zeros(len(both)), where=union > 0)

@@ -5,9 +5,15 @@ form is `[y, x, h, w]`. Every function works on any leading dimensions.
 """
 
 import math
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+# Areas and overlaps are computed on the host, in the arrays' own precision, if all
+# arrays are NumPy's.
+Boxes = TypeVar("Boxes", Array, np.ndarray)
 
 # exp(dh) beyond this ratio is a diverging regression, not a box (the bound that
 # torchvision's and Detectron's coders use).
@@ -26,25 +32,32 @@ def to_corners(centers: Array) -> Array:
     return jnp.concatenate([center - size / 2, center + size / 2], axis=-1)
 
 
-def area(boxes: Array) -> Array:
+def _library(*arrays: Any) -> Any:
+    """Returns numpy for NumPy arrays, else jax.numpy."""
+    return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
+
+
+def area(boxes: Boxes) -> Boxes:
     """Area [...] of boxes [..., 4]; zero for inverted ones."""
-    size = jnp.maximum(boxes[..., 2:] - boxes[..., :2], 0)
+    size = _library(boxes).maximum(boxes[..., 2:] - boxes[..., :2], 0)
     return size[..., 0] * size[..., 1]
 
 
-def intersection(a: Array, b: Array) -> Array:
+def intersection(a: Boxes, b: Boxes) -> Boxes:
     """Pairwise intersection areas [..., N, M] of boxes [..., N, 4] and [..., M, 4]."""
-    low = jnp.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = jnp.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    size = jnp.maximum(high - low, 0)
+    xp = _library(a, b)
+    low = xp.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = xp.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    size = xp.maximum(high - low, 0)
     return size[..., 0] * size[..., 1]
 
 
-def iou(a: Array, b: Array) -> Array:
+def iou(a: Boxes, b: Boxes) -> Boxes:
     """Pairwise IoU [..., N, M], in [0, 1]; zero where both boxes are empty."""
+    xp = _library(a, b)
     overlap = intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - overlap
-    return jnp.where(union > 0, overlap / jnp.where(union > 0, union, 1.0), 0.0)
+    return xp.where(union > 0, overlap / xp.where(union > 0, union, 1.0), 0.0)
 
 
 def encode(boxes: Array, anchors: Array, variances: tuple[float, float]) -> Array:

@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
         writer.add(item, found)
     writer.close()
     print(
-        f"{len(writer.images)} images, {writer.drawn} detections with a score of "
-        f"{values.score} or more; {writer.written} in all: "
+        f"{len(writer.images)} images, {writer.drawn} detections with a score of at "
+        f"least {values.score}; {writer.written} in all: "
         f"{output / 'detections.json'}"
     )
     return 1 if failures or writer.failures else 0

@@ -210,7 +210,7 @@ def test_score_is_the_least_that_is_drawn_and_counted(tmp_path, detector, capsys
         assert run(output, f"--score={least}", path) == 0
         # All of them lie in the file: a precision-recall curve needs its tail.
         assert len(results(output)) == 2
-        told = f"1 images, {count} detections with a score of {least} or more; 2 in all"
+        told = f"1 images, {count} detections with a score of at least {least}; 2 in all"
         assert told in capsys.readouterr().out
         picture = np.array(PIL.Image.open(output / "pictures" / "a.jpg"))
         inked.append(int((picture.max(axis=-1) < 60).sum()))
