@@ -105,7 +105,7 @@ def read(
     """
     with files.open_tensors(path) as tensors:
         try:
-            name = layout or layouts.recognise(tensors)
+            name = layout or layouts.recognize(tensors)
             known = layouts.LAYOUTS[name]
             layouts.check(tensors, known)
             parameters = layouts.convert(tensors, known)
@@ -114,7 +114,7 @@ def read(
             named = str(error).startswith(str(path))
             raise error if named else InputError(f"{path}: {error}") from error
         dropped = [tensor for tensor in tensors if not known.tensors[tensor].path]
-    return Imported(name, parameters, normalization or known.normalization, dropped)
+    return Imported(name, parameters, normalization or known.pixel_statistics, dropped)
 
 
 def as_detector(

@@ -1,1 +1,1 @@
-"""Weights that others published: reading their files, and what their tensors are."""
+"""Published weights: files, names of tensors, and layouts of models."""

@@ -1,12 +1,13 @@
-"""The names under which Keras' versions keep VGG-16's tensors in HDF5, made one.
+"""Names of VGG-16's tensors in HDF5 files of all versions of Keras.
 
 Keras 1, the published files: block1_conv1/block1_conv1_W_1:0, ..._b_1:0.
-Keras 2: block1_conv1/block1_conv1/kernel:0, bias:0.
-Keras 3, model.save("x.h5"): the same without :0; model_weights/ before it, as in Keras
-2's whole models.
-Keras 3, .weights.h5 and .keras: layers/conv2d/vars/0 (kernel), 1 (bias); the layer's
-name is an attribute of vars, which the first versions do not write.
-Keras 2.12 to 2.15, the same: _layer_checkpoint_dependencies/conv2d/vars/0, 1.
+Keras 2: block1_conv1/block1_conv1/kernel:0, bias:0; complete models have the prefix
+model_weights/.
+Keras 3, model.save("x.h5"): the same with the prefix and without :0.
+Keras 3, .weights.h5 and .keras: layers/conv2d/vars/0 (kernel), 1 (bias). The name of
+the layer is an attribute of vars, which the first versions do not write.
+Keras 2.12 to 2.15, .weights.h5 and .keras:
+_layer_checkpoint_dependencies/conv2d/vars/0, 1.
 """
 
 import re
@@ -20,7 +21,7 @@ CONVOLUTIONS = tuple(
 )
 DENSE = ("fc1", "fc2", "predictions")
 
-# Names that count the layers of a class, as the newer formats have them.
+# Newer formats name layers by their class and a number.
 _COUNTED = {
     f"{kind}_{i}" if i else kind: name
     for kind, names in (("conv2d", CONVOLUTIONS), ("dense", DENSE))
@@ -34,7 +35,12 @@ _NAMED = re.compile(
 
 
 def canonical(place: str, file: h5py.File) -> str:
-    """LAYER/kernel or LAYER/bias of the dataset at `place`; else `place` itself."""
+    """Returns LAYER/kernel or LAYER/bias for a known name, and other names unchanged.
+
+    Args:
+      place: name of a dataset in the file.
+      file: the file.
+    """
     counted = _VARS.fullmatch(place)
     if counted:
         given = file[place].parent.attrs.get("name", counted[1])

@@ -1,7 +1,8 @@
-"""What the tensors of known weight files are: names, shapes, and our parameters.
+"""Layouts of published weight files: names and shapes of tensors, and our parameters.
 
-One table, `LAYOUTS`. Our kernels are [height, width, in, out]; fully connected layers
-are convolutions (fc6 is 7x7), so that initialization.py can decimate them by slicing.
+`LAYOUTS` has all of them. Our kernels are [height, width, in, out]. Fully connected
+layers are convolutions (fc6 is 7x7), so that workdir/init_from.py can decimate them by
+slicing.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,79 +14,85 @@ from borrow_det.errors import InputError
 from borrow_det.weights import keras_names
 from borrow_det.weights.files import Tensor
 
-COCO_CHANNELS = 91  # Of torchvision's detector: background, then a COCO id each.
+# Class channels of torchvision's detector: background, then the COCO ids 1 to 90.
+COCO_CHANNELS = 91
+
+
+_Convert = Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(NamedTuple):
     """One tensor of a layout."""
 
     shape: tuple[int, ...]
-    path: str  # Of our parameter; "": the tensor is not imported.
-    convert: Callable[[np.ndarray], np.ndarray]
+    path: str  # Path of our parameter; "" if the tensor is not imported.
+    convert: _Convert
 
 
 class Trained(NamedTuple):
-    """What a whole detector's parameters were trained with, and do not tell."""
+    """Settings that the parameters of a complete detector were trained with."""
 
     input_size: tuple[int, int]  # (height, width) in pixels.
-    anchors: dict[str, Any]  # The fields of config.anchors.
+    anchors: dict[str, Any]  # Fields of config.anchors.
 
 
 class Layout(NamedTuple):
     """A kind of weight file."""
 
-    about: str
+    about: str  # Name for messages.
     tensors: dict[str, Entry]
-    # Of init_from.PIXEL_STATISTICS: order, mean and scale in units of 0..255.
-    normalization: dict
-    optional: tuple[str, ...] = ()  # Present all together or not at all.
-    trained: Trained | None = None  # Of a whole detector, heads and all.
+    # Fields of init_from.PIXEL_STATISTICS, for values in 0..255.
+    pixel_statistics: dict[str, Any]
+    optional: tuple[str, ...] = ()  # Tensors of which a file has all or none.
+    trained: Trained | None = None  # For complete detectors with heads.
 
     @property
     def required(self) -> list[str]:
-        """The tensors that every such file has."""
+        """Names of the tensors that every file of this kind has."""
         return [name for name in self.tensors if name not in self.optional]
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> str:
-    """The name of the layout that a file's tensors have.
+def recognize(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the name of the layout of a file.
 
-    torchvision's `vgg16` and `vgg16_features` have the same names; the latter's
-    classifier is missing, or there is not one finite number in it.
+    torchvision's `vgg16` and `vgg16_features` have the same names. The classifier of
+    the latter is missing, or has no finite number.
 
     Raises:
-      InputError: none comes near; names the layouts.
+      InputError: the tensors are similar to no layout; the message names the layouts.
     """
     if not tensors:
-        raise InputError("the file holds no tensors")
+        raise InputError("the file has no tensors")
 
-    def likeness(name):
+    def similarity(name: str) -> float:
         known = LAYOUTS[name].tensors.keys()
         return len(known & tensors.keys()) / len(known | tensors.keys())
 
-    best = max(LAYOUTS, key=likeness)  # The first of equals: plain vgg16.
-    if likeness(best) < 0.5:
+    best = max(LAYOUTS, key=similarity)  # The first of equals is vgg16.
+    if similarity(best) < 0.5:
         raise InputError(
-            f"its tensors ({_some(tensors)}) are those of no known layout: "
-            f"{', '.join(LAYOUTS)} (--layout names one)"
+            f"its tensors ({_some(tensors)}) do not match a known layout "
+            f"({', '.join(LAYOUTS)}): set --layout to one of them"
         )
     plain, features = "torchvision_vgg16", "torchvision_vgg16_features"
     if best == plain and not set(LAYOUTS[features].optional) & tensors.keys():
         return features
-    # Of a file that is not in order no number is read: it may declare any size.
+    # Numbers are read only from valid files: others may declare any size.
     if best == plain and not _problems(tensors, LAYOUTS[plain]):
         classifier = list(LAYOUTS[features].optional)
-        classifier.sort(key=lambda name: len(tensors[name].shape))  # Biases first.
+        classifier.sort(
+            key=lambda name: len(tensors[name].shape)
+        )  # Small tensors first.
         if not any(_has_finite(tensors[name]) for name in classifier):
             return features
     return best
 
 
 def check(tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Compares a file's tensors with those of a layout.
+    """Checks the names, shapes and types of a file's tensors.
 
     Raises:
-      InputError: lists every tensor that is missing, surplus or misshaped.
+      InputError: lists all tensors that are missing, unexpected or of another shape.
     """
     found = _problems(tensors, layout)
     if found:
@@ -93,35 +100,43 @@ def check(tensors: Mapping[str, Tensor], layout: Layout) -> None:
 
 
 def convert(tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, np.ndarray]:
-    """Our parameters {path: float32 array} of a file that `check` found in order.
+    """Converts the tensors of a file that passed `check` to our parameters.
+
+    Returns:
+      Path of the parameter to its float32 array.
 
     Raises:
-      InputError: lists every tensor that holds NaN or infinite numbers.
+      InputError: lists all tensors with NaN or infinite numbers.
     """
-    converted, spoilt = {}, []
+    converted, not_finite = {}, []
     for name, entry in layout.tensors.items():
         if name not in tensors or not entry.path:
             continue
         array = tensors[name].read()
         if not np.isfinite(array).all():
-            spoilt.append(name)
+            not_finite.append(name)
         converted[entry.path] = np.ascontiguousarray(entry.convert(array))
-    if spoilt:
-        raise InputError(f"NaN or infinite numbers in {', '.join(spoilt)}")
+    if not_finite:
+        raise InputError(f"NaN or infinite numbers in {', '.join(not_finite)}")
     return converted
 
 
 def keep_classes(
     parameters: Mapping[str, np.ndarray], ids: Iterable[int]
 ) -> dict[str, np.ndarray]:
-    """Leaves of a torchvision detector's class channels background and those of `ids`.
+    """Keeps the class channels of background and `ids` of a torchvision detector.
 
-    The channels of head{n}/class are anchor-major, [..., k * COCO_CHANNELS]; those that
-    come back [..., k * (1 + len(ids))], in the order of `ids`.
+    Args:
+      parameters: path to array. The channels of head{n}/class are anchor-major,
+        [..., k * COCO_CHANNELS].
+      ids: COCO category ids.
+
+    Returns:
+      The parameters, with channels [..., k * (1 + len(ids))] in the order of `ids`.
     """
     channels = [0, *ids]
 
-    def keep(path, array):
+    def keep(path: str, array: np.ndarray) -> np.ndarray:
         if "/class/" not in path:
             return array
         lead = array.shape[:-1]
@@ -131,14 +146,14 @@ def keep_classes(
     return {path: keep(path, array) for path, array in parameters.items()}
 
 
-def _problems(tensors, layout):
-    """Lists, as texts, of the tensors that keep a file from being of a layout."""
+def _problems(tensors: Mapping[str, Tensor], layout: Layout) -> list[str]:
+    """Describes the differences between a file and a layout; [] if there are none."""
     optional = layout.optional if set(layout.optional) & tensors.keys() else ()
     expected = [*layout.required, *optional]
     problems = {
         "missing": [name for name in expected if name not in tensors],
-        "surplus": [name for name in tensors if name not in layout.tensors],
-        "misshaped": [
+        "unexpected": [name for name in tensors if name not in layout.tensors],
+        "of another shape": [
             f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, not float "
             f"{list(layout.tensors[name].shape)}"
             for name in expected
@@ -148,20 +163,18 @@ def _problems(tensors, layout):
     return [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
 
 
-def _fits(tensor, entry):
+def _fits(tensor: Tensor, entry: Entry) -> bool:
     return tensor.shape == entry.shape and tensor.floating
 
 
-def _has_finite(tensor):
+def _has_finite(tensor: Tensor) -> bool:
     return bool(np.isfinite(tensor.read()).any())
 
 
-def _some(names, count=4):
+def _some(names: Iterable[str], count: int = 4) -> str:
     names = list(names)
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
-
-# The tensors.
 
 _CONVOLUTIONS = (
     *(("conv1_1", 3, 64), ("conv1_2", 64, 64)),
@@ -170,69 +183,75 @@ _CONVOLUTIONS = (
     *(("conv4_1", 256, 512), ("conv4_2", 512, 512), ("conv4_3", 512, 512)),
     *(("conv5_1", 512, 512), ("conv5_2", 512, 512), ("conv5_3", 512, 512)),
 )
-# Their places among torchvision's features; poolings and relus take the others.
+# Indices in torchvision's features; the others are poolings and relus.
 _FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-# The places in vgg16_reducedfc, whose layers are the same ones as far as conv5_3.
+# Indices in vgg16_reducedfc, whose layers up to conv5_3 have the same ones.
 _REDUCED_FC6, _REDUCED_FC7 = 31, 33
 
 
-def _same(array):
+def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _from_oihw(array):
-    """[out, in, height, width] -> [height, width, in, out]."""
+def _from_oihw(array: np.ndarray) -> np.ndarray:
+    """Converts [out, in, height, width] to [height, width, in, out]."""
     return array.transpose(2, 3, 1, 0)
 
 
-def _fc6_from_chw(array):
-    """[4096, 25088], its inputs flattened from [channel, y, x] -> [7, 7, 512, 4096]."""
+def _fc6_from_chw(array: np.ndarray) -> np.ndarray:
+    """Converts [4096, 25088], inputs [channel, y, x], to [7, 7, 512, 4096]."""
     return _from_oihw(array.reshape(-1, 512, 7, 7))
 
 
-def _fc6_from_hwc(array):
-    """[25088, 4096], its inputs flattened from [y, x, channel] -> [7, 7, 512, 4096]."""
+def _fc6_from_hwc(array: np.ndarray) -> np.ndarray:
+    """Converts [25088, 4096], inputs [y, x, channel], to [7, 7, 512, 4096]."""
     return array.reshape(7, 7, 512, -1)
 
 
-def _from_rows(array):
-    """[out, in] -> [1, 1, in, out]."""
+def _from_rows(array: np.ndarray) -> np.ndarray:
+    """Converts [out, in] to [1, 1, in, out]."""
     return array.T[None, None]
 
 
-def _from_columns(array):
-    """[in, out] -> [1, 1, in, out]."""
+def _from_columns(array: np.ndarray) -> np.ndarray:
+    """Converts [in, out] to [1, 1, in, out]."""
     return array[None, None]
 
 
-def _swap_xy(array):
-    """Offsets (dx, dy, dw, dh) of each anchor, last axis -> (dy, dx, dh, dw)."""
+def _swap_xy(array: np.ndarray) -> np.ndarray:
+    """Converts offsets (dx, dy, dw, dh) on the last axis to (dy, dx, dh, dw)."""
     return array.reshape(*array.shape[:-1], -1, 4)[..., [1, 0, 3, 2]].reshape(
         array.shape
     )
 
 
-def _torch(name, shape, path, kernel=_from_oihw, bias=_same):
-    """A layer's weight and bias, torch's names and shapes."""
+def _torch(
+    name: str,
+    shape: tuple[int, ...],
+    path: str,
+    kernel: _Convert = _from_oihw,
+    bias: _Convert = _same,
+) -> dict[str, Entry]:
+    """Returns the entries of weight and bias of a layer in PyTorch."""
     return {
         f"{name}.weight": Entry(shape, f"{path}/kernel", kernel),
         f"{name}.bias": Entry(shape[:1], f"{path}/bias", bias),
     }
 
 
-def _torch_convolutions(names):
-    """VGG-16's convolutions, named in turn as `names` says."""
-    entries = {}
+def _torch_convolutions(names: Iterable[str]) -> dict[str, Entry]:
+    """Returns the entries of VGG-16's convolutions with these names in PyTorch."""
+    entries: dict[str, Entry] = {}
     for name, (layer, inputs, outputs) in zip(names, _CONVOLUTIONS, strict=True):
         entries |= _torch(name, (outputs, inputs, 3, 3), f"trunk/{layer}/conv")
     return entries
 
 
-def _torchvision_features():
+def _torchvision_features() -> dict[str, Entry]:
     return _torch_convolutions(f"features.{i}" for i in _FEATURES)
 
 
-def _torchvision_classifier():
+def _torchvision_classifier() -> dict[str, Entry]:
     return {
         **_torch("classifier.0", (4096, 25088), "fc6", _fc6_from_chw),
         **_torch("classifier.3", (4096, 4096), "fc7", _from_rows),
@@ -240,16 +259,18 @@ def _torchvision_classifier():
     }
 
 
-def _keras(name, shape, path, kernel=_same):
-    """A layer's kernel and bias, named by keras_names."""
+def _keras(
+    name: str, shape: tuple[int, ...], path: str, kernel: _Convert = _same
+) -> dict[str, Entry]:
+    """Returns the entries of kernel and bias of a layer in Keras."""
     return {
         f"{name}/kernel": Entry(shape, f"{path}/kernel", kernel),
         f"{name}/bias": Entry(shape[-1:], f"{path}/bias", _same),
     }
 
 
-def _keras_convolutions():
-    entries = {}
+def _keras_convolutions() -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
     for name, (layer, inputs, outputs) in zip(
         keras_names.CONVOLUTIONS, _CONVOLUTIONS, strict=True
     ):
@@ -257,7 +278,7 @@ def _keras_convolutions():
     return entries
 
 
-def _keras_top():
+def _keras_top() -> dict[str, Entry]:
     return {
         **_keras("fc1", (25088, 4096), "fc6", _fc6_from_hwc),
         **_keras("fc2", (4096, 4096), "fc7", _from_columns),
@@ -265,7 +286,7 @@ def _keras_top():
     }
 
 
-def _reduced_fc():
+def _reduced_fc() -> dict[str, Entry]:
     fc6, fc7 = ("trunk/conv_fc6/conv", "trunk/conv_fc7/conv")
     return {
         **_torch_convolutions(str(i) for i in _FEATURES),
@@ -274,8 +295,8 @@ def _reduced_fc():
     }
 
 
-def _ssd300():
-    """torchvision.models.detection.ssd300_vgg16's state dict."""
+def _ssd300() -> dict[str, Entry]:
+    """Returns the entries of torchvision.models.detection.ssd300_vgg16."""
     stages = [f"backbone.features.{i}" for i in _FEATURES[:10]]
     stages += [f"backbone.extra.0.{i}" for i in (1, 3, 5)]
     scale = Entry((512,), "l2_1/scale", _same)
@@ -309,35 +330,38 @@ def _ssd300():
     return entries
 
 
-def _ignored(entries):
+def _not_imported(entries: dict[str, Entry]) -> dict[str, Entry]:
     return {name: entry._replace(path="") for name, entry in entries.items()}
 
 
-def _normalization(order, mean, std):
+def _pixel_statistics(
+    order: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Any]:
     return {"channel_order": order, "pixel_mean": mean, "pixel_std": std}
 
 
-# ImageNet's, of VGG16_Weights.IMAGENET1K_V1, in units of 0..255.
-_IMAGENET = _normalization("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-# Of VGG16_Weights.IMAGENET1K_FEATURES and the detector that was trained from it:
-# 0.48235, 0.45882, 0.40784 of 255, and a scale of 1 / 255 where 1 is white.
-_FEATURES_NORMALIZATION = _normalization(
+# VGG16_Weights.IMAGENET1K_V1: ImageNet's statistics.
+_IMAGENET = _pixel_statistics("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+# VGG16_Weights.IMAGENET1K_FEATURES, and the detector that was trained from it: means
+# 0.48235, 0.45882, 0.40784 and a scale of 1 / 255, for values in 0..1.
+_FEATURES_STATISTICS = _pixel_statistics(
     "RGB",
     tuple(round(255 * share, 5) for share in (0.48235, 0.45882, 0.40784)),
     (1.0, 1.0, 1.0),
 )
 # keras.applications.imagenet_utils.preprocess_input, mode "caffe".
-_CAFFE = _normalization("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
-# As its publisher's own training feeds it (ssd.pytorch: OpenCV's BGR minus (104, 117,
-# 123), then turned to RGB), and as torchvision feeds the features that it took from
-# there. The weights come from Caffe, whose networks take BGR, and no document says
-# that conv1_1 was turned round: --channel_order says otherwise where you know better.
-_REDUCED = _normalization("RGB", (123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
+_CAFFE = _pixel_statistics("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
+# The training code of its publisher (ssd.pytorch) subtracts (104, 117, 123) from
+# OpenCV's BGR and converts to RGB; torchvision, which has its features from there, uses
+# RGB, too. The weights come from Caffe, whose networks use BGR, and it is not
+# documented that conv1_1 was converted. --channel_order changes the order.
+_REDUCED = _pixel_statistics("RGB", (123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
 
 _TWO, _THREE = (1.0, 2.0, 1 / 2), (1.0, 2.0, 1 / 2, 3.0, 1 / 3)  # Aspect ratios.
-# torchvision's ssd300_vgg16: scales 0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05 and steps
-# 8, 16, 32, 64, 100, 300 of its DefaultBoxGenerator, weights (10, 10, 5, 5) of its box
-# coder; it cuts the sides of its boxes, not their corners.
+# torchvision's ssd300_vgg16: its DefaultBoxGenerator has the scales 0.07, 0.15, 0.33,
+# 0.51, 0.69, 0.87, 1.05 and the steps 8, 16, 32, 64, 100, 300, its box coder the
+# weights (10, 10, 5, 5). It limits the sides of anchors and does not clip their
+# corners.
 _SSD300 = Trained(
     input_size=(300, 300),
     anchors={
@@ -361,8 +385,8 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "torchvision_vgg16_features": Layout(
         "torchvision's vgg16_features",
-        {**_torchvision_features(), **_ignored(_torchvision_classifier())},
-        _FEATURES_NORMALIZATION,
+        {**_torchvision_features(), **_not_imported(_torchvision_classifier())},
+        _FEATURES_STATISTICS,
         optional=tuple(_torchvision_classifier()),
     ),
     "keras_vgg16": Layout(
@@ -375,7 +399,7 @@ LAYOUTS: dict[str, Layout] = {
     "torchvision_ssd300_vgg16": Layout(
         "torchvision's ssd300_vgg16",
         _ssd300(),
-        _FEATURES_NORMALIZATION,
+        _FEATURES_STATISTICS,
         trained=_SSD300,
     ),
 }

@@ -115,7 +115,7 @@ def test_the_flags_name_another_normalisation(tmp_path, keras_file, run):
         (["--channel_order=BGR"], "missing: --pixel_mean, --pixel_std"),
         (
             ["--channel_order=BGR", "--pixel_mean=1,2", "--pixel_std=1,1,1"],
-            "is no normalisation",
+            "are no pixel statistics",
         ),
         (
             ["--channel_order=BGR", "--pixel_mean=1,2,x", "--pixel_std=1,1,1"],
@@ -182,7 +182,7 @@ def test_all_that_is_wrong_with_the_tensors_is_listed(tmp_path, keras_file, refu
     for part in (
         "vgg16_notop.weights.h5: it is not Keras' VGG16",
         "missing: block1_conv1/bias, fc1/kernel, fc2/kernel, fc2/bias, predictions/",
-        "surplus: block6_conv1/bias",
+        "unexpected: block6_conv1/bias",
         "block2_conv1/kernel is float32 [128, 64, 3, 3], not float [3, 3, 64, 128]",
     ):
         assert part in message
@@ -216,7 +216,10 @@ def test_a_wrong_name_is_refused_before_anything_is_unpacked(
     )
     monkeypatch.setattr(np.lib.format, "read_array", None)
     message = refused(tmp_path / "a.npz", tmp_path / "W")
-    expected = {"surplus": "surplus: extra", "renamed": "those of no known layout"}
+    expected = {
+        "surplus": "unexpected: extra",
+        "renamed": "do not match a known layout",
+    }
     assert f"{tmp_path / 'a.npz'}: it" in message
     assert expected[kind] in message
 

@@ -34,12 +34,12 @@ def entry(layout, name):
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
-def test_every_layout_is_recognised_by_its_names(name):
+def test_every_layout_is_recognized_by_the_names_of_its_tensors(name):
     known = layouts.LAYOUTS[name]
     required = {n: filled(known.tensors[n].shape) for n in known.required}
-    assert layouts.recognise(required) == name
+    assert layouts.recognize(required) == name
     if name != FEATURES:  # With a finite classifier it is plain vgg16.
-        assert layouts.recognise(tensors_of(name)) == name
+        assert layouts.recognize(tensors_of(name)) == name
     layouts.check(required, known)
     layouts.check(tensors_of(name), known)
 
@@ -54,9 +54,9 @@ def test_a_classifier_without_one_finite_number_makes_it_features():
         return tensors[name]._replace(read=lambda: np.array([np.nan, value]))
 
     tensors |= {name: holding(name, np.nan) for name in classifier}
-    assert layouts.recognise(tensors) == FEATURES
+    assert layouts.recognize(tensors) == FEATURES
     for name in classifier:
-        assert layouts.recognise(tensors | {name: holding(name, 1)}) == PLAIN
+        assert layouts.recognize(tensors | {name: holding(name, 1)}) == PLAIN
 
 
 @pytest.mark.parametrize("wrong", ["name", "shape", "type"])
@@ -69,20 +69,22 @@ def test_no_number_is_read_of_a_file_that_is_not_in_order(wrong):
         tensors[fc6] = tensors[fc6]._replace(shape=(10**6, 10**6))
     else:
         tensors[fc6] = tensors[fc6]._replace(dtype="int64")
-    assert layouts.recognise(tensors) == PLAIN
+    assert layouts.recognize(tensors) == PLAIN
     with pytest.raises(InputError, match=r"classifier\.0\.weight"):
         layouts.check(tensors, layouts.LAYOUTS[PLAIN])
 
 
 def test_names_that_are_nearly_a_layouts_are_held_against_it():
     tensors = {f"{name}_": tensor for name, tensor in tensors_of(PLAIN).items()}
-    with pytest.raises(InputError, match=r"no known layout: torchvision_vgg16, .*ssd"):
-        layouts.recognise(tensors)
+    with pytest.raises(
+        InputError, match=r"not match a known layout \(torchvision_vgg16, .*ssd"
+    ):
+        layouts.recognize(tensors)
     renamed = tensors_of("vgg16_reducedfc")
     renamed["fc7.weight"] = renamed.pop("33.weight")
-    assert layouts.recognise(renamed) == "vgg16_reducedfc"
-    with pytest.raises(InputError, match="holds no tensors"):
-        layouts.recognise({})
+    assert layouts.recognize(renamed) == "vgg16_reducedfc"
+    with pytest.raises(InputError, match="has no tensors"):
+        layouts.recognize({})
 
 
 def test_all_that_is_wrong_with_a_file_is_listed():
@@ -96,8 +98,8 @@ def test_all_that_is_wrong_with_a_file_is_listed():
         layouts.check(tensors, known)
     assert str(error.value) == (
         "it is not torchvision's vgg16; missing: features.0.bias, classifier.6.weight; "
-        "surplus: extra, more.weight; misshaped: features.2.weight is float32 "
-        "[64, 64, 1, 1], not float [64, 64, 3, 3], features.5.bias is int64 [128], not "
+        "unexpected: extra, more.weight; of another shape: features.2.weight is "
+        "float32 [64, 64, 1, 1], not float [64, 64, 3, 3], features.5.bias is int64 [128], not "
         "float [128]"
     )
 
@@ -143,12 +145,12 @@ def test_layouts_have_the_published_number_of_parameters(name, count):
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
 def test_normalisations_are_complete_and_make_sense(name):
-    normalization = layouts.LAYOUTS[name].normalization
-    assert set(normalization) == set(init_from.PIXEL_STATISTICS)
-    init_from.check_pixel_statistics(normalization, name)
+    statistics = layouts.LAYOUTS[name].pixel_statistics
+    assert set(statistics) == set(init_from.PIXEL_STATISTICS)
+    init_from.check_pixel_statistics(statistics, name)
     # In every order, ImageNet's red is brighter than its blue.
-    red = 0 if normalization["channel_order"] == "RGB" else 2
-    mean = normalization["pixel_mean"]
+    red = 0 if statistics["channel_order"] == "RGB" else 2
+    mean = statistics["pixel_mean"]
     assert mean[red] > mean[1] > mean[2 - red]
     np.testing.assert_allclose(mean[red], 123.3, atol=0.5)
 
