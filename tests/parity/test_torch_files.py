@@ -59,8 +59,8 @@ def test_other_things_than_state_dicts_are_refused(torch, tmp_path, capsys):
     for content, message in (
         (features, "would call torch.nn.modules"),
         ({"state_dict": features.state_dict()}, "entry 'state_dict' is a OrderedDict"),
-        ({"epoch": 3}, "entry 'epoch' is a int, not a tensor: save only the state dict"),
-        ({0: torch.zeros(1)}, "entry 0: a tensor's name must be a text"),
+        ({"epoch": 3}, "entry 'epoch' is a int, not a tensor: save only the state"),
+        ({0: torch.zeros(1)}, "entry 0: the name of a tensor must be a text"),
         (
             {"a": sparse},
             "entry 'a' is a tensor of layout torch.sparse_coo, not a dense",

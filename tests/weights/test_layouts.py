@@ -99,8 +99,8 @@ def test_all_that_is_wrong_with_a_file_is_listed():
     assert str(error.value) == (
         "it is not torchvision's vgg16; missing: features.0.bias, classifier.6.weight; "
         "unexpected: extra, more.weight; of another shape: features.2.weight is "
-        "float32 [64, 64, 1, 1], not float [64, 64, 3, 3], features.5.bias is int64 [128], not "
-        "float [128]"
+        "float32 [64, 64, 1, 1], not float [64, 64, 3, 3], features.5.bias is int64 "
+        "[128], not float [128]"
     )
 
 
