@@ -34,7 +34,7 @@ def make_predict(task: Task, mesh: Mesh) -> Callable:
         task.predict, mesh, split=(False, True), out_split=True
     )
 
-    def predict(variables, fields):
+    def predict(variables: dict, fields: dict[str, jax.Array]) -> Any:
         # Sharded parameters are gathered once, not layer by layer.
         variables = jax.lax.with_sharding_constraint(variables, whole)
         return on_each_device(variables, fields)
@@ -68,14 +68,14 @@ class Predictor:
         """
         images = 0
         for batch in batches:
-            fields = {name: batch[name] for name in self._fields}
-            fields = mesh_lib.put_batch(fields, self._mesh)
+            rows = {name: batch[name] for name in self._fields}
+            fields = mesh_lib.put_batch(rows, self._mesh)
             predictions = jax.device_get(self._predict(variables, fields))
             ids = processes.all_rows(batch["image_id"])
-            rows = np.flatnonzero(processes.all_rows(batch["mask"]))
-            for i in rows:
+            included = np.flatnonzero(processes.all_rows(batch["mask"]))
+            for i in included:
                 yield int(ids[i]), jax.tree.map(lambda x, i=i: x[i], predictions)
-            images += len(rows)
+            images += len(included)
             after_batch(images)
 
 
@@ -200,7 +200,10 @@ def evaluate_run(
     config = metadata.load_config(workdir)
     config.unlock()
     classes = metadata.load_classes(workdir)
-    step = checkpoints.newest_step(workdir) if step is None else step
+    if step is None:
+        step = checkpoints.newest_step(workdir)
+    if step is None:
+        raise InputError(f"{workdir} has no complete checkpoint: train there first")
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 1})
     # Figures do not depend on the batch: it may grow to a multiple of the devices.
     config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size

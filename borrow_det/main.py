@@ -116,7 +116,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
         )
         own = [flags.FLAGS[holder.name] for holder in holders]
-        print(command_line.help_text(__doc__, own))
+        command_line.show_help(command_line.help_text(__doc__, own))
         sys.exit(0)
     try:
         return command_line.parse(flags.FLAGS, argv)

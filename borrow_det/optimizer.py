@@ -1,19 +1,24 @@
-"""The optimizer and its learning-rate schedule, from `config`."""
+"""The optimizer and its learning-rate schedule."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
+from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 
 
-def make_schedule(config) -> optax.Schedule:
-    """Learning rate against the step, counted from 0: warm-up times decay.
+def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """Returns the learning rate as a function of the step, counted from 0.
 
-    The warm-up rises linearly to 1 within the first `schedule.warmup_steps` steps (of
-    the run, if that is shorter), the first of which has a rate already. The decay is
-    `factor` for every boundary reached (`step`; also during the warm-up), or half a
-    cosine from the warm-up's end to zero at `num_steps` (`cosine`).
+    It is the product of warm-up and decay. The warm-up rises linearly to 1 over the
+    first `schedule.warmup_steps` steps (at most `num_steps`) and is above 0 from the
+    first step on. The decay is `factor` for every boundary reached (`step`; also during
+    the warm-up), or half a cosine from the end of the warm-up to zero at `num_steps`
+    (`cosine`).
 
     Raises:
       InputError: a field of `schedule` is out of its range.
@@ -23,7 +28,7 @@ def make_schedule(config) -> optax.Schedule:
     warmup = min(schedule.warmup_steps, steps)
     boundaries = [round(share * steps) for share in schedule.boundaries]
 
-    def rate(step):
+    def rate(step: int | Array) -> Array:
         step = jnp.asarray(step).astype(jnp.float32)
         value = config.optimizer.learning_rate * jnp.minimum(
             (step + 1) / max(1, warmup), 1
@@ -38,8 +43,8 @@ def make_schedule(config) -> optax.Schedule:
     return rate
 
 
-def _check(schedule):
-    """Raises InputError unless the fields of `config.schedule` make sense."""
+def _check(schedule: ml_collections.ConfigDict) -> None:
+    """Raises InputError if a field of `config.schedule` is out of its range."""
     check_choice("schedule.name", schedule.name, ("step", "cosine"))
     if schedule.warmup_steps < 0:
         raise InputError(
@@ -50,19 +55,19 @@ def _check(schedule):
     shares = tuple(schedule.boundaries)
     if not all(0 < share <= 1 for share in shares) or list(shares) != sorted(shares):
         raise InputError(
-            f"schedule.boundaries is {shares}; they must be shares of num_steps above "
-            "0 and up to 1, in rising order"
+            f"schedule.boundaries is {shares}; it must hold shares of num_steps above "
+            "0 and up to 1, in ascending order"
         )
 
 
-def make_optimizer(config) -> optax.GradientTransformation:
-    """SGD with momentum, or AdamW; gradients are clipped first if asked for.
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """Returns SGD with momentum, or AdamW; gradients are clipped first if configured.
 
-    Weight decay acts on kernels only. SGD's is the L2 term of SSD's training (added
-    to the gradient, before momentum), AdamW's is decoupled.
+    Weight decay acts on kernels only. SGD's is the L2 term of SSD's training, added to
+    the gradient before momentum; AdamW's is decoupled.
 
     Raises:
-      InputError: `optimizer.name` is unknown, or the schedule's fields are unsound.
+      InputError: `optimizer.name` is unknown, or a field of the schedule is wrong.
     """
     optimizer, schedule = config.optimizer, make_schedule(config)
     if optimizer.name == "sgd":
@@ -88,10 +93,10 @@ def make_optimizer(config) -> optax.GradientTransformation:
     return optax.chain(clip, rule)
 
 
-def decay_mask(params):
-    """True where weight decay acts: on kernels, not on biases, scales, temperatures."""
+def decay_mask(params: Any) -> Any:
+    """Returns a tree that is True for kernels, on which weight decay acts."""
 
-    def is_kernel(path, _):
+    def is_kernel(path: tuple[Any, ...], _: Any) -> bool:
         return path[-1].key == "kernel"
 
     return jax.tree_util.tree_map_with_path(is_kernel, params)

@@ -125,9 +125,7 @@ def prepare_run(
     classes = metadata.Classes(data.train.class_names, data.train.category_ids)
 
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
-    task = TASKS[config.task](
-        mesh_lib.resolve_layout(config), len(classes.class_names)
-    )
+    task = TASKS[config.task](mesh_lib.resolve_layout(config), len(classes.class_names))
     shapes = abstract_state(task, mesh)
     start = None
     if config.init_from and not metadata.has_checkpoints(workdir):
@@ -220,7 +218,8 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
         if first < num_steps:
             log.compiling(first)
         with contextlib.closing(batches):
-            timer, running = StepTimer(), collections.deque()
+            timer = StepTimer()
+            running: collections.deque[dict[str, jax.Array]] = collections.deque()
             for step in range(first + 1, num_steps + 1):
                 with timer.waiting():
                     batch = mesh_lib.put_batch(next(batches), run.mesh)

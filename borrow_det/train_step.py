@@ -121,7 +121,9 @@ def train_step(
         out_split=False,
     )
     grads, terms, batch_stats, totals = gradient(key, whole, state.batch_stats, batch)
-    grads = jax.lax.with_sharding_constraint(grads, mesh_lib.state_shardings(mesh, grads))
+    grads = jax.lax.with_sharding_constraint(
+        grads, mesh_lib.state_shardings(mesh, grads)
+    )
     updates, opt_state = make_optimizer(config).update(
         grads, state.opt_state, state.params
     )
@@ -191,7 +193,7 @@ def accumulate_gradients(
         (_, (terms, stats)), grads = gradient(params, batch_stats, examples)
         return grads, terms, stats
 
-    def one_pass(carry, micro):
+    def one_pass(carry: tuple, micro: Any) -> tuple[tuple, None]:
         stats, *sums = carry
         (_, (terms, stats)), grads = gradient(params, stats, micro)
         sums = jax.tree.map(jnp.add, sums, [grads, terms])

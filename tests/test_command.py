@@ -110,6 +110,18 @@ def test_neither_the_package_nor_the_overview_imports_jax():
     assert done.stdout.startswith(b"usage: borrow-det COMMAND")
 
 
+def test_help_may_be_cut_off_by_its_reader():
+    for arguments in ("--help", "score --help"):
+        command = f"{sys.executable} -m borrow_det {arguments} | true"
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_training_and_its_help_start_from_any_folder(tmp_path):
     def start(*arguments):
         return subprocess.run(

@@ -51,7 +51,7 @@ class ClassificationTask:
       input_size: (height, width) of the network's input in pixels.
     """
 
-    predict_fields = ("image", "image_size", "label")
+    predict_fields: tuple[str, ...] = ("image", "image_size", "label")
 
     def __init__(self, config: ml_collections.ConfigDict, num_classes: int):
         self.config = config
@@ -67,11 +67,15 @@ class ClassificationTask:
         """Returns initial variables {params, batch_stats}; jit-able."""
         return init_variables(self.model, key, self.input_size)
 
-    def prepare(self, key: Array, batch: dict) -> tuple[ClassificationExamples, dict[str, Array]]:
+    def prepare(
+        self, key: Array, batch: dict
+    ) -> tuple[ClassificationExamples, dict[str, Array]]:
         """Augments a training batch and draws a dropout key for each example."""
         augment = self.config.augment
 
-        def one_image(index, image, image_size):
+        def one_image(
+            index: Array, image: Array, image_size: Array
+        ) -> tuple[Array, Array]:
             crop_key, drop_key = jax.random.split(jax.random.fold_in(key, index))
             if augment.enabled:
                 image = augment_classification.augment_image(
@@ -96,7 +100,11 @@ class ClassificationTask:
         )
 
     def loss(
-        self, params: dict, batch_stats: dict, examples: ClassificationExamples, totals: dict
+        self,
+        params: dict,
+        batch_stats: dict,
+        examples: ClassificationExamples,
+        totals: dict,
     ) -> tuple[Array, tuple[dict[str, Array], dict]]:
         """Returns the smoothed cross-entropy, summed over examples and divided by totals."""
         logits, updates = self.model.apply(
@@ -117,10 +125,12 @@ class ClassificationTask:
         del totals
         return {}
 
-    def predict(self, variables: dict, batch: dict[str, Array]) -> ClassificationPrediction:
+    def predict(
+        self, variables: dict, batch: dict[str, Array]
+    ) -> ClassificationPrediction:
         """Returns the best classes of the canvases' centres, and the unsmoothed loss."""
         image = jax.vmap(self._center)(batch["image"], batch["image_size"])
-        logits = self.model.apply(variables, image, train=False)
+        logits = jnp.asarray(self.model.apply(variables, image, train=False))
         loss = smoothed_cross_entropy(logits, batch["label"], 0.0)
         probabilities, labels = jax.lax.top_k(
             jax.nn.softmax(logits, axis=-1), min(TOP, self.num_classes)
@@ -257,7 +267,13 @@ def _row(
     return object_crops.ObjectRow(tuple(config.dataset.canvas), split.dataset)
 
 
-def _captioned(record, label, class_names, probability=None):
+def _captioned(
+    record: dict,
+    label: int,
+    class_names: Sequence[str],
+    probability: float | None = None,
+) -> np.ndarray:
+    """Draws an object with the name of a class."""
     image = object_crops.decode_crop(record, record["file_name"])
     scores = None if probability is None else np.array([probability])
     return annotate.draw_boxes(image, _WHOLE, np.array([label]), class_names, scores)

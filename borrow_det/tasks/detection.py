@@ -53,7 +53,7 @@ class DetectionTask:
       level_shapes: (height, width) of each level in positions.
     """
 
-    predict_fields = (
+    predict_fields: tuple[str, ...] = (
         *("image", "image_size"),
         *("boxes", "labels", "box_mask", "ignore", "small"),
     )
@@ -112,7 +112,9 @@ class DetectionTask:
         anchors = jnp.asarray(self.anchors)
         config = self.config
 
-        def one_image(boxes, labels, valid, ignore):  # One row of the batch.
+        def one_image(
+            boxes: Array, labels: Array, valid: Array, ignore: Array
+        ) -> tuple:
             assigned = assignment.assign_anchors(
                 boxes,
                 valid,
@@ -144,7 +146,15 @@ class DetectionTask:
             return ()
         return tuple(self.config.borrow.levels)
 
-    def _borrow_targets(self, n, boxes, labels, valid, assigned):
+    def _borrow_targets(
+        self,
+        n: int,
+        boxes: Array,
+        labels: Array,
+        valid: Array,
+        assigned: assignment.Assignment,
+    ) -> BorrowTargets:
+        """Returns the source positions of level n's descriptors in one image."""
         centers = self.centers(self.source_levels(n))
         sources = borrow_targets.borrow_sources(
             boxes, labels, valid, jnp.asarray(centers), self.config.loss.matching_scale
@@ -177,7 +187,10 @@ class DetectionTask:
         return loss, ({"loss": loss, **terms}, updates.get("batch_stats", {}))
 
     def loss_of(
-        self, predictions: detector.Predictions, examples: DetectionExamples, totals: dict
+        self,
+        predictions: detector.Predictions,
+        examples: DetectionExamples,
+        totals: dict,
     ) -> tuple[Array, dict[str, Array]]:
         """Returns the loss of the network's predictions, and its terms; see `loss`."""
         config = self.config.loss
@@ -251,15 +264,17 @@ class DetectionTask:
             jnp.asarray(self.position_levels(levels)[:, None] == every),
         )
 
-        def one_image(P, objects):
+        def one_image(
+            P: Array, objects: borrowing.ImageObjects
+        ) -> borrowing.AttentionSums:
             return borrowing.attention_sums(
                 P, objects, positions, self.config.evaluation.lender_scale
             )
 
         return jax.vmap(one_image)(P, objects)
 
-    def detect(self, variables: dict, image: Array, image_size: Array):
-        """Detections [B, K] in uint8 canvases [B, Hc, Wc, 3]."""
+    def detect(self, variables: dict, image: Array, image_size: Array) -> nms.NmsOutput:
+        """Returns detections [B, K] in uint8 canvases [B, Hc, Wc, 3]."""
         return self.decode(self.forward(variables, image, image_size))
 
     def forward(
@@ -267,7 +282,9 @@ class DetectionTask:
     ) -> detector.Predictions:
         """Returns the network's predictions for uint8 canvases [B, Hc, Wc, 3]."""
         resized = augment.resize_batch(image, image_size, self.input_size)
-        return self.model.apply(variables, resized, train=False)
+        predictions = self.model.apply(variables, resized, train=False)
+        assert isinstance(predictions, detector.Predictions)
+        return predictions
 
     def decode(self, predictions: detector.Predictions) -> nms.NmsOutput:
         """Decodes predictions into detections [B, K].

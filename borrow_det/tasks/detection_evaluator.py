@@ -135,12 +135,13 @@ class DetectionEvaluator:
     def results(self, image_id: int, prediction: DetectionPrediction) -> list[dict]:
         """Returns one image's detections in COCO's results format."""
         found = prediction.found
+        kept = np.asarray(found.mask)
         return coco_results(
             image_id,
             self._sizes[image_id],
-            found.boxes[found.mask],
-            found.scores[found.mask],
-            found.labels[found.mask],
+            np.asarray(found.boxes)[kept],
+            np.asarray(found.scores)[kept],
+            np.asarray(found.labels)[kept],
             self.split.category_ids,
         )
 
@@ -173,9 +174,7 @@ class DetectionEvaluator:
                 drawn[detection["image_id"]].append(detection)
         return dict(self._picture(r, drawn[r["image_id"]]) for r in records)
 
-    def _picture(
-        self, record: dict, detections: list[dict]
-    ) -> tuple[str, np.ndarray]:
+    def _picture(self, record: dict, detections: list[dict]) -> tuple[str, np.ndarray]:
         """Returns (name, picture) of one image."""
         image = decode.decode_image(record, record["file_name"])
         names = self.split.class_names
@@ -287,9 +286,7 @@ def score(
     if config.evaluation.voc:
         # Boxes are continuous: VOC's inclusive pixels were converted when they were
         # read (data/datasets/records.py).
-        metrics |= voc.voc_metrics(
-            truth, detections, inclusive_pixels=False
-        )
+        metrics |= voc.voc_metrics(truth, detections, inclusive_pixels=False)
     return metrics
 
 

@@ -7,7 +7,7 @@ line in `TASKS` and `EVALUATORS` of tasks/__init__.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ class Task(Protocol):
 
     config: ml_collections.ConfigDict
     predict_fields: tuple[str, ...]
+
+    def __init__(self, config: ml_collections.ConfigDict, num_classes: int): ...
 
     def train_row(self, split: Any) -> MakeRow:
         """Returns the function that makes rows of training batches of this split."""
@@ -115,7 +117,7 @@ class Evaluator(Protocol):
 
     @staticmethod
     def compare(
-        evaluators: Sequence[Self], read_results: Callable[[Self], list[dict]]
+        evaluators: Sequence[Any], read_results: Callable[[Any], list[dict]]
     ) -> dict[str, float]:
         """Returns metrics, named `SPLIT/NAME`, that compare splits with one another.
 

@@ -1,1 +1,1 @@
-"""The work directory of a run."""
+"""The work directory of a run: its files, checkpoints and initial weights."""

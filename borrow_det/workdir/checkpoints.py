@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -149,7 +150,7 @@ class Checkpoints:
         Raises:
           InputError: none is complete, or one is of another architecture or optimizer.
         """
-        damaged = {}
+        damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             fields, fault = self._read(step, state)
             if _every_process(fault is None):
@@ -165,7 +166,8 @@ class Checkpoints:
 
     def _read(self, step: int, state: dict) -> tuple[dict, str | None]:
         """Returns (the state, None), or ({}, the fault of the checkpoint)."""
-        folder, fields = self._folder / str(step), {}
+        folder = self._folder / str(step)
+        fields: dict[str, Any] = {}
         # Not through the manager: there a process that can read a checkpoint waits for
         # one that cannot.
         handler = ocp.StandardCheckpointHandler()

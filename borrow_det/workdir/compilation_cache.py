@@ -1,8 +1,8 @@
-"""Compiled programs, kept in a run's work directory: it starts again without compiling.
+"""The cache of compiled programs in a work directory: a resumed run need not compile.
 
-JAX's persistent cache does it. Its key has the program, the versions, the devices and,
-of a CPU, the features of the machine: what does not fit is compiled anew. Process 0
-writes, all read; what cannot be read or written costs a warning and a compilation.
+It is JAX's persistent cache, whose key has the program, the versions, the devices and,
+on a CPU, the features of the machine. Process 0 writes, all processes read. An entry
+that cannot be read or written costs a warning and a compilation.
 """
 
 import pathlib
@@ -13,21 +13,21 @@ import jax
 from borrow_det.io import paths
 
 FOLDER = "compilation_cache"
-# In a bucket each program is a request or two at every start.
+# In a bucket each program costs one or two requests at every start.
 _SECONDS_WORTH_A_REQUEST = 1.0
-_ZSTD = b"\x28\xb5\x2f\xfd"  # How its files begin.
+_ZSTD = b"\x28\xb5\x2f\xfd"  # First bytes of a zstd file.
 
 
 def keep_in(workdir: paths.Path, write: bool) -> None:
-    """From here on, this process looks for what it compiles in `WORKDIR/FOLDER`.
+    """Sets JAX's cache to `WORKDIR/FOLDER`, unless JAX already has one.
 
-    Nothing happens where JAX already has a cache (`JAX_COMPILATION_CACHE_DIR`).
+    `JAX_COMPILATION_CACHE_DIR` sets another one.
 
     Args:
-      workdir: the run's; it is there.
-      write: whether this process is the one that writes.
+      workdir: the work directory, which exists.
+      write: whether this process writes the cache.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.read("jax_compilation_cache_dir") is not None:
         return
     folder = workdir / FOLDER
     remote = paths.is_remote(workdir)
@@ -37,8 +37,8 @@ def keep_in(workdir: paths.Path, write: bool) -> None:
         "dir": str(folder),
         "min_compile_time_secs": _SECONDS_WORTH_A_REQUEST if remote else 0.0,
         "min_entry_size_bytes": -1,
-        # Those of XLA on a GPU are files that XLA writes by itself: JAX turns no
-        # failure there (a full disk, a bucket) into a warning.
+        # On a GPU, XLA writes caches of its own; JAX turns no failure there (a full
+        # disk, a bucket) into a warning.
         "enable_xla_caches": "none",
     }
     for name, value in settings.items():
@@ -47,23 +47,23 @@ def keep_in(workdir: paths.Path, write: bool) -> None:
 
 
 def _drop_damaged(folder: pathlib.Path) -> None:
-    """Removes what a kill or a full disk has cut short.
+    """Removes entries that a kill or a full disk has truncated.
 
-    JAX reads no such file and, as it is there, writes none over it: its program would
-    be compiled at every start.
+    JAX neither reads such a file nor overwrites it: its program would be compiled at
+    every start.
     """
     for path in folder.glob("*-cache"):
         try:
             if not _is_whole(path.read_bytes()):
                 path.unlink()
-        except OSError:  # JAX has the same trouble with it, and says so.
+        except OSError:  # JAX will warn of it.
             continue
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether an entry is all there, as far as zlib can tell.
+    """Returns whether an entry is complete, as far as zlib can tell.
 
-    With the package zstandard installed JAX takes that instead.
+    With the package zstandard installed, JAX compresses by zstd instead of zlib.
     """
     if content.startswith(_ZSTD):
         return True

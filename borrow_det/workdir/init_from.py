@@ -392,7 +392,9 @@ def pixel_statistics(origin: str | os.PathLike) -> dict[str, Any]:
     return values
 
 
-def check_pixel_statistics(fields: Mapping[str, Any], origin: str | os.PathLike) -> None:
+def check_pixel_statistics(
+    fields: Mapping[str, Any], origin: str | os.PathLike
+) -> None:
     """Raises InputError if a value of the fields PIXEL_STATISTICS makes no sense."""
     sound = (
         fields["channel_order"] in ("RGB", "BGR")

@@ -1,4 +1,4 @@
-"""The files of a work directory that describe its run, and who may go on in it."""
+"""The files that describe the run of a work directory, and checks before it resumes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from importlib import metadata
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -19,13 +19,13 @@ from borrow_det.config import renamed_fields
 from borrow_det.errors import InputError
 from borrow_det.io import json_files, paths
 
-# With another value of one of these, groups or fields, a checkpoint of the run either
-# does not fit or goes on as another run than it began.
+# Groups and fields that a resumed run must keep: with another value a checkpoint does
+# not fit, or the run is no longer the one that began.
 FIXED = (
     *("task", "seed", "input_size", "model", "borrow", "anchors"),
     *("optimizer.name", "ema_decay", "evaluation.area_pixels"),
 )
-# Fields that are younger than some runs, and what these did.
+# Fields that are younger than some runs, and the values that describe those runs.
 _LATER = {
     "evaluation.area_pixels": "original",
     "mesh.fsdp": 1,
@@ -34,33 +34,42 @@ _LATER = {
     "borrow.attention": "plain",
     "borrow.query_block": 512,
 }
-# Fields of how a run is computed, not of what: it may go on with others.
+# Fields that change how a run is computed, not its result: a run may resume with others.
 _HOW = ("borrow.attention", "borrow.query_block", "remat", "first_stage")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
 class Classes(NamedTuple):
-    """The classes that a run was trained on, in the order of its labels."""
+    """The classes of a run, in the order of its labels."""
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # Of COCO-format files.
+    category_ids: tuple[int, ...]  # In COCO files.
 
 
 def prepare(
     workdir: str | os.PathLike,
-    config,
+    config: ml_collections.ConfigDict,
     classes: Classes,
     boxes: Mapping[str, Mapping[str, int]],
     write: bool = True,
 ) -> paths.Path:
-    """Creates a work directory, or checks that this run may go on in it.
+    """Creates a work directory, or checks that this run may resume in it.
 
-    Writes `dataset.json` (the classes, and `boxes`: how many of each split were
-    clipped, dropped or cut), `environment.json` (of this start, and of the `earlier`
-    ones) and `config.json`. Without `write`, in all processes but one, it only checks.
+    Writes `dataset.json` (the classes and `boxes`), `environment.json` (of this start
+    and the `earlier` ones) and `config.json`.
+
+    Args:
+      workdir: the work directory.
+      config: the run's configuration.
+      classes: the classes of its data set.
+      boxes: counts of the boxes that were clipped, dropped or cut, by split.
+      write: whether to write; one process of a run does, the others only check.
+
+    Returns:
+      The work directory as a path.
 
     Raises:
-      InputError: the directory holds checkpoints of another architecture or of other
+      InputError: the directory has checkpoints of another architecture or of other
         classes (nothing has been written then), or it cannot be written.
     """
     workdir = paths.as_path(workdir)
@@ -89,29 +98,29 @@ def prepare(
 
 
 def has_checkpoints(workdir: str | os.PathLike) -> bool:
-    """Whether a run has begun in this directory."""
+    """Returns whether a run has saved a checkpoint in this directory."""
     workdir = paths.as_path(workdir)
-    if paths.is_remote(workdir):  # One that is being written lacks this file.
+    if paths.is_remote(workdir):  # Unfinished checkpoints lack this file.
         marks = workdir.glob("checkpoints/*/commit_success.txt")
         names = [mark.parent.name for mark in marks]
-    else:  # One that is being written has a longer name.
+    else:  # Unfinished ones have longer names.
         names = [step.name for step in workdir.glob("checkpoints/*")]
     return any(map(str.isdigit, names))
 
 
-def _describe(classes):
+def _describe(classes: Classes) -> str:
     pairs = zip(classes.class_names, classes.category_ids, strict=True)
     return ", ".join(f"{name} (id {category_id})" for name, category_id in pairs)
 
 
 def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
-    """The resolved configuration of a run; sequences come back as tuples.
+    """Reads the resolved configuration of a run; sequences come back as tuples.
 
-    Renamed fields come back under their present names, and fields that are younger
-    than the run with what the run did.
+    Renamed fields have their present names; fields that are younger than the run have
+    the values that describe it.
 
     Raises:
-      InputError: the folder holds no readable config.json.
+      InputError: the folder has no readable config.json.
     """
     fields = flax.traverse_util.flatten_dict(
         load_json(workdir, "config.json"), keep_empty_nodes=True, sep="."
@@ -122,9 +131,9 @@ def load_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict:
 
 
 def as_stored(fields: dict) -> dict:
-    """A configuration's fields as they come back from config.json.
+    """Returns a configuration's fields as config.json would give them back.
 
-    So that equal values compare equal.
+    Equal values then compare equal.
     """
     return _as_tuples(json.loads(json.dumps(fields)))
 
@@ -132,10 +141,15 @@ def as_stored(fields: dict) -> dict:
 def differences(
     old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
 ) -> dict[str, tuple]:
-    """The fields, by full name, by which a stored configuration is another run.
+    """Finds the fields whose values make another run of a stored configuration.
 
-    Returns (old, new) values; None stands for a field that one of them lacks, unless
-    the old one is older than the field.
+    Args:
+      old: the stored configuration; it may have old names of fields and values.
+      new: the configuration to compare with it.
+
+    Returns:
+      {field: (old value, new value)}; None stands for a field that one of them lacks,
+      unless the field is younger than the old one.
     """
     then, now = (
         flax.traverse_util.flatten_dict(config, sep=".")
@@ -151,10 +165,10 @@ def differences(
 
 
 def load_classes(workdir: str | os.PathLike) -> Classes:
-    """The classes of a run.
+    """Reads the classes of a run.
 
     Raises:
-      InputError: the folder holds no readable dataset.json.
+      InputError: the folder has no readable dataset.json.
     """
     dataset = load_json(workdir, "dataset.json")
     missing = [name for name in Classes._fields if name not in dataset]
@@ -164,7 +178,7 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
 
 
 def starts(workdir: str | os.PathLike) -> list[dict]:
-    """The `environment` of every start of a run, in order; [] of one never started."""
+    """Reads the `environment` of every start of a run, in order; [] if there is none."""
     if not (paths.as_path(workdir) / "environment.json").exists():
         return []
     last = load_json(workdir, "environment.json")
@@ -172,7 +186,7 @@ def starts(workdir: str | os.PathLike) -> list[dict]:
 
 
 def environment(seed: int) -> dict:
-    """Versions, devices, command, git state and seed, to repeat a run by."""
+    """Returns versions, devices, command, git state and seed, to reproduce a run."""
     return {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
@@ -186,21 +200,21 @@ def environment(seed: int) -> dict:
     }
 
 
-def write_json(path: paths.Path, value) -> None:
-    """Writes a file whole or not at all."""
+def write_json(path: paths.Path, value: Any) -> None:
+    """Writes a JSON file completely or not at all."""
     paths.write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def folder_name(name: str) -> str:
-    """A name as a folder's: `train[:16]` becomes `train_16`."""
+    """Returns a name for a folder: `train[:16]` becomes `train_16`."""
     return re.sub(r"[^\w.+-]+", "_", name).strip("_")
 
 
 def load_json(workdir: str | os.PathLike, name: str) -> dict:
-    """The JSON object in a file of a work directory; sequences come back as tuples.
+    """Reads the JSON object in a file of a work directory; sequences become tuples.
 
     Raises:
-      InputError: the file is absent or holds something else.
+      InputError: the file is absent or has no JSON object.
     """
     path = paths.as_path(workdir) / name
     if not paths.exists(path):
@@ -211,7 +225,7 @@ def load_json(workdir: str | os.PathLike, name: str) -> dict:
     return _as_tuples(value)
 
 
-def _as_tuples(value):
+def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_tuples(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -219,7 +233,9 @@ def _as_tuples(value):
     return value
 
 
-def _check_fixed(old, new, workdir):
+def _check_fixed(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict, workdir: paths.Path
+) -> None:
     for field, (then, now) in differences(old, new).items():
         if field in FIXED or field.split(".")[0] in FIXED:
             raise InputError(
@@ -229,21 +245,21 @@ def _check_fixed(old, new, workdir):
 
 
 def _hardware() -> str:
-    """The devices in words: `2 cores of NAME`, `4 x NVIDIA H200`."""
+    """Describes the devices: `2 cores of NAME`, `4 x NVIDIA H200`."""
     kinds = {device.device_kind for device in jax.devices()}
     if kinds != {"cpu"}:
         return f"{jax.device_count()} x {', '.join(sorted(kinds))}"
-    info = pathlib.Path("/proc/cpuinfo")  # Of Linux.
+    info = pathlib.Path("/proc/cpuinfo")  # Linux only.
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     return f"{os.cpu_count()} cores of {names[0] if names else platform.machine()}"
 
 
-def _git_state():
-    """Commit and whether it was changed, of the checkout that this code lies in."""
+def _git_state() -> dict[str, Any] | None:
+    """Returns the commit of this checkout and whether files were changed."""
     folder = pathlib.Path(__file__).parent
 
-    def git(*arguments):
+    def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
@@ -257,4 +273,4 @@ def _git_state():
             "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
         }
     except (OSError, subprocess.CalledProcessError):
-        return None  # An installed copy: there is no checkout, or no git.
+        return None  # An installed copy, or git is absent.

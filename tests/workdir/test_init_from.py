@@ -282,16 +282,22 @@ def test_normalisation_stays_the_runs_own_where_that_is_asked_for(
     ("change", "message"),
     [
         (lambda n: n.pop("pixel_mean"), "does not say what pixel_mean it wants"),
-        (lambda n: n.update(channel_order="GRB"), "is no normalisation: RGB or BGR"),
-        (lambda n: n.update(pixel_std=[1, 0, 1]), "is no normalisation: RGB or BGR"),
-        (lambda n: n.update(pixel_mean=[1, 2]), "is no normalisation: RGB or BGR"),
-        (lambda n: n.update(pixel_mean=[1, 2, float("nan")]), "is no normalisation"),
-        (lambda n: n.update(pixel_mean=1.0), "is no normalisation"),
-        (lambda n: n.update(pixel_std=["a", 1, 1]), "is no normalisation"),
+        (
+            lambda n: n.update(channel_order="GRB"),
+            "give RGB or BGR",
+        ),
+        (
+            lambda n: n.update(pixel_std=[1, 0, 1]),
+            "give RGB or BGR",
+        ),
+        (lambda n: n.update(pixel_mean=[1, 2]), "give RGB or BGR"),
+        (lambda n: n.update(pixel_mean=[1, 2, float("nan")]), "no pixel statistics"),
+        (lambda n: n.update(pixel_mean=1.0), "no pixel statistics"),
+        (lambda n: n.update(pixel_std=["a", 1, 1]), "no pixel statistics"),
         (dict.clear, "does not say what channel_order, pixel_mean, pixel_std"),
     ],
 )
-def test_normalisation_that_makes_no_sense_is_refused(tiny_import, change, message):
+def test_senseless_pixel_statistics_are_refused(tiny_import, change, message):
     path = tiny_import / init_from_lib.IMPORT_FILE
     record = json.loads(path.read_text())
     change(record["normalization"])
@@ -340,27 +346,21 @@ def test_bgr_weights_see_what_flipped_ones_see_of_rgb(plain_config):
 
 
 @pytest.fixture
-def begin(monkeypatch):
-    """A function: starts a run, which leaves a checkpoint of step 1; its state."""
+def begin():
+    """A function: starts a run, saves a checkpoint of step 1, returns the state."""
 
     def begin(config, workdir):
-        states = []
-
-        def go(run):
-            states.append(run.state)
-            if run.checkpoints.latest_step is None:
-                run.checkpoints.save(1, vars(run.state), force=True)
-            return {}
-
-        monkeypatch.setattr(train.Run, "go", go)
         with jax.numpy_dtype_promotion("standard"):
-            train.train_and_evaluate(config, workdir)
-        return states[0]
+            run = train.prepare_run(config, workdir)
+        if run.checkpoints.latest_step is None:
+            run.checkpoints.save(1, vars(run.state), force=True)
+        run.close()
+        return run.state
 
     return begin
 
 
-def test_a_run_from_an_import_keeps_its_normalisation_when_that_has_vanished(
+def test_a_run_from_an_import_keeps_its_pixel_statistics_when_that_has_vanished(
     tiny_import, plain_config, tmp_path, capsys, begin
 ):
     plain_config.init_from = str(tiny_import)
@@ -371,7 +371,7 @@ def test_a_run_from_an_import_keeps_its_normalisation_when_that_has_vanished(
     for words in (
         f"from {tiny_import}: 18 parameters taken: params/trunk/conv1_1/conv/bias, ",
         "fresh: params/head1/box/bias, params/head1/box/kernel",
-        "normalisation: {'channel_order': 'BGR'",
+        "pixel statistics: {'channel_order': 'BGR'",
     ):
         assert words in line
 

@@ -1,0 +1,150 @@
+"""Evaluation of a trained run on any split: its figures, its files, and nothing else."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from borrow_det import evaluate
+from borrow_det.errors import InputError
+
+
+@pytest.fixture
+def workdir(tiny_run, tmp_path):
+    """A copy of the work directory of `tiny_run`."""
+    return shutil.copytree(tiny_run.workdir, tmp_path / "W")
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_split_is_evaluated_and_nothing_else_changes(workdir, tiny_run):
+    before = contents(workdir)
+    found = evaluate.evaluate_run(workdir, "val[:7]")
+    after = contents(workdir)
+    assert {name: after[name] for name in before} == before
+    folder = "evaluations/val_7"
+    assert set(after) - set(before) == {
+        *(f"{folder}/4.json", f"{folder}/4.detections.json"),
+        *(f"{folder}/4/10_val_0.png", f"{folder}/4/11_val_1.png"),
+    }
+    assert (found.step, found.path) == (4, workdir / folder / "4.json")
+    # All seven images of val: the figures of the training run.
+    for name, value in tiny_run.metrics["val"].items():
+        np.testing.assert_allclose(found.metrics[name], value, rtol=1e-4, err_msg=name)
+    assert evaluate.read_metrics(found.path)["AP50"] == found.metrics["AP50"]
+
+
+def test_output_takes_the_files_of_another_step(workdir, tmp_path):
+    before = contents(workdir)
+    images = []
+    found = evaluate.evaluate_run(
+        workdir,
+        "val",
+        step=2,
+        output=tmp_path / "out",
+        evaluating=lambda split: shown(split, images),
+    )
+    assert contents(workdir) == before
+    assert found.path == tmp_path / "out" / "2.json"
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"2.json", "2.detections.json", "2"}
+    assert images == ["val", 4, 7]
+
+
+class shown:  # noqa: N801
+    """A context that notes the split and the numbers of images."""
+
+    def __init__(self, split, images):
+        self.images = images
+        images.append(split.name)
+
+    def __enter__(self):
+        return self.images.append
+
+    def __exit__(self, *_):
+        return None
+
+
+def renamed_categories(scenes, folder, change):
+    """Copies val of `scenes` with other categories; returns its annotations."""
+    (folder / "annotations").mkdir(parents=True)
+    coco = json.loads((scenes / "annotations" / "val.json").read_text())
+    change(coco)
+    (folder / "annotations" / "val.json").write_text(json.dumps(coco))
+    for image in coco["images"]:
+        shutil.copy(scenes / image["file_name"], folder)
+    return coco
+
+
+def test_ids_of_a_folder_are_mapped_by_the_names_of_classes(
+    workdir, tiny_run, scenes, tmp_path
+):
+    new_ids = {3: 40, 5: 30, 9: 20, 11: 10}  # Reverses the order of the labels.
+
+    def reverse(coco):
+        for category in coco["categories"]:
+            category["id"] = new_ids[category["id"]]
+        for annotation in coco["annotations"]:
+            annotation["category_id"] = new_ids[annotation["category_id"]]
+
+    folder = tmp_path / "reversed"
+    renamed_categories(scenes, folder, reverse)
+    found = evaluate.evaluate_run(workdir, "val", path=folder)
+    assert found.path == workdir / "evaluations" / "reversed_val" / "4.json"
+    for name in ("AP", "AP50", "AR_100", "AP50/stripes_45"):
+        value = tiny_run.metrics["val"][name]
+        np.testing.assert_allclose(found.metrics[name], value, rtol=1e-4, err_msg=name)
+    written, expected = (
+        json.loads((workdir / "evaluations" / f"{name}/4.detections.json").read_text())
+        for name in ("reversed_val", "val")
+    )
+    assert [d["category_id"] for d in written] == [
+        new_ids[d["category_id"]] for d in expected
+    ]
+
+
+def test_other_classes_are_refused(workdir, scenes, tmp_path):
+    def rename(coco):
+        coco["categories"][0]["name"] = "zebra"
+
+    renamed_categories(scenes, tmp_path / "other", rename)
+    with pytest.raises(
+        InputError, match="was trained on the classes .* zebra"
+    ) as error:
+        evaluate.evaluate_run(workdir, "val", path=tmp_path / "other")
+    assert "\n" not in str(error.value)
+
+
+def test_an_evaluation_is_not_overwritten(workdir):
+    before = contents(workdir)
+    with pytest.raises(InputError, match=r"4\.json exists: .* --output"):
+        evaluate.evaluate_run(workdir, "val")
+    assert contents(workdir) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"split": "test"}, "test"), ({"split": "val[:2]", "step": 3}, "not 3")],
+)
+def test_a_split_or_step_that_is_absent_is_named(workdir, arguments, message):
+    before = contents(workdir)
+    with pytest.raises(InputError, match=message):
+        evaluate.evaluate_run(workdir, **arguments)
+    assert contents(workdir) == before
+
+
+def test_the_batch_grows_to_a_multiple_of_the_devices(workdir):
+    assert jax.device_count() == 2
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["eval_batch_size"] = 3
+    (workdir / "config.json").write_text(json.dumps(stored))
+    found = evaluate.evaluate_run(workdir, "val[:5]")
+    assert found.metrics["objects_small_with_lender"] > 0
