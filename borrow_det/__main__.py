@@ -67,7 +67,9 @@ def main() -> None:
     """Runs the command that `sys.argv` names, and exits with its status."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(overview())
+        from borrow_det.config import command_line
+
+        command_line.show_help(overview())
         sys.exit(0 if arguments else 2)
     if arguments[0] == "--version":
         print(f"borrow-det {borrow_det.__version__}")

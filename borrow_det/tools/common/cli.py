@@ -34,7 +34,7 @@ def parse(
     """
     if command_line.asks_for_help(argv):
         every = [flag_values[name] for name in flag_values]
-        print(command_line.help_text(description, every))
+        command_line.show_help(command_line.help_text(description, every))
         raise SystemExit(0)
     try:
         return command_line.parse(flag_values, argv)[1:]
