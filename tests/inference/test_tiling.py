@@ -29,7 +29,7 @@ def found(*rows, label=0):
         ((8, 4), (4, 4), 0.0, [(0, 0, 4, 4), (4, 0, 8, 4)]),
     ],
 )
-def test_windows_by_hand(size, tile, overlap, expected):
+def test_windows_of_small_images(size, tile, overlap, expected):
     views = tiling.windows(size, tile, overlap, whole=False)
     assert views.tolist() == [list(view) for view in expected]
     with_whole = tiling.windows(size, tile, overlap).tolist()
@@ -64,7 +64,7 @@ def test_a_grid_has_as_many_tiles_as_asked(rows, columns, overlap):
     assert len(tiling.windows(size, tile, overlap, whole=False)) == rows * columns
 
 
-# Two tiles of 100 x 120 that overlap in columns 80 to 120, and the whole image.
+# Two tiles of 100 x 120 that overlap in columns 80 to 120, and the entire image.
 SIZE = (100, 200)
 WINDOWS = np.array([(0, 0, 100, 120), (0, 80, 100, 200), (0, 0, 100, 200)])
 
@@ -74,26 +74,26 @@ def merged(left, right, whole=None, iou=0.45):
     return tiling.merge(views, WINDOWS[: len(views)], SIZE, iou)
 
 
-def test_an_object_that_two_tiles_see_whole_comes_out_once():
+def test_an_object_inside_two_tiles_is_found_once():
     result = merged(found((10, 85, 30, 112, 0.8)), found((10, 85, 30, 112, 0.9)))
     assert result.boxes.tolist() == [[10, 85, 30, 112]]
     assert result.scores.tolist() == [0.9]
 
 
-def test_a_part_gives_way_to_the_tile_that_sees_the_object_whole():
-    # The left tile cuts the object at 120 and is surer of its part.
+def test_a_part_is_dropped_if_another_tile_contains_the_object():
+    # The left tile cuts the object at 120; its part has the higher score.
     result = merged(found((10, 100, 30, 120, 0.9)), found((10, 100, 30, 150, 0.6)))
     assert result.boxes.tolist() == [[10, 100, 30, 150]]
     assert result.scores.tolist() == [0.9]
 
 
-def test_parts_that_no_view_shows_whole_are_joined_exactly():
+def test_parts_of_an_object_larger_than_a_tile_are_joined_exactly():
     result = merged(found((10, 20, 30, 120, 0.7)), found((10, 80, 30, 190, 0.9)))
     assert result.boxes.tolist() == [[10, 20, 30, 190]]
     assert result.scores.tolist() == [0.9]
 
 
-def test_the_whole_image_overrules_parts():
+def test_a_box_in_the_entire_image_replaces_parts():
     result = merged(
         found((10, 20, 30, 120, 0.7)),
         found((10, 80, 30, 190, 0.9)),
@@ -103,28 +103,28 @@ def test_the_whole_image_overrules_parts():
     assert result.scores.tolist() == [0.9]
 
 
-def test_a_large_box_does_not_swallow_a_small_part_inside_it():
-    # A person cut by the border, in front of a house that the whole image shows.
+def test_a_large_box_keeps_a_small_part_inside_it():
+    # A person cut by the border in front of a house, which only the image contains.
     result = merged(
         found((10, 110, 30, 120, 0.7)), found(), found((0, 50, 90, 190, 0.9))
     )
     assert sorted(result.boxes.tolist()) == [[0, 50, 90, 190], [10, 110, 30, 120]]
 
 
-def test_neighbours_at_a_border_stay_two():
+def test_neighbours_at_a_border_are_not_joined():
     # Different rows: nothing in common between 80 and 120.
     result = merged(found((10, 60, 30, 120, 0.7)), found((40, 80, 60, 150, 0.9)))
     assert sorted(result.boxes.tolist()) == [[10, 60, 30, 120], [40, 80, 60, 150]]
 
 
 def test_a_box_at_the_images_own_border_is_not_cut():
-    # It ends at the left tile's border too, but there is nothing beyond: the surer
-    # box stays, as in any NMS.
+    # It ends at the left tile's border too, but the image ends there: the box of the
+    # higher score stays, as in any NMS.
     result = merged(found((10, 0, 30, 40, 0.9)), found(), found((12, 0, 32, 44, 0.5)))
     assert result.boxes.tolist() == [[10, 0, 30, 40]]
 
 
-def test_classes_do_not_merge():
+def test_classes_are_not_merged():
     result = merged(
         found((10, 85, 30, 112, 0.8)), found((10, 85, 30, 112, 0.9), label=1)
     )
@@ -152,7 +152,7 @@ def test_an_object_over_four_tiles_is_joined_from_its_four_parts():
     assert result.scores.tolist() == [0.8]
 
 
-def test_without_cut_boxes_it_is_greedy_nms():
+def test_merging_is_greedy_nms_if_no_box_is_cut():
     rng = np.random.default_rng(1)
     size, views = (100, 100), np.array([(0, 0, 100, 100)] * 2)
     for iou in (0.3, 0.5, 0.7):
@@ -178,13 +178,13 @@ def overlap(a, b):
     return both / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - both)
 
 
-def test_nothing_found_stays_nothing():
+def test_empty_views_give_no_detections():
     result = merged(found(), found())
     assert result.boxes.shape == (0, 4)
     assert len(result.scores) == len(result.labels) == 0
 
 
-def test_a_single_view_is_left_alone():
+def test_a_single_view_is_returned_unchanged():
     only = found((1, 1, 9, 9, 0.5), (1, 1, 9, 9, 0.4))
     result = tiling.merge([only], np.array([(0, 0, 10, 10)]), (10, 10), 0.45)
     assert result is only

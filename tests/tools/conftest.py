@@ -1,4 +1,4 @@
-"""Running tools.import_weights as its command line does."""
+"""Fixtures that run import_weights by its command line."""
 
 import sys
 
@@ -10,7 +10,7 @@ from borrow_det.tools.common import cli
 
 @pytest.fixture
 def run(monkeypatch):
-    """A function: imports a file into a folder; the exit status."""
+    """A function that imports a file into a folder and returns the exit status."""
 
     def run(path, output, *arguments):
         argv = ["import_weights", f"--input={path}", f"--output={output}", *arguments]
@@ -23,7 +23,7 @@ def run(monkeypatch):
 
 @pytest.fixture
 def refused(run, capsys):
-    """A function: the one line of a refusal, which leaves nothing of the folder."""
+    """A function that checks that an import is refused, and returns its one line."""
 
     def refused(path, output, *arguments):
         before = sorted(output.parent.iterdir())

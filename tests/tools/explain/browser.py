@@ -19,12 +19,12 @@ PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 class Browser:
-    """One headless Chromium with one page, and what happened in it."""
+    """One headless Chromium with one page, and a record of its events."""
 
     def __init__(self, profile):
         reads, self._write = os.pipe()
         self._read, writes = os.pipe()
-        # The protocol's pipe is file descriptors 3 and 4, which these must not be.
+        # The protocol uses file descriptors 3 and 4, which these must not be.
         reads, writes = map(_moved, (reads, writes))
         self._process = subprocess.Popen(
             [
@@ -76,7 +76,7 @@ class Browser:
         os.close(self._write)
 
     def open(self, path, width, height=900, scripts=True):
-        """Shows a file in a window of so many pixels."""
+        """Opens a file in a window of this size in pixels."""
         self.events.clear()
         self.size(width, height)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
@@ -85,14 +85,14 @@ class Browser:
             self._receive()
 
     def size(self, width, height=900):
-        """Gives the window another size."""
+        """Resizes the window."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
         )  # fmt: skip
 
     def settle(self):
-        """Waits until what is laid out anew has been painted twice."""
+        """Waits until the page has been painted twice."""
         self.call(
             "Runtime.evaluate",
             expression="new Promise(done => requestAnimationFrame("
@@ -101,7 +101,7 @@ class Browser:
         )
 
     def run(self, expression):
-        """The value of an expression in the page."""
+        """Returns the value of an expression in the page."""
         answer = self.call(
             "Runtime.evaluate", expression=expression, returnByValue=True
         )
@@ -117,7 +117,7 @@ class Browser:
         pytest.fail(f"never true: {expression}")
 
     def press(self, key, shift=False):
-        """Presses and releases a key, as a person does."""
+        """Presses and releases a key."""
         for kind in ("keyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent",
@@ -128,7 +128,7 @@ class Browser:
             )
 
     def mouse(self, selector, click=True):
-        """Moves to the middle of an element, and clicks."""
+        """Moves the pointer to the middle of an element, and clicks."""
         place = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'nearest'});"
@@ -144,7 +144,7 @@ class Browser:
             )  # fmt: skip
 
     def choose(self, selector, value):
-        """Chooses in a list."""
+        """Chooses an option of a list."""
         self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             f"e.value = {json.dumps(value)};"
@@ -152,11 +152,11 @@ class Browser:
         )
 
     def picture(self, path):
-        """Writes what is seen."""
+        """Writes a screenshot."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def complaints(self):
-        """Errors, messages of the console, and requests for anything but the page."""
+        """Returns errors, console messages, and requests beyond the page."""
         told = []
         for event in self.events:
             method, params = event["method"], event["params"]
@@ -172,7 +172,7 @@ class Browser:
 
 
 def _moved(descriptor):
-    """The same pipe under a number of two digits."""
+    """Duplicates a pipe under a number of two digits."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10)
     os.close(descriptor)
     return moved

@@ -118,11 +118,11 @@ def test_keys_and_pointer_move_through_the_page(browser, page, width, tmp_path_f
     assert browser.run(CHOSEN) == 0
     browser.until("document.querySelector('#stage img').complete")
     assert browser.run("document.querySelector('#stage img').naturalWidth") == 128
-    # Nothing sticks out to the side.
+    # The page is not wider than the window.
     assert browser.run("document.documentElement.scrollWidth") <= width
     browser.picture(tmp_path_factory.getbasetemp() / f"page_{width}.png")
 
-    # Only what is clicked, or reached by Tab, takes the keys.
+    # Only a focused element receives the keys.
     browser.press("ArrowDown")
     assert browser.run(CHOSEN) == 0
     browser.run("document.querySelector('#list [aria-current]').focus()")
@@ -157,7 +157,7 @@ def test_keys_and_pointer_move_through_the_page(browser, page, width, tmp_path_f
     assert browser.run(HEATED) == "0"
     assert browser.run(CHOSEN) == 2
     assert browser.run(INK) != before
-    # All is of the one that is pointed at, and stays so in a window of another size.
+    # Heat, lines and bold box are those of the hovered detection, also after a resize.
     assert browser.run(LINE) == pytest.approx([25.6, 19.2])
     assert browser.run(BOLD) == [1]
     browser.size(width - 40)
@@ -194,7 +194,7 @@ def test_filters_and_orders(browser, page):
         rows = [text for text in browser.run(facts) if "precision" in text]
         assert len(rows) == 80
         values = [number(text) for text in rows]
-        # Lifts are of rounded shares here.
+        # The lifts are computed from rounded shares here.
         slack = 0.1 * np.abs(values) if "lift" in order else 0
         assert (np.diff(values) >= -np.resize(slack, 79)).all()
     orders = browser.run("[...document.querySelector('#order').options].map(o=>o.text)")
@@ -227,7 +227,7 @@ def test_without_scripts_the_page_is_a_list(browser, page):
 
 @pytest.mark.parametrize("width", [1280, 900, 390])
 def test_the_image_keeps_its_aspect_ratio(browser, page, width):
-    # Long facts beside the picture are not to stretch it.
+    # Long facts next to the picture must not stretch it.
     browser.open(page, width)
     browser.run(
         "document.querySelector('#facts').append(Object.assign("
@@ -252,7 +252,7 @@ def test_choosing_scrolls_the_list_only(browser, page):
     assert browser.run(CHOSEN) == 119
     assert browser.run("scrollY") == 0
     browser.settle()
-    # It is seen within the list.
+    # The chosen row is visible in the list.
     top, bottom, low, high = browser.run(
         "(() => { const l = document.querySelector('#list').getBoundingClientRect();"
         "const r = document.querySelector('[aria-current]').getBoundingClientRect();"
@@ -276,7 +276,7 @@ def test_lines_end_at_numbered_positions_and_lenders_are_dashed(browser, page):
     assert rows[0] == ["", "attention", "level", "location"]
     assert [row[0] for row in rows[1:]] == ["1", "2", "3"]
     assert rows[1][3].startswith("in lender starfish") or "lender <" in rows[1][3]
-    # The largest, which the first detection can borrow from.
+    # The largest box is the lender of the first detection.
     assert browser.run(DASHED) == [0]
 
 
@@ -320,7 +320,7 @@ def test_heat_is_drawn_at_its_position(browser, tmp_path):
     drawn = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
     assert drawn.width / drawn.height == pytest.approx(100 / 120, rel=0.01)
     opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 128
-    # More than crossings of the cells' outlines: a tenth of a side.
+    # At least a tenth of a side, to exclude crossings of the outlines of cells.
     rows = np.flatnonzero(opaque.mean(axis=1) > 0.1)
     columns = np.flatnonzero(opaque.mean(axis=0) > 0.1)
     ends = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]

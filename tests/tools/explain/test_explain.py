@@ -224,7 +224,7 @@ def test_a_second_call_replaces_the_output_of_the_first(tiny_run, folder, tmp_pa
 
 
 def test_unusual_file_names(tiny_run, tmp_path, capsys):
-    # Not UTF-8; so long that a picture's name would be too long; of special letters.
+    # Not UTF-8, too long for a picture's name, and with special characters.
     names = [b"caf\xe9.png", ("ä" * 120 + ".png").encode(), b"a$b#c%d e.png"]
     (tmp_path / "in").mkdir()
     for seed, name in enumerate(names):

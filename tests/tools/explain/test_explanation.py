@@ -44,7 +44,7 @@ SMALL = (0.1, 0.1, 0.2, 0.2)  # Contains one centre of level 0's 8 x 8.
 @pytest.mark.parametrize(
     ("source", "level", "row", "column"),
     [
-        # Centres in pixels of 64, by hand: (i + 1/2) stride.
+        # Centres in pixels of 64: (i + 1/2) stride.
         ("deeper", 1, 3, 2),
         ("deeper", 2, 1, 0),
         ("deeper", 3, 0, 0),
@@ -62,7 +62,7 @@ def test_all_attention_on_one_position(make_task, source, level, row, column):
     P = np.zeros((64, sum(counts.values())), np.float32)
     P[:, t] = 1
     around = (y - 0.11, x - 0.11, y + 0.11, x + 0.11)
-    # In the opposite quarter: it holds positions, and not this one.
+    # A box in the opposite quarter, which contains other positions.
     low = [0.6 if value < 0.5 else 0.05 for value in (y, x)]
     elsewhere = (*low, low[0] + 0.35, low[1] + 0.35)
     found = found_of(SMALL, elsewhere, around)

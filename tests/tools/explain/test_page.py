@@ -90,7 +90,7 @@ def test_the_page_needs_no_other_file_and_no_network(tmp_path):
             if attrs.get(name) is not None:
                 assert tag == "img"
                 assert attrs[name].startswith("data:image/")
-    # SVG's namespace is a name and no address.
+    # The SVG namespace is a name, not an address.
     addresses = set(re.findall(r"[a-z]+://[^\s\"']+", page))
     assert addresses == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", page)
@@ -104,7 +104,7 @@ def test_the_page_contains_the_heat(tmp_path):
     data, script = scripts
     detection = json.loads(data)["detections"][0]
     borrowed = detection["borrowed"]
-    # Five positions: an even spread times five is the whole.
+    # With five positions, five times an even spread is 100 %.
     assert borrowed["texts"]["scale"] == "100.0\u00a0%"
     for level, heat in HEAT.items():
         packed = borrowed["heat"][str(level + 1)]

@@ -35,7 +35,7 @@ def test_heat_is_drawn_at_its_position():
     rows = np.flatnonzero(red[:, columns].sum(axis=1) > 40)
     assert len(columns) > 40
     assert len(rows) == pytest.approx(2 * len(columns), rel=0.1)
-    # The other cells, above it and to its right, show the lightened image alone.
+    # The other cells, above and to its right, show only the lightened image.
     light = 155 + 128 // 5 * 2
     assert (right[rows[0] - 30, columns[5:-5]] == light).all()
     assert (right[rows[-1] - 30, columns[5:-5] + len(columns)] == light).all()
@@ -137,7 +137,7 @@ def test_a_long_name_takes_no_room_from_the_picture():
 
     short, long = size("a"), size("W" * 80)
     assert short.shape == long.shape
-    # The image's own black, where no label stands, is where it was.
+    # The image's black without labels has not moved.
     black = [(picture == 0).all(axis=-1) for picture in (short, long)]
     rows = [np.flatnonzero(b.sum(axis=1) > 60)[[0, -1]] for b in black]
     np.testing.assert_allclose(*rows, atol=2)

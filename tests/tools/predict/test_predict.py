@@ -1,4 +1,4 @@
-"""The predicting tool, with a detector that finds blobs of pure colour exactly."""
+"""The predict tool, with a detector that finds blobs of pure colour exactly."""
 
 import json
 import pathlib
@@ -104,19 +104,21 @@ def boxes(output):
         ["--tiles=auto", "--batch=1"],
     ],
 )
-# Across a tile's border, in a corner of four tiles, whole in one, larger than any.
+# Boxes across a tile's border, in a corner of four tiles, inside one, larger than all.
 @pytest.mark.parametrize(
     "box", [[40, 20, 30, 9], [45, 45, 25, 25], [4, 5, 6, 7], [20, 30, 110, 12]]
 )
-def test_an_object_comes_out_once_and_exactly(tmp_path, detector, arguments, box):
+def test_an_object_in_several_tiles_is_found_once_and_exactly(
+    tmp_path, detector, arguments, box
+):
     path = save(tmp_path / "a.png", scene(120, 150, red=box))
     assert run(tmp_path / "out", *arguments, "--nowhole", "--nopictures", path) == 0
     assert boxes(tmp_path / "out") == [box]
 
 
-def test_the_whole_image_is_one_more_view(tmp_path, detector):
-    # Tiles of 60 without overlap: each sees a part; the whole image sees the object,
-    # shrunk by two to the canvas.
+def test_the_entire_image_is_an_additional_view(tmp_path, detector):
+    # Tiles of 60 without overlap each contain a part; the entire image, shrunk by two
+    # to the canvas, contains the object.
     path = save(tmp_path / "a.png", scene(120, 120, red=[40, 40, 40, 40]))
     tiles = ["--tile_size=60", "--overlap=0", "--nopictures", "--batch=3"]
     assert run(tmp_path / "parts", *tiles, "--nowhole", path) == 0
@@ -160,7 +162,9 @@ def test_automatic_tiles_are_not_shrunk_to_the_input(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_results_pictures_and_the_broken_one(tmp_path, detector, capsys, batch):
+def test_images_are_detected_and_broken_ones_are_skipped(
+    tmp_path, detector, capsys, batch
+):
     folder = tmp_path / "in"
     save(folder / "b.png", scene(40, 60, red=[10, 11, 12, 13], green=[30, 5, 8, 6]))
     save(folder / "deep" / "b.png", scene(60, 40))
@@ -197,20 +201,22 @@ def test_results_pictures_and_the_broken_one(tmp_path, detector, capsys, batch):
     assert [r["score"] for r in found] == pytest.approx([0.9, 0.6, 0.6])
     pictures = sorted(path.name for path in (output / "pictures").iterdir())
     assert pictures == ["b.jpg", "b_2.jpg", "z.jpg"]
-    # One shape, however many images: the last call is filled up.
+    # One shape for any number of images: the last batch is padded.
     assert set(detector.shapes) == {(batch, *CANVAS, 3)}
     assert len(detector.shapes) == -(-3 // batch)
 
 
-def test_score_is_the_least_that_is_drawn_and_counted(tmp_path, detector, capsys):
+def test_the_score_flag_limits_what_is_drawn_and_counted(tmp_path, detector, capsys):
     path = save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4], green=[9, 9, 4, 4]))
     inked = []
     for least, count in (("0.5", 2), ("0.7", 1), ("0.95", 0)):
         output = tmp_path / least
         assert run(output, f"--score={least}", path) == 0
-        # All of them lie in the file: a precision-recall curve needs its tail.
+        # The file holds all: a precision-recall curve needs its tail.
         assert len(results(output)) == 2
-        told = f"1 images, {count} detections with a score of at least {least}; 2 in all"
+        told = (
+            f"1 images, {count} detections with a score of at least {least}; 2 in all"
+        )
         assert told in capsys.readouterr().out
         picture = np.array(PIL.Image.open(output / "pictures" / "a.jpg"))
         inked.append(int((picture.max(axis=-1) < 60).sum()))
@@ -218,11 +224,11 @@ def test_score_is_the_least_that_is_drawn_and_counted(tmp_path, detector, capsys
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_pictures_show_the_boxes_or_are_left_out(tmp_path, detector):
+def test_pictures_show_the_boxes_unless_they_are_turned_off(tmp_path, detector):
     path = save(tmp_path / "a.png", scene(50, 50, red=[20, 20, 10, 10]))
     assert run(tmp_path / "out", path) == 0
     picture = np.array(PIL.Image.open(tmp_path / "out" / "pictures" / "a.jpg"))
-    # Four times as large, the blob at 80 to 120; a dark line is outside of the box.
+    # Four times as large, the blob at 80 to 120; a dark line is outside the box.
     assert picture.shape == (200, 200, 3)
     assert (picture[82:118, 77] < 60).all()
     assert (picture[82:118, 60] > 100).all()
@@ -249,7 +255,7 @@ def test_images_of_every_mode_are_read_upright(tmp_path, detector):
     assert results(tmp_path / "grey") == []
 
 
-def test_what_an_earlier_run_drew_is_no_input(tmp_path, detector):
+def test_pictures_of_an_earlier_call_are_not_inputs(tmp_path, detector):
     save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4]))
     for _ in range(2):
         assert run(tmp_path / "out", str(tmp_path)) == 0
@@ -266,8 +272,8 @@ def test_patterns_and_repeated_names(tmp_path, detector):
     assert names == ["a1.png", "a2.png"]
 
 
-def test_a_video_gives_frames_and_an_annotated_video(tmp_path, detector):
-    # Lossy: the colour is nearly that of the blob, and moves by 3 pixels a frame.
+def test_a_video_gives_records_of_its_frames_and_an_annotated_video(tmp_path, detector):
+    # Compression changes the blob's colour slightly; it moves by 3 pixels per frame.
     detector.tolerance = 90
     path = tmp_path / "clip.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 12.0, (64, 48))
@@ -323,11 +329,11 @@ def test_a_video_that_breaks_off_is_incomplete(tmp_path, detector, capsys):
     assert told in capsys.readouterr().err
 
 
-def test_an_annotated_video_that_cannot_be_written_is_told(
+def test_an_annotated_video_that_cannot_be_written_is_reported(
     tmp_path, detector, capsys, monkeypatch
 ):
     detector.tolerance = 90
-    # A rate that MPEG-4 has no time base for, and that damaged headers do state.
+    # MPEG-4 has no time base for this rate, which damaged headers may contain.
     frames = [(0.001, scene(48, 64, green=[4, 16, 16, 16]))] * 2
     monkeypatch.setattr(predict.video, "read_frames", lambda path: iter(frames))
     (tmp_path / "clip.mp4").write_bytes(b"")
@@ -341,7 +347,9 @@ def test_an_annotated_video_that_cannot_be_written_is_told(
 # --- against ground truth
 
 
-def test_ids_from_a_coco_file_let_score_judge(tmp_path, detector, capsys):
+def test_the_score_tool_reads_detections_with_ids_from_a_coco_file(
+    tmp_path, detector, capsys
+):
     truth = {"images": [], "annotations": []}
     truth["categories"] = [{"id": 3, "name": "red"}, {"id": 9, "name": "green"}]
     for i, folder in enumerate(("x", "y")):
@@ -401,7 +409,7 @@ def test_usage_errors_are_one_line(tmp_path, detector, capsys, arguments, messag
     assert (output.out, output.err.count("\n")) == ("", 1)
 
 
-def test_a_folder_that_is_no_work_directory(tmp_path, capsys):
+def test_a_folder_that_is_not_a_work_directory_is_refused(tmp_path, capsys):
     image = save(tmp_path / "a.png", scene(9, 9))
     argv = ["predict", f"--workdir={tmp_path}", f"--output={tmp_path}/out", image]
     assert cli.call(predict.main, argv) == 2
@@ -427,7 +435,7 @@ def tiny_config():
 
 
 def random_variables(task):
-    """Drawn by NumPy: compiling the real initialisation takes half a minute."""
+    """Random variables from NumPy: compiling the initialization takes half a minute."""
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda leaf: np.abs(rng.normal(0.1, 0.05, leaf.shape)).astype(leaf.dtype),
@@ -435,7 +443,7 @@ def random_variables(task):
     )
 
 
-def test_a_run_on_disk_predicts_what_its_detector_finds(tmp_path):
+def test_detections_of_a_run_on_disk_match_those_of_its_network(tmp_path):
     workdir, config = tmp_path / "run", tiny_config()
     classes = metadata.Classes(("red", "green"), (3, 9))
     metadata.prepare(workdir, config, classes, {})
