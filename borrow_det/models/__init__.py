@@ -1,1 +1,1 @@
-"""Flax modules: the VGG-16 trunk, the borrowing blocks, the detector."""
+"""Flax modules: trunks, the borrowing neck, the detector and the classifier."""

@@ -1,9 +1,15 @@
-"""The paper's three blocks: matching (FMB), representing (FRB), fusion (FFB).
+"""Borrowing of features from deeper levels: matching, representing and fusion.
 
-Names follow the paper: X are the trunk's levels, Q and K the embedded descriptors, P
-the matching scores, V the encapsulated descriptors, Z the borrowed map, Y the fused
-one. A level is a map [B, H, W, C] whose R = H W positions are its descriptors; the
-deeper levels' descriptors are concatenated along one axis of T positions.
+The three blocks of section 3 of the paper (arXiv 2505.00044), and the neck that applies
+them to every level. Level n of the trunk is a map X_n [B, H, W, C]; its R = H W
+positions are its descriptors. The descriptors of the deeper levels m > n are
+concatenated along one axis of T positions.
+
+  FMB  Q = theta(X_n), K = concat phi_m(X_m), P = softmax(similarity(Q, K))
+  FRB  V = concat g_m(X_m), Z = P V
+  FFB  Y_n = X_n + relu(W [X_n, Z]) + D(deeper)
+
+theta, phi, g and W are 1x1 convolutions, and D is a deconvolution (context.py).
 """
 
 from collections.abc import Sequence
@@ -12,14 +18,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 from flax import struct
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.context import Deconvolution
-from borrow_det.models.layers import unit_vectors
+from borrow_det.models.layers import Conv, unit_vectors
 from borrow_det.ops import attention
-from borrow_det.ops.convolution import convolve
 
 SIMILARITIES = (
     "embedded_gaussian",
@@ -29,41 +35,38 @@ SIMILARITIES = (
     "query_independent",
 )
 SOURCES = ("deeper", "deconvolved", "same")
-# Keys of length zero (a relu's) are no directions; this bounds their gradient.
+# Bounds the gradient of keys of length zero, which a relu makes.
 _COSINE_EPSILON = 1e-6
 
 
 @struct.dataclass
 class Matching:
-    """How R descriptors of a level match T deeper ones: P, which is seldom computed.
+    """Queries and keys whose similarities are the matching scores P of a level.
 
-    The whole of P may be too large to hold (ops/attention.py); so this keeps what
-    it is made of.
+    P itself may be too large to hold (ops/attention.py), so it is computed on request.
     """
 
-    Q: Array  # [B, R, C], or [B, 1, C] where all R descriptors match alike.
+    Q: Array  # [B, R, C], or [B, 1, C] if all R descriptors share one query.
     K: Array  # [B, T, C]
-    scale: Array | float  # [], of Q K^T.
-    softmax: bool = struct.field(pytree_node=False)  # False: P is divided by T instead.
+    scale: Array | float  # [], factor of Q K^T.
+    # Whether P is a softmax; otherwise it is the similarities divided by T.
+    softmax: bool = struct.field(pytree_node=False)
     queries: int = struct.field(pytree_node=False)  # R.
 
     @property
     def scores(self) -> Array:
-        """P, the weights of the sum that FRB takes, float32 [B, R, T].
-
-        Rows sum to 1 (not those of dot_product).
-        """
+        """P, float32 [B, R, T]; its rows sum to 1 if it is a softmax."""
         P = attention.weights(self._similarities(self.Q), self.softmax)
         return jnp.broadcast_to(P, (P.shape[0], self.queries, P.shape[2]))
 
     def similarities(self, rows: Array) -> Array:
-        """What P's softmax is taken of, for some descriptors.
+        """Computes the similarities of some descriptors with all source positions.
 
         Args:
-          rows: int32 [B, n], of R.
+          rows: int32 [B, n], indices of descriptors in [0, R).
 
         Returns:
-          float32 [B, n, T].
+          float32 [B, n, T], the logits of P's softmax.
         """
         if self.Q.shape[1] == 1:
             S = self._similarities(self.Q)
@@ -71,11 +74,11 @@ class Matching:
         chosen = jnp.take_along_axis(self.Q, rows[..., None], axis=1)
         return self._similarities(chosen)
 
-    def _similarities(self, Q):
+    def _similarities(self, Q: Array) -> Array:
         return attention.similarities(Q, self.K, self.scale)
 
     def represent(self, V: Array, form: str, block: int) -> Array:
-        """Z = P V, [B, R, C'], of V [B, T, C']; see attention.weighted_sum."""
+        """Computes Z = P V, [B, R, C'], of V [B, T, C']; see attention.weighted_sum."""
         Z = attention.weighted_sum(
             self.Q,
             self.K,
@@ -88,57 +91,49 @@ class Matching:
         return jnp.broadcast_to(Z, (Z.shape[0], self.queries, Z.shape[2]))
 
 
-def descriptors(level: Array) -> Array:
-    """[B, H, W, C] -> [B, H W, C]."""
-    return level.reshape(level.shape[0], -1, level.shape[-1])
-
-
-def _conv(channels: int, dtype: Any, name: str | None = None) -> nn.Conv:
-    """A 1x1 convolution."""
-    return nn.Conv(
-        channels, (1, 1), dtype=dtype, conv_general_dilated=convolve, name=name
-    )
-
-
 class Embed(nn.Module):
-    """1x1 convolutions, one a level, concatenated over positions."""
+    """One 1x1 convolution per level, concatenated over positions."""
 
     channels: int
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, levels: Sequence[Array]) -> Array:
-        """Maps [B, H_m, W_m, C_m] -> [B, sum of H_m W_m, channels]."""
-        embedded = [
-            descriptors(_conv(self.channels, self.dtype)(level)) for level in levels
-        ]
-        return jnp.concatenate(embedded, axis=1)
+        """Turns maps [B, H_m, W_m, C_m] into [B, sum of H_m W_m, channels]."""
+        maps = [Conv(self.channels, dtype=self.dtype)(level) for level in levels]
+        descriptors = [x.reshape(x.shape[0], -1, self.channels) for x in maps]
+        return jnp.concatenate(descriptors, axis=1)
 
 
 class FeatureMatchingBlock(nn.Module):
-    """FMB (3.1): how well each shallow descriptor matches each deeper one.
+    """FMB (section 3.1): matches each shallow descriptor with every deeper one.
 
-    Similarity of q and k, after centring over positions if `center` is set:
+    Similarities of a query q and a key k, which are centered over positions if `center`
+    is set:
       embedded_gaussian  q.k (the paper, after non-local networks)
       scaled             q.k / sqrt(C)
-      cosine             temperature * cos(q, k), the temperature learned
-      dot_product        q.k, divided by T in place of the softmax
-      query_independent  w.k, with a learned w in place of the queries: every
-                         descriptor receives the same pooled vector, as GCNet's
-                         simplified non-local block. The control that cannot match;
-                         w starts at zero, which is global average pooling
+      cosine             temperature * cos(q, k), with a learned temperature
+      dot_product        q.k, divided by T instead of a softmax
+      query_independent  w.k, with a learned w instead of the queries: every descriptor
+                         receives the same pooled vector, as in GCNet's simplified
+                         non-local block. A control that cannot match; w starts at
+                         zero, which is global average pooling
     """
 
     channels: int  # C of the embedding.
     similarity: str = "embedded_gaussian"
     center: bool = False
-    temperature: float = 10.0  # Initial, of cosine.
-    normalize: bool = False  # Layer normalisation of each level before theta and phi.
+    temperature: float = 10.0  # Initial temperature of cosine.
+    normalize: bool = False  # Layer normalization of each level before theta and phi.
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, shallow: Array, deeper: Sequence[Array]) -> Matching:
-        """[B, H, W, C_n] and maps [B, H_m, W_m, C_m] -> their matching."""
+        """Matches a map [B, H, W, C_n] with deeper maps [B, H_m, W_m, C_m].
+
+        Raises:
+          InputError: `similarity` is not one of SIMILARITIES.
+        """
         check_choice("borrow.similarity", self.similarity, SIMILARITIES)
         if self.normalize:
             shallow, *deeper = (_standardize(x) for x in (shallow, *deeper))
@@ -151,8 +146,8 @@ class FeatureMatchingBlock(nn.Module):
         Q, K, scale = self._scaled(_center(Q) if self.center else Q, K)
         return Matching(Q, K, scale, self.similarity != "dot_product", queries)
 
-    def _scaled(self, Q, K):
-        """Queries, keys, and the scale of their products."""
+    def _scaled(self, Q: Array, K: Array) -> tuple[Array, Array, Array | float]:
+        """Returns queries, keys, and the scale of their products."""
         if self.similarity != "cosine":
             return Q, K, self.channels**-0.5 if self.similarity == "scaled" else 1.0
         log_temperature = self.param(
@@ -163,42 +158,53 @@ class FeatureMatchingBlock(nn.Module):
         Q, K = (unit_vectors(x, _COSINE_EPSILON).astype(self.dtype) for x in (Q, K))
         return Q, K, jnp.exp(log_temperature)
 
-    def _pooling(self, K):
-        """One query [B, 1, C] for all descriptors."""
+    def _pooling(self, K: Array) -> Array:
+        """Returns one query [B, 1, C] for all descriptors."""
         w = self.param("w", nn.initializers.zeros, (self.channels,))
         return jnp.broadcast_to(w.astype(K.dtype), (K.shape[0], 1, w.size))
 
 
 def _standardize(x: Array) -> Array:
-    """Zero mean and unit variance over channels, without parameters, in float32."""
+    """Gives [..., C] zero mean and unit variance over channels, in float32."""
     return jax.nn.standardize(x.astype(jnp.float32), axis=-1).astype(x.dtype)
 
 
 def _center(x: Array) -> Array:
-    """Subtracts the mean over positions, [B, R, C]; computed in float32."""
+    """Subtracts the mean over positions from [B, R, C], in float32."""
     centered = x.astype(jnp.float32)
     centered = centered - jnp.mean(centered, axis=1, keepdims=True)
     return centered.astype(x.dtype)
 
 
 class FeatureRepresentingBlock(nn.Module):
-    """FRB (3.2): Z = P V, each descriptor as a weighted sum of what it matched."""
+    """FRB (section 3.2): Z = P V, a weighted sum of deeper descriptors."""
 
     channels: int
-    form: str = "auto"  # Of the sum: attention.FORMS.
-    block: int = 512  # Descriptors of a block, of `blocks`.
+    form: str = "auto"  # Form of the weighted sum, one of attention.FORMS.
+    block: int = 512  # Descriptors per block of the form `blocks`.
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, matching: Matching, deeper: Sequence[Array]) -> Array:
-        """A matching and maps of its T positions in all -> [B, R, channels]."""
+        """Represents R descriptors by maps of T positions in total.
+
+        Args:
+          matching: matching of the level with `deeper`.
+          deeper: maps [B, H_m, W_m, C_m].
+
+        Returns:
+          Z, [B, R, channels].
+
+        Raises:
+          InputError: `form` is not one of attention.FORMS, or cannot run here.
+        """
         check_choice("borrow.attention", self.form, attention.FORMS)
         V = Embed(self.channels, self.dtype, name="g")(deeper)
         return matching.represent(V, self.form, self.block)
 
 
 class FeatureFusionBlock(nn.Module):
-    """FFB (3.3): Y = X + relu(W [X, Z]) + D, without the terms that are switched off.
+    """FFB (section 3.3): Y = X + relu(W [X, Z]) + D, or fewer terms.
 
     W starts at random: behind the relu a zero start would have a zero gradient.
     """
@@ -207,25 +213,36 @@ class FeatureFusionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, X: Array, Z: Array | None, D: Array | None) -> Array:
-        """X, D [B, H, W, C]; Z [B, R, C'] -> Y [B, H, W, C]."""
+        """Fuses a level with what it borrows and with its context.
+
+        Args:
+          X: [B, H, W, C].
+          Z: [B, R, C'], or None to leave the second term out.
+          D: [B, H, W, C], or None to leave the third term out.
+
+        Returns:
+          Y, [B, H, W, C].
+        """
         Y = X
         if Z is not None:
             Z = Z.reshape(*X.shape[:-1], -1)
             both = jnp.concatenate([X, Z.astype(X.dtype)], axis=-1)
-            W = _conv(X.shape[-1], self.dtype, name="W")
+            W = Conv(X.shape[-1], dtype=self.dtype, name="W")
             Y = Y + nn.relu(W(both))
         return Y if D is None else Y + D
 
 
 class BorrowingNeck(nn.Module):
-    """Fuses every level with what it borrows and with its context: {X} -> {Y}.
+    """Fuses every level with what it borrows and with its context: {X} to {Y}.
 
-    Works over any list of levels, shallow to deep; the last is returned as it is
+    Takes any number of levels, shallow to deep; the last one is returned unchanged
     (Y_N = X_N). The fields are those of `config.borrow`.
 
-    Sources of level n: `deeper`, the levels beyond it (3.1), of those `from_levels` if
-    it names any; `deconvolved`, the next one, deconvolved to its size (the paper's
-    discussion); `same`, itself: a plain non-local block.
+    Source positions of level n, by `source`:
+      deeper       the deeper levels (section 3.1), or those in `from_levels`
+      deconvolved  the next level, deconvolved to the size of level n (the paper's
+                   discussion)
+      same         level n itself, which makes a plain non-local block
     """
 
     enabled: bool = True
@@ -251,7 +268,18 @@ class BorrowingNeck(nn.Module):
     def __call__(
         self, X: Sequence[Array]
     ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
-        """Maps X_1..X_N -> (Y_1..Y_N, the matching of each level that borrows)."""
+        """Turns the maps X_1 to X_N into Y_1 to Y_N.
+
+        Args:
+          X: maps [B, H_n, W_n, C_n], shallow to deep.
+
+        Returns:
+          The fused maps, of the same shapes, and the matching of each level (from 0)
+          that borrows.
+
+        Raises:
+          InputError: a field has an unknown value, or contradicts another one.
+        """
         check_choice("borrow.context_from", self.context_from, ("X", "Y"))
         check_choice("borrow.source", self.source, SOURCES)
         if self.from_levels and self.source != "deeper":
@@ -268,28 +296,30 @@ class BorrowingNeck(nn.Module):
             )
         Y = list(X)
         matchings = {}
-        # From the deepest on, so that the context can come from the fused map.
+        # Deepest level first, so that the context can come from the fused map.
         for n in reversed(range(len(X) - 1)):
             deeper = (X if self.context_from == "X" else Y)[n + 1]
-            mapped = self._deconvolve(n, deeper, X[n]) if self._needs_map(n) else None
-            x, D = X[n], mapped if self.context else None
+            upsampled = None
+            if self._needs_deconvolution(n):
+                upsampled = self._deconvolve(n, deeper, X[n])
+            x, D = X[n], upsampled if self.context else None
             if self.after_context and D is not None:
                 x, D = x + D, None
             Z = None
             if self.borrows(n):
-                Z, matchings[n] = self._borrow(n, x, self._sources(n, X, x, mapped))
+                Z, matchings[n] = self._borrow(n, x, self._sources(n, X, x, upsampled))
             Y[n] = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")(x, Z, D)
         return tuple(Y), matchings
 
     def borrows(self, n: int) -> bool:
-        """Whether level n (0-based) borrows."""
+        """Returns whether level n (from 0) borrows."""
         return self.enabled and n in self.levels
 
-    def _needs_map(self, n: int) -> bool:
+    def _needs_deconvolution(self, n: int) -> bool:
         return self.context or (self.borrows(n) and self.source == "deconvolved")
 
     def _deconvolve(self, n: int, deeper: Array, like: Array) -> Array:
-        # A map that is matched against must not start at zero.
+        # Keys must not start at zero.
         matched = self.borrows(n) and self.source == "deconvolved"
         zero = self.zero_init_context and not matched
         block = Deconvolution(
@@ -297,9 +327,12 @@ class BorrowingNeck(nn.Module):
         )
         return block(deeper, like)
 
-    def _sources(self, n, X, x, mapped) -> list[Array]:
+    def _sources(
+        self, n: int, X: Sequence[Array], x: Array, upsampled: Array | None
+    ) -> list[Array]:
         if self.source == "deconvolved":
-            return [mapped]
+            assert upsampled is not None  # See _needs_deconvolution.
+            return [upsampled]
         if self.source == "same":
             return [x]
         return [X[m] for m in source_levels(self, n, len(X))]
@@ -327,8 +360,10 @@ class BorrowingNeck(nn.Module):
         return representing(matching, sources), matching
 
 
-def source_levels(borrow, n: int, num_levels: int) -> tuple[int, ...]:
-    """The levels on whose grids level n's T source positions lie, in order.
+def source_levels(
+    borrow: ml_collections.ConfigDict | BorrowingNeck, n: int, num_levels: int
+) -> tuple[int, ...]:
+    """Returns the levels that hold the T source positions of level n, in order.
 
     Args:
       borrow: has the fields `source` and `from_levels` of config.borrow.
@@ -336,7 +371,7 @@ def source_levels(borrow, n: int, num_levels: int) -> tuple[int, ...]:
       num_levels: N.
 
     Raises:
-      InputError: from_levels leaves it none.
+      InputError: `from_levels` leaves level n without source positions.
     """
     if borrow.source != "deeper":
         return (n,)

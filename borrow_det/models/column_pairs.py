@@ -1,114 +1,137 @@
-"""The same layers as elsewhere, of maps whose columns stand in pairs.
+"""Maps whose neighbouring columns are stored as one column with twice the channels.
 
-VGG's first stage has 64 channels. They leave three quarters of a 128 x 128 matrix unit
-idle, and half of each row of a TPU's memory. Of two neighbouring columns as one, with
-the channels of both, a 3x3 convolution is one with twice the channels and half the
-positions; half of its kernel is zeros, so that it is twice the arithmetic where there
-is no such unit.
+The first stage of VGG has 64 channels. They leave three quarters of a 128 x 128 matrix
+unit idle, and half of each row of a TPU's memory. On pairs of columns, a 3x3
+convolution has twice the channels and half the positions. Half of its kernel is zeros:
+without such a matrix unit it is twice the arithmetic.
+
+`ColumnPairs` marks a map that is stored in this way. The layers of layers.py compute
+the same function of either kind of map, with the same parameters.
 """
 
-from typing import Any
+from typing import Any, TypeVar, final
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import struct
 from jax import Array, lax
 
-from borrow_det.ops.convolution import convolve as _convolve
+from borrow_det.ops.convolution import convolve as convolve_columns
 
 
-def paired(x: Array) -> Array:
-    """[B, H, W, C], W even, -> [B, H, W / 2, 2 C], the left column's channels first."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height, width // 2, 2 * channels)
+@final
+@struct.dataclass
+class ColumnPairs:
+    """A map [B, H, W, C] stored as pairs of columns.
+
+    Attributes:
+      array: [B, H, W / 2, 2 C], the channels of the left column first.
+    """
+
+    array: Array
+
+    @classmethod
+    def from_map(cls, x: Array) -> "ColumnPairs":
+        """Stores a map [B, H, W, C] of an even width W."""
+        batch, height, width, channels = x.shape
+        return cls(x.reshape(batch, height, width // 2, 2 * channels))
+
+    def to_map(self) -> Array:
+        """Returns the map [B, H, W, C]."""
+        batch, height, pairs, channels = self.array.shape
+        return self.array.reshape(batch, height, 2 * pairs, channels // 2)
+
+    @property
+    def channels(self) -> int:
+        """C, the channels of one column."""
+        return self.array.shape[-1] // 2
 
 
-def single(x: Array) -> Array:
-    """The inverse of `paired`."""
-    batch, height, pairs, channels = x.shape
-    return x.reshape(batch, height, 2 * pairs, channels // 2)
+# A layer returns the kind of map that it is given.
+Map = TypeVar("Map", Array, ColumnPairs)
 
 
-def convolve(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
-    """A 3x3 convolution with a padding of one.
+def convolve(x: ColumnPairs, kernel: Array, bias: Array | None = None) -> ColumnPairs:
+    """Convolves a map [B, H, W, C] with a 3x3 kernel, padded by one on each side.
 
     Args:
-      x: pairs, [B, H, P, 2 C].
-      kernel: [3, 3, C, C'], of single columns.
+      x: the map.
+      kernel: [3, 3, C, C'], the kernel for single columns.
       bias: [C'], or None.
-      dtype: computes in it.
 
     Returns:
-      Pairs, [B, H, P, 2 C'].
+      The map [B, H, W, C'].
     """
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=dtype)
-    y = _convolve(x, _kernel_of_pairs(kernel))
-    return y if bias is None else y + _of_both(bias)
+    y = convolve_columns(x.array, _pair_kernel(kernel))
+    return ColumnPairs(y if bias is None else y + _per_column(bias))
 
 
-def _kernel_of_pairs(kernel: Array) -> Array:
-    """[3, 3, C, C'] -> [3, 3, 2 C, 2 C']."""
-    rows, _, taken, made = kernel.shape
-    # Of the six columns of three pairs the left one in the middle is made of those
-    # from the second to the fourth, and the right one of the next three.
+def _pair_kernel(kernel: Array) -> Array:
+    """Returns the kernel [3, 3, 2 C, 2 C'] for pairs, from [3, 3, C, C']."""
+    rows, _, inputs, outputs = kernel.shape
+    # Of the six columns of three pairs, the left one of the middle pair depends on the
+    # second to the fourth, and the right one on the third to the fifth.
     left, right = (
         jnp.pad(kernel, ((0, 0), margin, (0, 0), (0, 0))) for margin in ((1, 2), (2, 1))
     )
     both = jnp.stack([left, right], axis=3)
-    return both.reshape(rows, 3, 2 * taken, 2 * made)
+    return both.reshape(rows, 3, 2 * inputs, 2 * outputs)
 
 
-def _of_both(values: Array) -> Array:
-    """[C] -> [1, 1, 1, 2 C], for both columns."""
+def _per_column(values: Array) -> Array:
+    """Repeats values [C] for both columns: [1, 1, 1, 2 C]."""
     return jnp.tile(values, 2)[None, None, None]
 
 
 class BatchNorm(nn.Module):
-    """`nn.BatchNorm` for pairs: parameters and statistics are those of the channels."""
+    """`nn.BatchNorm` for pairs, with one parameter and statistic per channel."""
 
     use_running_average: bool
     momentum: float
     dtype: Any
-    axis_name: Any = None  # Of the devices whose batches are one.
+    axis_name: Any = None  # Axes of the devices that share a batch.
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, H, P, 2 C] -> [B, H, P, 2 C]."""
-        shape = (x.shape[-1] // 2,)
+    def __call__(self, x: ColumnPairs) -> ColumnPairs:
+        """Normalizes a map [B, H, W, C]."""
+        shape = (x.channels,)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         running = (
             self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32),
             self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32),
         )
-        x = x.astype(jnp.float32)
+        values = x.array.astype(jnp.float32)
         if self.use_running_average:
             mean, variance = (variable.value for variable in running)
         else:
-            mean, variance = self._statistics(x)
+            mean, variance = self._statistics(values)
             if not self.is_initializing():
                 kept = self.momentum
                 for variable, new in zip(running, (mean, variance), strict=True):
                     variable.value = kept * variable.value + (1 - kept) * new
         factor = scale * lax.rsqrt(variance + self.epsilon)
-        y = (x - _of_both(mean)) * _of_both(factor) + _of_both(bias)
-        return y.astype(self.dtype)
+        y = (values - _per_column(mean)) * _per_column(factor) + _per_column(bias)
+        return ColumnPairs(y.astype(self.dtype))
 
-    def _statistics(self, x):
+    def _statistics(self, values: Array) -> tuple[Array, Array]:
+        """Returns mean and variance [C] over the batch of all devices."""
         moments = jnp.stack(
-            [x.mean(axis=(0, 1, 2)), jnp.square(x).mean(axis=(0, 1, 2))]
+            [values.mean(axis=(0, 1, 2)), jnp.square(values).mean(axis=(0, 1, 2))]
         )
         moments = moments.reshape(2, 2, -1).mean(axis=1)
         if self.axis_name is not None and not self.is_initializing():
             moments = lax.pmean(moments, self.axis_name)
-        mean, of_squares = moments
-        return mean, jnp.maximum(of_squares - jnp.square(mean), 0)
+        mean, mean_of_squares = moments
+        return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)
 
 
-def max_pool(x: Array) -> Array:
-    """`vgg.max_pool`: pairs [B, H, P, 2 C] -> single columns [B, ceil(H / 2), P, C]."""
-    odd = ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))
-    x = jnp.pad(x, odd, constant_values=-jnp.inf)
-    x = jnp.maximum(x[:, ::2], x[:, 1::2])
-    left, right = jnp.split(x, 2, axis=-1)
+def max_pool(x: ColumnPairs) -> Array:
+    """Pools a map [B, H, W, C] as `layers.max_pool`, to [B, ceil(H / 2), W / 2, C]."""
+    values = x.array
+    odd = ((0, 0), (0, values.shape[1] % 2), (0, 0), (0, 0))
+    values = jnp.pad(values, odd, constant_values=-jnp.inf)
+    values = jnp.maximum(values[:, ::2], values[:, 1::2])
+    left, right = jnp.split(values, 2, axis=-1)
     return jnp.maximum(left, right)

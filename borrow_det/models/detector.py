@@ -1,4 +1,4 @@
-"""The detector: trunk {X} -> borrowing {Y} -> one prediction head a level."""
+"""The detection network: trunk {X}, borrowing neck {Y}, one head per level."""
 
 import functools
 from collections.abc import Sequence
@@ -7,58 +7,55 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+import ml_collections
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.borrowing import BorrowingNeck, Matching
-from borrow_det.models.filters import Filters
-from borrow_det.models.layers import L2Normalize, Normalization
+from borrow_det.models.layers import Conv, L2Normalize, PixelStatistics
 from borrow_det.models.trunks import TRUNKS
-from borrow_det.models.trunks.vgg import STAGE_CHANNELS, pairs_columns
+from borrow_det.models.trunks.vgg import STAGE_CHANNELS
 from borrow_det.ops import anchors as anchor_ops
-from borrow_det.ops.convolution import convolve
 
 
 class Predictions(NamedTuple):
-    """What the network says of each anchor, float32."""
+    """Predictions for all anchors, float32."""
 
-    logits: Array  # [B, A, 1 + C], background at 0.
-    offsets: Array  # [B, A, 4], `ops.boxes.encode`'s form.
-    matchings: dict[int, Matching]  # Of each level (0-based) that borrows.
+    logits: Array  # [B, A, 1 + C], background at index 0.
+    offsets: Array  # [B, A, 4], in the form of `ops.boxes.encode`.
+    matchings: dict[int, Matching]  # One for each level (from 0) that borrows.
 
 
 class Head(nn.Module):
-    """3x3 convolutions to the class logits and box offsets of one level's anchors.
+    """3x3 convolutions to the class logits and box offsets of one level's anchors."""
 
-    They run as one, with the channels of both: alone, those of the boxes would leave
-    most of a matrix unit idle. The parameters are those of an nn.Conv each.
-    """
-
-    anchors: int  # A position.
-    num_classes: int  # Without background.
-    background_bias: float = 0.0
+    anchors: int  # Anchors per position.
+    num_classes: int  # Classes without background.
+    background_bias: float = 0.0  # Initial logit of the background.
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        """[B, H, W, C] -> logits [B, H W k, 1 + C] and offsets [B, H W k, 4]."""
+        """Predicts from a map [B, H, W, C].
+
+        Returns:
+          Logits [B, H W k, 1 + num_classes] and offsets [B, H W k, 4], float32, where k
+          is the number of anchors per position.
+        """
         channels = 1 + self.num_classes
 
-        def bias_init(key, shape, dtype=jnp.float32):
+        def bias_init(key: Array, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
             bias = jnp.zeros((self.anchors, channels), dtype)
             return bias.at[:, 0].set(self.background_bias).reshape(shape)
 
-        init = nn.initializers.xavier_uniform()
-        classes, boxes = self.anchors * channels, self.anchors * 4
-        both = (
-            Filters(classes, init, bias_init, name="class")(x.shape[-1]),
-            Filters(boxes, init, name="box")(x.shape[-1]),
+        conv = functools.partial(
+            Conv,
+            kernel=3,
+            kernel_init=nn.initializers.xavier_uniform(),
+            dtype=self.dtype,
         )
-        x, *both = nn.dtypes.promote_dtype(x, *jax.tree.leaves(both), dtype=self.dtype)
-        logits, offsets = jax.lax.platform_dependent(
-            x, both[::2], both[1::2], cpu=_each, default=_as_one
-        )
+        logits = conv(self.anchors * channels, bias_init=bias_init, name="class")(x)
+        offsets = conv(self.anchors * 4, name="box")(x)
         batch = x.shape[0]
         return (
             logits.reshape(batch, -1, channels).astype(jnp.float32),
@@ -66,38 +63,22 @@ class Head(nn.Module):
         )
 
 
-def _each(x: Array, kernels: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
-    """3x3 convolutions of x, one for each kernel."""
-    return [
-        convolve(x, kernel) + bias[None, None, None]
-        for kernel, bias in zip(kernels, biases, strict=True)
-    ]
-
-
-def _as_one(x: Array, kernels: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
-    """The same, of all kernels together."""
-    kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in (kernels, biases))
-    (y,) = _each(x, [kernel], [bias])
-    ends = np.cumsum([part.size for part in biases])[:-1]
-    return jnp.split(y, ends, axis=-1)
-
-
-class Detector(nn.Module):
-    """SSD whose levels borrow; with the neck switched off it is plain SSD."""
+class BorrowNet(nn.Module):
+    """SSD whose levels borrow; plain SSD if the neck is switched off."""
 
     num_classes: int
     trunk: nn.Module
     neck: BorrowingNeck
     anchors_per_position: Sequence[int]
-    normalization: Normalization
-    l2_scales: Sequence[float]
+    pixel_statistics: PixelStatistics
+    l2_scales: Sequence[float]  # Initial scale of each level's L2Normalize; 0: none.
     background_bias: float = 0.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> Predictions:
-        """float32 RGB [B, H, W, 3] in 0..255 -> predictions of all A anchors."""
-        levels = self.trunk(self.normalization(image), train)
+        """Predicts from RGB images [B, H, W, 3] in [0, 255], float32."""
+        levels = self.trunk(self.pixel_statistics(image), train)
         X = [
             L2Normalize(scale, name=f"l2_{n + 1}")(x) if scale else x
             for n, (x, scale) in enumerate(zip(levels, self.l2_scales, strict=True))
@@ -119,38 +100,34 @@ class Detector(nn.Module):
         return Predictions(logits, offsets, matchings)
 
 
-def build_detector(config, num_classes: int) -> Detector:
-    """The detector that `config` (configs/base.py) describes.
+def build_borrow_net(config: ml_collections.ConfigDict, num_classes: int) -> BorrowNet:
+    """Builds the network that `config` (configs/base.py) describes.
+
+    Args:
+      config: the configuration of a run. `first_stage=auto` counts as `plain`; see
+        distributed.mesh.resolve_layout.
+      num_classes: classes without background.
 
     Raises:
-      InputError: on a trunk that does not exist, or fields that do not fit its levels.
+      InputError: the trunk is unknown, or fields do not fit its levels.
     """
     check_choice("model.trunk", config.model.trunk, TRUNKS)
     _check_levels(config)
     dtype = jnp.dtype(config.dtype)
-    trunk = TRUNKS[config.model.trunk](
-        width=config.model.width,
-        stages=tuple(config.model.stages),
-        norm=config.model.norm,
-        group_size=config.model.group_size,
-        dtype=dtype,
-        remat=config.remat == "trunk",
-        pairs=pairs_columns(config),
-    )
-    return Detector(
+    return BorrowNet(
         num_classes=num_classes,
-        trunk=trunk,
+        trunk=TRUNKS[config.model.trunk].from_config(config),
         neck=BorrowingNeck(**config.borrow, dtype=dtype),
         anchors_per_position=anchor_ops.anchors_per_position(config.anchors),
-        normalization=Normalization.of(config.model),
+        pixel_statistics=PixelStatistics.of(config.model),
         l2_scales=tuple(config.model.l2_scales),
         background_bias=config.model.background_bias,
         dtype=dtype,
     )
 
 
-def _check_levels(config) -> None:
-    """Refuses fields that do not fit the levels of the trunk."""
+def _check_levels(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if fields do not fit the levels of the trunk."""
     shapes = map_shapes(config.model.trunk, tuple(config.input_size))
     entries = {
         "model.stages": (config.model.stages, len(STAGE_CHANNELS)),
@@ -173,8 +150,10 @@ def _check_levels(config) -> None:
     _check_maps(config, shapes)
 
 
-def _check_maps(config, shapes) -> None:
-    """Refuses strides that give a level more or fewer positions than its map has."""
+def _check_maps(
+    config: ml_collections.ConfigDict, shapes: Sequence[tuple[int, int]]
+) -> None:
+    """Raises InputError if strides do not give the levels the sizes of their maps."""
     size = tuple(config.input_size)
     covered = anchor_ops.level_shapes(size, config.anchors.strides)
     for level, stride, expected, shape in zip(
@@ -190,8 +169,13 @@ def _check_maps(config, shapes) -> None:
 
 @functools.cache
 def map_shapes(trunk: str, input_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each level's map that `model.trunk` makes of an input."""
-    # Neither width nor depth changes them; the narrowest is traced fastest.
+    """Returns (height, width) of each level's map.
+
+    Args:
+      trunk: name of the trunk in TRUNKS.
+      input_size: (height, width) of the input in pixels.
+    """
+    # Neither width nor depth changes the sizes; the narrowest trunk is traced fastest.
     module = TRUNKS[trunk](width=0.0, stages=(1,) * len(STAGE_CHANNELS))
     image = jax.ShapeDtypeStruct((1, *input_size, 3), jnp.float32)
     levels, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), image)

@@ -1,62 +1,110 @@
-"""Layers that trunks, necks and heads share."""
+"""Layers that trunks, necks, heads and the classifier share."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 from jax import Array
 
 from borrow_det.errors import InputError
 from borrow_det.models import column_pairs
-from borrow_det.models.filters import Filters
+from borrow_det.models.column_pairs import ColumnPairs, Map
 from borrow_det.ops import collectives
 from borrow_det.ops.convolution import convolve
 
+Initializer = Callable[..., Array]
+
+
+class Conv(nn.Module):
+    """A square convolution with the parameters and initial values of `nn.Conv`.
+
+    Its gradients are fast on CPUs, too (ops/convolution.py). It also convolves maps
+    that are stored as pairs of columns (column_pairs.py), by a 3x3 kernel with stride
+    1 and the default padding.
+    """
+
+    channels: int
+    kernel: int = 1
+    stride: int = 1
+    padding: int | None = None  # Zeros on each side; None: half of the kernel.
+    dilation: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Map) -> Map:
+        """Convolves a map [B, H, W, C] to [B, H', W', channels].
+
+        H' and W' are H / stride and W / stride, rounded up, if the kernel is odd, and
+        padding and dilation are the defaults.
+        """
+        promote = functools.partial(nn.dtypes.promote_dtype, dtype=self.dtype)
+        if isinstance(x, ColumnPairs):
+            values, kernel, bias = promote(x.array, *self._parameters(x.channels))
+            return column_pairs.convolve(ColumnPairs(values), kernel, bias)
+        x, kernel, bias = promote(x, *self._parameters(x.shape[-1]))
+        padding = self.kernel // 2 if self.padding is None else self.padding
+        y = convolve(
+            x,
+            kernel,
+            strides=(self.stride, self.stride),
+            padding=((padding, padding), (padding, padding)),
+            rhs_dilation=(self.dilation, self.dilation),
+        )
+        return y if bias is None else y + bias[None, None, None]
+
+    def _parameters(self, inputs: int) -> tuple[Array, Array | None]:
+        """Returns the kernel [kernel, kernel, inputs, channels] and bias [channels]."""
+        shape = (self.kernel, self.kernel, inputs, self.channels)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        if not self.use_bias:
+            return kernel, None
+        return kernel, self.param("bias", self.bias_init, (self.channels,))
+
 
 class ConvBlock(nn.Module):
-    """Convolution, normalisation, relu."""
+    """Convolution, normalization, relu."""
 
     channels: int
     kernel: int = 3
     stride: int = 1
-    padding: int | None = None  # Zeros at each side; None: half of the kernel.
+    padding: int | None = None  # Zeros on each side; None: half of the kernel.
     dilation: int = 1
     norm: str = "none"  # none, group or batch.
     group_size: int = 16
     dtype: Any = jnp.float32
-    pairs: bool = False  # Whether maps are pairs of columns; a 3x3 kernel's only.
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), channels].
+    def __call__(self, x: Map, train: bool) -> Map:
+        """Maps [B, H, W, C] to [B, H', W', channels], of the sizes of `Conv`.
 
-        That size is an odd kernel's with its default padding, undilated.
+        Args:
+          x: the map.
+          train: whether BatchNorm uses the statistics of the batch.
+
+        Raises:
+          InputError: `norm` is unknown, or its groups do not divide the channels.
         """
-        return nn.relu(self._normalize(self._convolve(x), train))
-
-    def _convolve(self, x: Array) -> Array:
-        has_bias = self.norm == "none"
-        init = nn.initializers.he_normal()
-        if self.pairs:
-            bias_init = nn.initializers.zeros if has_bias else None
-            filters = Filters(self.channels, init, bias_init, name="conv")
-            kernel, bias = filters(x.shape[-1] // 2)
-            return column_pairs.convolve(x, kernel, bias, self.dtype)
-        return nn.Conv(
+        x = Conv(
             self.channels,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.kernel // 2 if self.padding is None else self.padding,
-            kernel_dilation=self.dilation,
-            use_bias=has_bias,
-            kernel_init=init,
+            self.kernel,
+            self.stride,
+            self.padding,
+            self.dilation,
+            use_bias=self.norm == "none",
+            kernel_init=nn.initializers.he_normal(),
             dtype=self.dtype,
-            conv_general_dilated=convolve,
             name="conv",
         )(x)
+        return jax.tree.map(nn.relu, self._normalize(x, train))
 
-    def _normalize(self, x: Array, train: bool) -> Array:
+    def _normalize(self, x: Map, train: bool) -> Map:
         if self.norm == "none":
             return x
         if self.norm == "group":
@@ -69,34 +117,36 @@ class ConvBlock(nn.Module):
                 )
             return nn.GroupNorm(groups, dtype=self.dtype, name="norm")(x)
         if self.norm == "batch":
-            batch_norm = column_pairs.BatchNorm if self.pairs else nn.BatchNorm
-            return batch_norm(
+            options: dict[str, Any] = dict(
                 use_running_average=not train,
                 momentum=0.9,
                 dtype=self.dtype,
-                # The statistics are the whole batch's, wherever its images are.
+                # Statistics are those of the batch over all devices.
                 axis_name=collectives.device_axes() or None,
                 name="norm",
-            )(x)
+            )
+            if isinstance(x, ColumnPairs):
+                return column_pairs.BatchNorm(**options)(x)
+            return nn.BatchNorm(**options)(x)
         raise InputError(
             f"model.norm is {self.norm!r}; it must be none, group or batch"
         )
 
 
-class Normalization(NamedTuple):
-    """Channel order, mean and scale; the last two in that order, units of 0..255."""
+class PixelStatistics(NamedTuple):
+    """Channel order, mean and standard deviation of pixels in the units 0 to 255."""
 
     channel_order: str  # RGB or BGR.
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...]  # In the channel order.
+    std: tuple[float, ...]  # In the channel order.
 
     @classmethod
-    def of(cls, model) -> "Normalization":
-        """That of `config.model`."""
+    def of(cls, model: ml_collections.ConfigDict) -> "PixelStatistics":
+        """Returns the pixel statistics of `config.model`."""
         return cls(model.channel_order, tuple(model.pixel_mean), tuple(model.pixel_std))
 
     def __call__(self, image: Array) -> Array:
-        """float32 RGB [..., 3] in 0..255 -> float32 [..., 3] as the weights want it."""
+        """Turns RGB [..., 3] in [0, 255] into what the weights expect, float32."""
         if self.channel_order == "BGR":
             image = image[..., ::-1]
         lead = (1,) * (image.ndim - 1)
@@ -107,17 +157,20 @@ class Normalization(NamedTuple):
 
     @property
     def gray(self) -> tuple[float, ...]:
-        """The RGB colour that becomes zero."""
+        """RGB color that becomes zero."""
         return self.mean[::-1] if self.channel_order == "BGR" else self.mean
 
 
-def max_pool(x: Array) -> Array:
-    """2x2 max pooling with stride 2 that keeps a partial last window.
+def max_pool(x: Array | ColumnPairs) -> Array:
+    """Pools [B, H, W, C] by 2x2 windows with stride 2: [B, ceil(H/2), ceil(W/2), C].
 
-    As maxima of neighbours: on CPUs a narrow detector's step then takes 0.87 of the
-    time that it takes with nn.max_pool, whose gradient scatters. The neighbours are
-    slices: TPUs would copy whole maps to make an axis of them.
+    A partial last window is kept.
     """
+    if isinstance(x, ColumnPairs):
+        return column_pairs.max_pool(x)
+    # Maxima of neighbors: on CPUs a narrow detector's step takes 0.87 of the time that
+    # it takes with nn.max_pool, whose gradient scatters. The neighbors are slices: TPUs
+    # would copy entire maps to make an axis of them.
     height, width = x.shape[1:3]
     odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
     x = jnp.pad(x, odd, constant_values=-jnp.inf)
@@ -126,13 +179,16 @@ def max_pool(x: Array) -> Array:
 
 
 class L2Normalize(nn.Module):
-    """Unit length over channels times a learned scale a channel (ParseNet)."""
+    """Unit length over channels times a learned scale per channel.
+
+    Source: Liu et al., ParseNet: Looking Wider to See Better (2015).
+    """
 
     initial_scale: float
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[..., C] -> [..., C], computed in float32; a zero vector stays zero."""
+        """Maps [..., C] to [..., C], computed in float32; a zero vector stays zero."""
         scale = self.param(
             "scale", nn.initializers.constant(self.initial_scale), (x.shape[-1],)
         )
@@ -141,6 +197,6 @@ class L2Normalize(nn.Module):
 
 
 def unit_vectors(x: Array, epsilon: float = 1e-12) -> Array:
-    """[..., C] over its length, float32; zero (and a finite gradient) at zero."""
+    """Divides [..., C] by its length; float32, zero with a finite gradient at zero."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + epsilon)

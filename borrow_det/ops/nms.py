@@ -22,21 +22,23 @@ _PART = 1024
 _BLOCK = 16
 
 
-class Detections(NamedTuple):
-    """The K detections of each image by falling score; zeros where `mask` is false."""
+class NmsOutput(NamedTuple):
+    """The K detections of each image, best first; zeros where `mask` is false."""
 
     boxes: Array  # float32 [B, K, 4]
     scores: Array  # float32 [B, K]
-    labels: Array  # int32 [B, K], 0-based (there is no background here)
+    labels: Array  # int32 [B, K], 0-based foreground classes.
     mask: Array  # bool [B, K]
+    anchors: Array  # int32 [B, K], index of the anchor among the A boxes.
 
 
 class _State(NamedTuple):
-    """How far the rankings have been gone through, and what was kept."""
+    """Detections kept so far, and the position reached in each ranking."""
 
     boxes: Array  # float32 [B, K, 4]
     scores: Array  # float32 [B, K], -inf in free places.
     labels: Array  # int32 [B, K]
+    anchors: Array  # int32 [B, K]
     entered: Array  # int32 [B, C], candidates of each class so far.
     last_score: Array  # float32 [B], of the last candidate so far.
     last_index: Array  # int32 [B], its index among all scores; -1 before the first.
@@ -51,7 +53,7 @@ def class_wise_nms(
     iou: float,
     max_per_class: int,
     max_total: int,
-) -> Detections:
+) -> NmsOutput:
     """Turns the scored boxes of images into detections, as SSD does.
 
     Args:
@@ -86,6 +88,7 @@ def class_wise_nms(
         boxes=full(jnp.zeros(()), max_total, 4),
         scores=full(jnp.array(-jnp.inf), max_total),
         labels=full(integer, max_total),
+        anchors=full(integer, max_total),
         entered=full(integer, classes),
         last_score=full(jnp.array(jnp.inf)),
         last_index=full(integer - 1),
@@ -94,11 +97,12 @@ def class_wise_nms(
     part = functools.partial(_part, boxes, candidates, iou, max_per_class)
     found = jax.lax.while_loop(lambda state: ~jnp.all(state.done), part, start)
     mask = found.scores > -jnp.inf
-    return Detections(
+    return NmsOutput(
         boxes=jnp.where(mask[..., None], found.boxes, 0.0),
         scores=jnp.where(mask, found.scores, 0.0),
         labels=jnp.where(mask, found.labels, 0),
         mask=mask,
+        anchors=jnp.where(mask, found.anchors, 0),
     )
 
 
@@ -129,13 +133,16 @@ def _part(boxes, candidates, iou, max_per_class, state):
     kept, of = jax.lax.top_k(scores, state.scores.shape[1])
     of_class = labels[..., None] == jnp.arange(classes, dtype=jnp.int32)[None, None]
     entered = of_class & enters[..., None]
+
+    def chosen(before, new):
+        return jnp.take_along_axis(jnp.concatenate([before, new], axis=1), of, axis=1)
+
     both = jnp.concatenate([state.boxes, these], axis=1)
     return _State(
         boxes=jnp.take_along_axis(both, of[..., None], axis=1),
         scores=kept,
-        labels=jnp.take_along_axis(
-            jnp.concatenate([state.labels, labels], axis=1), of, axis=1
-        ),
+        labels=chosen(state.labels, labels),
+        anchors=chosen(state.anchors, anchor),
         entered=state.entered + jnp.sum(entered, axis=1, dtype=jnp.int32),
         last_score=best[:, -1],
         last_index=place[:, -1],

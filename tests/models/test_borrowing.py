@@ -471,9 +471,9 @@ def detectors():
     config = base.get_config()
     config.model.width = 1 / 64
     config.model.l2_scales = (8.0, 5.0, 0.0, 0.0)
-    full = detector.build_detector(config, num_classes=2)
+    full = detector.build_borrow_net(config, num_classes=2)
     config.borrow.enabled = config.borrow.context = False
-    plain = detector.build_detector(config, num_classes=2)
+    plain = detector.build_borrow_net(config, num_classes=2)
     rng = np.random.default_rng(5)
     image = rng.uniform(0, 255, (2, 72, 90, 3)).astype(np.float32)
     return plain, full, random_variables(full, image)["params"], image

@@ -33,7 +33,7 @@ def test_a_detector_of_any_width_can_take_its_layers(width):
     config = base.get_config()
     config.model.width = width
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
-    detector = detector_lib.build_detector(config, 2)
+    detector = detector_lib.build_borrow_net(config, 2)
     trunk = jax.eval_shape(detector.init, jax.random.key(0), image)["params"]["trunk"]
     given = shapes(10, width=width)
     layers = {name: given[name] for name in ("fc6", "fc7")}
@@ -72,9 +72,9 @@ def test_logits_are_the_mean_over_positions(tiny):
     assert found.dtype == jnp.float32
     # By hand from pool5 on: fc6 as a product with each 7x7 part of its map.
     params = variables["params"]
-    stages = classifier.Stages(1 / 64, (1, 1, 1, 1, 1))
-    normalised = network.normalization(jnp.asarray(images))
-    pool5 = stages.apply({"params": params["trunk"]}, normalised, False)
+    stages = network.trunk
+    normalized = network.pixel_statistics(jnp.asarray(images))
+    pool5 = stages.apply({"params": params["trunk"]}, normalized, False)
     assert pool5.shape == (3, 7, 8, 8)
     logits = []
     for left in (0, 1):

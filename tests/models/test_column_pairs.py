@@ -1,4 +1,4 @@
-"""Columns in pairs against columns one by one, in value, gradient and parameters."""
+"""Layers on pairs of columns against the same layers on single columns."""
 
 import flax.linen as nn
 import jax
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from borrow_det.models import column_pairs, layers
+from borrow_det.models.column_pairs import ColumnPairs
 from borrow_det.models.trunks import vgg
 
 
@@ -15,14 +16,15 @@ def rng():
     return np.random.default_rng(5)
 
 
-def test_pairs_hold_the_channels_of_the_left_column_first():
+def test_pairs_store_the_channels_of_the_left_column_first():
     x = np.arange(24).reshape(1, 2, 4, 3)
-    pairs = column_pairs.paired(x)
-    np.testing.assert_array_equal(pairs[0, 1, 1], [*x[0, 1, 2], *x[0, 1, 3]])
-    np.testing.assert_array_equal(column_pairs.single(pairs), x)
+    pairs = ColumnPairs.from_map(x)
+    assert pairs.channels == 3
+    np.testing.assert_array_equal(pairs.array[0, 1, 1], [*x[0, 1, 2], *x[0, 1, 3]])
+    np.testing.assert_array_equal(pairs.to_map(), x)
 
 
-def test_a_convolution_of_pairs_is_that_of_columns(rng):
+def test_convolution_equals_the_one_of_single_columns(rng):
     x = rng.normal(size=(2, 5, 8, 3)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 3, 4)).astype(np.float32)
     bias = rng.normal(size=4).astype(np.float32)
@@ -30,17 +32,19 @@ def test_a_convolution_of_pairs_is_that_of_columns(rng):
         np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), axis=(1, 2)
     )
     expected = np.einsum("byxchw,hwco->byxo", windows, kernel)
-    y = column_pairs.convolve(column_pairs.paired(x), kernel, bias, jnp.float32)
-    np.testing.assert_allclose(column_pairs.single(y), expected + bias, atol=1e-5)
+    y = column_pairs.convolve(ColumnPairs.from_map(x), kernel, bias)
+    np.testing.assert_allclose(y.to_map(), expected + bias, atol=1e-5)
+    y = column_pairs.convolve(ColumnPairs.from_map(x), kernel)
+    np.testing.assert_allclose(y.to_map(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("height", [1, 6, 7])
-def test_pooling_pairs_is_pooling_columns_in_value_and_gradient(rng, height):
+def test_pooling_equals_the_one_of_single_columns_in_value_and_gradient(rng, height):
     # Few values, so that many are equal.
     x = rng.integers(3, size=(2, height, 8, 3)).astype(np.float32)
     expected, gradient = jax.vjp(layers.max_pool, x)
     found, gradient_of_pairs = jax.vjp(
-        lambda x: column_pairs.max_pool(column_pairs.paired(x)), x
+        lambda x: layers.max_pool(ColumnPairs.from_map(x)), x
     )
     np.testing.assert_array_equal(found, expected)
     upper = rng.normal(size=expected.shape).astype(np.float32)
@@ -52,7 +56,7 @@ def trunk(pairs, **options):
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
-def test_a_trunk_of_pairs_is_the_same_trunk(rng, norm):
+def test_a_trunk_has_the_same_parameters_levels_and_gradients(rng, norm):
     image = rng.normal(size=(2, 37, 64, 3)).astype(np.float32)
 
     def loss(variables, pairs):
@@ -61,7 +65,7 @@ def test_a_trunk_of_pairs_is_the_same_trunk(rng, norm):
         )
         return sum(jnp.mean(level**2) for level in levels), (levels, updates)
 
-    with jax.numpy_rank_promotion("allow"):  # Of flax's norm layers.
+    with jax.numpy_rank_promotion("allow"):  # flax's norm layers need it.
         variables, drawn = (
             trunk(p, norm=norm).init(jax.random.key(1), image) for p in (False, True)
         )
@@ -75,7 +79,7 @@ def test_a_trunk_of_pairs_is_the_same_trunk(rng, norm):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_of_pairs_is_that_of_columns(rng, train):
+def test_batch_norm_equals_the_one_of_single_columns(rng, train):
     x = rng.normal(2.0, 3.0, size=(2, 4, 6, 5)).astype(np.float32)
     options = dict(use_running_average=not train, momentum=0.9, dtype=jnp.float32)
     params = {name: rng.normal(size=5).astype(np.float32) for name in ("scale", "bias")}
@@ -89,9 +93,9 @@ def test_batch_norm_of_pairs_is_that_of_columns(rng, train):
             variables, x, mutable=["batch_stats"]
         )
     found, found_stats = column_pairs.BatchNorm(**options).apply(
-        variables, column_pairs.paired(x), mutable=["batch_stats"]
+        variables, ColumnPairs.from_map(x), mutable=["batch_stats"]
     )
-    np.testing.assert_allclose(column_pairs.single(found), expected, atol=1e-5)
+    np.testing.assert_allclose(found.to_map(), expected, atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
         found_stats,
@@ -100,7 +104,7 @@ def test_batch_norm_of_pairs_is_that_of_columns(rng, train):
 
 
 def convolved_shapes(module, image):
-    """The shapes of the kernels of a module's first two convolutions."""
+    """Returns the shapes of the kernels of a module's first two convolutions."""
     variables = jax.eval_shape(module.init, jax.random.key(0), image)
     program = jax.make_jaxpr(module.apply)(variables, image)
     return [
@@ -121,8 +125,8 @@ def convolved_shapes(module, image):
         (dict(pairs=True, remat=True), 64, 2),
     ],
 )
-def test_pairs_stand_where_asked_for_and_possible(options, width, times):
+def test_pairs_are_used_where_requested_and_supported(options, width, times):
     image = jax.ShapeDtypeStruct((1, 64, width, 3), np.float32)
-    with jax.numpy_rank_promotion("allow"):  # Of flax's norm layers.
+    with jax.numpy_rank_promotion("allow"):  # flax's norm layers need it.
         kernels = convolved_shapes(vgg.VGG16(width=1 / 16, **options), image)
     assert kernels == [(3, 3, 3 * times, 4 * times), (3, 3, 4 * times, 4 * times)]

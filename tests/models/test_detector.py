@@ -8,7 +8,7 @@ import pytest
 from borrow_det.configs import base
 from borrow_det.errors import InputError
 from borrow_det.models import detector
-from borrow_det.models.layers import Normalization
+from borrow_det.models.layers import PixelStatistics
 from borrow_det.ops import anchors as anchor_ops
 
 NUM_CLASSES = 3
@@ -47,7 +47,7 @@ def test_head_flattens_row_column_anchor():
 @pytest.mark.parametrize("input_size", [(512, 512), (72, 130), (65, 64)])
 def test_outputs_are_in_the_order_of_the_anchors(input_size):
     config = narrow_config(input_size)
-    model = detector.build_detector(config, NUM_CLASSES)
+    model = detector.build_borrow_net(config, NUM_CLASSES)
     image = np.zeros((1, *input_size, 3), np.float32)
     variables = zero_variables(model, image)
     # Each anchor of each level says in its logits which one it is.
@@ -75,7 +75,7 @@ def test_the_paper_has_six_six_six_and_four_anchors_a_position():
 
 def test_background_bias_is_on_every_background_logit_at_the_start():
     config = narrow_config((64, 64), background_bias=3.0)
-    model = detector.build_detector(config, NUM_CLASSES)
+    model = detector.build_borrow_net(config, NUM_CLASSES)
     image = np.zeros((1, 64, 64, 3), np.float32)
 
     @jax.jit  # Compiles no more than what makes the biases.
@@ -97,14 +97,14 @@ def test_images_are_normalised_by_the_configs_mean_and_deviation():
     config = narrow_config(
         (64, 64), pixel_mean=(10.0, 20.0, 30.0), pixel_std=(2.0, 4.0, 5.0)
     )
-    model = detector.build_detector(config, NUM_CLASSES)
+    model = detector.build_borrow_net(config, NUM_CLASSES)
     rng = np.random.default_rng(0)
     image = rng.uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
     variables = jax.tree.map(
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
     )
-    plain = model.clone(normalization=Normalization("RGB", (0.0,) * 3, (1.0,) * 3))
+    plain = model.clone(pixel_statistics=PixelStatistics("RGB", (0.0,) * 3, (1.0,) * 3))
     normalised = (image - np.float32([10, 20, 30])) / np.float32([2, 4, 5])
     found = jax.jit(model.apply)(variables, image).logits
     expected = jax.jit(plain.apply)(variables, normalised).logits
@@ -114,7 +114,7 @@ def test_images_are_normalised_by_the_configs_mean_and_deviation():
 
 def test_l2_normalisation_acts_on_the_levels_that_have_a_scale():
     config = narrow_config((64, 64), l2_scales=(8.0, 0.0, 5.0, 0.0))
-    model = detector.build_detector(config, NUM_CLASSES)
+    model = detector.build_borrow_net(config, NUM_CLASSES)
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     assert {name for name in params if name.startswith("l2")} == {"l2_1", "l2_3"}
@@ -127,7 +127,7 @@ def test_l2_normalisation_acts_on_the_levels_that_have_a_scale():
 def test_wrong_fields_are_named(field, value):
     config = narrow_config((64, 64), **{field: value})
     with pytest.raises(InputError, match=rf"model\.{field}"):
-        detector.build_detector(config, NUM_CLASSES)
+        detector.build_borrow_net(config, NUM_CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -142,4 +142,4 @@ def test_anchors_that_are_not_the_trunks_levels_are_refused(field, value):
     config = narrow_config((64, 64))
     config.anchors[field] = value
     with pytest.raises(InputError, match=rf"anchors\.{field}"):
-        detector.build_detector(config, NUM_CLASSES)
+        detector.build_borrow_net(config, NUM_CLASSES)

@@ -1,4 +1,4 @@
-"""SSD's own trunks: VGG-16 with atrous fc6, and the layers beyond it."""
+"""The trunks of SSD300 and SSD512: VGG-16 with a dilated fc6, and extra layers."""
 
 from typing import ClassVar, NamedTuple
 
@@ -9,40 +9,43 @@ from borrow_det.models.trunks.vgg import FC_CHANNELS, VGGStages
 
 
 class ExtraLayer(NamedTuple):
-    """A 1x1 convolution to fewer channels, then one that makes the next level."""
+    """A 1x1 convolution to fewer channels, and a convolution that makes a level."""
 
-    reduced: int  # Channels between the two.
-    channels: int  # Of the level.
+    reduced: int  # Output channels of the first convolution.
+    channels: int  # Output channels of the second convolution, the level.
     kernel: int = 3
     stride: int = 1
-    padding: int = 0  # At all four sides, also of a stride-2 convolution.
+    padding: int = 0  # Zeros on each of the four sides, at any stride.
 
 
 _HALVING = ExtraLayer(128, 256, stride=2, padding=1)
 
 
 class SSDTrunk(VGGStages):
-    """What SSD300 and SSD512 share: VGG-16 up to fc7, then `extra_layers`.
+    """Base of SSD300 and SSD512: VGG-16 up to fc7, then `extra_layers`.
 
-    pool5 is 3x3 with stride 1, and conv_fc6 3x3 with dilation 6: fc7 keeps conv5_3's
-    stride. conv4_3 goes on as it is; where it is normalised for its prediction layer
-    (`model.l2_scales`), the trunk does not see it. Poolings keep a partial last window
-    (300 pixels become 38 by pool3), as all do in Caffe and pool3 in torchvision; for
-    300 and 512 pixels the others have none.
+    pool5 is 3x3 with stride 1, and conv_fc6 is 3x3 with dilation 6, so fc7 keeps the
+    stride of conv5_3. The L2 normalization of conv4_3 (`model.l2_scales`) applies to
+    its prediction head only, as in SSD; the trunk continues from the plain map.
+    Poolings keep a partial last window (300 pixels become 38 at pool3), as all do in
+    Caffe, and pool3 in torchvision; at 300 and 512 pixels the others have none.
 
     Source: Liu et al., SSD: Single Shot MultiBox Detector (2016), section 3.1, and its
-    Caffe implementation (model_libs.py, ssd_coco.py), whose fc6 to conv10_2 it names.
+    Caffe implementation (model_libs.py, ssd_coco.py), which has the names of layers.
     """
 
     extra_layers: ClassVar[tuple[ExtraLayer, ...]]
-    # Of the first levels, those that it has at any input.
-    strides: ClassVar[tuple[int, ...]]
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:
-        """Normalised image [B, H, W, 3] -> conv4_3, conv_fc7, conv6_2, conv7_2, ...
+        """Computes conv4_3, conv_fc7, conv6_2, conv7_2, and so on.
 
-        512, 1024, and each extra layer's `channels`, times `width`.
+        Args:
+          image: [B, H, W, 3], pixel statistics applied.
+          train: see ConvBlock.
+
+        Returns:
+          Maps with 512, 1024, and each extra layer's `channels`, times `width`.
         """
         *_, conv4_3, conv5_3 = self.conv_stages(image, train)
         x = nn.max_pool(conv5_3, window_shape=(3, 3), strides=(1, 1), padding="SAME")
@@ -60,7 +63,7 @@ class SSDTrunk(VGGStages):
 
 
 class SSD300(SSDTrunk):
-    """Of 300 pixels, maps of 38, 19, 10, 5, 3 and 1; the last two are not padded."""
+    """SSD300: maps of 38, 19, 10, 5, 3 and 1 positions a side at 300 pixels."""
 
     extra_layers: ClassVar = (
         ExtraLayer(256, 512, stride=2, padding=1),
@@ -69,10 +72,13 @@ class SSD300(SSDTrunk):
         ExtraLayer(128, 256),
     )
     strides: ClassVar = (8, 16, 32, 64)
+    level_names: ClassVar = (
+        *("conv4_3", "conv_fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2"),
+    )
 
 
 class SSD512(SSDTrunk):
-    """Of 512 pixels, maps of 64, 32, 16, 8, 4, 2 and 1."""
+    """SSD512: maps of 64, 32, 16, 8, 4, 2 and 1 positions a side at 512 pixels."""
 
     extra_layers: ClassVar = (
         ExtraLayer(256, 512, stride=2, padding=1),
@@ -82,3 +88,4 @@ class SSD512(SSDTrunk):
         ExtraLayer(128, 256, kernel=4, padding=1),
     )
     strides: ClassVar = (8, 16, 32, 64, 128, 256)
+    level_names: ClassVar = (*SSD300.level_names, "conv10_2")

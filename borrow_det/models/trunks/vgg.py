@@ -1,14 +1,14 @@
-"""The VGG-16 trunk whose receptive fields are those of the paper's Table 1."""
+"""The VGG-16 trunk with the receptive fields of the paper's Table 1."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import ml_collections
 from jax import Array
 
-from borrow_det.models import column_pairs
+from borrow_det.models.column_pairs import ColumnPairs, Map
 from borrow_det.models.layers import ConvBlock, max_pool
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
@@ -17,23 +17,55 @@ CONV6_CHANNELS = (256, 512)
 
 
 class VGGStages(nn.Module):
-    """The five convolution stages of VGG-16, for the trunks that are built on them."""
+    """The five convolution stages of VGG-16, which all trunks here start with."""
 
-    width: float = 1.0  # Multiplies every channel count.
-    stages: Sequence[int] = (2, 2, 3, 3, 3)  # Convolutions of each stage.
+    width: float = 1.0  # Factor of every channel count.
+    stages: Sequence[int] = (2, 2, 3, 3, 3)  # Convolutions per stage.
     norm: str = "none"
     group_size: int = 16
     dtype: Any = jnp.float32
-    # Whether a stage's maps are computed again for its gradient, instead of kept.
+    # Recomputes the maps of a stage for its gradient instead of keeping them.
     remat: bool = False
-    # Whether the first stage's maps are pairs of columns (column_pairs.py), where they
-    # have an even number and norm is not group.
+    # Stores the maps of the first stage as pairs of columns (column_pairs.py), if their
+    # width is even and the norm is not group.
     pairs: bool = False
 
+    # Strides and names of a detection trunk's levels, in pixels of the input. Strides
+    # that depend on the input size are left out at the end.
+    strides: ClassVar[tuple[int, ...]] = ()
+    level_names: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_config(cls, config: ml_collections.ConfigDict) -> Self:
+        """Builds the trunk that `config` (configs/base.py) describes."""
+        model = config.model
+        return cls(
+            width=model.width,
+            stages=tuple(model.stages),
+            norm=model.norm,
+            group_size=model.group_size,
+            dtype=jnp.dtype(config.dtype),
+            remat=config.remat == "trunk",
+            pairs=config.first_stage == "pairs",
+        )
+
     def block(
-        self, x: Array, train: bool, name: str, channels: int, **options: Any
-    ) -> Array:
-        """A `ConvBlock` of this trunk: `channels` before the width; see its fields."""
+        self,
+        x: Map,
+        train: bool,
+        name: str,
+        channels: int,
+        **options: Any,
+    ) -> Map:
+        """Applies a new `ConvBlock` named `name`.
+
+        Args:
+          x: the map.
+          train: see ConvBlock.
+          name: name of the block.
+          channels: output channels at width 1.
+          **options: further fields of ConvBlock.
+        """
         return ConvBlock(
             max(1, round(channels * self.width)),
             norm=self.norm,
@@ -44,12 +76,17 @@ class VGGStages(nn.Module):
         )(x, train)
 
     def conv_stages(self, image: Array, train: bool) -> list[Array]:
-        """Normalised image [B, H, W, 3] -> the last map of each stage.
+        """Computes the last map of each stage.
 
-        Maps of strides 1, 2, 4, 8, 16 (sizes rounded up) with 64, 128, 256, 512, 512
-        channels times `width`; the last one is not pooled.
+        Args:
+          image: [B, H, W, 3], pixel statistics applied.
+          train: see ConvBlock.
+
+        Returns:
+          Maps of strides 1, 2, 4, 8, 16 (sizes rounded up) with 64, 128, 256, 512, 512
+          channels times `width`; the last one is not pooled.
         """
-        # As a function of the module, `remat` leaves the names of parameters alone.
+        # A function, since nn.remat of a module would rename its parameters.
         one_stage = _stage
         if self.remat and train:
             one_stage = nn.remat(_stage, static_argnums=(2, 3, 4, 5))
@@ -66,46 +103,48 @@ class VGGStages(nn.Module):
 def _stage(
     trunk: VGGStages, x: Array, train: bool, number: int, count: int, channels: int
 ) -> tuple[Array, Array]:
-    """Stage `number` of a trunk: its last map, and that pooled.
+    """Computes stage `number` of a trunk: its last map, and that map pooled.
 
-    Both, so that of the shallow stages, whose maps are the largest, nothing but what
-    the next one reads is kept where stages are computed again.
+    The pooling belongs to the stage so that, with `remat`, nothing but its result is
+    kept of the shallow stages, which have the largest maps.
     """
-    even, can = x.shape[2] % 2 == 0, trunk.norm in ("none", "batch")
-    pairs = trunk.pairs and number == 1 and even and can
-    if pairs:
-        x = column_pairs.paired(x)
-    for i in range(1, count + 1):
-        x = trunk.block(x, train, f"conv{number}_{i}", channels, pairs=pairs)
-    if pairs:
-        return column_pairs.single(x), column_pairs.max_pool(x)
+
+    def convolved(x: Map) -> Map:
+        for i in range(1, count + 1):
+            x = trunk.block(x, train, f"conv{number}_{i}", channels)
+        return x
+
+    even, supported = x.shape[2] % 2 == 0, trunk.norm in ("none", "batch")
+    if trunk.pairs and number == 1 and even and supported:
+        pairs = convolved(ColumnPairs.from_map(x))
+        return pairs.to_map(), max_pool(pairs)
+    x = convolved(x)
     return x, max_pool(x)
 
 
-def pairs_columns(config) -> bool:
-    """Whether `config.first_stage` asks for pairs of columns, on this machine."""
-    if config.first_stage == "auto":
-        return jax.default_backend() == "tpu"
-    return config.first_stage == "pairs"
-
-
 class VGG16(VGGStages):
-    """VGG-16 with fc6, fc7 as convolutions and conv6: the four detection levels.
+    """VGG-16 with convolutional fc6 and fc7, and conv6: the paper's four levels.
 
-    pool5 is 2x2 with stride 2 and conv_fc6 3x3 undilated, which gives (with the 3x3
-    prediction head) the receptive fields 108, 228, 340, 468 of the paper; SSD's atrous
-    fc6 gives others. Poolings keep a partial last window, so that any input size is
-    covered.
+    pool5 is 2x2 with stride 2 and conv_fc6 is 3x3 without dilation. With the 3x3
+    prediction head, the receptive fields are 108, 228, 340 and 468 pixels as in the
+    paper; SSD's dilated fc6 has others. Poolings keep a partial last window, so that
+    any input size is covered.
     """
 
-    strides: ClassVar = (8, 16, 32, 64)  # Of the levels.
+    strides: ClassVar = (8, 16, 32, 64)
+    level_names: ClassVar = ("conv4_3", "conv5_3", "conv_fc7", "conv6_2")
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:
-        """Normalised image [B, H, W, 3] -> conv4_3, conv5_3, conv_fc7, conv6_2.
+        """Computes conv4_3, conv5_3, conv_fc7 and conv6_2.
 
-        Maps of strides 8, 16, 32, 64 (sizes rounded up) with 512, 512, 1024, 512
-        channels times `width`.
+        Args:
+          image: [B, H, W, 3], pixel statistics applied.
+          train: see ConvBlock.
+
+        Returns:
+          Maps of strides 8, 16, 32, 64 (sizes rounded up) with 512, 512, 1024, 512
+          channels times `width`.
         """
         *_, conv4_3, conv5_3 = self.conv_stages(image, train)
         x = max_pool(conv5_3)

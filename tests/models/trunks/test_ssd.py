@@ -117,7 +117,7 @@ def test_levels_are_the_definitions(trunk, input_size, sides):
 
 def test_fc6_sees_nine_blocks_six_apart():
     """One bright position of conv5_3: pool5 spreads it, fc6's taps repeat that."""
-    module = trunks_ssd.SSD300(width=1 / 512, stages=STAGES)
+    module = trunks.SSD300(width=1 / 512, stages=STAGES)
     side, place = 19, 9
     image = np.zeros((1, 16 * side, 16 * side, 3), np.float32)
     image[:, 16 * place + 7, 16 * place + 7] = 1
@@ -138,7 +138,7 @@ def test_fc6_sees_nine_blocks_six_apart():
 
 def parameters(config, num_classes):
     """Arrays' sizes, by path."""
-    model = detector.build_detector(config, num_classes)
+    model = detector.build_borrow_net(config, num_classes)
     image = jnp.zeros((1, *config.input_size, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
     flat = jax.tree_util.tree_leaves_with_path(params)
@@ -204,7 +204,7 @@ def narrow(module, arg="", **fields):
 
 def test_l2_normalisation_is_on_the_heads_branch_only():
     config = narrow(ssd300_coco)
-    model = detector.build_detector(config, 2)
+    model = detector.build_borrow_net(config, 2)
     image = np.random.default_rng(2).uniform(0, 255, (1, 300, 300, 3))
     image = image.astype(np.float32)
     params = random_like(jax.eval_shape(model.init, jax.random.key(0), image)["params"])
@@ -242,7 +242,7 @@ def test_strides_that_are_not_the_maps_are_refused(side, strides, level):
     config = narrow(ssd300_coco)
     config.input_size, config.anchors.strides = (side, side), strides
     with pytest.raises(InputError, match=level) as error:
-        detector.build_detector(config, 2)
+        detector.build_borrow_net(config, 2)
     for name in ("anchors.strides", f"input_size=({side}, {side})"):
         assert name in str(error.value)
     assert "\n" not in str(error.value)
@@ -251,7 +251,7 @@ def test_strides_that_are_not_the_maps_are_refused(side, strides, level):
 def test_other_input_sizes_run_with_their_own_strides():
     config = narrow(ssd300_coco)
     config.input_size, config.anchors.strides = (320, 320), (8, 16, 32, 64, 107, 320)
-    detector.build_detector(config, 2)
+    detector.build_borrow_net(config, 2)
 
 
 def test_every_parameter_learns_when_six_levels_borrow():
@@ -263,7 +263,7 @@ def test_every_parameter_learns_when_six_levels_borrow():
     # So that no unit of the few there are is dead.
     config.model.norm, config.model.group_size = "group", 4
     config.borrow.zero_init_context = False
-    model = detector.build_detector(config, 2)
+    model = detector.build_borrow_net(config, 2)
     rng = np.random.default_rng(3)
     image = rng.uniform(0, 255, (2, 300, 300, 3)).astype(np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]

@@ -31,7 +31,7 @@ def averaging_ssd():
     config.model.width = 1 / 512
     config.model.pixel_mean, config.model.pixel_std = (0.0,) * 3, (1.0,) * 3
     config.borrow.enabled = config.borrow.context = False
-    model = detector.build_detector(config, num_classes=1)
+    model = detector.build_borrow_net(config, num_classes=1)
     shapes = jax.eval_shape(
         model.init, jax.random.key(0), jnp.zeros((1, *INPUT, 3), jnp.float32)
     )
