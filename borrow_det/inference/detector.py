@@ -146,14 +146,14 @@ class Detector:
 
         Args:
           images: one image or an iterable of images. An image is a path, a PIL image,
-            or a uint8 array [H, W] or [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4]
+            or a uint8 array [H, W] or [H, W, 1] (gray), [H, W, 3] (RGB) or [H, W, 4]
             (RGBA).
           score: minimum score; None for all detections that the run makes, from its
             nms.score on, as average precision needs them.
           tiles: (rows, columns) or "ROWSxCOLUMNS" of the tiles of every image; "auto"
             for tiles of the network's input size in images larger than that.
           tile_size: side of a square tile in pixels, or (height, width).
-          overlap: overlap of neighbouring tiles as a fraction of a side, in [0, 0.9].
+          overlap: overlap of neighboring tiles as a fraction of a side, in [0, 0.9].
           whole: false to process the tiles without the entire image.
           batch_size: views per batch. A program is compiled for each batch size that
             is used, and one for a single view.

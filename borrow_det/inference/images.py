@@ -26,7 +26,7 @@ def read(image: ImageLike, name: str) -> np.ndarray:
     """Reads one image.
 
     Args:
-      image: path of an image file; uint8 array [H, W] or [H, W, 1] (grey), [H, W, 3]
+      image: path of an image file; uint8 array [H, W] or [H, W, 1] (gray), [H, W, 3]
         (RGB) or [H, W, 4] (RGBA); or PIL image of any mode. Files and PIL images are
         turned as their EXIF orientation says. Transparent pixels are laid on white.
       name: the image's name in error messages, if it has no path.
@@ -72,7 +72,7 @@ def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:
         return np.array(upright.to_rgb(PIL.ImageOps.exif_transpose(image)))
     except upright.UnsupportedPixelsError as error:
         raise InputError(
-            f"{name} has {error}: convert it to grey or RGB of 8 bits"
+            f"{name} has {error}: convert it to gray or RGB of 8 bits"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         # PIL decodes a file when its pixels are first asked for.
@@ -93,7 +93,7 @@ def _from_array(image: Any, name: str) -> np.ndarray:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in shape:
         raise InputError(
-            f"{name} is an array of shape {shape}: pass [H, W] (grey), [H, W, 3] (RGB) "
+            f"{name} is an array of shape {shape}: pass [H, W] (gray), [H, W, 3] (RGB) "
             "or [H, W, 4] (RGBA) for each image"
         )
     if array.shape[2] == 1:

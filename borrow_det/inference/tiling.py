@@ -37,7 +37,7 @@ class Tiles(NamedTuple):
       grid: (rows, columns) of tiles in every image, or None.
       size: (height, width) of a tile in pixels; "auto" for the largest tile that the
         network sees at full resolution; or None.
-      overlap: overlap of neighbouring tiles as a fraction of a tile's side.
+      overlap: overlap of neighboring tiles as a fraction of a tile's side.
       whole: true if the entire image is a view in addition to the tiles.
     """
 
@@ -78,7 +78,7 @@ def make_tiles(
       tiles: "ROWSxCOLUMNS", (rows, columns), "auto", or None.
       tile_size: side of a square tile in pixels, "HEIGHTxWIDTH", (height, width), or
         None.
-      overlap: overlap of neighbouring tiles as a fraction of a side, in [0, 0.9].
+      overlap: overlap of neighboring tiles as a fraction of a side, in [0, 0.9].
       whole: true to add the entire image as a view.
       prefix: text before the names of options in error messages, such as "--".
 
@@ -129,7 +129,7 @@ def grid_tile(
       size: (height, width) of the image in pixels.
       rows: tiles from top to bottom.
       columns: tiles from left to right.
-      overlap: overlap of neighbours as a fraction of a tile's side, in [0, 1).
+      overlap: overlap of neighbors as a fraction of a tile's side, in [0, 1).
     """
 
     def side(length: int, count: int) -> int:
@@ -146,7 +146,7 @@ def windows(
 ) -> np.ndarray:
     """Returns the views of an image: tiles row by row, then the entire image.
 
-    Tiles are spread evenly from border to border, so neighbours overlap by at least
+    Tiles are spread evenly from border to border, so neighbors overlap by at least
     `overlap` of a side; none leaves the image. An image that one tile covers is one
     view.
 
@@ -283,7 +283,7 @@ def _joined(boxes: np.ndarray, box_windows: np.ndarray, iou: float) -> list[list
     """Groups the parts of one object: lists of indices, at most one part per view.
 
     A group grows from its best part: every other view adds the part that overlaps a
-    member most, and that part adds its own neighbours.
+    member most, and that part adds its own neighbors.
     """
     free = np.ones(len(boxes), bool)
     groups = []

@@ -16,10 +16,10 @@ def noise(*shape):
 
 
 RGB = noise(6, 8, 3)
-GREY = noise(6, 8)
+GRAY = noise(6, 8)
 
 
-def grey_as_rgb(array):
+def gray_as_rgb(array):
     return np.stack([array] * 3, axis=-1)
 
 
@@ -27,19 +27,19 @@ def grey_as_rgb(array):
     ("image", "expected"),
     [
         (RGB, RGB),
-        (GREY, grey_as_rgb(GREY)),
-        (GREY[..., None], grey_as_rgb(GREY)),
+        (GRAY, gray_as_rgb(GRAY)),
+        (GRAY[..., None], gray_as_rgb(GRAY)),
         (np.dstack([RGB, np.full((6, 8), 255, np.uint8)]), RGB),
         # Transparent pixels show the white behind them.
         (np.dstack([RGB, np.zeros((6, 8), np.uint8)]), np.full_like(RGB, 255)),
         (RGB[:, ::-1, ::-1], RGB[:, ::-1, ::-1]),
         (PIL.Image.fromarray(RGB), RGB),
-        (PIL.Image.fromarray(GREY), grey_as_rgb(GREY)),
+        (PIL.Image.fromarray(GRAY), gray_as_rgb(GRAY)),
         (PIL.Image.fromarray(np.dstack([RGB, np.full((6, 8), 255, np.uint8)])), RGB),
-        (PIL.Image.fromarray(GREY.astype(np.uint16) * 257), grey_as_rgb(GREY)),
+        (PIL.Image.fromarray(GRAY.astype(np.uint16) * 257), gray_as_rgb(GRAY)),
         (
-            PIL.Image.fromarray(GREY > 127),
-            grey_as_rgb(np.where(GREY > 127, 255, 0)),
+            PIL.Image.fromarray(GRAY > 127),
+            gray_as_rgb(np.where(GRAY > 127, 255, 0)),
         ),
     ],
 )
@@ -89,7 +89,7 @@ def test_pil_images_are_turned_as_their_orientation_says(tmp_path):
         (RGB / 255, "images[3] has values of type float64: pass uint8 values"),
         (RGB > 9, "images[3] has values of type bool: pass uint8 values"),
         (RGB.astype(np.int64), "images[3] has values of type int64: pass uint8"),
-        (RGB[None], "images[3] is an array of shape (1, 6, 8, 3): pass [H, W] (grey)"),
+        (RGB[None], "images[3] is an array of shape (1, 6, 8, 3): pass [H, W] (gray)"),
         (RGB.transpose(2, 0, 1), "images[3] is an array of shape (3, 6, 8): pass"),
         (RGB[:0], "images[3] is an array of shape (0, 8, 3): pass"),
         (np.zeros(4, np.uint8), "images[3] is an array of shape (4,): pass"),

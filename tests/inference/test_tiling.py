@@ -51,7 +51,7 @@ def test_windows_cover_and_overlap_as_asked():
         for axis in (0, 1):
             starts = np.unique(views[:, axis])
             length = min(size[axis], tile[axis])
-            # Starts are whole pixels: neighbours may miss the overlap by one.
+            # Starts are whole pixels: neighbors may miss the overlap by one.
             assert (np.diff(starts) <= length * (1 - overlap) + 1).all()
 
 
@@ -111,7 +111,7 @@ def test_a_large_box_keeps_a_small_part_inside_it():
     assert sorted(result.boxes.tolist()) == [[0, 50, 90, 190], [10, 110, 30, 120]]
 
 
-def test_neighbours_at_a_border_are_not_joined():
+def test_neighbors_at_a_border_are_not_joined():
     # Different rows: nothing in common between 80 and 120.
     result = merged(found((10, 60, 30, 120, 0.7)), found((40, 80, 60, 150, 0.9)))
     assert sorted(result.boxes.tolist()) == [[10, 60, 30, 120], [40, 80, 60, 150]]

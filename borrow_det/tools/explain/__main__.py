@@ -18,7 +18,7 @@ writes into DIR
 The output of an earlier call is replaced, including its pictures.
 
 The attention shown is that of the detection's descriptors: the positions of its
-anchor's level whose centres are in its box (the nearest one if none is), averaged.
+anchor's level whose centers are in its box (the nearest one if none is), averaged.
 Levels count from 1, as in the paper. Scores of borrow.similarity=dot_product may be
 negative and count by their absolute values. Attention is not contribution: values and
 fusion may give it little effect.

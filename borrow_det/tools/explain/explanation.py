@@ -12,7 +12,7 @@ from borrow_det.ops import borrow_targets
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks.detection import DetectionTask
 
-_EVEN = 5  # A colour scale spans at least this multiple of an even spread.
+_EVEN = 5  # A color scale spans at least this multiple of an even spread.
 
 
 class LevelDetections(NamedTuple):
@@ -35,7 +35,7 @@ class SourcePosition(NamedTuple):
     level: int  # From 0.
     center: tuple[float, float]  # (y, x), normalized to the image.
     weight: float  # Its share of the attention.
-    detections: tuple[int, ...]  # Those whose boxes contain the centre, best first.
+    detections: tuple[int, ...]  # Those whose boxes contain the center, best first.
 
 
 class Borrowed(NamedTuple):
@@ -43,7 +43,7 @@ class Borrowed(NamedTuple):
 
     Attributes:
       level: level (from 0) of the descriptors that attend.
-      descriptors: float32 [k, 2], centres (y, x) of these descriptors.
+      descriptors: float32 [k, 2], centers (y, x) of these descriptors.
       heat: attention of each source position by source level, float [H, W]. The sum
         over all levels is 1, or less if rows of P are zero.
       sources: the strongest source positions, strongest first.
@@ -75,7 +75,7 @@ class Borrowed(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """End of the heat's colour scale.
+        """End of the heat's color scale.
 
         It is the attention of the strongest position, but at least a multiple of an
         even spread, so that nothing glows if nothing stands out.

@@ -224,7 +224,7 @@ def image_record(
 ) -> dict[str, Any]:
     """Returns an image's entry in explanations.json.
 
-    Boxes are COCO's [x, y, width, height] and centres [x, y], in pixels of the upright
+    Boxes are COCO's [x, y, width, height] and centers [x, y], in pixels of the upright
     image. Levels count from 1, detections from 0.
     """
     height, width = size

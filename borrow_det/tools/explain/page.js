@@ -195,7 +195,7 @@
   const levelOf = (borrowed) =>
     level in borrowed.shares ? level : byShare(borrowed)[0][0];
 
-  // Opacity and colour of attention relative to the end of the scale.
+  // Opacity and color of attention relative to the end of the scale.
   function color(value) {
     const green = Math.round(225 - 210 * value);
     const red = Math.round(255 - 110 * Math.max(0, value - 0.5) * 2);

@@ -46,7 +46,7 @@ class Page:
           file: file to write to; it stays open.
           levels: levels of the run.
           input_size: (height, width) of the network's input in pixels.
-          colors: CSS colour of each class, by category id.
+          colors: CSS color of each class, by category id.
           settings: settings of the explanations.
         """
         self._file, self._levels, self._colors = file, levels, colors
@@ -233,7 +233,7 @@ def _embedded(image: np.ndarray, largest: int) -> str:
 
 
 def class_colors(category_ids: Sequence[int]) -> dict[int, str]:
-    """Returns the CSS colour of each class, by category id, as in the pictures."""
+    """Returns the CSS color of each class, by category id, as in the pictures."""
     return {
         category: "#{:02x}{:02x}{:02x}".format(*annotate.class_color(label))
         for label, category in enumerate(category_ids)

@@ -25,7 +25,7 @@ from borrow_det.visualization import annotate
 _DPI = 100
 _HEIGHT = 6.6  # Minimum height, inches.
 _PANEL = 1.9  # Minimum height of a row of panels, inches.
-_BAR = 0.9  # Width of the colour scale, inches.
+_BAR = 0.9  # Width of the color scale, inches.
 _CROP = 1.15  # Side of the enlarged object, inches.
 _SHOWN_SIDE = 1280  # Larger images are shrunk to this many pixels before drawing.
 _LISTED = 12  # Source positions listed in the text.
@@ -34,7 +34,7 @@ _FOOT = 17.0  # Letters of the footer per inch.
 
 
 def _heat_map() -> ListedColormap:
-    """Colours from transparent white to opaque dark red; the image shows through."""
+    """Colors from transparent white to opaque dark red; the image shows through."""
     colors = colormaps["YlOrRd"](np.linspace(0.05, 1, 256))
     colors[:, 3] = np.linspace(0, 1, 256) ** 0.6 * 0.8
     return ListedColormap(colors)
@@ -57,7 +57,7 @@ def draw_explanation(
 
     On the left is the image with the detection, lines to its strongest source positions
     (wider for more attention), and the detections that contain these. On the right is a
-    panel for each source level with the attention of each position, all on one colour
+    panel for each source level with the attention of each position, all on one color
     scale.
 
     Args:
@@ -112,7 +112,7 @@ def _draw(scene: "_Scene", footer: str) -> np.ndarray:
     bar = right.colorbar(mesh, ax=panels, aspect=40, pad=0.02)
     bar.set_label("attention per source position", fontsize=10)
     # The background of the heat in the panels, which shows through.
-    bar.ax.set_facecolor([scene.grey.mean() / 255] * 3)
+    bar.ax.set_facecolor([scene.gray.mean() / 255] * 3)
     bar.ax.yaxis.set_major_formatter(ticker.PercentFormatter(decimals=_decimals(end)))
     last = divmod(len(sources), columns)
     scene.write_text(right.add_subplot(grid[last[0], last[1] :]))
@@ -128,7 +128,7 @@ def _grid(cells: int) -> tuple[int, int]:
 
 
 def _decimals(end: float) -> int:
-    """Decimals of a colour scale in percent that ends here."""
+    """Decimals of a color scale in percent that ends here."""
     return 0 if end >= 5 else 1 if end >= 0.5 else 2
 
 
@@ -147,9 +147,9 @@ class _Scene:
     ):
         self.height, self.width = image.shape[:2]
         self.image = annotate.shrink(image, _SHOWN_SIDE)
-        grey = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
-        # Lightened, so that only the heat has a colour and the scene stays visible.
-        self.grey = 155 + grey // 5 * 2
+        gray = cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY)
+        # Lightened, so that only the heat has a color and the scene stays visible.
+        self.gray = 155 + gray // 5 * 2
         self.found, self.k = found, k
         self.borrowed, self.levels, self.input_size = borrowed, levels, input_size
         self.class_names = class_names
@@ -254,8 +254,8 @@ class _Scene:
         label.set(in_layout=False, clip_on=True, clip_box=axes.figure.bbox)
 
     def draw_heat(self, axes: Axes, m: int, norm: Normalize | None) -> QuadMesh:
-        """Draws the panel of source level m; returns the mesh for the colour bar."""
-        self.show(axes, np.stack([self.grey] * 3, axis=-1))
+        """Draws the panel of source level m; returns the mesh for the color bar."""
+        self.show(axes, np.stack([self.gray] * 3, axis=-1))
         heat, stride = self.borrowed.heat[m], self.levels[m].stride
         rows, columns = heat.shape
         y = np.arange(rows + 1) * stride / self.input_size[0] * self.height
@@ -303,7 +303,7 @@ class _Scene:
             )
 
     def _crop(self, axes: Axes) -> None:
-        """Draws the enlarged object with the centres of its descriptors."""
+        """Draws the enlarged object with the centers of its descriptors."""
         self.show(axes, self.image)
         x, y, width, height = self.found.pixels(self.k, (self.height, self.width))
         half = max(width, height, 8)
@@ -356,9 +356,9 @@ class _Scene:
 
 
 def _border(box: np.ndarray, target: Sequence[float]) -> np.ndarray:
-    """Returns the point where the line from a box's centre to (y, x) leaves the box."""
+    """Returns the point where the line from a box's center to (y, x) leaves the box."""
     center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
     way = np.asarray(target) - center
-    # The point may be inside the box or at its centre.
+    # The point may be inside the box or at its center.
     steps = half / np.maximum(np.abs(way), 1e-9)
     return center + way * min(1.0, steps.min())

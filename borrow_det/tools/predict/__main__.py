@@ -166,7 +166,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "overlap",
         0.2,
-        "Overlap of neighbouring tiles as a fraction of a side.",
+        "Overlap of neighboring tiles as a fraction of a side.",
         0.0,
         tiling.MAX_OVERLAP,
         **text,

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     PIL.Image.fromarray(noise(64, 64)).save(folder / "a.png")
     PIL.Image.fromarray(noise(150, 90, seed=1)).save(folder / "large.png")
-    PIL.Image.fromarray(noise(20, 30, 1)).save(folder / "grey.png")
+    PIL.Image.fromarray(noise(20, 30, 1)).save(folder / "gray.png")
     PIL.Image.fromarray(noise(40, 30, 4)).save(folder / "rgba.png")
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # To be shown turned by 90 degrees clockwise.
@@ -70,7 +70,7 @@ def test_images_of_every_kind_are_explained(explained):
     }
     assert sizes == {
         "a.png": (64, 64),
-        "grey.png": (20, 30),
+        "gray.png": (20, 30),
         "large.png": (150, 90),
         "rgba.png": (40, 30),
         "turned.jpg": (70, 50),
@@ -115,7 +115,7 @@ def test_pictures_are_limited_by_image(explained):
 
 
 def test_numbers_match_the_network(explained, tiny_run, folder):
-    # Larger than the canvas: centres are pixels of the image, not of the canvas.
+    # Larger than the canvas: centers are pixels of the image, not of the canvas.
     output, _ = explained
     (written,) = (
         image
@@ -216,7 +216,7 @@ def test_a_second_call_replaces_the_output_of_the_first(tiny_run, folder, tmp_pa
     )
     (first,) = pictures.iterdir()
     (pictures / "mine.jpg").write_bytes(b"")
-    paths = (str(folder / "grey.png"),)
+    paths = (str(folder / "gray.png"),)
     assert run(tiny_run.workdir, tmp_path / "out", *arguments, *paths) == 0
     left = {path.name for path in pictures.iterdir()}
     assert first.name not in left

@@ -38,13 +38,13 @@ def random_boxes(rng, count):
     return np.concatenate([low, low + rng.uniform(0.02, 0.6, (count, 2))], axis=1)
 
 
-SMALL = (0.1, 0.1, 0.2, 0.2)  # Contains one centre of level 0's 8 x 8.
+SMALL = (0.1, 0.1, 0.2, 0.2)  # Contains one center of level 0's 8 x 8.
 
 
 @pytest.mark.parametrize(
     ("source", "level", "row", "column"),
     [
-        # Centres in pixels of 64: (i + 1/2) stride.
+        # Centers in pixels of 64: (i + 1/2) stride.
         ("deeper", 1, 3, 2),
         ("deeper", 2, 1, 0),
         ("deeper", 3, 0, 0),
@@ -226,7 +226,7 @@ def test_small_is_an_area_in_pixels_of_the_image():
     assert explanation.is_small(whole, (64, 128), 32).tolist() == [True]
 
 
-def test_the_colour_scale_ends_above_an_even_spread(make_task):
+def test_the_color_scale_ends_above_an_even_spread(make_task):
     task = make_task()
     found = found_of(SMALL)
     even = np.full((64, 21), 1 / 21, np.float32)

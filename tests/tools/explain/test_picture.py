@@ -28,7 +28,7 @@ def test_heat_is_drawn_at_its_position():
         np.full((200, 100, 3), 128, np.uint8), found, 0, borrowed, levels, (64, 64),
         ["puffin"], "A footer.",
     ).astype(int)  # fmt: skip
-    # The colour scale ends in the same red; only the panel's cell is a block of it.
+    # The color scale ends in the same red; only the panel's cell is a block of it.
     right = picture[:345, 450:755]
     red = (right[..., 0] - right[..., 2] > 50) & (right[..., 1] < 110)
     columns = np.flatnonzero(red.sum(axis=0) > 60)
@@ -66,7 +66,7 @@ BOX = (0.3, 0.1, 0.5, 0.2)
         ((0.0, 0.15), (0.3, 0.15)),  # Above.
         ((0.8, 0.35), (0.5, 0.2)),  # Through the corner: 0.4 down by 0.2 right.
         ((0.45, 0.16), (0.45, 0.16)),  # Inside: the point itself.
-        ((0.4, 0.15), (0.4, 0.15)),  # The centre.
+        ((0.4, 0.15), (0.4, 0.15)),  # The center.
     ],
 )
 def test_a_line_leaves_the_box_at_its_border(target, border):
@@ -94,7 +94,7 @@ def test_lines_lead_from_the_border_to_the_sources():
     assert numbers["2"] == pytest.approx((60, 90))
 
 
-def test_the_object_is_enlarged_around_its_centre_with_its_descriptors():
+def test_the_object_is_enlarged_around_its_center_with_its_descriptors():
     centers = np.array([[0.35, 0.125], [0.45, 0.175]])
     borrowed = Borrowed(0, centers, {1: np.zeros((4, 4))}, (), (), 0.0, None)
     axes = Figure().add_subplot()

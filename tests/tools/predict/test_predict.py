@@ -1,4 +1,4 @@
-"""The predict tool, with a detector that finds blobs of pure colour exactly."""
+"""The predict tool, with a detector that finds blobs of pure color exactly."""
 
 import json
 import pathlib
@@ -24,7 +24,7 @@ CANVAS = (64, 64)
 
 
 class BlobDetector(Detector):
-    """A detector of the one blob of each class's colour in a view, to the pixel."""
+    """A detector of the one blob of each class's color in a view, to the pixel."""
 
     def __init__(self, tolerance=0):
         self.class_names = tuple(COLORS)
@@ -64,7 +64,7 @@ def detector(monkeypatch):
 
 
 def scene(height, width, **boxes):
-    """A grey RGB image with a blob at [x, y, width, height] of each colour."""
+    """A gray RGB image with a blob at [x, y, width, height] of each color."""
     image = np.full((height, width, 3), 128, np.uint8)
     for name, (x, y, w, h) in boxes.items():
         image[y : y + h, x : x + w] = COLORS[name]
@@ -250,9 +250,9 @@ def test_images_of_every_mode_are_read_upright(tmp_path, detector):
     paths = [str(tmp_path / name) for name in names]
     assert run(tmp_path / "out", "--nopictures", *paths) == 0
     assert boxes(tmp_path / "out") == [[30, 5, 8, 6]] * 4
-    grey = save(tmp_path / "grey.png", np.zeros((9, 9), np.uint8))
-    assert run(tmp_path / "grey", grey) == 0
-    assert results(tmp_path / "grey") == []
+    gray = save(tmp_path / "gray.png", np.zeros((9, 9), np.uint8))
+    assert run(tmp_path / "gray", gray) == 0
+    assert results(tmp_path / "gray") == []
 
 
 def test_pictures_of_an_earlier_call_are_not_inputs(tmp_path, detector):
@@ -273,7 +273,7 @@ def test_patterns_and_repeated_names(tmp_path, detector):
 
 
 def test_a_video_gives_records_of_its_frames_and_an_annotated_video(tmp_path, detector):
-    # Compression changes the blob's colour slightly; it moves by 3 pixels per frame.
+    # Compression changes the blob's color slightly; it moves by 3 pixels per frame.
     detector.tolerance = 90
     path = tmp_path / "clip.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 12.0, (64, 48))
