@@ -27,7 +27,7 @@ def keep_in(workdir: paths.Path, write: bool) -> None:
       workdir: the work directory, which exists.
       write: whether this process writes the cache.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     folder = workdir / FOLDER
     remote = paths.is_remote(workdir)
@@ -61,7 +61,7 @@ def _drop_damaged(folder: pathlib.Path) -> None:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Returns whether an entry is complete, as far as zlib can tell.
+    """Returns whether an entry is complete, as far as zlib can check.
 
     With the package zstandard installed, JAX compresses by zstd instead of zlib.
     """
