@@ -1,4 +1,4 @@
-"""Exceptions that are no bugs: wrong input and preemption."""
+"""Exceptions for wrong input and for preemption."""
 
 from collections.abc import Collection
 from typing import Any

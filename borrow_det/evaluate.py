@@ -90,7 +90,7 @@ def evaluate(
 
     Beside `path`, `FOLDER/STEP.json` with the metrics, it writes the results to
     `STEP.{results_name}.json` and pictures to `STEP/`. The metrics come last: their
-    file stands for a complete evaluation.
+    file marks a complete evaluation.
 
     Args:
       predictor: the task's predictions.
@@ -194,8 +194,8 @@ def evaluate_run(
         that is called with the number of images so far (RunLog.evaluating).
 
     Raises:
-      InputError: there is no such run, checkpoint or split; the classes differ; or the
-        evaluation exists.
+      InputError: the run, checkpoint or split does not exist, the classes differ, or
+        the evaluation exists already.
     """
     config = metadata.load_config(workdir)
     config.unlock()

@@ -53,7 +53,7 @@ _PREEMPTED = 75
 
 
 def main(arguments: list[str]) -> None:
-    """Trains and evaluates; a failure that is no bug ends in one line and a status."""
+    """Trains and evaluates; expected failures end in one line and an exit status."""
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _fault(error: Exception) -> tuple[str, int] | None:
-    """Returns (message, exit status) of an error; None if it is a bug."""
+    """Returns (message, exit status) of an expected error, else None."""
     if isinstance(error, InputError):
         return str(error), 2
     if isinstance(error, FloatingPointError):

@@ -281,7 +281,7 @@ class _MetricWindow:
     def check(self, saved: int | None) -> None:
         """Reads the metrics from the device.
 
-        The gradient's norm is checked beside the loss: a step with a finite loss and an
+        The gradient's norm is checked, too: a step with a finite loss and an
         infinite gradient has already spoilt the parameters.
 
         Args:

@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def eval_variables(self) -> dict:
-        """The variables that are evaluated: averaged parameters if there are any."""
+        """The variables that are evaluated: averaged parameters if present."""
         params = self.ema_params or self.params
         return {"params": params, "batch_stats": self.batch_stats}
 
@@ -55,7 +55,7 @@ def draw_state(task: Task) -> TrainState:
 
 
 def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
-    """Shards a state that every process holds whole over the mesh."""
+    """Shards a state, complete in every process, over the mesh."""
     return mesh_lib.put(state, mesh_lib.state_shardings(mesh, state))
 
 
@@ -153,7 +153,7 @@ def gradient_of_rows(
     """Computes the gradient of a batch; every device runs it on its own rows.
 
     Returns:
-      (gradients, loss terms, batch statistics, totals) of the whole batch.
+      (gradients, loss terms, batch statistics, totals) of the global batch.
     """
     axes = collectives.device_axes()
     examples, totals = task.prepare(key, batch)

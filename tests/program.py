@@ -1,8 +1,9 @@
-"""Real runs as processes of their own, for the tests that stop or count processes."""
+"""Runs as separate processes, for the tests that stop or count processes."""
 
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from borrow_det.tasks import TASKS
 from borrow_det.workdir import checkpoints, metadata
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Of the machine, not of the run.
+# Metrics that depend on the machine.
 MEASURED = (
     *("images_per_second", "step_time", "data_wait"),
     *("memory/host", "memory/host_peak"),
@@ -88,6 +89,8 @@ def start(
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
+            # Tests may run in the background, where a shell lets them ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

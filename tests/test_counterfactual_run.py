@@ -52,7 +52,7 @@ def evaluators(drawn_run, splits):
     return [DetectionEvaluator(split, drawn_run.config) for split in loaded]
 
 
-def test_the_answers_on_counterfactual_splits_are_compared(drawn_run):
+def test_predictions_on_counterfactual_splits_are_compared(drawn_run):
     answers = {
         evaluator.split.name: counterfactual.answers(
             evaluator.truth,
@@ -94,7 +94,7 @@ def test_the_comparison_is_logged_and_reported(drawn_run):
 
 
 @pytest.mark.parametrize("lost", ["counterfactual/4.json", "swapped_5/4.json"])
-def test_a_run_taken_up_again_compares_what_it_had_evaluated(drawn_run, tmp_path, lost):
+def test_a_resumed_run_compares_existing_evaluations(drawn_run, tmp_path, lost):
     folder = shutil.copytree(drawn_run.workdir, tmp_path / "W")
     # Of a comparison that was made without a split, nothing is kept.
     old = folder / "evaluations" / "counterfactual" / "4.json"
@@ -128,6 +128,6 @@ def test_without_the_factual_split_there_is_nothing_to_compare(
         ("train[:2]+swapped[:3]", "train[:2]+validation[:3]"),
     ],
 )
-def test_a_split_says_whose_counterfactual_it_is(drawn_run, split, expected):
+def test_counterfactual_splits_name_their_factual_split(drawn_run, split, expected):
     loaded = sources.load(drawn_run.config.dataset, split)
     assert loaded.counterfactual_of == expected

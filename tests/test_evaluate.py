@@ -1,4 +1,4 @@
-"""A pass over a split: complete, whatever the batch; figures from the real pipeline."""
+"""A pass over a split is complete for any batch size, and its metrics are right."""
 
 import json
 import shutil
@@ -82,7 +82,7 @@ def test_detections_do_not_depend_on_the_batch(tiny_run, run_pass, batch_size, d
         )
 
 
-def test_an_evaluation_tells_whether_borrowing_is_real(tiny_run):
+def test_evaluation_has_the_metrics_of_borrowing(tiny_run):
     metrics = tiny_run.metrics["val"]
     groups = ("with_lender", "without_lender")
     expected = {
@@ -169,7 +169,7 @@ def copy_val(folder, destination):
 
 
 @pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
-def test_ground_truth_fed_back_scores_one(shared, tmp_path, name):
+def test_ground_truth_as_detections_scores_one(shared, tmp_path, name):
     coco = copy_val(shared / "data" / name, tmp_path / name)
     config = base.get_config()
     config.dataset.name = "coco_folder"

@@ -1,4 +1,4 @@
-"""Evaluation of a trained run on any split: its figures, its files, and nothing else."""
+"""Evaluation of a trained run on any split: figures, files, and no other change."""
 
 import json
 import shutil
@@ -117,7 +117,7 @@ def test_other_classes_are_refused(workdir, scenes, tmp_path):
 
     renamed_categories(scenes, tmp_path / "other", rename)
     with pytest.raises(
-        InputError, match="was trained on the classes .* zebra"
+        InputError, match=r"was trained on the classes .* zebra"
     ) as error:
         evaluate.evaluate_run(workdir, "val", path=tmp_path / "other")
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Runs that are ended from outside, as processes of their own, and started again."""
+"""Runs in separate processes that are stopped from outside and started again."""
 
 import random
 import signal
@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from borrow_det.workdir import checkpoints
 from tests import program
 
 STEPS = 120
@@ -33,12 +34,12 @@ def whole_run(scenes, tmp_path_factory):
 
 
 def resumed(folder):
-    """How many starts have said that they resume."""
+    """Returns the number of starts that have resumed."""
     return program.printed(folder).count("resuming at step")
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_ends_as_if_it_never_was(
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     scenes, whole_run, tmp_path, times
 ):
     seed = time.time_ns()
@@ -75,7 +76,9 @@ def test_killed_at_random_moments_it_ends_as_if_it_never_was(
     program.assert_same_run(folder, whole_run)
 
 
-def test_told_to_stop_it_saves_where_it_is(scenes, whole_run, tmp_path):
+def test_sigterm_saves_a_checkpoint_and_the_run_resumes_there(
+    scenes, whole_run, tmp_path
+):
     folder = tmp_path / "W"
     process = program.start(scenes, folder, *FIELDS, devices=2, pause=0.05)
     program.wait_for(lambda: program.last_step(folder) >= 6, process)
@@ -88,3 +91,43 @@ def test_told_to_stop_it_saves_where_it_is(scenes, whole_run, tmp_path):
     assert f"resuming at step {saved}" in text
     found, expected = program.state(folder), program.state(whole_run)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "steps"),
+    [("compiling the training step", range(1, 4)), ("evaluating", [40])],
+)
+def test_ctrl_c_saves_a_checkpoint_like_sigterm(scenes, tmp_path, said, steps):
+    folder = tmp_path / "W"
+    process = program.start(scenes, folder, *FIELDS, devices=2)
+    program.wait_for(lambda: said in program.printed(folder), process)
+    process.send_signal(signal.SIGINT)
+    text = program.finish(process, folder, status=75)
+    assert "interrupted: saving a checkpoint; press Ctrl-C again" in text
+    assert text.endswith(f"preempted; start again to resume in {folder}\n")
+    assert int(program.state(folder)["step"]) in steps
+
+
+def test_ctrl_c_twice_ends_the_run_at_once(scenes, tmp_path):
+    folder = tmp_path / "W"
+    process = program.start(scenes, folder, *FIELDS, devices=2, pause=60)
+    program.wait_for(lambda: "compiling" in program.printed(folder), process)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    program.wait_for(lambda: "interrupted" in program.printed(folder), process)
+    process.send_signal(signal.SIGINT)
+    text = program.finish(process, folder, status=130)
+    assert time.monotonic() - begin < 30  # A step takes 60 seconds.
+    assert "interrupted twice: no checkpoint" in text
+    assert checkpoints.newest_step(folder) is None
+
+
+@pytest.mark.parametrize("seconds", [2, 4, 6, 8, 10])
+def test_ctrl_c_before_the_first_step_ends_without_a_crash(scenes, tmp_path, seconds):
+    folder = tmp_path / "W"
+    process = program.start(scenes, folder, *FIELDS, devices=2, own_cache=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    status = process.wait(timeout=program.LIMIT)
+    # 130; -SIGINT while Python imports; 75 once the loop has begun. Never SIGSEGV.
+    assert status in (130, -signal.SIGINT, 75), program.printed(folder)

@@ -98,7 +98,7 @@ def test_a_wrong_command_line_ends_in_one_line(
         (KeyboardInterrupt("interrupted; start again to resume in W"), 130),
     ],
 )
-def test_what_a_run_complains_of_ends_in_one_line(
+def test_expected_errors_end_in_one_line_and_a_status(
     run, monkeypatch, capsys, error, status
 ):
     def fail(*_):
@@ -125,7 +125,7 @@ def test_a_full_disk_is_named(run, monkeypatch, capsys):
     assert message.count("\n") == 1
 
 
-def test_preempted_it_says_so_and_ends_with_75(run, monkeypatch, capsys):
+def test_preemption_is_reported_with_status_75(run, monkeypatch, capsys):
     def fail(*_):
         raise PreemptedError
 
@@ -146,7 +146,7 @@ def test_a_bug_keeps_its_traceback(run, monkeypatch, error):
         run(config_flag("base.py"), "--workdir=W")
 
 
-def test_a_missing_workdir_is_asked_for(run, capsys):
+def test_missing_workdir_flag_is_named(run, capsys):
     with pytest.raises(SystemExit) as stop:
         run(config_flag("base.py"))
     assert stop.value.code == 2

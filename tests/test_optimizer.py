@@ -112,7 +112,7 @@ def test_the_rate_of_a_traced_step_is_that_of_the_number(config):
     np.testing.assert_allclose(traced, [rate(step) for step in steps], rtol=1e-6)
 
 
-def test_decay_is_on_kernels_alone():
+def test_weight_decay_acts_only_on_kernels():
     assert optimizer.decay_mask(PARAMS) == {
         "conv": {"kernel": True, "bias": False},
         "norm": {"scale": False, "bias": False},
@@ -136,7 +136,7 @@ def test_sgd_is_momentum_on_gradient_plus_decay(config):
         np.testing.assert_array_equal(params[group][name], PARAMS[group][name])
 
 
-def test_adamw_decays_beside_the_moments(config):
+def test_adamw_weight_decay_is_decoupled(config):
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.5
     params = updated(config)
@@ -147,7 +147,7 @@ def test_adamw_decays_beside_the_moments(config):
     np.testing.assert_allclose(params["conv"]["bias"], [3.1], rtol=1e-5)
 
 
-def test_the_second_moment_is_the_configs(config):
+def test_adamw_uses_the_configured_second_moment(config):
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.0
     config.optimizer.b1, config.optimizer.b2 = 0.5, 0.8

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_sixteen_aquarium_images_are_learnt_by_heart(shared, tmp_path):
+def test_overfits_sixteen_aquarium_images(shared, tmp_path):
     """Takes minutes. Evaluated on the very images it was trained on."""
     config = (
         f"configs/coco_folder.py:path={shared / 'data' / 'aquarium'},"

@@ -53,7 +53,7 @@ def test_a_run_leaves_its_files(pretrained):
     assert len(report) == 3
 
 
-def test_its_figures_are_those_of_its_predictions(pretrained):
+def test_metrics_equal_those_of_the_written_predictions(pretrained):
     # Two large discs in each of seven scenes.
     rows = results(pretrained.workdir)
     assert [row["image_id"] for row in rows] == list(range(14))
@@ -70,7 +70,7 @@ def test_its_figures_are_those_of_its_predictions(pretrained):
     assert written == {"step": 2, **metrics}
 
 
-def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
+def test_resumed_run_equals_an_uninterrupted_one(
     pretrained, tmp_path, stop_after, capsys
 ):
     folder = tmp_path / "W"
@@ -147,7 +147,7 @@ def test_a_detector_starts_from_its_trunk(pretrained, tiny_config, tmp_path, cap
     assert 0 < moved.max() < 0.1
 
 
-def test_predict_wants_a_detection_run(pretrained, tmp_path, scenes):
+def test_predict_refuses_a_classification_run(pretrained, tmp_path, scenes):
     arguments = [
         "predict",
         f"--workdir={pretrained.workdir}",

@@ -20,7 +20,7 @@ def optax_promotes():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """How often the parts of a start were made."""
+    """Counts of the calls that make the parts of a start."""
     counts = {}
 
     def count(owner, name):

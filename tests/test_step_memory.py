@@ -1,4 +1,4 @@
-"""What a whole training step holds, at the size of a real run."""
+"""Memory of a training step at the size of a real run."""
 
 import re
 
@@ -63,5 +63,5 @@ def test_a_step_at_640_pixels_never_holds_all_similarities(dtype):
     assert held(arrays_of_a_step(dtype, "blocks")) == set()
 
 
-def test_the_plain_form_would():
+def test_plain_attention_does_hold_all_similarities():
     assert "f32" in held(arrays_of_a_step("float32", "plain"))

@@ -1,4 +1,4 @@
-"""What the host does while the devices work: it sends the next batches."""
+"""The host's work while the devices compute: it sends the next batches."""
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ class Watched:
         return np.asarray(self.value)
 
 
-def test_batches_are_on_the_devices_steps_ahead_and_nothing_is_taken_between_lines(
+def test_host_sends_batches_ahead_and_reads_no_metrics_between_lines(
     tiny_config, tmp_path, monkeypatch
 ):
     events = []

@@ -115,7 +115,7 @@ def test_the_last_evaluation_is_returned_written_and_logged(tiny_run):
     assert {d["category_id"] for d in detections} <= {3, 5, 9, 11}
 
 
-def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
+def test_averaged_parameters_are_saved_and_evaluated(tiny_run):
     fields = saved_model(tiny_run.workdir, 4)
     variables = checkpoints.restore_variables(tiny_run.workdir)
     assert_equal_trees(variables["params"], fields["ema_params"])
@@ -141,7 +141,7 @@ def test_the_average_of_the_parameters_is_kept_and_evaluated(tiny_run):
 
 @pytest.fixture
 def traces(monkeypatch):
-    """How often the step and the prediction were traced."""
+    """Counts of the traces of the step and the prediction."""
     counts = {"prepare": 0, "predict": 0}
 
     def count(name, traced):
@@ -156,7 +156,7 @@ def traces(monkeypatch):
     return counts
 
 
-def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
+def test_resumed_run_equals_an_uninterrupted_one(
     tiny_run, tmp_path, stop_after, traces, capsys
 ):
     folder = tmp_path / "W"
@@ -181,7 +181,7 @@ def test_stopped_and_resumed_it_ends_as_if_it_never_stopped(
         assert found == expected
 
 
-def test_told_to_stop_in_an_evaluation_it_saves_first_and_evaluates_later(
+def test_sigterm_in_an_evaluation_saves_and_the_resumed_run_evaluates(
     tiny_run, tmp_path, monkeypatch
 ):
     config = tiny_run.config.copy_and_resolve_references()
@@ -212,7 +212,7 @@ def test_told_to_stop_in_an_evaluation_it_saves_first_and_evaluates_later(
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
-def test_started_again_after_its_end_it_does_what_is_missing(
+def test_finished_run_started_again_makes_missing_evaluations(
     tiny_run, tmp_path, stop_after, evaluated
 ):
     folder = shutil.copytree(tiny_run.workdir, tmp_path / "W")
@@ -228,7 +228,7 @@ def test_started_again_after_its_end_it_does_what_is_missing(
     assert_equal_trees(saved_model(folder, 4), saved_model(tiny_run.workdir, 4))
 
 
-def test_another_architecture_does_not_resume(tiny_run, tiny_config):
+def test_resuming_with_another_architecture_is_refused(tiny_run, tiny_config):
     files = ("config.json", "environment.json", "metrics.jsonl")
     before = [(tiny_run.workdir / name).read_text() for name in files]
     tiny_config.ema_decay = tiny_run.config.ema_decay
@@ -238,7 +238,7 @@ def test_another_architecture_does_not_resume(tiny_run, tiny_config):
     assert [(tiny_run.workdir / name).read_text() for name in files] == before
 
 
-def test_the_seed_decides(tiny_config):
+def test_initial_parameters_depend_on_the_seed(tiny_config):
     mesh, task = train_mesh(2), make_task(tiny_config)
     kernels = []
     for seed in (0, 1, 0):
@@ -264,7 +264,7 @@ def test_init_from_takes_every_parameter_that_fits(tiny_run, tiny_config, tmp_pa
     run.close()
 
 
-def test_a_run_of_no_steps_evaluates_what_it_starts_from(
+def test_run_of_zero_steps_evaluates_its_initial_parameters(
     tiny_run, tiny_config, tmp_path
 ):
     tiny_config.init_from = str(tiny_run.workdir)
@@ -326,7 +326,7 @@ def test_divergence_names_the_steps_and_is_not_saved(
     assert metric_lines(folder) == []
 
 
-def test_a_checkpoint_between_two_lines_takes_no_step_from_the_means(
+def test_logged_means_include_steps_before_a_checkpoint(
     tiny_run, tmp_path, monkeypatch
 ):
     config = tiny_run.config.copy_and_resolve_references()
@@ -367,7 +367,9 @@ def test_a_checkpoint_between_two_lines_takes_no_step_from_the_means(
         ("dataset.name", "imagenet"),
     ],
 )
-def test_a_wrong_value_is_named_and_leaves_nothing(tiny_config, tmp_path, field, value):
+def test_wrong_value_is_named_and_no_work_directory_is_made(
+    tiny_config, tmp_path, field, value
+):
     tiny_config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError) as error:
         train.train_and_evaluate(tiny_config, tmp_path / "W")

@@ -48,7 +48,7 @@ def on_two_devices(tiny_run):
         return one_step(tiny_run.config, train_mesh(2))
 
 
-def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
+def test_average_moves_by_one_minus_decay(tiny_run, on_two_devices):
     config, (_, state) = tiny_run.config, on_two_devices
     first = train_step.init_state(make_task(config), train_mesh(2))
 
@@ -63,7 +63,7 @@ def test_the_average_moves_by_what_the_decay_leaves(tiny_run, on_two_devices):
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
-def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
+def test_all_arrays_of_the_state_are_donated(make_tiny_config, monkeypatch, fsdp):
     monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
     config = make_tiny_config()
     config.ema_decay = 0.25
@@ -89,7 +89,7 @@ def test_the_state_is_donated_whole(make_tiny_config, monkeypatch, fsdp):
     ("devices", "micro_batch", "remat"),
     [(1, 0, "none"), (2, 1, "none"), (2, 0, "trunk"), (1, 2, "trunk")],
 )
-def test_devices_and_what_saves_memory_change_no_more_than_rounding(
+def test_devices_micro_batches_and_remat_change_only_rounding(
     tiny_run, on_two_devices, devices, micro_batch, remat
 ):
     config = tiny_run.config.copy_and_resolve_references()
@@ -97,7 +97,7 @@ def test_devices_and_what_saves_memory_change_no_more_than_rounding(
     assert_equal_steps(one_step(config, train_mesh(devices)), on_two_devices)
 
 
-def test_pairs_of_columns_change_no_more_than_rounding(make_tiny_config):
+def test_column_pairs_change_only_rounding(make_tiny_config):
     config, steps = make_tiny_config(), []
     config.model.norm = "batch"  # With statistics of both devices.
     for config.first_stage in ("pairs", "plain"):
@@ -105,9 +105,7 @@ def test_pairs_of_columns_change_no_more_than_rounding(make_tiny_config):
     assert_equal_steps(*steps)
 
 
-def test_split_parameters_change_no_more_than_rounding(
-    tiny_run, on_two_devices, monkeypatch
-):
+def test_sharded_parameters_change_only_rounding(tiny_run, on_two_devices, monkeypatch):
     monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
     config = tiny_run.config
     mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2})
@@ -121,7 +119,7 @@ def test_split_parameters_change_no_more_than_rounding(
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])
-def test_the_trunk_alone_is_computed_again(make_tiny_config, task):
+def test_remat_recomputes_only_the_trunk(make_tiny_config, task):
     config, counts = make_tiny_config(), []
     config.task, config.input_size = task, (256, 256)
     for config.remat in ("none", "trunk"):

@@ -1,4 +1,4 @@
-"""Notice of preemption: SIGTERM, which clusters send before they kill, and Ctrl-C.
+"""Notice of preemption: SIGTERM, which clusters send before SIGKILL, and Ctrl-C.
 
 One process takes the signals itself. Of several processes only some may be told, and
 all must stop after the same step: JAX's preemption service, which listens for SIGTERM
@@ -35,18 +35,22 @@ class Preemption:
         self.requested = False
         self._polls = 0
         self._shared = jax.distributed.is_initialized()
-        self._earlier = {}
+        self._watcher: threading.Thread | None = None
         # Python takes signals in its main thread only; elsewhere they act as before.
         if threading.current_thread() is not threading.main_thread():
             return
+        self._earlier = {}
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._earlier_descriptor = signal.set_wakeup_fd(
             self._writer, warn_on_full_buffer=False
         )
-        taken = [signal.SIGINT] if self._shared else [signal.SIGINT, signal.SIGTERM]
-        for number in taken:
-            self._earlier[number] = signal.signal(number, self._take)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # A background job of a script ignores Ctrl-C. SIGTERM of several processes
+            # is JAX's.
+            ignored = signal.getsignal(number) == signal.SIG_IGN
+            if not ignored and not (self._shared and number == signal.SIGTERM):
+                self._earlier[number] = signal.signal(number, self._take)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -89,15 +93,15 @@ class Preemption:
 
     def close(self) -> None:
         """Restores the signal handlers."""
-        if not self._earlier:
+        if self._watcher is None:
             return
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
-        self._earlier = {}
         signal.set_wakeup_fd(self._earlier_descriptor)
         os.close(self._writer)  # Ends the watcher.
         self._watcher.join()
         os.close(self._reader)
+        self._watcher = None
 
 
 def _say(text: str) -> None:

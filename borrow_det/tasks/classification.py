@@ -106,7 +106,7 @@ class ClassificationTask:
         examples: ClassificationExamples,
         totals: dict,
     ) -> tuple[Array, tuple[dict[str, Array], dict]]:
-        """Returns the smoothed cross-entropy, summed over examples and divided by totals."""
+        """Returns the smoothed cross-entropy of examples, divided by totals."""
         logits, updates = self.model.apply(
             {"params": params, "batch_stats": batch_stats},
             examples.image,
@@ -128,7 +128,7 @@ class ClassificationTask:
     def predict(
         self, variables: dict, batch: dict[str, Array]
     ) -> ClassificationPrediction:
-        """Returns the best classes of the canvases' centres, and the unsmoothed loss."""
+        """Returns the best classes of the canvases' centers and the loss."""
         image = jax.vmap(self._center)(batch["image"], batch["image_size"])
         logits = jnp.asarray(self.model.apply(variables, image, train=False))
         loss = smoothed_cross_entropy(logits, batch["label"], 0.0)
@@ -142,7 +142,7 @@ class ClassificationEvaluator:
     """Evaluates classification on one split; see `Evaluator` in tasks/task.py.
 
     Attributes:
-      split: the objects, or the whole images, of a split.
+      split: the objects (or the images) of a split.
       config: the run's configuration.
     """
 
@@ -164,7 +164,7 @@ class ClassificationEvaluator:
     def open_splits(
         config: ml_collections.ConfigDict, names: Sequence[str]
     ) -> list[object_crops.ObjectCrops]:
-        """Opens the objects, or the whole images, of splits.
+        """Opens the objects (or the images) of splits.
 
         Raises:
           InputError: a split is unknown or empty, or a field of config.dataset is

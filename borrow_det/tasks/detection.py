@@ -289,7 +289,7 @@ class DetectionTask:
     def decode(self, predictions: detector.Predictions) -> nms.NmsOutput:
         """Decodes predictions into detections [B, K].
 
-        Boxes are normalised to each image and clipped to it, before or after the
+        Boxes are normalized to each image and clipped to it, before or after the
         suppression (`nms.clip`).
         """
         boxes, scores = self.boxes_and_scores(predictions)
@@ -320,11 +320,11 @@ class DetectionTask:
         return source_levels(self.config.borrow, n, len(self.level_shapes))
 
     def position_levels(self, levels: Sequence[int]) -> np.ndarray:
-        """Returns the level of each position of these levels, int [T]; see `centers`."""
+        """Returns the level of each position in `centers`, int [T]."""
         return np.repeat(levels, [np.prod(self.level_shapes[m]) for m in levels])
 
     def centers(self, levels: Sequence[int]) -> np.ndarray:
-        """Returns the centres [y, x] of these levels' positions, float32 [T, 2] in [0, 1]."""
+        """Returns the centers [y, x] of levels' positions, float32 [T, 2] in [0, 1]."""
         return anchor_ops.position_centers(
             [self.level_shapes[m] for m in levels],
             [self.config.anchors.strides[m] for m in levels],

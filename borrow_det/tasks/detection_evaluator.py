@@ -42,7 +42,7 @@ class DetectionEvaluator:
         config: ml_collections.ConfigDict,
         truth: Mapping[str, Any] | None = None,
     ):
-        """Reads the annotations of the split unless `truth`, in COCO's format, is given."""
+        """Reads the annotations unless `truth`, in COCO's format, is given."""
         self.split = split
         self.config = config
         self.truth = sources.ground_truth(split) if truth is None else truth
@@ -83,7 +83,7 @@ class DetectionEvaluator:
         evaluators: Sequence["DetectionEvaluator"],
         read_results: Callable[["DetectionEvaluator"], list[dict]],
     ) -> dict[str, float]:
-        """Returns the metrics of counterfactual splits (evaluation/counterfactual.py)."""
+        """Returns the metrics of counterfactual splits; see counterfactual.py."""
         by_name = {evaluator.split.name: evaluator for evaluator in evaluators}
         pairs = [
             (evaluator.split.counterfactual_of, name)
@@ -152,7 +152,7 @@ class DetectionEvaluator:
         return prediction.attention
 
     def score(self, results: list[dict]) -> dict[str, float]:
-        """Returns the metrics of the detections; see `score`."""
+        """Returns the metrics of detections; see the function `score`."""
         return score(self.truth, results, self.config)
 
     def measure(self, observations: list) -> dict[str, float]:
@@ -220,7 +220,7 @@ class EvalRow:
 
 
 def area_size(config: ml_collections.ConfigDict) -> tuple[int, int] | None:
-    """Returns (height, width) in whose pixels areas are measured; None: each image's."""
+    """Returns (height, width) in whose pixels areas are measured, or None."""
     of_input = config.evaluation.area_pixels == "input"
     return tuple(config.input_size) if of_input else None
 
@@ -250,7 +250,7 @@ def coco_results(
     Args:
       image_id: the image.
       size: its (height, width) in pixels.
-      boxes: float [n, 4], normalised `[y_min, x_min, y_max, x_max]`.
+      boxes: float [n, 4], normalized `[y_min, x_min, y_max, x_max]`.
       scores: float [n].
       labels: int [n].
       category_ids: the id of each label.
@@ -291,7 +291,7 @@ def score(
 
 
 def _normalized(detections: list[dict], size: tuple[int, ...]) -> np.ndarray:
-    """Returns COCO boxes as normalised corners [n, 4]."""
+    """Returns COCO boxes as normalized corners [n, 4]."""
     boxes = np.array([d["bbox"] for d in detections], float).reshape(-1, 4)
     y, x = boxes[:, 1], boxes[:, 0]
     corners = np.stack([y, x, y + boxes[:, 3], x + boxes[:, 2]], axis=1)

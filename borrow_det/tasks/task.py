@@ -1,6 +1,6 @@
 """The protocols that the loop and the evaluation ask of a task.
 
-`Task` is the pure part of a kind of run: functions of arrays, compiled by their callers.
+`Task` is the pure part of a kind of run: functions of arrays that the callers compile.
 `Evaluator` is the part on the host: it reads the batches of one split and turns
 predictions into results, metrics and pictures. A new task is a class of each, and a
 line in `TASKS` and `EVALUATORS` of tasks/__init__.py.
@@ -74,7 +74,7 @@ class Task(Protocol):
         """
 
     def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
-        """Returns metrics of a training step to log beside the loss terms."""
+        """Returns metrics of a training step to log in addition to the loss terms."""
 
     def predict(self, variables: dict, batch: dict[str, Array]) -> Any:
         """Returns predictions for a batch of `predict_fields`, batch axis leading."""
@@ -144,7 +144,7 @@ class Evaluator(Protocol):
         """Returns the part of one image's prediction that `measure` needs."""
 
     def score(self, results: list[dict]) -> dict[str, float]:
-        """Returns the metrics of the results on the whole split."""
+        """Returns the metrics of the results on the split."""
 
     def measure(self, observations: list) -> dict[str, float]:
         """Returns further metrics, of the observations of all images."""

@@ -41,8 +41,8 @@ _UNWRITABLE = tuple(
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager without its watch for preemption.
 
-    It would ask JAX at each step, by the step's number; distributed/preemption.py asks
-    with numbers of its own.
+    It would ask JAX at each step, by the step's number; distributed/preemption.py
+    counts its own calls instead.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -334,7 +334,7 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> di
     The parameters are the averaged ones if the run keeps an average.
 
     Raises:
-      InputError: there is no such checkpoint, or it is damaged.
+      InputError: the checkpoint does not exist, or it is damaged.
     """
     with _stored_model(workdir, step) as (restore, abstract):
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -145,7 +145,7 @@ def take(
     Arrays that one of the two lacks stay fresh: the layers of another trunk, and
     normalization layers (which take the place of biases). Heads and neck of another
     shape stay fresh, too: other classes, other anchors. A trunk must fit, since part of
-    one is no start: its stages have the same layers, keep the normalization that they
+    one is useless: its stages have the same layers, keep the normalization that they
     were trained with, and arrays that both have are of the same shape.
 
     Args:
@@ -293,8 +293,8 @@ def other_heads(
 ) -> dict[str, str]:
     """Finds parts of the heads with another meaning at the origin: {part: reason}.
 
-    No shape shows it: class logits of other classes, boxes relative to other anchors. An
-    import, without config and classes, has no heads.
+    No shape shows it: class logits of other classes, boxes relative to other anchors.
+    An import, without config and classes, has no heads.
 
     Raises:
       InputError: the origin's files are not those of a run.

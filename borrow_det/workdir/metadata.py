@@ -34,7 +34,7 @@ _LATER = {
     "borrow.attention": "plain",
     "borrow.query_block": 512,
 }
-# Fields that change how a run is computed, not its result: a run may resume with others.
+# Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = ("borrow.attention", "borrow.query_block", "remat", "first_stage")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
@@ -148,7 +148,7 @@ def differences(
       new: the configuration to compare with it.
 
     Returns:
-      {field: (old value, new value)}; None stands for a field that one of them lacks,
+      {field: (old value, new value)}; None represents a field that one of them lacks,
       unless the field is younger than the old one.
     """
     then, now = (
@@ -178,7 +178,7 @@ def load_classes(workdir: str | os.PathLike) -> Classes:
 
 
 def starts(workdir: str | os.PathLike) -> list[dict]:
-    """Reads the `environment` of every start of a run, in order; [] if there is none."""
+    """Reads the `environment` of every start of a run, in order."""
     if not (paths.as_path(workdir) / "environment.json").exists():
         return []
     last = load_json(workdir, "environment.json")

@@ -40,7 +40,7 @@ def test_values_take_the_type_of_their_default():
 
 
 @pytest.mark.parametrize("arg", [None, ""])
-def test_nothing_given(arg):
+def test_defaults_without_arguments(arg):
     assert arguments.parse(arg, size=512).to_dict() == {"size": 512}
 
 
@@ -55,13 +55,13 @@ def test_nothing_given(arg):
         ("size=3", "the config needs the arguments path"),
     ],
 )
-def test_wrong_arguments(arg, message):
+def test_invalid_arguments_are_errors(arg, message):
     with pytest.raises(InputError, match=message):
         arguments.parse(arg, size=512, borrow=True, path=str)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_has_its_plain_ssd(name):
+def test_borrow_false_only_disables_borrowing_context_and_matching_loss(name):
     full = get_config(name, "borrow=True").to_dict()
     plain = get_config(name, "borrow=False").to_dict()
     assert full["borrow"]["enabled"]
@@ -86,7 +86,7 @@ def test_every_config_is_locked_and_refuses_unknown_arguments(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_docstring_holds_the_command(name):
+def test_the_docstring_has_the_command(name):
     docstring = importlib.import_module(f"borrow_det.configs.{name}").__doc__
     command = rf"python -m borrow_det\.main[\s\\]+--config=configs/{name}\.py"
     assert re.search(command, docstring)
@@ -107,7 +107,7 @@ def test_coco_folder_arguments():
     assert (config.num_steps, config.batch_size) == (7, 4)
 
 
-def test_scale_pairs_scales_with_its_images():
+def test_anchors_of_scale_pairs_scale_with_the_images():
     config = get_config("scale_pairs", "size=128")
     assert config.dataset.image_size == 128
     assert config.input_size == config.dataset.canvas == (128, 128)

@@ -77,7 +77,7 @@ def one_step(config, devices):
     return jax.device_get((metrics, state.params))
 
 
-def test_devices_and_micro_batches_change_no_more_than_rounding(tiny_crops_config):
+def test_devices_and_micro_batches_change_only_rounding(tiny_crops_config):
     config = tiny_crops_config
     expected, expected_params = one_step(config, 1)
     config.micro_batch = 1
@@ -92,7 +92,7 @@ def test_devices_and_micro_batches_change_no_more_than_rounding(tiny_crops_confi
         np.testing.assert_allclose(leaf, other, atol=1e-5)
 
 
-def test_each_example_has_its_own_draws(tiny_crops_config):
+def test_each_example_has_its_own_random_draws(tiny_crops_config):
     config = tiny_crops_config
     task = ClassificationTask(config, 4)
     batch = first_batch(task, open_data(config).train)
@@ -108,7 +108,7 @@ def test_each_example_has_its_own_draws(tiny_crops_config):
     assert not np.array_equal(other.image, examples.image)
 
 
-def test_without_augmentation_it_trains_on_what_it_is_evaluated_on(tiny_crops_config):
+def test_without_augmentation_training_sees_the_images_of_evaluation(tiny_crops_config):
     config = tiny_crops_config
     config.augment.enabled = False
     task = ClassificationTask(config, 6)
@@ -139,8 +139,8 @@ def changed_splits(monkeypatch):
 
 def test_detection_refuses_a_set_without_boxes(tiny_crops_config, changed_splits):
     changed_splits(whole_images=True)
+    tiny_crops_config.task = "detection"
     with pytest.raises(InputError, match="no boxes: it is for task=classification"):
-        tiny_crops_config.task = "detection"
         open_data(tiny_crops_config)
 
 

@@ -76,14 +76,14 @@ def knowing_task(config, batch):
     return task, examples, totals
 
 
-def test_a_perfect_prediction_costs_nothing(knowing_task):
+def test_perfect_prediction_has_zero_loss(knowing_task):
     task, examples, totals = knowing_task
     loss, (terms, _) = jax.jit(task.loss)({}, {}, examples, totals)
     assert set(terms) == {"loss", "classification", "localization"}
     assert 0 <= loss < 1e-5
 
 
-def test_a_perfect_prediction_scores_one(knowing_task, config, batch):
+def test_perfect_prediction_has_ap_one(knowing_task, config, batch):
     task, *_ = knowing_task
     found = jax.jit(task.detect)({}, batch["image"], batch["image_size"])
     found = jax.tree.map(np.asarray, found)
@@ -141,7 +141,7 @@ def test_detections_stay_in_the_image(knowing_task, batch):
 
 
 @pytest.mark.parametrize("source", ["deeper", "deconvolved"])
-def test_borrow_targets_lie_on_the_grid_that_is_matched_against(config, batch, source):
+def test_borrow_targets_lie_on_the_grid_of_source_positions(config, batch, source):
     config = config.copy_and_resolve_references()
     config.model.width = 1 / 64
     config.borrow.source = source
@@ -171,7 +171,7 @@ def test_borrow_targets_lie_on_the_grid_that_is_matched_against(config, batch, s
     assert set(terms) == {"loss", "classification", "localization", "matching"}
 
 
-def test_the_attention_is_that_to_the_sources_on_their_levels(config, batch):
+def test_attention_metrics_follow_the_levels_of_the_sources(config, batch):
     config = config.copy_and_resolve_references()
     config.borrow.levels = (0,)
     task = detection.DetectionTask(config, len(CATEGORY_IDS))
@@ -208,7 +208,7 @@ def test_the_attention_is_that_to_the_sources_on_their_levels(config, batch):
     assert found.attention[0].objects[0] == 1
 
 
-def test_a_loaded_run_detects_what_its_evaluation_wrote(tiny_run):
+def test_loaded_run_gives_the_detections_of_its_evaluation(tiny_run):
     detector = Detector.load(tiny_run.workdir)
     assert detector.category_ids == (3, 5, 9, 11)
     assert detector.class_names[1] == "stripes_45"
@@ -251,7 +251,7 @@ def test_a_step_can_be_chosen_and_must_exist(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     "norm", ["none", pytest.param("batch", marks=pytest.mark.slow)]
 )
-def test_a_picture_of_nothing_trains_with_finite_gradients(config, batch, norm):
+def test_image_without_objects_has_finite_gradients(config, batch, norm):
     config = config.copy_and_resolve_references()
     config.model.width, config.model.stages = 1 / 64, (1, 1, 1, 1, 1)
     config.model.norm = norm

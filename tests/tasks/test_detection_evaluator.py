@@ -38,7 +38,7 @@ def test_small_is_the_area_of_the_annotation(tiny_config, evaluator):
     assert len(row["small"]) == 12
 
 
-def test_small_can_be_the_area_in_the_network_s_input(tiny_config, evaluator):
+def test_small_can_be_measured_in_pixels_of_the_input(tiny_config, evaluator):
     record = dict(evaluator.split[0])
     # An eighth of the image.
     tiny_config.input_size = (record["height"] // 2, record["width"] // 4)
@@ -74,9 +74,7 @@ def test_the_pixels_of_areas_decide_which_objects_are_small(tiny_config):
     assert of_input["AP"] == original["AP"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_figures_of_attention_and_of_precision_are_of_the_same_objects(
-    tiny_config, evaluator
-):
+def test_attention_and_ap_count_the_same_small_objects(tiny_config, evaluator):
     tiny_config.evaluation.area_pixels = "input"
     # About half of the objects are small there.
     area = np.median([a["area"] for a in evaluator.truth["annotations"]])
@@ -92,7 +90,9 @@ def test_figures_of_attention_and_of_precision_are_of_the_same_objects(
 
 
 @pytest.mark.parametrize(("pixels", "accuracy"), [("original", np.nan), ("input", 1)])
-def test_answers_are_of_what_is_small_in_the_same_pixels(tiny_config, pixels, accuracy):
+def test_counterfactual_metrics_measure_areas_in_the_same_pixels(
+    tiny_config, pixels, accuracy
+):
     """An 80 x 80 object of a 400 x 400 image is small where the input is 64 x 64."""
     tiny_config.evaluation.area_pixels = pixels
     box = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 80, 80]}

@@ -63,7 +63,7 @@ def batch():
 
 
 def say(seed=0, images=IMAGES):
-    """What a network might say: logits, offsets and the matching of each level."""
+    """Random predictions of a network: logits, offsets, matchings by level."""
     rng = np.random.default_rng(seed)
     anchors = sum(np.multiply(POSITIONS, PER_POSITION))
 
@@ -217,7 +217,7 @@ def level_matching(n, i, said, boxes, labels, objects, found):
     return total, count
 
 
-def test_the_terms_are_the_loops(task, batch):
+def test_loss_terms_equal_a_reference_with_loops(task, batch):
     said = say()
     examples, totals = task.prepare(batch)
     terms, _ = task.loss(said, examples, totals)

@@ -43,7 +43,7 @@ def says(task, *scored):
 
 
 @pytest.mark.parametrize(("clip", "kept"), [("before", 1), ("after", 2)])
-def test_boxes_are_cut_before_or_after_the_suppression(clip, kept):
+def test_boxes_are_clipped_before_or_after_suppression(clip, kept):
     # In the image both cover the left half; the second goes on beyond it, so that they
     # overlap by 2/5 in full, less than the 0.45 that suppresses.
     half, long = [0, 0, 1, 0.5], [0, -0.75, 1, 0.5]

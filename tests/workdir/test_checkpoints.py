@@ -35,7 +35,7 @@ def manager(tmp_path):
     manager.close()
 
 
-def test_whole_states_come_back_where_they_lay(tmp_path, manager):
+def test_states_are_restored_with_their_shardings(tmp_path, manager):
     assert manager.latest_step is None
     state = make_state(2)
     manager.save(2, state)
@@ -49,9 +49,7 @@ def test_whole_states_come_back_where_they_lay(tmp_path, manager):
     restored.close()
 
 
-def test_saved_at_the_interval_the_last_when_forced_and_the_newest_kept(
-    tmp_path, manager
-):
+def test_saves_at_the_interval_or_when_forced_and_keeps_the_latest(tmp_path, manager):
     assert [manager.due(step) for step in (1, 2, 3, 4)] == [False, True, False, True]
     for step in range(1, 8):
         manager.save(step, make_state(step), force=step == 7)
@@ -59,7 +57,7 @@ def test_saved_at_the_interval_the_last_when_forced_and_the_newest_kept(
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
 
 
-def test_inference_gets_the_average_where_there_is_one(tmp_path):
+def test_inference_gets_averaged_parameters_if_present(tmp_path):
     for ema, factor in ((True, 10), (False, 1)):
         folder = tmp_path / str(ema)
         manager = checkpoints.Checkpoints(folder, every=2, keep=9)
@@ -78,7 +76,7 @@ def test_inference_gets_the_average_where_there_is_one(tmp_path):
             )
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+def test_absent_checkpoint_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoints"):
         checkpoints.restore_variables(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
@@ -89,7 +87,7 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
         checkpoints.restore_variables(tmp_path, 5)
 
 
-def test_the_newest_step_is_a_finished_one(tiny_run, tmp_path):
+def test_newest_step_ignores_unfinished_checkpoints(tiny_run, tmp_path):
     assert checkpoints.newest_step(tiny_run.workdir) == 4
     assert checkpoints.newest_step(tmp_path) is None
     folder = tmp_path / "checkpoints"
@@ -115,7 +113,7 @@ def test_force_saves_at_once_and_a_saved_step_is_not_written_again(tmp_path):
     assert kernel[0, 0] == 30
 
 
-def test_a_folder_of_a_bucket_is_left_as_it_is_and_a_relative_one_made_absolute(
+def test_bucket_paths_are_kept_and_relative_paths_made_absolute(
     monkeypatch,
 ):
     monkeypatch.setattr(checkpoints.paths, "_check_bucket", lambda name: None)
@@ -185,7 +183,7 @@ DAMAGE = {
 # A read that fails leaves others that find orbax's event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(run, damage):
+def test_damaged_checkpoint_is_renamed_and_the_earlier_one_restored(run, damage):
     damage(run / "checkpoints/6")
     left = sorted((run / "checkpoints/6").rglob("*"))
     manager, lines = reopened(run), []
@@ -211,7 +209,7 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(run, damage):
     assert len(lines) == 1
 
 
-def test_several_may_be_damaged_and_an_earlier_one_set_aside_stays(run):
+def test_several_damaged_checkpoints_are_renamed(run):
     (run / "checkpoints/6.damaged").mkdir()
     for step in (4, 6):
         (run / "checkpoints" / str(step) / "model/_METADATA").unlink()
@@ -227,7 +225,7 @@ def test_several_may_be_damaged_and_an_earlier_one_set_aside_stays(run):
     assert list((run / "checkpoints/6.damaged").iterdir()) == []
 
 
-def test_where_none_is_whole_all_stay_and_the_folder_and_reasons_are_named(run):
+def test_without_a_complete_checkpoint_nothing_is_renamed(run):
     for step in ("2", "4", "6"):
         (run / "checkpoints" / step / "model/_METADATA").unlink()
     manager = reopened(run)
@@ -243,7 +241,7 @@ def test_where_none_is_whole_all_stay_and_the_folder_and_reasons_are_named(run):
     assert metadata.has_checkpoints(run)
 
 
-def test_what_a_kill_leaves_is_no_damage(run):
+def test_remains_of_a_killed_save_are_ignored(run):
     # Of steps that were being written, and a file that is not needed to read another.
     for step in (8, 9):
         unfinished = run / f"checkpoints/{step}.orbax-checkpoint-tmp"
@@ -261,7 +259,7 @@ def test_what_a_kill_leaves_is_no_damage(run):
     manager.close()
 
 
-def test_another_architecture_is_no_damage(run):
+def test_other_architecture_is_not_reported_as_damage(run):
     manager = reopened(run)
     wider = make_state(0)
     wider["params"] = {"conv": {"kernel": jnp.zeros((2, 5))}}
@@ -287,7 +285,7 @@ def test_another_architecture_is_no_damage(run):
     assert names(run) == ["2", "4", "6"]
 
 
-def test_memory_that_does_not_suffice_is_no_damage(run, monkeypatch):
+def test_lack_of_memory_is_not_reported_as_damage(run, monkeypatch):
     def fail(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 

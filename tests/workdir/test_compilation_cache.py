@@ -1,4 +1,4 @@
-"""What a run has compiled, it does not compile again; no trouble with that ends it."""
+"""The compilation cache of a run: used at the next start, and never fatal."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def entries(workdir):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-cache")}
 
 
-def test_a_second_start_compiles_nothing_and_ends_equal_to_the_bit(scenes, tmp_path):
+def test_second_start_compiles_nothing_and_gives_the_same_bits(scenes, tmp_path):
     folder = tmp_path / "W"
     for start in range(2):
         if start:  # As if killed after the checkpoint of step 2.
@@ -49,7 +49,7 @@ def test_a_cache_that_jax_has_already_is_left_alone(scenes, tmp_path):
     assert not (folder / compilation_cache.FOLDER).exists()
 
 
-def test_a_program_cut_short_is_compiled_once_more_and_kept(compile_anew, tmp_path):
+def test_truncated_cache_entry_is_compiled_again_and_kept(compile_anew, tmp_path):
     compilation_cache.keep_in(tmp_path, write=True)
     assert compile_anew(3.0) == ([3.0, 3.0], 0)
     assert compile_anew(3.0) == ([3.0, 3.0], 1)
@@ -65,7 +65,7 @@ def test_a_program_cut_short_is_compiled_once_more_and_kept(compile_anew, tmp_pa
     assert compile_anew(3.0) == ([3.0, 3.0], 1)
 
 
-def test_where_nothing_can_be_kept_programs_run_all_the_same(compile_anew, tmp_path):
+def test_unwritable_cache_does_not_stop_a_run(compile_anew, tmp_path):
     (tmp_path / compilation_cache.FOLDER).write_text("no folder")
     compilation_cache.keep_in(tmp_path, write=True)
     with pytest.warns(UserWarning, match="persistent compilation cache"):

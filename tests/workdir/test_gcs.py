@@ -97,7 +97,7 @@ def events(bucket, folder):
                 position += size + 16
 
 
-def test_a_stopped_run_ends_as_an_unbroken_one_on_a_disk(
+def test_resumed_run_in_a_bucket_equals_an_uninterrupted_one_on_disk(
     bucket, make_tiny_config, tiny_run, stop_after, scenes, tmp_path
 ):
     config = make_tiny_config()
@@ -174,13 +174,13 @@ def test_a_folder_without_a_run_is_named(bucket):
             metadata.load_config(place)
 
 
-def test_a_file_that_is_not_there_is_named(bucket):
+def test_absent_file_is_named(bucket):
     with pytest.raises(InputError) as error:
         json_files.read("gs://scenes/nothing.json")
     assert str(error.value) == "gs://scenes/nothing.json: No such file or directory"
 
 
-def test_a_checkpoint_that_is_being_written_is_none(bucket):
+def test_unfinished_checkpoint_is_ignored(bucket):
     bucket.blob("begun/checkpoints/5/model/_METADATA").upload_from_string("{}")
     assert not metadata.has_checkpoints("gs://scenes/begun")
     assert checkpoints.newest_step("gs://scenes/begun") is None
@@ -244,7 +244,7 @@ def test_metrics_reach_the_bucket_at_intervals_and_when_flushed(bucket, monkeypa
     assert lines(bucket, "intervals") == [1, 2, 3, 4]
 
 
-def test_what_is_flushed_without_news_is_not_written(bucket, monkeypatch):
+def test_flush_without_news_writes_nothing(bucket, monkeypatch):
     writer = MetricWriter("gs://scenes/news")
     writer.write_scalars(1, {"loss": 1.0})
     writer.flush()
@@ -275,7 +275,7 @@ def test_each_flush_leaves_a_file_of_the_events_since_the_last(bucket):
     assert [e.step for e in found if e.session_log.status] == [1]
 
 
-def test_a_temporary_folder_is_left_by_nobody(bucket, tmp_path, monkeypatch):
+def test_no_temporary_folder_remains(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     writer = MetricWriter("gs://scenes/temporary")
     writer.write_scalars(1, {"loss": 1.0})
@@ -284,7 +284,7 @@ def test_a_temporary_folder_is_left_by_nobody(bucket, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_pictures_are_written_as_their_names_say(bucket):
+def test_pictures_are_written_in_the_format_of_their_suffix(bucket):
     picture = np.full((8, 6, 3), 200, np.uint8)
     for name, start in (("a.png", b"\x89PNG"), ("b.jpg", b"\xff\xd8\xff")):
         annotate.write_image(f"gs://scenes/pictures/{name}", picture)

@@ -1,4 +1,4 @@
-"""What a run takes from another or from an import, and what it leaves as it was."""
+"""Parameters that a run takes from another run or an import."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def tiny_import(plain_config, tmp_path):
 # What is taken.
 
 
-def test_take_leaves_heads_and_neck_that_do_not_fit_as_they_were(tiny_run, tiny_config):
+def test_heads_and_neck_of_other_shapes_stay_fresh(tiny_run, tiny_config):
     tiny_config.borrow.channels = 4
     given = checkpoints.restore_variables(tiny_run.workdir)
     variables, taken, fresh = init_from_lib.take(given, full(tiny_config, 7), "all")
@@ -109,7 +109,7 @@ def test_an_unknown_scope_is_named(tiny_config, tmp_path):
         init_from_lib.resolve_pixel_statistics(tiny_config, tmp_path / "W")
 
 
-def test_a_trunk_without_normalisation_starts_one_with_it(plain_config):
+def test_trunk_without_normalization_starts_one_with_it(plain_config):
     given = full(plain_config, 1)
     plain_config.model.norm = "batch"
     variables, taken, fresh = init_from_lib.take(given, full(plain_config, 7), "trunk")
@@ -145,7 +145,7 @@ def test_a_trunk_without_normalisation_starts_one_with_it(plain_config):
         ),
     ],
 )
-def test_a_trunk_that_fits_in_part_is_refused_with_the_list(
+def test_trunk_that_fits_in_part_is_refused_with_a_list(
     tiny_config, field, value, problems
 ):
     tiny_config.model.norm = "batch"
@@ -236,7 +236,7 @@ def test_a_classifier_gives_the_trunk_with_its_fc_layers_decimated(plain_config,
     assert np.all(trunk["conv6_1"]["conv"]["kernel"] == 7)
 
 
-def test_a_classifier_starts_a_classifier_whole_but_for_its_classes(plain_config):
+def test_classifier_starts_from_a_classifier_except_its_last_layer(plain_config):
     plain_config.input_size = (224, 224)
     task = classification.ClassificationTask
     given, old = (full(plain_config, v, n, task) for v, n in ((1, 2), (7, 3)))
@@ -247,7 +247,7 @@ def test_a_classifier_starts_a_classifier_whole_but_for_its_classes(plain_config
     assert init_from_lib.take(given, same, "no_heads").fresh == fresh
 
 
-def test_load_of_nothing_is_an_error(tmp_path):
+def test_origin_without_checkpoint_is_an_error(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoints"):
         checkpoints.restore_variables(tmp_path / "none")
 
@@ -255,7 +255,7 @@ def test_load_of_nothing_is_an_error(tmp_path):
 # Normalisation.
 
 
-def test_normalisation_is_that_of_an_import_or_of_a_run(
+def test_pixel_statistics_are_those_of_the_import_or_run(
     tiny_import, tiny_run, plain_config, tmp_path
 ):
     own = {name: plain_config.model[name] for name in init_from_lib.PIXEL_STATISTICS}
@@ -268,9 +268,7 @@ def test_normalisation_is_that_of_an_import_or_of_a_run(
     assert {name: plain_config.model[name] for name in CAFFE} == own
 
 
-def test_normalisation_stays_the_runs_own_where_that_is_asked_for(
-    tiny_import, plain_config, tmp_path
-):
+def test_own_pixel_statistics_are_kept_on_request(tiny_import, plain_config, tmp_path):
     plain_config.init_from = str(tiny_import)
     plain_config.init_normalization = False
     config = init_from_lib.resolve_pixel_statistics(plain_config, tmp_path / "W")
@@ -306,18 +304,18 @@ def test_senseless_pixel_statistics_are_refused(tiny_import, change, message):
         init_from_lib.pixel_statistics(tiny_import)
 
 
-def test_neither_run_nor_import_is_named(plain_config, tmp_path):
+def test_folder_that_is_neither_run_nor_import_is_named(plain_config, tmp_path):
     plain_config.init_from = str(tmp_path / "nothing")
     with pytest.raises(InputError, match="nothing is not a work directory"):
         init_from_lib.resolve_pixel_statistics(plain_config, tmp_path / "W")
 
 
-def test_imports_are_no_work_directories_to_train_in(tiny_import, plain_config):
+def test_training_in_an_import_is_refused(tiny_import, plain_config):
     with pytest.raises(InputError, match="choose another --workdir"):
         init_from_lib.resolve_pixel_statistics(plain_config, tiny_import)
 
 
-def test_bgr_weights_see_what_flipped_ones_see_of_rgb(plain_config):
+def test_bgr_weights_equal_flipped_weights_on_rgb(plain_config):
     """One network, and one with the first kernel and the normalisation turned round."""
     config = plain_config
     variables = detection.DetectionTask(config, 2).init(jax.random.key(0))
@@ -360,7 +358,7 @@ def begin():
     return begin
 
 
-def test_a_run_from_an_import_keeps_its_pixel_statistics_when_that_has_vanished(
+def test_resumed_run_keeps_the_pixel_statistics_of_a_vanished_import(
     tiny_import, plain_config, tmp_path, capsys, begin
 ):
     plain_config.init_from = str(tiny_import)

@@ -1,4 +1,4 @@
-"""What a work directory holds, and what it refuses."""
+"""The files of a work directory, and its refusals."""
 
 import json
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
     return folder
 
 
-def test_config_and_classes_come_back_as_they_went(folder):
+def test_config_and_classes_are_read_as_written(folder):
     config = metadata.load_config(folder)
     assert config == base.get_config()
     assert config.anchors.aspect_ratios[3] == (1.0, 3.0**0.5, 3.0**-0.5)
@@ -31,7 +31,7 @@ def test_config_and_classes_come_back_as_they_went(folder):
         config.model.widht = 1.0
 
 
-def test_environment_says_what_to_repeat_a_run_by(folder):
+def test_environment_describes_how_to_reproduce_a_run(folder):
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["seed"] == 0
     assert len(environment["devices"]) == 2
@@ -49,7 +49,7 @@ def test_every_start_is_on_record(folder, monkeypatch):
     assert metadata.starts(folder / "nowhere") == []
 
 
-def test_what_is_no_architecture_may_change(folder):
+def test_fields_outside_the_architecture_may_change(folder):
     config = base.get_config()
     config.num_steps = 7
     config.optimizer.learning_rate = 1.0
@@ -84,7 +84,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.json")}
 
 
-def test_a_run_older_than_a_field_did_what_was_done_before_it(folder):
+def test_fields_younger_than_a_run_have_its_values(folder):
     path = folder / "config.json"
     fields = json.loads(path.read_text())
     del fields["evaluation"]["area_pixels"], fields["remat"]
@@ -101,7 +101,7 @@ def test_a_run_older_than_a_field_did_what_was_done_before_it(folder):
         metadata.prepare(folder, config, CLASSES, BOXES)
 
 
-def test_a_run_goes_on_however_its_sums_are_computed(folder):
+def test_run_resumes_with_another_form_of_attention(folder):
     config = base.get_config()
     config.borrow.attention, config.borrow.query_block = "plain", 64
     metadata.prepare(folder, config, CLASSES, BOXES)
@@ -113,7 +113,7 @@ def test_a_run_goes_on_however_its_sums_are_computed(folder):
     assert metadata.differences(metadata.load_config(folder), config) == {}
 
 
-def test_without_a_checkpoint_nothing_is_fixed(folder):
+def test_without_a_checkpoint_every_field_may_change(folder):
     (folder / "checkpoints" / "100").rmdir()
     config = base.get_config()
     config.model.width = 0.5
@@ -137,7 +137,7 @@ def test_other_classes_are_refused(folder):
             metadata.prepare(folder, base.get_config(), metadata.Classes(*other), BOXES)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path):
+def test_folder_without_config_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.json does not exist"):
         metadata.load_config(tmp_path)
     for content, message in (
@@ -155,7 +155,7 @@ def test_missing_classes_are_named(folder):
         metadata.load_classes(folder)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_file_is_written_completely_or_not_at_all(tmp_path):
     path = tmp_path / "file.json"
     metadata.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -176,7 +176,7 @@ def test_folders_have_plain_names(split, folder):
     assert metadata.folder_name(split) == folder
 
 
-def test_a_field_that_is_younger_than_a_run_has_what_the_run_did():
+def test_differences_ignore_fields_younger_than_a_run():
     new = base.get_config()
     fields = metadata.as_stored(new.to_dict())
     del fields["mesh"]["fsdp"], fields["evaluation"]["area_pixels"]

@@ -46,7 +46,7 @@ def test_a_differing_value_is_named_by_the_new_field(old_workdir, tiny_run):
     }
 
 
-def test_it_resumes_with_more_steps(old_workdir, tiny_run, capsys):
+def test_old_run_resumes_with_more_steps(old_workdir, tiny_run, capsys):
     config = tiny_run.config.copy_and_resolve_references()
     config.num_steps = config.eval_every = 6
     with jax.numpy_dtype_promotion("standard"):
@@ -59,7 +59,7 @@ def test_it_resumes_with_more_steps(old_workdir, tiny_run, capsys):
     assert stored["loss"]["ignored"] == "ignored"
 
 
-def test_it_detects_as_before(old_workdir, tiny_run):
+def test_old_run_detects_as_before(old_workdir, tiny_run):
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     old, new = (
         Detector.load(folder)(image) for folder in (old_workdir, tiny_run.workdir)

@@ -37,7 +37,7 @@ def heads(begun):
     return {part for module, part in modules if module.startswith("head")}
 
 
-def test_a_run_of_the_same_network_gives_everything(origin, tiny_config):
+def test_run_of_the_same_network_gives_all_parameters(origin, tiny_config):
     begun = start(tiny_config, origin)
     given = checkpoints.restore_variables(origin)
     jax.tree.map(np.testing.assert_array_equal, begun.variables, given)
@@ -87,7 +87,7 @@ def test_an_input_of_another_size_may_move_the_last_anchor(origin, tiny_config):
     assert start(tiny_config, origin).other_heads == {}
 
 
-def test_a_classifiers_last_layer_knows_no_anchors(origin, tiny_config):
+def test_last_layer_of_a_classifier_has_no_anchors(origin, tiny_config):
     config = json.loads((origin / "config.json").read_text())
     config["task"] = tiny_config.task = "classification"
     (origin / "config.json").write_text(json.dumps(config))
@@ -117,14 +117,14 @@ def test_fresh_parameters_are_not_evaluated(origin, tiny_config):
 
 
 @pytest.mark.parametrize("scope", init_from_lib.SCOPES)
-def test_groups_of_another_size_are_another_trunk(origin, tiny_config, scope):
+def test_trunk_with_another_group_size_is_refused(origin, tiny_config, scope):
     tiny_config.init_scope = scope
     tiny_config.model.group_size = 2
     with pytest.raises(InputError, match=r"model\.group_size=4, this config says 2"):
         start(tiny_config, origin)
 
 
-def test_a_trunk_normalised_otherwise_is_refused(origin, tiny_config):
+def test_trunk_with_another_normalization_is_refused(origin, tiny_config):
     tiny_config.model.norm = "batch"
     with pytest.raises(
         InputError, match="batch_stats/trunk/conv1_1/norm/mean is absent there and 2"
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_named(origin, tiny_config):
         start(tiny_config, origin)
 
 
-def test_an_unfinished_checkpoint_is_none(origin, tiny_config):
+def test_unfinished_checkpoint_of_the_origin_is_ignored(origin, tiny_config):
     for step in ("2", "4"):
         folder = origin / "checkpoints" / step
         folder.rename(folder.with_name(f"{step}.orbax-checkpoint-tmp"))
@@ -162,7 +162,7 @@ def test_a_start_that_is_refused_leaves_no_work_directory(
     assert not (tmp_path / "W").exists()
 
 
-def test_what_a_run_began_from_stays_recorded(origin, tiny_config, tmp_path):
+def test_initialization_record_survives_a_resume(origin, tiny_config, tmp_path):
     workdir, config = tmp_path / "W", tiny_config
     config.init_from, config.init_scope = str(origin), "trunk"
     config.num_steps = config.eval_every = 2

@@ -94,7 +94,7 @@ def test_a_full_disk_is_named_at_the_next_step(small_disk):
     check_full(small_disk, fill(small_disk), "No space left on device")
 
 
-def test_a_file_that_may_not_grow_is_named_at_the_next_step(tmp_path):
+def test_file_size_limit_is_named_at_the_next_step(tmp_path):
     check_full(tmp_path, fill(tmp_path, limit=500_000), "File too large")
 
 
