@@ -16,6 +16,7 @@ import PIL.Image
 
 SIDE = 128
 OVERRIDES = (
+    "--config.dataset.data_dir=prepared",
     "--config.log_every=2",
     "--config.model.width=0.03125",
     "--config.report.num_pictures=1",
@@ -95,24 +96,25 @@ def main() -> None:
     )
     if not any(pathlib.Path("scores").rglob("*.json")):
         sys.exit("borrow-det evaluate wrote no metrics")
-    run(
-        *("borrow-det", "predict", f"--workdir={workdir}"),
-        *("--input=photos/val_0.png", "--output=found", "--min_score=0"),
-    )
-    if not any(pathlib.Path("found").iterdir()):
-        sys.exit("borrow-det predict wrote nothing")
+    picture = "photos/val_0.png"
+    run("borrow-det", "predict", f"--workdir={workdir}", "--output=found", picture)
+    written = json.loads(pathlib.Path("found/detections.json").read_text())
 
     from borrow_det import Detector
 
     detector = Detector.load(str(workdir))
-    found = detector("photos/val_0.png")
+    found = detector(picture)
     if found.image_size != (SIDE, SIDE) or found.class_names != ("square",):
         sys.exit(f"detections of {found.image_size}, {found.class_names}")
-    if found.boxes.shape != (len(found), 4):
-        sys.exit(f"boxes of shape {found.boxes.shape} for {len(found)} detections")
+    records = found.to_coco()
+    fields = ("category_id", "bbox", "score")
+    if not records or [[r[name] for name in fields] for r in records] != [
+        [r[name] for name in fields] for r in written
+    ]:
+        sys.exit(f"Python detects {records}, borrow-det predict {written}")
     if files_of(workdir) != trained:
         sys.exit(f"{workdir} was changed by what only reads it")
-    print(f"{len(found)} detections")
+    print(f"{len(found)} detections, the same from Python and from predict")
 
 
 if __name__ == "__main__":
