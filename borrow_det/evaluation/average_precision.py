@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import faster_coco_eval
 import numpy as np
 
+from borrow_det.ops import boxes as box_ops
+
 # Square pixels, both ends included.
 AREA_RANGES = {
     "small": (0.0, 32.0**2),
@@ -301,13 +303,10 @@ def pairwise_iou(
     Returns:
       float64 [D, G] in [0, 1].
     """
-    a = np.array([d["bbox"] for d in found], np.float64).reshape(-1, 1, 4)
-    b = np.array([t["bbox"] for t in truth], np.float64).reshape(1, -1, 4)
-    low = np.maximum(a[..., :2], b[..., :2])
-    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-    intersection = np.prod(np.maximum(high - low + one, 0.0), axis=-1)
-    areas = np.prod(a[..., 2:] + one, axis=-1) + np.prod(b[..., 2:] + one, axis=-1)
-    union = areas - intersection
-    return np.divide(
-        intersection, union, out=np.zeros_like(intersection), where=union > 0
-    )
+    return box_ops.iou(_corners(found), _corners(truth), one)
+
+
+def _corners(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns `bbox` as [x_min, y_min, x_max, y_max], float64 [N, 4]."""
+    boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

@@ -1,30 +1,39 @@
-"""Which anchor sizes and aspect ratios objects need: Eq. (1) of the paper, worked out.
+"""Anchor sizes and aspect ratios for given objects: Eq. (1) of the paper.
 
-Everything here is about boxes with a common centre. An object of side s (the square
+The formulas are for boxes with a common center. An object of side s (the square
 root of its area) and aspect ratio r meets an anchor of side S and aspect ratio a with
-the mismatch m = max(s / S, S / s) and the quotient k = max(r / a, a / r). Where k is
-at most m squared, one box contains the other and
+the mismatch m = max(s / S, S / s) and the quotient k = max(r / a, a / r). If k is at
+most m squared, one box contains the other and
 
     IoU = 1 / m^2;
 
-where it is more, they cross, and
+otherwise they cross, and
 
     IoU = c / (1 + m^2 - c),  c = m / sqrt(k).
 
-What the distance between an object and the nearest anchor costs on top of this is
-measured by ops/anchor_coverage.py.
+`best_iou` and `nearest_iou` measure the overlap of objects with anchors at their actual
+places, which the distance between centers makes smaller.
 """
 
 import itertools
 import math
+from collections.abc import Iterator
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from borrow_det.errors import InputError
+from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops import boxes as box_ops
+
+# Objects that are compared with all anchors in one call, so that one shape is compiled.
+_CHUNK = 256
 
 
 def centered_iou(mismatch: np.ndarray, quotient: np.ndarray) -> np.ndarray:
-    """IoU of two boxes with a common centre, in (0, 1].
+    """Computes the IoU of two boxes with a common center, in (0, 1].
 
     Args:
       mismatch: ratio m of their sides, any shape, at least 1.
@@ -36,16 +45,16 @@ def centered_iou(mismatch: np.ndarray, quotient: np.ndarray) -> np.ndarray:
 
 
 def largest_quotient(scale_step: float, theta: float) -> float:
-    """How far an anchor's aspect ratio may be from an object's, as a quotient K >= 1.
+    """Computes the largest quotient K >= 1 of aspect ratios that reaches an IoU.
 
-    Sizes that are `scale_step` apart are off by m = sqrt(scale_step) at worst, half
-    way; IoU >= theta then holds up to K = [m (1 + theta) / (theta (1 + m^2))]^2, which
-    is Eq. (1) solved for the quotient.
+    An object halfway between two sizes is off by m = sqrt(scale_step). Its IoU is at
+    least theta up to K = [m (1 + theta) / (theta (1 + m^2))]^2, which is Eq. (1) solved
+    for the quotient.
 
     Raises:
-      InputError: the step is so large that a box half way between two sizes has an
-        IoU below theta with both, whatever their aspect ratios: 1 / m^2 < theta, the
-        case that Eq. (1) leaves out because one box then contains the other.
+      InputError: the step is so large that a box halfway between two sizes has an IoU
+        below theta with both at any aspect ratio: 1 / m^2 < theta. Eq. (1) does not
+        cover this case, because one box then contains the other.
     """
     if scale_step > 1 / theta * (1 + 1e-9):
         raise InputError(
@@ -59,15 +68,15 @@ def largest_quotient(scale_step: float, theta: float) -> float:
 def max_aspect_ratio(
     object_aspect_ratio: float, theta: float, scale_step: float
 ) -> float:
-    """Eq. (1): the largest aspect ratio that anchors need for objects up to one.
+    """Computes the largest aspect ratio that anchors need, by Eq. (1).
 
     Args:
-      object_aspect_ratio: of the objects, long over short side, at least 1.
+      object_aspect_ratio: largest ratio of long to short side of the objects.
       theta: the IoU to reach, in (0, 1).
       scale_step: S_{n+1} / S_n, at least 1; the paper's is 2.
 
     Returns:
-      AR_max >= 1; 1 where square anchors suffice.
+      AR_max >= 1; 1 if square anchors suffice.
 
     Raises:
       InputError: as `largest_quotient`.
@@ -76,19 +85,19 @@ def max_aspect_ratio(
 
 
 def aspect_ratios(low: float, high: float, quotient: float) -> tuple[float, ...]:
-    """The fewest aspect ratios of which one is within `quotient` of all in [low, high].
+    """Returns the fewest aspect ratios that are within `quotient` of [low, high].
 
-    An anchor serves an interval from its aspect ratio over the quotient to it times
-    the quotient; this tiles [low, high] with such intervals. The outermost ratios are
-    those of Eq. (1), low * quotient and high / quotient, so that none is longer than
-    need be; the others lie between in equal proportion.
+    An anchor covers the interval from its aspect ratio over the quotient to its aspect
+    ratio times the quotient, and such intervals tile [low, high]. The outermost ratios
+    are those of Eq. (1), low * quotient and high / quotient; the others are evenly
+    spaced on a logarithmic scale.
 
     Args:
       low: smallest aspect ratio, width / height, of the objects.
-      high: the largest.
+      high: largest aspect ratio of the objects.
       quotient: K of `largest_quotient`, above 1.
     """
-    # The paper's 36 = 2 * 2 * 9 may come out as 36.000000001.
+    # The paper's 36 = 2 * 2 * 9 may be computed as 36.000000001.
     intervals = math.log(high / low) / (2 * math.log(quotient))
     count = max(1, math.ceil(intervals - 1e-9))
     if count == 1:
@@ -99,7 +108,7 @@ def aspect_ratios(low: float, high: float, quotient: float) -> tuple[float, ...]
 def best_centered_iou(
     sizes: np.ndarray, ratios: np.ndarray, shapes: np.ndarray
 ) -> np.ndarray:
-    """IoU [N] of each object with the anchor shape that suits it best.
+    """Computes the IoU [N] of each object with its best anchor shape.
 
     Args:
       sizes: [N], square roots of the objects' areas, in pixels.
@@ -118,21 +127,21 @@ def worst_centered_iou(
     shapes: np.ndarray,
     points: int = 48,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The closed form's worst case over all objects of a region, size by size.
+    """Computes the smallest centered IoU over a region of objects, by size.
 
-    The minimum lies at an end of the region or half way between two anchors where
-    every size has every aspect ratio; these places are looked at beside a grid, which
-    is for sets where that is not so.
+    If every size has every aspect ratio, the minimum is at an end of the region or
+    halfway between two anchors. These places are evaluated in addition to a grid, which
+    covers other sets of anchors.
 
     Args:
       sizes: smallest and largest side of the objects, in pixels.
       ratios: their smallest and largest aspect ratio.
       shapes: [k, 2], (height, width) of the anchors in pixels.
-      points: of the grid along either axis.
+      points: points of the grid along each axis.
 
     Returns:
-      Sides [P], rising, from the smallest to the largest; and [P], the IoU of the
-      worst aspect ratio at each with the anchor that suits it best.
+      Sides [P] in ascending order, and the IoU [P] of the worst aspect ratio at each of
+      them with its best anchor.
     """
     at_sizes = _places(sizes, np.sqrt(shapes.prod(axis=1)), points)
     at_ratios = _places(ratios, shapes[:, 1] / shapes[:, 0], points)
@@ -141,9 +150,100 @@ def worst_centered_iou(
     return at_sizes, best.reshape(grid[0].shape).min(axis=1)
 
 
-def _places(interval, anchors, points):
-    """A grid of an interval, and the middles between anchors that lie in it."""
+def _places(
+    interval: tuple[float, float], anchors: np.ndarray, points: int
+) -> np.ndarray:
+    """Returns a grid of an interval, and the middles between anchors inside it."""
     low, high = interval
     middles = [math.sqrt(a * b) for a, b in itertools.pairwise(np.unique(anchors))]
     inside = [middle for middle in middles if low < middle < high]
     return np.unique(np.concatenate([np.geomspace(low, high, points), inside]))
+
+
+def best_iou(boxes: np.ndarray, anchors: np.ndarray) -> np.ndarray:
+    """Computes the IoU [N] of boxes [N, 4] with their best of the anchors [A, 4]."""
+    found = []
+    for start in range(0, len(boxes), _CHUNK):
+        chunk = np.asarray(boxes[start : start + _CHUNK], np.float32)
+        padding = ((0, _CHUNK - len(chunk)), (0, 0))
+        found.append(_best_of_chunk(np.pad(chunk, padding), anchors)[: len(chunk)])
+    return np.concatenate([np.zeros(0, np.float32), *found])
+
+
+@jax.jit
+def _best_of_chunk(boxes: Array, anchors: Array) -> Array:
+    return jnp.max(box_ops.iou(boxes, anchors), axis=1)
+
+
+def nearest_iou(
+    boxes: np.ndarray,
+    stride: int,
+    shapes: np.ndarray,
+    input_size: tuple[int, int],
+    clip: str,
+) -> np.ndarray:
+    """Computes `best_iou` with the anchors of one level, thousands of times faster.
+
+    Among anchors of one shape, the one with the nearest center has the largest overlap
+    along both axes. All have the same area, so it has the largest IoU. Anchors that are
+    clipped at the image's border differ in area: along each axis, those whose edge is
+    nearest to an edge of the object are compared, too. The result is then exact for
+    most objects, and a lower bound for the others.
+
+    Args:
+      boxes: [N, 4], normalized corners.
+      stride: stride of the level in pixels.
+      shapes: [k, 2], (height, width) in pixels of the anchors at each position.
+      input_size: (height, width) in pixels.
+      clip: `config.anchors.clip`.
+
+    Returns:
+      float64 [N].
+    """
+    boxes = np.asarray(boxes, np.float64)
+    maps = anchor_ops.level_shapes(input_size, [stride])[0]
+    area, axes = 1.0, []
+    for axis, length in enumerate(input_size):
+        low, high = boxes[:, axis] * length, boxes[:, axis + 2] * length
+        area = area * (high - low)
+        sides = shapes[:, axis, None]
+        if clip == "sizes":
+            sides = np.minimum(sides, length)
+        border = length if clip == "boxes" else None
+        axes.append(list(_along(low, high, sides, stride, maps[axis], border)))
+    best = np.zeros(len(boxes))
+    for (down, height), (across, width) in itertools.product(*axes):
+        common = down * across
+        iou = common / (area + height * width - common)
+        best = np.maximum(best, iou.max(axis=0))
+    return best
+
+
+def _along(
+    low: np.ndarray,
+    high: np.ndarray,
+    sides: np.ndarray,
+    stride: int,
+    count: int,
+    border: float | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the overlap of intervals [N] with anchors nearby, and the anchors' sides.
+
+    Args:
+      low: lower ends of the intervals in pixels.
+      high: upper ends.
+      sides: [k, 1], sides of the anchors along the axis in pixels.
+      stride: stride of the level in pixels.
+      count: positions along the axis.
+      border: size of the image along the axis if anchors are clipped to it.
+    """
+    wanted = [(low + high) / 2]
+    if border is not None:
+        wanted += [low + sides / 2, high - sides / 2]
+    for middle in wanted:
+        center = (np.clip(middle // stride, 0, count - 1) + 0.5) * stride
+        start, end = center - sides / 2, center + sides / 2
+        if border is not None:
+            start, end = np.clip(start, 0, border), np.clip(end, 0, border)
+        overlap = np.minimum(high, end) - np.maximum(low, start)
+        yield np.maximum(overlap, 0), end - start

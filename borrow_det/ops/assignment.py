@@ -1,4 +1,4 @@
-"""Which anchor answers for which object, and what a descriptor should borrow from."""
+"""Assignment of anchors to objects."""
 
 from typing import NamedTuple
 
@@ -13,19 +13,24 @@ IGNORED = ("ignored", "negative", "positive")
 
 
 class Assignment(NamedTuple):
-    """What each of A anchors is responsible for."""
+    """Assignment of A anchors to the objects of an image."""
 
-    index: Array  # int32 [A]: the object (row of `boxes`); 0 where not positive.
+    box_index: Array  # int32 [A], row of the object in `boxes`; 0 if not positive.
     positive: Array  # bool [A]
-    ignored: Array  # bool [A]: neither positive nor a possible negative.
-    iou: Array  # float32 [A]: overlap with the assigned object, 0 where none.
+    ignored: Array  # bool [A], neither positive nor a possible negative.
+    iou: Array  # float32 [A], overlap with the object; 0 if not positive.
 
 
 def objects(valid: Array, ignore: Array, ignored: str) -> Array:
-    """Which boxes are objects to learn: bool [G], by `loss.ignored`.
+    """Returns which boxes are objects to learn, bool [G].
+
+    Args:
+      valid: bool [G], false on padding.
+      ignore: bool [G], crowds and difficult objects.
+      ignored: treatment of the latter, `loss.ignored`; see `assign_anchors`.
 
     Raises:
-      InputError: `ignored` is none of IGNORED.
+      InputError: `ignored` is not one of IGNORED.
     """
     check_choice("loss.ignored", ignored, IGNORED)
     return valid if ignored == "positive" else valid & ~ignore
@@ -41,27 +46,27 @@ def assign_anchors(
     best_anchor: str,
     ignored: str,
 ) -> Assignment:
-    """Assigns anchors [A, 4] to one image's objects [G, 4].
+    """Assigns anchors to the objects of one image.
 
-    An anchor takes the object that it overlaps most if their IoU is at least
-    `positive_iou`; then every object gets its best anchor, whatever the overlap, by
-    the rule of `best_anchor`. Ties go to the lower index.
+    An anchor is assigned to the object that it overlaps most if their IoU is at least
+    `positive_iou`. In addition, every object gets its best anchor at any overlap, by
+    the rule `best_anchor`. Ties go to the lower index.
 
     Args:
-      boxes: float32 [G, 4], normalised corners.
+      boxes: float32 [G, 4], normalized corners.
       valid: bool [G], false on padding.
       ignore: bool [G], crowds and difficult objects.
       anchors: float32 [A, 4].
       positive_iou: threshold in (0, 1].
       best_anchor: `bipartite` (`bipartite_match`, as MatchBBox of the original SSD in
         Caffe) or `each` (`claim_each`, as torchvision's SSDMatcher).
-      ignored: what boxes to ignore are. `ignored`: an anchor that lies for at least
-        `positive_iou` of its own area in one and is not positive is no negative
-        either, since what it sees may be an object. `negative`: they are nothing.
-        `positive`: they are objects like others.
+      ignored: treatment of the boxes in `ignore`. `ignored`: an anchor with at least
+        `positive_iou` of its own area in such a box is not a negative, since it may
+        see an object. `negative`: the boxes have no effect. `positive`: they are
+        objects like others.
 
     Raises:
-      InputError: `best_anchor` or `ignored` is none of these.
+      InputError: `best_anchor` or `ignored` has an unknown value.
     """
     check_choice("loss.best_anchor", best_anchor, BEST_ANCHOR)
     target = objects(valid, ignore, ignored)
@@ -79,7 +84,7 @@ def assign_anchors(
         inside = box_ops.intersection(boxes, anchors) / own_area[None]
         hidden = jnp.any((inside >= positive_iou) & (valid & ignore)[:, None], axis=0)
     return Assignment(
-        index=jnp.where(positive, index, 0),
+        box_index=jnp.where(positive, index, 0),
         positive=positive,
         ignored=hidden & ~positive,
         iou=jnp.where(positive, chosen, 0.0),
@@ -87,38 +92,39 @@ def assign_anchors(
 
 
 def bipartite_match(iou: Array) -> Array:
-    """Greedy one-to-one matching of rows (objects) to columns (anchors).
+    """Assigns rows (objects) to columns (anchors), greedily and one to one.
 
-    The largest IoU of all is matched first, then the largest among the rows and
-    columns that are left, until each row with an overlap above zero has a column of
-    its own. Ties go to the lower row, then the lower column.
+    The pair of largest IoU is assigned first, then the largest among the remaining rows
+    and columns, until each row with an overlap above zero has a column. Ties go to the
+    lower row, then to the lower column.
 
     Args:
-      iou: float32 [G, A]; rows that are no objects hold values <= 0.
+      iou: float32 [G, A]; rows that are not objects have values <= 0.
 
     Returns:
-      int32 [A]: the row of each column, -1 where it has none.
-
-    Taken one by one this needs G passes. A pair that is the best of both its row and
-    its column is taken by the one-by-one rule too, whatever happens elsewhere, so each
-    pass takes all such pairs at once; there is always one, and a few passes do.
+      int32 [A], the row of each column, or -1.
     """
+    # One pair per pass would take G passes. A pair that is the best of both its row and
+    # its column is assigned by the greedy rule in any case, so each pass assigns all
+    # such pairs. There is always one, and a few passes are enough.
     rows, columns = iou.shape
 
-    def unfinished(state):
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
         _, _, progress = state
         return progress
 
-    def take_mutual_best(state):
+    def take_mutual_best(
+        state: tuple[Array, Array, Array],
+    ) -> tuple[Array, Array, Array]:
         owner, matched, _ = state
         open_pairs = ~matched[:, None] & (owner < 0)[None]
         left = jnp.where(open_pairs, iou, 0.0)
         best_column = jnp.argmax(left, axis=1)
-        # Of the columns that some row wants: few among thousands.
+        # Only the columns that are the best of a row: few among thousands.
         wanted = left[:, best_column]
         row_ids = jnp.arange(rows)
         mutual = (jnp.argmax(wanted, axis=0) == row_ids) & (jnp.diagonal(wanted) > 0)
-        # Rows without a pair write past the end, where the update is dropped.
+        # Rows without a pair write beyond the end, and the update is dropped.
         column = jnp.where(mutual, best_column, columns)
         owner = owner.at[column].set(row_ids.astype(jnp.int32), mode="drop")
         return owner, matched | mutual, jnp.any(mutual)
@@ -132,18 +138,19 @@ def bipartite_match(iou: Array) -> Array:
 
 
 def claim_each(iou: Array) -> Array:
-    """Every row (object) claims its best column (anchor), at an overlap of zero, too.
+    """Assigns every row (object) to its best column (anchor), at any overlap.
 
-    Of several rows that want one column the last has it, and the others none.
+    If several rows have the same best column, the last one gets it, and the others get
+    none.
 
     Args:
-      iou: float32 [G, A]; rows that are no objects hold values < 0.
+      iou: float32 [G, A]; rows that are not objects have values < 0.
 
     Returns:
-      int32 [A]: the row of each column, -1 where it has none.
+      int32 [A], the row of each column, or -1.
     """
     rows, columns = iou.shape
-    # Rows that are no objects write past the end, where the update is dropped.
+    # Rows that are not objects write beyond the end, and the update is dropped.
     column = jnp.where(jnp.max(iou, axis=1) >= 0, jnp.argmax(iou, axis=1), columns)
     owner = jnp.full_like(iou[0], -1, dtype=jnp.int32)
     return owner.at[column].max(jnp.arange(rows, dtype=jnp.int32), mode="drop")

@@ -1,6 +1,9 @@
-"""Source positions that the descriptors of a level should borrow from."""
+"""Targets of matching: the source positions that descriptors should borrow from."""
+
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from borrow_det.ops import boxes as box_ops
@@ -8,23 +11,32 @@ from borrow_det.ops.assignment import Assignment
 
 # Boxes of whole pixels, normalized, would miss the ratio of sides by rounding.
 _SIDE_TOLERANCE = 1e-5
+_Sides = TypeVar("_Sides", Array, np.ndarray)
 
 
-def is_larger(side: Array, other: Array, scale: float) -> Array:
-    """Whether sides are at least `scale` times others; NumPy's or JAX's, any shapes."""
+class BorrowTargets(NamedTuple):
+    """Source positions that the descriptors of one level should borrow from."""
+
+    sources: Array  # bool [B, G, T], source positions of each object.
+    box_index: Array  # int32 [B, R], index of each descriptor's object.
+    counts: Array  # bool [B, R], descriptors whose object has a source position.
+
+
+def is_larger(side: _Sides, other: _Sides, scale: float) -> _Sides:
+    """Returns true for sides that are at least `scale` times others; any shapes."""
     return side >= (1 - _SIDE_TOLERANCE) * scale * other
 
 
 def lenders(boxes: Array, labels: Array, valid: Array, scale: float) -> Array:
-    """Of which objects each one should borrow: bool [G, G], borrowers by rows.
+    """Finds the lenders of each object: bool [G, G], borrowers by rows.
 
-    Those of its class whose side is at least `scale` times its own; arguments as of
-    `borrow_sources`.
+    Lenders are objects of the same class whose side is at least `scale` times that of
+    the borrower. The arguments are those of `borrow_sources`.
     """
     side = jnp.sqrt(box_ops.area(boxes))
     larger = is_larger(side[None, :], side[:, None], scale)
     same = labels[None, :] == labels[:, None]
-    # An object of no area would find itself large enough.
+    # Without this, an object of no area would be its own lender.
     sized = (side > 0) & valid
     return larger & same & sized[None, :] & sized[:, None]
 
@@ -32,17 +44,20 @@ def lenders(boxes: Array, labels: Array, valid: Array, scale: float) -> Array:
 def borrow_sources(
     boxes: Array, labels: Array, valid: Array, centers: Array, scale: float
 ) -> Array:
-    """Where each object should borrow from: bool [G, T].
+    """Finds the source positions that each object should borrow from.
 
-    Position t counts for object g if its centre lies in a box of g's class whose side
-    (square root of its area) is at least `scale` times that of g.
+    Position t is one for object g if its center is inside a lender of g: a box of the
+    same class whose side (square root of its area) is at least `scale` times as large.
 
     Args:
       boxes: float32 [G, 4].
       labels: int32 [G].
-      valid: bool [G]; others neither borrow nor are borrowed from.
-      centers: float32 [T, 2], `[y, x]` of the deeper positions.
-      scale: smallest ratio of sides (DESIGN: 2).
+      valid: bool [G]; other boxes neither borrow nor lend.
+      centers: float32 [T, 2], `[y, x]` of the source positions.
+      scale: smallest ratio of the lender's side to the borrower's.
+
+    Returns:
+      bool [G, T].
     """
     lends = lenders(boxes, labels, valid, scale)
     holds = box_ops.contains(boxes, centers)
@@ -52,22 +67,25 @@ def borrow_sources(
 def descriptor_objects(
     assignment: Assignment, start: int, positions: int, per_position: int
 ) -> tuple[Array, Array]:
-    """The object of each descriptor of one level: (int32 [R], bool [R] has one).
+    """Finds the object of each descriptor of one level.
 
-    A descriptor's anchors may be assigned to several objects; it then belongs to the
-    one that its anchors overlap most, ties to the first anchor.
+    The anchors of a descriptor may be assigned to several objects; it then takes the
+    one that its anchors overlap most. Ties go to the first anchor.
 
     Args:
-      assignment: of all A anchors.
+      assignment: assignment of all A anchors.
       start: index of the level's first anchor.
-      positions: R, the level's positions.
-      per_position: anchors at a position.
+      positions: R, the number of positions of the level.
+      per_position: anchors per position.
+
+    Returns:
+      The index of the object, int32 [R], and whether there is one, bool [R].
     """
 
-    def level(values):
+    def level(values: Array) -> Array:
         return values[start : start + positions * per_position].reshape(positions, -1)
 
     score = jnp.where(level(assignment.positive), level(assignment.iou), -1.0)
     best = jnp.argmax(score, axis=1, keepdims=True)
-    index = jnp.take_along_axis(level(assignment.index), best, axis=1)[:, 0]
+    index = jnp.take_along_axis(level(assignment.box_index), best, axis=1)[:, 0]
     return index, jnp.any(level(assignment.positive), axis=1)

@@ -1,7 +1,7 @@
 """Box arithmetic: conversions, IoU, and SSD's encoding against anchors.
 
-Boxes are `[y_min, x_min, y_max, x_max]`, float32, normalised to [0, 1]; the centre
-form is `[y, x, h, w]`. Every function works on any leading dimensions.
+Boxes are `[y_min, x_min, y_max, x_max]`, float32, normalized to [0, 1]; the center
+form is `[y, x, h, w]`. Every function takes any leading dimensions.
 """
 
 import math
@@ -37,35 +37,51 @@ def _library(*arrays: Any) -> Any:
     return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
 
 
-def area(boxes: Boxes) -> Boxes:
-    """Area [...] of boxes [..., 4]; zero for inverted ones."""
-    size = _library(boxes).maximum(boxes[..., 2:] - boxes[..., :2], 0)
-    return size[..., 0] * size[..., 1]
+def area(boxes: Boxes, margin: float = 0.0) -> Boxes:
+    """Computes areas [...] of boxes [..., 4]; zero for inverted ones."""
+    return _product(boxes[..., 2:] - boxes[..., :2], margin)
 
 
-def intersection(a: Boxes, b: Boxes) -> Boxes:
-    """Pairwise intersection areas [..., N, M] of boxes [..., N, 4] and [..., M, 4]."""
+def intersection(a: Boxes, b: Boxes, margin: float = 0.0) -> Boxes:
+    """Computes the intersection areas [..., N, M] of [..., N, 4] and [..., M, 4]."""
     xp = _library(a, b)
     low = xp.maximum(a[..., :, None, :2], b[..., None, :, :2])
     high = xp.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    size = xp.maximum(high - low, 0)
+    return _product(high - low, margin)
+
+
+def _product(size: Boxes, margin: float) -> Boxes:
+    """Multiplies heights and widths [..., 2], each plus `margin`; zero if negative."""
+    size = size + margin if margin else size
+    size = _library(size).maximum(size, 0)
     return size[..., 0] * size[..., 1]
 
 
-def iou(a: Boxes, b: Boxes) -> Boxes:
-    """Pairwise IoU [..., N, M], in [0, 1]; zero where both boxes are empty."""
+def iou(a: Boxes, b: Boxes, margin: float = 0.0) -> Boxes:
+    """Computes pairwise IoU in [0, 1].
+
+    Args:
+      a: [..., N, 4].
+      b: [..., M, 4].
+      margin: added to every height and width; 1 for Pascal VOC's boxes, whose last
+        pixel is inside.
+
+    Returns:
+      [..., N, M]; zero if both boxes are empty.
+    """
     xp = _library(a, b)
-    overlap = intersection(a, b)
-    union = area(a)[..., :, None] + area(b)[..., None, :] - overlap
+    overlap = intersection(a, b, margin)
+    union = area(a, margin)[..., :, None] + area(b, margin)[..., None, :] - overlap
     return xp.where(union > 0, overlap / xp.where(union > 0, union, 1.0), 0.0)
 
 
 def encode(boxes: Array, anchors: Array, variances: tuple[float, float]) -> Array:
-    """Regression targets `[dy, dx, dh, dw]` [..., 4] of boxes against anchors.
+    """Encodes boxes [..., 4] as offsets `[dy, dx, dh, dw]` [..., 4] from anchors.
 
-    SSD (Liu et al. 2016), Eq. 2, with the variances of its implementation: offsets of
-    centres in anchor sizes over `variances[0]`, log ratios of sizes over
-    `variances[1]`. Boxes of no area give finite targets (their size counts as 1e-6).
+    Offsets of centers are in anchor sizes over `variances[0]`, and log ratios of sizes
+    are over `variances[1]`. Boxes of no area give finite offsets: their size counts as
+    1e-6. Source: SSD (Liu et al., 2016), Eq. 2, and the variances of its
+    implementation.
     """
     box, anchor = to_centers(boxes), to_centers(anchors)
     shift = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
@@ -74,7 +90,10 @@ def encode(boxes: Array, anchors: Array, variances: tuple[float, float]) -> Arra
 
 
 def decode(offsets: Array, anchors: Array, variances: tuple[float, float]) -> Array:
-    """The inverse of `encode`; log ratios are clamped at log(1000 / 16)."""
+    """Decodes offsets into boxes, as the inverse of `encode`.
+
+    Log ratios are clamped at log(1000 / 16).
+    """
     anchor = to_centers(anchors)
     center = anchor[..., :2] + offsets[..., :2] * variances[0] * anchor[..., 2:]
     scale = jnp.minimum(offsets[..., 2:] * variances[1], MAX_LOG_SCALE)
@@ -84,7 +103,7 @@ def decode(offsets: Array, anchors: Array, variances: tuple[float, float]) -> Ar
 
 
 def contains(boxes: Array, points: Array) -> Array:
-    """Which points, [T, 2] of `[y, x]`, lie in which boxes, [G, 4]: bool [G, T]."""
+    """Returns whether boxes [G, 4] contain points `[y, x]` [T, 2], as bool [G, T]."""
     points = points[None]
     inside = (points >= boxes[:, None, :2]) & (points <= boxes[:, None, 2:])
     return jnp.all(inside, axis=-1)

@@ -1,39 +1,80 @@
-"""SSD's multibox loss and the matching loss, as sums to be normalised by the caller.
+"""SSD's multibox loss and the matching loss, as sums that the caller normalizes.
 
-Sums, because the normalisers are counts over the whole batch, which a micro-batch or a
-device does not see: the caller counts first and divides each sum by the total.
+The normalizers are counts over a batch, and a device or a micro-batch sees a part of
+it: the caller counts first and divides each sum by the total.
 """
+
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
+
+from borrow_det.ops.borrow_targets import BorrowTargets
+
+# Descriptors that the matching loss processes together. Images seldom have more that
+# count; those that have take longer.
+_ROWS = 512
+
+
+class Similarities(Protocol):
+    """A pytree that computes similarities with the T source positions of a level."""
+
+    def similarities(self, rows: Array) -> Array:
+        """Returns float32 [B, n, T] for the descriptors `rows`, int32 [B, n]."""
 
 
 def softmax_cross_entropy(logits: Array, target: Array) -> Array:
-    """-log softmax(logits)[target]: [..., C], int [...] -> float32 [...]."""
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    return -jnp.take_along_axis(log_p, target[..., None], axis=-1)[..., 0]
+    """Computes -log softmax(logits)[target] in float32.
+
+    Args:
+      logits: [..., C].
+      target: int32 [...].
+
+    Returns:
+      float32 [...], in nats.
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), target
+    )
 
 
-def smooth_l1(x: Array) -> Array:
-    """0.5 x^2 where |x| < 1, |x| - 0.5 beyond, elementwise (Fast R-CNN, Eq. 3)."""
-    size = jnp.abs(x)
-    return jnp.where(size < 1, 0.5 * x * x, size - 0.5)
+def smoothed_cross_entropy(logits: Array, label: Array, smoothing: float) -> Array:
+    """Computes the cross-entropy with smoothed labels in float32.
+
+    The target is (1 - smoothing) onehot(label) + smoothing / C. Source: Szegedy et al.,
+    Rethinking the Inception Architecture for Computer Vision (2016), section 7.
+
+    Args:
+      logits: [..., C].
+      label: int32 [...].
+      smoothing: in [0, 1); 0 gives the plain cross-entropy.
+
+    Returns:
+      float32 [...], in nats.
+    """
+    onehot = jax.nn.one_hot(label, logits.shape[-1], dtype=jnp.float32)
+    target = optax.smooth_labels(onehot, smoothing)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), target)
 
 
 def mine_hard_negatives(
     loss: Array, negative: Array, count: Array, axis: int = -1
 ) -> Array:
-    """The `count` negatives of largest loss: bool of the shape of `loss`.
+    """Selects the `count` negatives of largest loss.
 
-    By rank, not by threshold, so that exactly min(count, negatives) are taken; ties go
-    to the lower index.
+    The selection is by rank, not by threshold, so that exactly min(count, negatives)
+    are selected. Ties go to the lower index.
 
     Args:
       loss: float32 [..., A].
       negative: bool [..., A], the candidates.
       count: int [...].
-      axis: the anchors' axis.
+      axis: axis of the anchors.
+
+    Returns:
+      bool, of the shape of `loss`.
     """
     order = jnp.argsort(jnp.where(negative, -loss, jnp.inf), axis=axis, stable=True)
     rank = jnp.argsort(order, axis=axis)
@@ -49,16 +90,19 @@ def classification_loss(
     negatives_per_positive: float,
     min_negatives: int,
 ) -> Array:
-    """Cross-entropy summed over positives and mined negatives of one image.
+    """Sums the cross-entropy over the positives and mined negatives of one image.
 
     Args:
-      logits: [A, 1 + C], background at 0.
-      target: int32 [A], 1 + label where positive, 0 elsewhere.
+      logits: [A, 1 + C], background at index 0.
+      target: int32 [A], 1 + label for positives, else 0.
       positive: bool [A].
-      ignored: bool [A], never mined.
-      negatives_per_positive: SSD's 3.
-      min_negatives: mined in an image with fewer positives, or none, so that empty
-        images train the background.
+      ignored: bool [A], anchors that are never mined.
+      negatives_per_positive: mined negatives per positive; 3 in SSD.
+      min_negatives: smallest number of mined negatives, so that images without
+        objects train the background.
+
+    Returns:
+      float32 [].
     """
     loss = softmax_cross_entropy(logits, target)
     positives = jnp.sum(positive).astype(jnp.float32)
@@ -70,30 +114,94 @@ def classification_loss(
 
 
 def localization_loss(offsets: Array, target: Array, positive: Array) -> Array:
-    """Smooth L1 summed over the four offsets of the positives of one image.
+    """Sums smooth L1 over the four offsets of the positives of one image.
+
+    Smooth L1 (Fast R-CNN, Eq. 3) is the Huber loss with delta = 1.
 
     Args:
-      offsets: float [A, 4], predicted.
+      offsets: [A, 4], predicted.
       target: float32 [A, 4], encoded boxes.
       positive: bool [A].
+
+    Returns:
+      float32 [].
     """
     # Masked before the loss: a target that is not used must not make a NaN gradient.
     error = jnp.where(positive[:, None], offsets.astype(jnp.float32) - target, 0.0)
-    return jnp.sum(smooth_l1(error))
+    return jnp.sum(optax.huber_loss(error))
 
 
-def matching_loss(S: Array, sources: Array, weight: Array) -> Array:
-    """-log of the matching mass on the right sources, summed over descriptors.
+def source_cross_entropy(S: Array, sources: Array, weight: Array) -> Array:
+    """Sums -log of the matching mass on the correct sources over descriptors.
 
-    DESIGN section 1: for a descriptor r with sources M, -log sum_{t in M} P[r, t].
+    For a descriptor r with the correct source positions M, this is
+    -log sum_{t in M} P[r, t], where P is the softmax of S. If the level does not use a
+    softmax (borrow.similarity=dot_product), the loss still does: it teaches the level
+    to score sources highest.
 
     Args:
-      S: float32 [R, T], of which FMB's P is the softmax over T; of dot_product, whose P
-        is not, the same is asked of the softmax: it is taught to score sources highest.
+      S: float32 [R, T], similarities.
       sources: bool [R, T], M of each descriptor.
-      weight: bool [R], the descriptors that count; each must have a source.
+      weight: bool [R], descriptors that count; each must have a source.
+
+    Returns:
+      float32 [].
     """
-    # Rows that do not count get every source: a finite value of zero.
+    # Rows that do not count get every source, which gives a finite value of zero.
     kept = jnp.where(sources | ~weight[:, None], S, -jnp.inf)
     missed = jax.nn.logsumexp(S, axis=1) - jax.nn.logsumexp(kept, axis=1)
     return jnp.sum(jnp.where(weight, missed, 0.0))
+
+
+def matching_loss(matching: Similarities, targets: BorrowTargets) -> Array:
+    """Sums `source_cross_entropy` over the descriptors of one level and a batch.
+
+    Few descriptors count: those of objects with a lender in the image. They are
+    processed in parts, so that all R T similarities are never held.
+
+    Args:
+      matching: the matching of the level.
+      targets: the targets of the level.
+
+    Returns:
+      float32 [].
+    """
+    batch, descriptors = targets.counts.shape
+    if descriptors <= 2 * _ROWS:
+        every = jnp.arange(descriptors, dtype=jnp.int32)
+        every = jnp.broadcast_to(every, targets.counts.shape)
+        return _loss_of_rows(matching, targets, every, targets.counts)
+    # Descriptors that count come first.
+    order = jnp.argsort(~targets.counts, axis=1, stable=True).astype(jnp.int32)
+    counts = jnp.take_along_axis(targets.counts, order, axis=1)
+
+    def parts(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, -descriptors % _ROWS)))
+        return jnp.moveaxis(x.reshape(batch, -1, _ROWS), 1, 0)
+
+    rows, counted = parts(order), parts(counts)
+    first = _loss_of_rows(matching, targets, rows[0], counted[0])
+
+    def rest(matching: Similarities) -> Array:
+        def one_part(part: tuple[Array, Array]) -> Array:
+            return _loss_of_rows(matching, targets, *part)
+
+        # prevent_cse: nothing in a loop could be merged with what is recomputed.
+        part_loss = jax.checkpoint(one_part, prevent_cse=False)
+        return jnp.sum(jax.lax.map(part_loss, (rows[1:], counted[1:])))
+
+    def nothing(matching: Similarities) -> Array:
+        del matching
+        return jnp.zeros_like(first)
+
+    return first + jax.lax.cond(jnp.any(counted[1]), rest, nothing, matching)
+
+
+def _loss_of_rows(
+    matching: Similarities, targets: BorrowTargets, rows: Array, counted: Array
+) -> Array:
+    """Computes the loss of descriptors `rows` [B, n], of which `counted` count."""
+    objects = jnp.take_along_axis(targets.box_index, rows, axis=1)
+    sources = jnp.take_along_axis(targets.sources, objects[..., None], axis=1)
+    S = matching.similarities(rows)
+    return jnp.sum(jax.vmap(source_cross_entropy)(S, sources, counted))

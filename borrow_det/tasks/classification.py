@@ -16,8 +16,7 @@ from borrow_det.data.datasets import object_crops
 from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
-from borrow_det.ops import collectives
-from borrow_det.ops.label_smoothing import smoothed_cross_entropy
+from borrow_det.ops import collectives, losses
 from borrow_det.tasks.task import Figures, init_variables
 from borrow_det.visualization import annotate
 
@@ -114,7 +113,7 @@ class ClassificationTask:
             dropout_keys=jax.random.wrap_key_data(examples.key_data),
             mutable=["batch_stats"],
         )
-        each = smoothed_cross_entropy(
+        each = losses.smoothed_cross_entropy(
             logits, examples.label, self.config.loss.label_smoothing
         )
         loss = jnp.sum(each) / totals["examples"]
@@ -131,7 +130,7 @@ class ClassificationTask:
         """Returns the best classes of the canvases' centers and the loss."""
         image = jax.vmap(self._center)(batch["image"], batch["image_size"])
         logits = jnp.asarray(self.model.apply(variables, image, train=False))
-        loss = smoothed_cross_entropy(logits, batch["label"], 0.0)
+        loss = losses.softmax_cross_entropy(logits, batch["label"])
         probabilities, labels = jax.lax.top_k(
             jax.nn.softmax(logits, axis=-1), min(TOP, self.num_classes)
         )

@@ -20,7 +20,6 @@ from borrow_det.models.layers import PixelStatistics
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, borrow_targets, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
-from borrow_det.ops.matching_loss import BorrowTargets, matching_loss
 from borrow_det.tasks.task import init_variables
 
 
@@ -32,7 +31,7 @@ class DetectionExamples(NamedTuple):
     offsets: Array  # float32 [B, A, 4]
     positive: Array  # bool [B, A]
     ignored: Array  # bool [B, A]
-    borrow: dict[int, BorrowTargets]
+    borrow: dict[int, borrow_targets.BorrowTargets]
 
 
 class DetectionPrediction(NamedTuple):
@@ -124,9 +123,9 @@ class DetectionTask:
                 best_anchor=config.loss.best_anchor,
                 ignored=config.loss.ignored,
             )
-            target = jnp.where(assigned.positive, 1 + labels[assigned.index], 0)
+            target = jnp.where(assigned.positive, 1 + labels[assigned.box_index], 0)
             offsets = box_ops.encode(
-                boxes[assigned.index], anchors, tuple(config.anchors.variances)
+                boxes[assigned.box_index], anchors, tuple(config.anchors.variances)
             )
             objects = assignment.objects(valid, ignore, config.loss.ignored)
             borrow = {
@@ -153,7 +152,7 @@ class DetectionTask:
         labels: Array,
         valid: Array,
         assigned: assignment.Assignment,
-    ) -> BorrowTargets:
+    ) -> borrow_targets.BorrowTargets:
         """Returns the source positions of level n's descriptors in one image."""
         centers = self.centers(self.source_levels(n))
         sources = borrow_targets.borrow_sources(
@@ -166,7 +165,7 @@ class DetectionTask:
             assigned, start, positions[n], per_position[n]
         )
         counts = has_object & jnp.any(sources, axis=1)[index]
-        return BorrowTargets(sources, index, counts)
+        return borrow_targets.BorrowTargets(sources, index, counts)
 
     def loss(
         self, params: dict, batch_stats: dict, examples: DetectionExamples, totals: dict
@@ -201,7 +200,7 @@ class DetectionTask:
         loss = terms["classification"] + config.localization * terms["localization"]
         if examples.borrow:
             total = sum(
-                matching_loss(predictions.matchings[n], targets)
+                losses.matching_loss(predictions.matchings[n], targets)
                 for n, targets in examples.borrow.items()
             )
             terms["matching"] = total / totals["descriptors"]

@@ -41,7 +41,7 @@ from borrow_det.data.datasets import coco_layout
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation.average_precision import AREA_RANGES
 from borrow_det.io import paths
-from borrow_det.ops import anchor_coverage, assignment, borrow_targets
+from borrow_det.ops import anchor_design, assignment, borrow_targets
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.common import cli
 from borrow_det.visualization.tables import markdown_table
@@ -170,7 +170,7 @@ def measure(
     sides = (objects.boxes[:, 2:] - objects.boxes[:, :2]) * np.array(config.input_size)
     sizes = np.sqrt(sides.prod(axis=1))
     anchors = anchor_ops.make_anchors(config.anchors, config.input_size)
-    iou = anchor_coverage.best_iou(objects.boxes, anchors)
+    iou = anchor_design.best_iou(objects.boxes, anchors)
     reached = iou >= config.loss.positive_iou
     per_image = np.bincount(objects.images, minlength=objects.num_images)
     total = len(sizes)

@@ -11,7 +11,7 @@ from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
-from borrow_det.ops.label_smoothing import smoothed_cross_entropy
+from borrow_det.ops.losses import smoothed_cross_entropy
 from borrow_det.tasks import open_data
 from borrow_det.tasks.classification import ClassificationTask
 

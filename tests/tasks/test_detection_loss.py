@@ -155,7 +155,7 @@ def expected_terms(said, batch):
     positives, descriptors = 0, {n: 0 for n in (0, 1, 2)}
     for i, (boxes, labels, objects, found) in enumerate(assignments(batch)):
         log_p = log_softmax(said["logits"][i])
-        target = np.where(found.positive, 1 + labels[found.index], 0)
+        target = np.where(found.positive, 1 + labels[found.box_index], 0)
         cost = -log_p[np.arange(len(target)), target]
         candidates = np.flatnonzero(~found.positive & ~found.ignored)
         hardest = candidates[np.argsort(-cost[candidates], kind="stable")]
@@ -164,7 +164,7 @@ def expected_terms(said, batch):
             cost[found.positive].sum() + cost[hardest[:count]].sum()
         )
 
-        wanted = box_ops.encode(boxes[found.index], anchors, (0.1, 0.2))
+        wanted = box_ops.encode(boxes[found.box_index], anchors, (0.1, 0.2))
         error = np.abs(np.array(said["offsets"][i] - wanted))[found.positive]
         sums["localization"] += np.where(error < 1, error**2 / 2, error - 0.5).sum()
         positives += found.positive.sum()
@@ -201,7 +201,7 @@ def level_matching(n, i, said, boxes, labels, objects, found):
         own = own[found.positive[own]]
         if not len(own):
             continue
-        g = found.index[own[found.iou[own].argmax()]]
+        g = found.box_index[own[found.iou[own].argmax()]]
         lenders = [
             boxes[k]
             for k in np.flatnonzero(objects & (labels == labels[g]))

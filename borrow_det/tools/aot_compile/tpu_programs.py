@@ -1,4 +1,4 @@
-"""The programs of a run, compiled for a TPU slice that is not there."""
+"""Programs of a run, compiled for a TPU slice that is not attached."""
 
 import contextlib
 import importlib.util
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import jax
+import ml_collections
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -17,14 +18,13 @@ from jax.sharding import Mesh
 from borrow_det import evaluate
 from borrow_det.data import pipeline, sources
 from borrow_det.data.datasets import object_crops
-from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed import mesh as device_mesh
 from borrow_det.errors import InputError
 from borrow_det.tasks import EVALUATORS
-from borrow_det.tools.aot_compile import program_cost
-from borrow_det.tools.aot_compile import report as report_lib
+from borrow_det.tools.aot_compile import program_cost, report
 from borrow_det.train_step import abstract_state, make_train_step
 
-# By name, the field of the config that is its batch.
+# Programs, and the config field with the batch size of each.
 PROGRAMS = {
     "train": "batch_size",
     "detect": "eval_batch_size",
@@ -33,13 +33,18 @@ PROGRAMS = {
 
 
 class Chip(NamedTuple):
-    """A generation of TPUs."""
+    """Generation of TPUs.
 
-    memory: int  # Bytes of HBM; of these the compiler leaves a little to the runtime.
-    config: str = "default"  # Of libtpu's; a chip of any of them is one device.
+    Attributes:
+      memory: bytes of HBM; the compiler leaves a small part to the runtime.
+      config: libtpu's configuration in which a chip is one device.
+    """
+
+    memory: int
+    config: str = "default"
 
 
-# https://cloud.google.com/tpu/docs/v4 and its sisters v5e, v5p and v6e, "HBM capacity".
+# "HBM capacity" of https://cloud.google.com/tpu/docs/v4 and of v5e, v5p and v6e there.
 CHIPS = {
     "v4": Chip(32 * 2**30, config="megacore"),
     "v5e": Chip(16 * 2**30),
@@ -47,8 +52,8 @@ CHIPS = {
     "v6e": Chip(32 * 2**30),
 }
 
-# libtpu looks for the TPU that it is on: it is told of one, instead of asking a server
-# that is not there. And as it takes none, other processes may load it, too.
+# libtpu queries a metadata server for its TPU, and there is none here. It may be loaded
+# by other processes as well, since it only compiles.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -58,19 +63,19 @@ _ENVIRONMENT = {
 
 
 def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
-    """The chip and the devices of a slice, for compiling alone.
+    """Returns the chip and the devices of a slice, for compilation only.
 
     Args:
-      name: as `v5e:16x16`.
+      name: chip and shape of the slice, such as `v5e:16x16`.
 
     Raises:
-      InputError: there is no such slice, or libtpu is not installed.
+      InputError: the slice does not exist, or libtpu is not installed.
     """
     generation, _, shape = name.partition(":")
     if generation not in CHIPS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
         raise InputError(
             f"--topology is {name!r}; it must be one of {', '.join(CHIPS)}, a colon "
-            "and the slice's shape in chips, as in v5e:16x16 or v5p:2x2x1"
+            "and the shape of the slice in chips, as in v5e:16x16 or v5p:2x2x1"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
@@ -88,65 +93,84 @@ def open_topology(name: str) -> tuple[Chip, Sequence[jax.Device]]:
     return chip, slice_.devices
 
 
-class Program:
-    """One program of a run on a slice, to be compiled for any batch.
+class TpuProgram:
+    """Program of a run on a slice, which can be compiled for any batch size.
 
     Attributes:
-      name: of PROGRAMS.
-      chip: the slice's.
-      batch: that of the config.
-      unit: images of which a batch must be a multiple.
+      name: one of PROGRAMS.
+      chip: chip of the slice.
+      batch: batch size in the config.
+      unit: number of images of which a batch size must be a multiple.
     """
 
     def __init__(
-        self, name: str, config, make_task: Callable[[Any], Any], mesh: Mesh, chip: Chip
-    ):
-        """`make_task` makes a task of a config; the config's batches may be changed."""
+        self,
+        name: str,
+        config: ml_collections.ConfigDict,
+        make_task: Callable[[ml_collections.ConfigDict], Any],
+        mesh: Mesh,
+        chip: Chip,
+    ) -> None:
+        """Prepares the shapes of the program's arguments.
+
+        Args:
+          name: one of PROGRAMS.
+          config: resolved config of the run.
+          make_task: makes a task from a config, which may have another batch size.
+          mesh: mesh of the slice's devices.
+          chip: chip of the slice.
+
+        Raises:
+          InputError: the task of the config does not have this program.
+        """
         if name == "detect" and config.task != "detection":
-            raise InputError(f"task={config.task} has no program {name}")
+            raise InputError(
+                f"--program={name} is for task=detection; this config has "
+                f"task={config.task}"
+            )
         self.name = name
         self.chip = chip
         self.batch = config[PROGRAMS[name]]
         self.unit = mesh.size
         if name == "train":
             self.unit *= config.micro_batch or 1
-        self._config = mesh_lib.resolve_layout(config, "tpu")
+        self._config = device_mesh.resolve_layout(config, "tpu")
         self._make_task = make_task
         self._mesh = mesh
         self._row = self._one_row()
 
-    def compile(self, batch: int) -> dict:
-        """Compiles it for a batch: what the tool prints of a program."""
+    def compile(self, batch: int) -> dict[str, Any]:
+        """Compiles the program for a batch size and returns its report."""
         function, arguments = self._call(batch)
         lowered = function.lower(*arguments)
         start = time.monotonic()
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
-            sizes = report_lib.exhausted(str(error))
+            sizes = report.exhausted(str(error))
             if sizes is None:
                 raise
-            found = {"fits": False, "bytes": sizes}
+            found: dict[str, Any] = {"fits": False, "bytes": sizes}
         else:
-            sizes = report_lib.memory(compiled)
+            sizes = report.memory(compiled)
             hlo = compiled.as_text()
             found = {
                 "fits": sizes["total"] <= self.chip.memory,
                 "bytes": sizes,
-                **report_lib.arithmetic(compiled),
-                "cycles": report_lib.cycles(hlo),
+                **report.arithmetic(compiled),
+                "cycles": report.cycles(hlo),
                 "products": _products(function, arguments, self._mesh.size),
-                "collectives": report_lib.collectives(hlo),
+                "collectives": report.collectives(hlo),
             }
         seconds = round(time.monotonic() - start, 1)
         return {"batch": batch, "compile_seconds": seconds, **found}
 
-    def _call(self, batch):
-        """The program as a jitted function, and the shapes of its arguments."""
+    def _call(self, batch: int) -> tuple[Any, tuple]:
+        """Returns the program as a jitted function, and the shapes of its arguments."""
         config = self._config.copy_and_resolve_references()
         config[PROGRAMS[self.name]] = batch
         task = self._make_task(config)
-        split = mesh_lib.batch_sharding(self._mesh)
+        split = device_mesh.batch_sharding(self._mesh)
         fields = {
             name: jax.ShapeDtypeStruct((batch, *shape), dtype, sharding=split)
             for name, (shape, dtype) in self._row.items()
@@ -158,20 +182,20 @@ class Program:
         if self.name == "evaluate":
             predict = evaluate.make_predict(task, self._mesh)
             return predict, (state.eval_variables, fields)
-        on_each_device = mesh_lib.on_each_device(
+        on_each_device = device_mesh.on_each_device(
             task.detect, self._mesh, split=(False, True, True), out_split=True
         )
         detect = jax.jit(
             on_each_device,
-            in_shardings=(mesh_lib.replicated(self._mesh), split, split),
+            in_shardings=(device_mesh.replicated(self._mesh), split, split),
         )
         variables = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.eval_variables
         )
         return detect, (variables, fields["image"], fields["image_size"])
 
-    def _one_row(self):
-        """Shape and type of each field of a row, as the run's own pipeline makes it."""
+    def _one_row(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Returns shape and dtype of each field of a row, from the run's pipeline."""
         config = self._config.copy_and_resolve_references()
         config.batch_size = config.eval_batch_size = 1
         config.dataset.num_workers = 0
@@ -184,14 +208,16 @@ class Program:
         with contextlib.closing(batches):
             batch = next(batches)
         return {
-            # Devices have no 64-bit integers unless told to.
+            # Devices have no 64-bit integers unless JAX is configured for them.
             name: (value.shape[1:], jax.dtypes.canonicalize_dtype(value.dtype))
             for name, value in batch.items()
         }
 
 
-def _products(function, arguments, devices):
-    """FLOPs of convolutions and matrix products, a device (tools/aot_compile/program_cost.py)."""
+def _products(
+    function: Callable, arguments: Sequence[Any], devices: int
+) -> dict[str, float]:
+    """Counts the FLOPs per device of convolutions and matrix products."""
     counted = program_cost.products(function, *arguments)
     return {
         "flops": counted.flops // devices,
@@ -201,20 +227,22 @@ def _products(function, arguments, devices):
 
 
 def largest_batch(
-    program: Program, found: dict, report: Callable[[dict], None]
+    program: TpuProgram,
+    found: dict[str, Any],
+    on_compiled: Callable[[dict[str, Any]], None],
 ) -> int | None:
-    """The largest batch that fits, as a multiple of the program's unit.
+    """Finds the largest batch that fits, as a multiple of the program's unit.
 
-    It fits, and one unit more does not. (The compiler saves memory where it must, by
-    computing things twice; so two units more could, though none is known to.)
+    One unit more does not fit. Two units more might fit, since the compiler can save
+    memory by recomputation, but no such case is known.
 
     Args:
-      program: to be compiled.
-      found: what it is at its own batch.
-      report: told what it is at each other one.
+      program: program to compile.
+      found: report of the program at its own batch size.
+      on_compiled: called with the report of each other batch size.
 
     Returns:
-      None where not even one unit fits.
+      The batch size, or None if even one unit does not fit.
     """
     known = {found["batch"] // program.unit: found}
     while True:
@@ -228,19 +256,19 @@ def largest_batch(
         else:
             return low * program.unit or None
         known[units] = program.compile(units * program.unit)
-        report(known[units])
+        on_compiled(known[units])
 
 
 def _beyond(fitting: dict[int, int], memory: int) -> int:
-    """A number of units that should just not fit, from the bytes of those that do."""
+    """Estimates a number of units that just does not fit, from those that fit."""
     units = max(fitting)
-    # As if all of it grew with the batch: too few, if anything.
+    # All memory is assumed to grow with the batch, so the estimate is rather too low.
     room = int(units * memory / fitting[units])
     return max(room, units + units // 4) + 1
 
 
-def _one_image(config):
-    """A split of one image, all of it an object."""
+def _one_image(config: ml_collections.ConfigDict) -> Any:
+    """Returns a split of one image that one object covers."""
     height, width = config.dataset.canvas
     encoded = cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes()
     record = {

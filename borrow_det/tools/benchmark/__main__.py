@@ -42,6 +42,7 @@ one's time over the second's in the same round; ratio_low and ratio_high its qua
 """
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -92,12 +93,12 @@ def main(argv: Sequence[str]) -> int:
 def _measure(configs, options) -> dict:
     """What is printed of one config or two."""
     programs = [_programs(config, options) for config in configs]
-    calls = {
-        (which, name): program
+    measures = {
+        (which, name): functools.partial(_seconds, program)
         for which, made in enumerate(programs)
         for name, program in made.items()
     }
-    seconds = timing.in_turns(calls, options.rounds, _seconds)
+    seconds = timing.sample_in_turns(measures, options.rounds)
     rates = {dtype: _matmul_rate(dtype) for dtype in {c.dtype for c in configs}}
     rows = [
         {
@@ -130,7 +131,7 @@ def _programs(config, options) -> dict[str, programs_lib.Program]:
             f"--mode={options.mode} is of task=detection; this config's is "
             f"{config.task}: see --mode=input and --mode=end_to_end"
         )
-    count = class_count.of(config, options.num_classes)
+    count = class_count.resolve(config, options.num_classes)
     return _SYNTHETIC[options.mode](config, count)
 
 

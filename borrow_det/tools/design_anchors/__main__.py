@@ -34,7 +34,7 @@ from absl import flags
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.data import sources
 from borrow_det.errors import InputError
-from borrow_det.ops import anchor_coverage, anchor_design, assignment
+from borrow_det.ops import anchor_design, assignment
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.common import cli
 from borrow_det.tools.design_anchors import plot, report
@@ -214,7 +214,7 @@ def _read_boxes(config, name):
 def _measured(anchors, objects, region, input_size, theta):
     """The figures of one set of anchors, and which objects it covers, bool [N]."""
     placed = anchor_ops.make_anchors(anchors, input_size)
-    covered = anchor_coverage.best_iou(objects.boxes, placed) >= theta
+    covered = anchor_design.best_iou(objects.boxes, placed) >= theta
     shapes = proposal_lib.all_shapes(anchors, input_size)
     centered = anchor_design.best_centered_iou(objects.sizes, objects.ratios, shapes)
     reachable = centered >= theta - proposal_lib.TOLERANCE

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from borrow_det.errors import InputError
-from borrow_det.ops import anchor_coverage, anchor_design
+from borrow_det.ops import anchor_design
 from borrow_det.ops import anchors as anchor_ops
 
 # Sizes in a fragment have two decimals and aspect ratios four digits; an IoU that
@@ -118,7 +118,7 @@ def propose(
         if covered >= share:
             proposal = _with(anchors, found)
             placed = anchor_ops.make_anchors(proposal, input_size)
-            iou = anchor_coverage.best_iou(objects.boxes, placed)
+            iou = anchor_design.best_iou(objects.boxes, placed)
             # The search may have seen a sample only.
             if (iou >= theta).mean() >= share:
                 return proposal, found.scale_step
@@ -155,7 +155,7 @@ def _best_by_count(objects, anchors, input_size, theta):
     @functools.lru_cache(maxsize=2048)
     def level_covers(stride, size, ratios):
         shapes = np.array([(size / r**0.5, size * r**0.5) for r in ratios])
-        iou = anchor_coverage.nearest_iou(
+        iou = anchor_design.nearest_iou(
             boxes, stride, shapes, input_size, anchors.clip
         )
         return iou >= theta

@@ -36,13 +36,14 @@ from jax import Array
 from borrow_det.errors import InputError, check_choice
 from borrow_det.inference.detector import Detector
 from borrow_det.io import paths
-from borrow_det.models.layers import Normalization
+from borrow_det.models.layers import PixelStatistics
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import cli
 from borrow_det.tools.export import onnx_model
 from borrow_det.workdir import metadata as metadata_lib
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+_OUTPUTS = ("boxes", "scores", "labels", "mask")
 # Groups and fields of a config that say what the network is.
 _NETWORK = ("input_size", "dtype", "model", "borrow", "anchors", "nms")
 
@@ -146,7 +147,7 @@ def metadata(detector: Detector, batch: int | None, config) -> dict:
         "category_ids": detector.category_ids,
         "canvas": detector.canvas,
         "input_size": detector.input_size,
-        "normalization": Normalization.of(config.model)._asdict(),
+        "normalization": PixelStatistics.of(config.model)._asdict(),
         "batch": batch or "any",
         "step": detector.step,
         "versions": {
@@ -171,7 +172,8 @@ def _task(
 def _function(task: DetectionTask, variables: dict) -> Callable[..., dict[str, Array]]:
     def detect(image, image_size):
         # A dictionary: a file cannot name a type of this package.
-        return task.detect(variables, image, image_size)._asdict()
+        found = task.detect(variables, image, image_size)._asdict()
+        return {name: found[name] for name in _OUTPUTS}
 
     return detect
 

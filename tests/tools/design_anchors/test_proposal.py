@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from borrow_det.configs import base
-from borrow_det.ops import anchor_coverage
+from borrow_det.ops import anchor_design
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.design_anchors import __main__ as design_anchors
 from borrow_det.tools.design_anchors import proposal as proposal_lib
@@ -56,7 +56,7 @@ def test_one_aspect_ratio_where_objects_have_one():
 
 def share_of(proposal, objects, size, theta=0.5):
     placed = anchor_ops.make_anchors(proposal, (size, size))
-    return (anchor_coverage.best_iou(objects.boxes, placed) >= theta).mean()
+    return (anchor_design.best_iou(objects.boxes, placed) >= theta).mean()
 
 
 def test_a_larger_share_is_never_covered_worse():
