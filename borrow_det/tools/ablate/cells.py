@@ -1,7 +1,7 @@
-"""The cells of a sweep: one run for each row and seed, made by processes of their own.
+"""Cells of a sweep: one run per row and seed, each in a separate process.
 
-A cell is a work directory, W/ROW/seed_S. It is finished when its run has written its
-report, the last thing that it does; until then it is started again, and resumes.
+A cell is a work directory, W/ROW/seed_S. It is finished once its run has written its
+report, the last file of a run. Until then each start of the sweep resumes it.
 """
 
 import contextlib
@@ -16,38 +16,39 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import NamedTuple
+from typing import IO, NamedTuple, Self
 
 import ml_collections
 
 from borrow_det.errors import InputError
 from borrow_det.evaluate import metrics_path, read_metrics
-from borrow_det.tools.ablate.sweeps import Row
+from borrow_det.io import paths
+from borrow_det.tools.ablate.sweeps import SweepRow
 from borrow_det.workdir import checkpoints, init_from, metadata
 
-TIMES = "cells.jsonl"  # In the sweep's folder: how long each process took.
-# Fields, or groups of them, that change no figure: machines may differ in them. What
-# another split lacks is evaluated when the cell is started again.
+TIMES = "cells.jsonl"  # File in the sweep's folder with the seconds of each process.
+# Fields and groups of fields that do not affect the results; they may differ between
+# machines. A split that is added later is evaluated when the cell is started again.
 _IMMATERIAL = (
     *("log_every", "checkpoint_every", "keep_checkpoints", "report", "eval_batch_size"),
     *("dataset.data_dir", "dataset.num_threads", "dataset.num_workers"),
     "dataset.eval_splits",
 )
-_MEMORY_SHARE = 0.9  # Of a GPU, for all the jobs on it.
+_MEMORY_SHARE = 0.9  # Part of a GPU's memory that all jobs on it may use together.
 
 
 class Cell(NamedTuple):
     """One run of a sweep.
 
     Attributes:
-      row: its variant.
-      seed: config.seed.
-      config: the run's, resolved.
-      workdir: the run's.
-      command: program and arguments that make it, or go on with it.
+      row: variant of the sweep.
+      seed: value of config.seed.
+      config: resolved config of the run.
+      workdir: work directory of the run.
+      command: program and arguments that start or resume the run.
     """
 
-    row: Row
+    row: SweepRow
     seed: int
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
@@ -55,26 +56,28 @@ class Cell(NamedTuple):
 
     @property
     def log(self) -> pathlib.Path:
-        """What its process prints."""
+        """File with the output of the cell's process."""
         return self.workdir.with_name(self.workdir.name + ".log")
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.row.name}, seed {self.seed}"
 
 
 def make(
-    rows: Sequence[Row],
+    rows: Sequence[SweepRow],
     seeds: Sequence[int],
     folder: pathlib.Path,
     base_flags: Sequence[str],
 ) -> list[Cell]:
-    """Every row with every seed, seed by seed, so that early figures are of all rows.
+    """Returns the cells of all rows and seeds.
+
+    They are ordered by seed, so that the first results cover all rows.
 
     Args:
-      rows: of the sweep.
+      rows: rows of the sweep.
       seeds: values of config.seed.
-      folder: the sweep's.
-      base_flags: `--config=FILE` and the fields that were given for all rows, as
+      folder: folder of the sweep.
+      base_flags: `--config=FILE` and the fields given for all rows, as
         `--config.field=value`.
     """
     cells = []
@@ -84,8 +87,8 @@ def make(
             config.seed = seed
             workdir = folder / row.folder / f"seed_{seed}"
             flags = {flag.split("=")[0]: flag for flag in base_flags}
-            # In place of what was said for all: ml_collections appends to a tuple
-            # that is given twice.
+            # Replace the flags for all rows: ml_collections appends to a tuple that is
+            # given twice.
             for field, value in {**row.overrides, "seed": seed}.items():
                 flags[f"--config.{field}"] = f"--config.{field}={value}"
             command = (
@@ -97,18 +100,19 @@ def make(
 
 
 def partition(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
-    """(finished, unfinished) cells; see `is_finished`."""
-    finished, unfinished = [], []
+    """Splits cells into (finished, unfinished); see `is_finished`."""
+    finished: list[Cell] = []
+    unfinished: list[Cell] = []
     for cell in cells:
         (finished if is_finished(cell) else unfinished).append(cell)
     return finished, unfinished
 
 
 def is_finished(cell: Cell) -> bool:
-    """Whether the run came to its end: checkpoint, evaluations, report.
+    """Returns True if the run has its last checkpoint, its evaluations and its report.
 
     Raises:
-      InputError: the work directory holds another run.
+      InputError: the work directory holds a run with another config.
     """
     if (cell.workdir / "config.json").exists():
         _check_same_run(cell)
@@ -120,42 +124,43 @@ def is_finished(cell: Cell) -> bool:
     )
 
 
-def _split_paths(cell):
+def _split_paths(cell: Cell) -> list[paths.Path]:
     return [
         metrics_path(cell.workdir, split, cell.config.num_steps)
         for split in cell.config.dataset.eval_splits
     ]
 
 
-def _check_same_run(cell):
+def _check_same_run(cell: Cell) -> None:
     config = init_from.resolve_pixel_statistics(cell.config, cell.workdir)
     found = metadata.differences(metadata.load_config(cell.workdir), config)
     for field, (old, new) in found.items():
         if field in _IMMATERIAL or field.split(".")[0] in _IMMATERIAL:
             continue
         raise InputError(
-            f"{cell.workdir} was made with {field}={old}, this sweep says {new}: "
+            f"{cell.workdir} was made with {field}={old}, but this sweep has {new}: "
             "choose another --workdir, or remove that folder"
         )
 
 
 def metrics(cell: Cell) -> dict[str, dict[str, float]]:
-    """The metrics of a finished cell, by folder of `evaluations`; undefined are nan.
+    """Returns the metrics of a finished cell by folder of `evaluations`.
 
-    Those of the splits in their order, then what compares splits.
+    The splits come first, in their order, then the comparisons of splits. Undefined
+    metrics are nan. Former names of metrics are replaced by the present ones.
     """
     pattern = f"*/{cell.config.num_steps}.json"
     others = sorted((cell.workdir / "evaluations").glob(pattern))
-    paths = [*_split_paths(cell), *others]
-    return {path.parent.name: read_metrics(path) for path in paths}
+    files = [*_split_paths(cell), *others]
+    return {path.parent.name: read_metrics(path) for path in files}
 
 
 class Share(NamedTuple):
-    """The part of a machine that one of several jobs has.
+    """Part of a machine that one of several jobs may use.
 
     Attributes:
-      cores: numbers of its processors.
-      environment: variables that keep it to its GPUs, {} where there are none.
+      cores: numbers of the processors.
+      environment: variables that restrict the job to its GPUs; {} without GPUs.
     """
 
     cores: set[int]
@@ -163,42 +168,42 @@ class Share(NamedTuple):
 
 
 def shares(jobs: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Share]:
-    """Divides processors and GPUs among jobs; where jobs are more, they share one."""
+    """Divides processors and GPUs among jobs; if there are more jobs, they share."""
     several = -(-jobs // len(gpus)) if gpus else 1
     parts = []
     for job in range(jobs):
         environment = {}
         if gpus and jobs > 1:
-            own = gpus[job::jobs] or [gpus[job % len(gpus)]]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+            own_gpus = gpus[job::jobs] or [gpus[job % len(gpus)]]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus)
         if several > 1:
             fraction = f"{_MEMORY_SHARE / several:.3f}"
             environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = fraction
-        own = set(cores[job::jobs]) or {cores[job % len(cores)]}
-        parts.append(Share(own, environment))
+        own_cores = set(cores[job::jobs]) or {cores[job % len(cores)]}
+        parts.append(Share(own_cores, environment))
     return parts
 
 
 def _gpus() -> list[str]:
-    """This machine's NVIDIA GPUs as CUDA counts them, of those that the user allows."""
+    """Returns the numbers, in CUDA's order, of the GPUs that the user allows."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
         return [name for name in allowed.split(",") if name.strip()]
-    # Their files' own numbers start anywhere: a container may show the fourth alone.
+    # Device files may start at any number: a container may show only nvidia3.
     return [str(i) for i, _ in enumerate(pathlib.Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def run(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> list[Cell]:
-    """Runs cells, `jobs` at a time, a line for each; returns those that failed.
+    """Runs cells, prints a line for each, and returns those that failed.
 
-    Processors and GPUs are shared out among the jobs, so that these do not wait for
-    each other.
+    Processors and GPUs are divided among the jobs, so that these do not wait for each
+    other.
 
     Args:
-      cells: to run, in this order.
-      jobs: processes at a time.
-      folder: of the sweep. Compiled programs are kept there from one seed to the next,
-        unless JAX_COMPILATION_CACHE_DIR names another place.
+      cells: cells to run, in this order.
+      jobs: number of processes that run at once.
+      folder: folder of the sweep. It keeps compiled programs from one seed to the next,
+        unless JAX_COMPILATION_CACHE_DIR names another folder.
     """
     environment = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -207,32 +212,34 @@ def run(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> list[Cell]:
     }
     failed = []
     with Jobs(min(jobs, len(cells)), environment) as pool:
-        begun = {pool.submit(cell): cell for cell in cells}
-        for count, future in enumerate(futures.as_completed(begun), start=1):
-            cell = begun[future]
+        submitted = {pool.submit(cell): cell for cell in cells}
+        for count, future in enumerate(futures.as_completed(submitted), start=1):
+            cell = submitted[future]
             outcome = future.result()
             if not outcome.finished:
                 failed.append(cell)
             elif outcome.seconds:
-                _note_time(folder, cell, outcome.seconds)
+                _append_time(folder, cell, outcome.seconds)
             print(f"[{count}/{len(cells)}] {cell}: {outcome.text}", flush=True)
     return failed
 
 
-def _note_time(folder, cell, seconds):
+def _append_time(folder: pathlib.Path, cell: Cell, seconds: float) -> None:
     record = {"row": cell.row.name, "seed": cell.seed, "seconds": round(seconds, 1)}
     with (folder / TIMES).open("a") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def times(folder: pathlib.Path, cells: Sequence[Cell]) -> list[float]:
-    """Seconds of those of these cells that one process made from start to end."""
+    """Returns the seconds of each cell that one process ran from start to end."""
     path = folder / TIMES
     if not path.exists():
         return []
     seconds = {}
     for line in path.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # A killed tool's last one.
+        with contextlib.suppress(
+            json.JSONDecodeError
+        ):  # A killed tool may have written half a line.
             record = json.loads(line)
             seconds[record["row"], record["seed"]] = record["seconds"]
     keys = [(cell.row.name, cell.seed) for cell in cells]
@@ -240,12 +247,12 @@ def times(folder: pathlib.Path, cells: Sequence[Cell]) -> list[float]:
 
 
 class Outcome(NamedTuple):
-    """What became of a cell.
+    """Result of running a cell.
 
     Attributes:
-      finished: whether it is.
-      text: what to tell the user.
-      seconds: how long its process took, 0 where it did not make all of it.
+      finished: True if the cell is finished.
+      text: message for the user.
+      seconds: time of its process; 0 if that resumed an earlier one.
     """
 
     finished: bool
@@ -254,9 +261,12 @@ class Outcome(NamedTuple):
 
 
 class Jobs:
-    """Runs cells on threads, each with its share; their processes end with it."""
+    """Context in which cells run, each on a thread with its share of the machine.
 
-    def __init__(self, jobs: int, environment: Mapping[str, str]):
+    Leaving the context ends their processes.
+    """
+
+    def __init__(self, jobs: int, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._local = threading.local()
         self._ending = threading.Event()
@@ -268,26 +278,26 @@ class Jobs:
             jobs, initializer=lambda: self._settle(parts.get())
         )
 
-    def _settle(self, share):
-        # On Linux, of this thread and of the processes that it starts.
+    def _settle(self, share: Share) -> None:
+        # Linux applies this to the thread and to the processes that it starts.
         os.sched_setaffinity(0, share.cores)
         self._local.environment = {**self._environment, **share.environment}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._ending.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in list(self._processes):
             process.terminate()
         self._pool.shutdown()
 
-    def submit(self, cell: Cell) -> futures.Future:
-        """Its result is an Outcome."""
+    def submit(self, cell: Cell) -> futures.Future[Outcome]:
+        """Starts a cell as soon as a thread is free."""
         return self._pool.submit(self._run, cell)
 
-    def _run(self, cell):
+    def _run(self, cell: Cell) -> Outcome:
         try:
             with _locked(cell.log) as log:
                 if is_finished(cell):
@@ -302,7 +312,7 @@ class Jobs:
             return Outcome(False, f"failed: {error}")
         return Outcome(False, f"failed with status {status}: {_last_line(cell.log)}")
 
-    def _process(self, cell, log) -> int:
+    def _process(self, cell: Cell, log: IO[bytes]) -> int:
         process = subprocess.Popen(
             cell.command,
             env=self._local.environment,
@@ -319,21 +329,25 @@ class Jobs:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator:
-    """A log to write to, which the processes that write to it hold locked.
+def _locked(path: pathlib.Path) -> Iterator[IO[bytes]]:
+    """Opens a log for appending and holds its lock.
 
     Raises:
-      InputError: another one does.
+      InputError: another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another process is at it (it holds {path})") from error
+            raise InputError(
+                f"another process runs this cell (it locks {path})"
+            ) from error
         yield log
 
 
-def _last_line(log):
+def _last_line(log: pathlib.Path) -> str:
     lines = log.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it printed none")
+    return next(
+        (line for line in reversed(lines) if line.strip()), "it printed nothing"
+    )

@@ -1,14 +1,16 @@
-"""What detectors cost: parameters, FLOPs, and their time side by side."""
+"""Costs of detectors: parameters, FLOPs, and latency relative to a baseline."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
 from borrow_det.data import pipeline, sources
+from borrow_det.models import detector
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import timing
 
@@ -19,19 +21,21 @@ def measure(
     baseline: str,
     rounds: int,
 ) -> dict[str, dict[str, float]]:
-    """The cost of each detector, for one image of the evaluation's first split.
+    """Measures each detector on one image of the first evaluation split.
 
     Args:
-      tasks: by name.
-      trained: variables by name; those that are left out run with initial ones, of
-        whose many overlapping detections NMS has more to do.
-      baseline: the name of what the others' times are held against.
-      rounds: timings of each; 0 leaves the time out, and needs no data set.
+      tasks: tasks by name.
+      trained: trained variables by name. Detectors without them run with initial
+        variables, which give NMS more overlapping detections to suppress.
+      baseline: name of the detector with which the others are compared.
+      rounds: number of timings of each; 0 omits the latency and needs no dataset.
 
     Returns:
-      For each name the figures of `static_cost` and `side_by_side`.
+      By name, the values of `static_cost` and `relative_latency`.
     """
-    costs = {name: static_cost(task) for name, task in tasks.items()}
+    costs: dict[str, dict[str, float]] = {
+        name: {**static_cost(task)} for name, task in tasks.items()
+    }
     if not rounds:
         return costs
     calls = {}
@@ -41,29 +45,33 @@ def measure(
             # The rbg generator compiles several times faster than threefry.
             variables = jax.jit(task.init)(jax.random.key(0, impl="rbg"))
         calls[name] = _detect_call(task, variables, _first_image(task.config))
-    for name, times in side_by_side(calls, baseline, rounds).items():
+    for name, times in relative_latency(calls, baseline, rounds).items():
         costs[name] |= times
     return costs
 
 
 def first_split(config: ml_collections.ConfigDict) -> sources.Split:
-    """The evaluation's first split; opened once for all rows that read the same."""
+    """Opens the first evaluation split, once for all configs of the same dataset."""
     return _open(ml_collections.FrozenConfigDict(config.dataset))
 
 
 @functools.cache
-def _open(dataset):
+def _open(dataset: ml_collections.FrozenConfigDict) -> sources.Split:
     (split,) = sources.load_splits(dataset, dataset.eval_splits[:1])
     return split
 
 
-def _detect_call(task, variables, image):
+def _detect_call(
+    task: DetectionTask,
+    variables: Mapping[str, Any],
+    image: tuple[jax.Array, jax.Array],
+) -> Callable[[], object]:
     detect, variables = jax.jit(task.detect), jax.device_put(variables)
     return lambda: detect(variables, *image)
 
 
-def _first_image(config):
-    """Canvas [1, Hc, Wc, 3] and size [1, 2] of a split's first image."""
+def _first_image(config: ml_collections.ConfigDict) -> tuple[jax.Array, jax.Array]:
+    """Returns the canvas [1, Hc, Wc, 3] and size [1, 2] of a split's first image."""
     config = config.copy_and_resolve_references()
     config.eval_batch_size = 1
     split = first_split(config)
@@ -73,11 +81,11 @@ def _first_image(config):
 
 
 def static_cost(task: DetectionTask) -> dict[str, int]:
-    """Parameters, and FLOPs of one image through the network (without NMS).
+    """Counts the parameters, and the FLOPs of one image in the network without NMS.
 
-    FLOPs are those of the program as it was written, before a compiler fuses or
-    splits it, on any device: a multiply-add as two, products with padding not at all.
-    Of matching in blocks, a loop whose body would count once, those without blocks.
+    The FLOPs are those of the program before compilation, so they do not depend on the
+    device. A multiply-add counts as two; products with padding do not count. The count
+    assumes matching without blocks, since the body of a loop would count once.
     """
     config = task.config.copy_and_resolve_references()
     config.borrow.attention = config.first_stage = "plain"
@@ -85,29 +93,31 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
     variables = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *task.input_size, 3), np.float32)
 
-    def forward(variables, image):
+    def forward(variables: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         predictions = task.model.apply(variables, image, train=False)
+        assert isinstance(predictions, detector.Predictions)
         return predictions.logits, predictions.offsets
 
     cost = jax.jit(forward).lower(variables, image).cost_analysis()
+    assert cost is not None
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"parameters": parameters, "flops": int(cost["flops"])}
 
 
-def side_by_side(
+def relative_latency(
     calls: Mapping[str, Callable[[], object]], baseline: str, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Times calls in turns (timing.in_turns) and holds them against one of them.
+    """Times calls in turns (`timing.in_turns`) and compares them with the baseline.
 
     Args:
-      calls: by name. Each returns arrays, which are waited for.
-      baseline: the name of what the others are held against.
-      rounds: how often each is timed, after one call that is not.
+      calls: calls by name. Each returns arrays; a timing ends when they are ready.
+      baseline: name of the call with which the others are compared.
+      rounds: number of timings of each call, after one that is not timed.
 
     Returns:
-      For each name latency_ms, the median; and where there is a baseline latency_ratio,
-      the median over rounds of its time over the baseline's in the same round, with
-      the quartiles ratio_low and ratio_high.
+      By name, `latency_ms`, the median. If the baseline is among the calls, also
+      `latency_ratio`, the median over rounds of the call's time divided by the
+      baseline's in the same round, and its quartiles `ratio_low` and `ratio_high`.
     """
     seconds = timing.in_turns(calls, rounds)
     times = {

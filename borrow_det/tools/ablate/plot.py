@@ -1,11 +1,14 @@
-"""A picture of a sweep: every row's seeds, their mean and its interval."""
+"""Plot of a sweep: the seeds of each row, their mean and its confidence interval."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from borrow_det.tools.ablate.summary import Results
 
 _POINTS = "#1f5fa8"
 _BASELINE = "#e07b00"
@@ -14,21 +17,21 @@ _BASELINE = "#e07b00"
 def write(
     png: str | os.PathLike,
     records: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Mapping[int, Mapping[str, Mapping[str, float]]]],
+    results: Results,
     metric: str,
 ) -> None:
-    """Draws one metric, a panel for each split that has it.
+    """Draws one metric, with a panel for each split that has it.
 
-    The bar is the 95 % interval of the paired difference, drawn around the row's
-    mean; the dashed line is the baseline's mean, where that has one.
+    Bars are the 95 % confidence intervals of the paired differences, drawn around the
+    means of the rows. The dashed line is the mean of the baseline, if it has one.
 
     Args:
-      png: the picture to write.
-      records: of ablation_summary.summarize.
-      results: row -> seed -> split -> metric -> value.
-      metric: the name of the metric.
+      png: file to write.
+      records: records of `summary.summarize`.
+      results: results from which the records were made.
+      metric: name of the metric.
     """
-    panels = {}
+    panels: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         if record["metrics"].get(metric, {}).get("mean") is not None:
             panels.setdefault(record["split"], []).append(record)
@@ -38,24 +41,26 @@ def write(
         layout="constrained",
     )
     axes = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
-    for place, (split, of_split) in zip(axes, panels.items(), strict=False):
-        for record in of_split:
-            of_seeds = [r[split][metric] for r in results[record["name"]].values()]
-            _draw(place, rows.index(record["name"]), record, of_seeds, metric)
-        place.set_title(split)
-        place.set_xlabel(metric)
-        place.grid(axis="x", alpha=0.3)
+    for panel, (split, split_records) in zip(axes, panels.items(), strict=False):
+        for record in split_records:
+            values = [r[split][metric] for r in results[record["name"]].values()]
+            _draw_row(panel, rows.index(record["name"]), record, values, metric)
+        panel.set_title(split)
+        panel.set_xlabel(metric)
+        panel.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(rows)), rows, parse_math=False)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     FigureCanvasAgg(figure).print_figure(str(png), dpi=110)
 
 
-def _draw(axes, y, record, of_seeds, metric):
-    """One row: its seeds, their mean, the difference's interval around that."""
+def _draw_row(
+    axes: Axes, y: int, record: Mapping[str, Any], values: Sequence[float], metric: str
+) -> None:
+    """Draws a row's seeds, their mean, and the interval of the difference around it."""
     figures = record["metrics"][metric]
     mean, difference = figures["mean"], figures["difference"]
-    look = {"color": _POINTS, "alpha": 0.35, "markeredgecolor": "none"}
-    axes.plot(of_seeds, [y] * len(of_seeds), "o", markersize=4, **look)
+    style: dict[str, Any] = {"color": _POINTS, "alpha": 0.35, "markeredgecolor": "none"}
+    axes.plot(values, [y] * len(values), "o", markersize=4, **style)
     if record["name"] == record["baseline"]:
         axes.plot([mean], [y], "D", markersize=6, color=_BASELINE)
         axes.axvline(mean, color=_BASELINE, ls="--", lw=1, zorder=0)

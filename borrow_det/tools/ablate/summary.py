@@ -1,4 +1,4 @@
-"""What the finished cells of a sweep say: statistics over seeds, and tables of them."""
+"""Statistics over the seeds of a sweep's finished cells, and tables of them."""
 
 import csv
 import io
@@ -7,38 +7,42 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 from scipy import stats
 
 from borrow_det.visualization.tables import markdown_table
 
+# row -> seed -> split -> metric -> value.
+Results = Mapping[str, Mapping[int, Mapping[str, Mapping[str, float]]]]
+
 CONFIDENCE = 0.95
-_OF_ONE_CLASS = ("AP/", "AP50/")  # evaluation/average_precision.py.
+_CLASS_PREFIXES = ("AP/", "AP50/")  # Metrics of single classes.
 
 
-def dataset_name(config) -> str:
-    """The data set's name; of folders of images, the folder's."""
+def dataset_name(config: ml_collections.ConfigDict) -> str:
+    """Returns the dataset's name; for a folder of images, the folder's name."""
     folder = pathlib.Path(config.dataset.path).resolve().name
     return folder if config.dataset.path else config.dataset.name
 
 
 def summarize(
-    results: Mapping[str, Mapping[int, Mapping[str, Mapping[str, float]]]],
+    results: Results,
     costs: Mapping[str, Mapping[str, float]],
     datasets: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """One record for each split and row that has a finished cell.
+    """Returns a record for each split and each row that has a finished cell.
 
     Args:
-      results: row -> seed -> split -> metric -> value, of finished cells alone; the
-        first row is the baseline, and stands there though none of its is finished.
-      costs: row -> figure -> value, which do not depend on seeds.
-      datasets: of each row.
+      results: row -> seed -> split -> metric -> value, for the finished cells. The
+        first row is the baseline; it is present even if it has no finished cell.
+      costs: row -> name -> value; these do not depend on the seed.
+      datasets: name of the dataset by row.
 
     Returns:
-      Records {name, baseline, dataset, split, seeds, seed_numbers, metrics, cost}:
-      baseline is the first row's name, seeds how many seed_numbers there are, metrics
-      maps each name to what `statistics` says of it.
+      Records {name, baseline, dataset, split, seeds, seed_numbers, metrics, cost}.
+      baseline is the name of the first row, seeds the number of seed_numbers, and
+      metrics maps each name to its `statistics`.
     """
     splits = dict.fromkeys(
         split
@@ -71,27 +75,32 @@ def summarize(
 
 
 def by_row(records: Sequence[Mapping]) -> list[dict[str, Any]]:
-    """One record for each row: metrics of other splits than its first as SPLIT/NAME.
+    """Merges the records of each row; metrics of later splits become SPLIT/NAME.
 
-    Those of single classes are left to the CSV: there may be hundreds.
+    Metrics of single classes are omitted, since there may be hundreds. The CSV file has
+    them.
     """
     rows: dict[str, dict[str, Any]] = {}
     for record in records:
         row = rows.setdefault(record["name"], {**record, "metrics": {}})
         prefix = "" if row["split"] == record["split"] else f"{record['split']}/"
         for name, figures in record["metrics"].items():
-            if not name.startswith(_OF_ONE_CLASS):
+            if not name.startswith(_CLASS_PREFIXES):
                 row["metrics"][prefix + name] = figures
     return list(rows.values())
 
 
-def _metric_names(by_seed, split):
+def _metric_names(
+    by_seed: Mapping[int, Mapping[str, Mapping[str, float]]], split: str
+) -> dict[str, None]:
     return dict.fromkeys(
         metric for by_split in by_seed.values() for metric in by_split.get(split, ())
     )
 
 
-def _values(by_seed, split, metric):
+def _values(
+    by_seed: Mapping[int, Mapping[str, Mapping[str, float]]], split: str, metric: str
+) -> dict[int, float]:
     return {
         seed: by_split.get(split, {}).get(metric, math.nan)
         for seed, by_split in sorted(by_seed.items())
@@ -101,24 +110,25 @@ def _values(by_seed, split, metric):
 def statistics(
     values: Mapping[int, float], baseline: Mapping[int, float]
 ) -> dict[str, Any]:
-    """Mean and spread over seeds, and the difference to the baseline, seed by seed.
+    """Computes statistics over seeds and of the paired difference to the baseline.
 
     Args:
-      values: of each seed.
-      baseline: likewise; seeds that only one of both has are left out of the
-        difference.
+      values: the row's values by seed.
+      baseline: the baseline's values by seed. The difference uses the seeds that both
+        have.
 
     Returns:
-      {mean, std, values, difference: {mean, low, high, pairs}}: std of a sample
-      (n - 1), values in the order of the seeds, low and high of Student's 95 % interval
-      for the mean of the paired differences, pairs their number. None for what there
-      are too few seeds for, or is undefined (nan) for one of them.
+      {mean, std, values, difference: {mean, low, high, pairs}}. std is the sample
+      standard deviation (n - 1). values are in the order of the seeds. low and high are
+      the ends of Student's 95 % confidence interval for the mean of the paired
+      differences, and pairs is their number. A value is None if there are too few
+      seeds, or if it is undefined (nan) for one of them.
     """
     mean, std, _ = _describe(list(values.values()))
     pairs = [values[seed] - baseline[seed] for seed in values if seed in baseline]
     difference, _, half_width = _describe(pairs)
     low = high = None
-    if half_width is not None:
+    if difference is not None and half_width is not None:
         low, high = difference - half_width, difference + half_width
     return {
         "mean": mean,
@@ -133,8 +143,10 @@ def statistics(
     }
 
 
-def _describe(values):
-    """(mean, standard deviation, half the width of the mean's interval)."""
+def _describe(
+    values: Sequence[float],
+) -> tuple[float | None, float | None, float | None]:
+    """Returns (mean, standard deviation, half the width of the mean's interval)."""
     n = len(values)
     if not n or not np.all(np.isfinite(values)):
         return None, None, None
@@ -147,41 +159,41 @@ def _describe(values):
 
 
 def as_markdown(records: Sequence[Mapping], metrics: Sequence[str]) -> str:
-    """A table for each split, `mean ± std` and the paired difference; then the costs.
+    """Formats a table per split, with `mean ± std` and the difference, and the costs.
 
     Args:
-      records: of `summarize`.
-      metrics: the columns; those that no record of a split has are left out.
+      records: records of `summarize`.
+      metrics: columns; a split's table omits those that none of its records has.
     """
     texts = []
     for split in dict.fromkeys(record["split"] for record in records):
-        of_split = [record for record in records if record["split"] == split]
-        shown = [m for m in metrics if any(m in r["metrics"] for r in of_split)]
+        split_records = [record for record in records if record["split"] == split]
+        shown = [m for m in metrics if any(m in r["metrics"] for r in split_records)]
         if not shown:
             continue
-        compared = {m: _is_compared(of_split, m) for m in shown}
+        compared = {m: _is_compared(split_records, m) for m in shown}
         header = ["seeds"]
         for metric in shown:
             header.append(metric)
             if compared[metric]:
-                header.append(f"to {of_split[0]['baseline']} (95 %)")
-        rows = [(record["name"], _row_cells(record, compared)) for record in of_split]
-        texts += [f"**{of_split[0]['dataset']}, {split}**"]
+                header.append(f"vs. {split_records[0]['baseline']} (95 % CI)")
+        rows = [(r["name"], _row_cells(r, compared)) for r in split_records]
+        texts += [f"**{split_records[0]['dataset']}, {split}**"]
         texts += [markdown_table("row", header, rows)]
     texts.append(cost_table({r["name"]: r["cost"] for r in records}))
     return "\n\n".join(texts) + "\n"
 
 
-def _is_compared(records, metric):
-    """Whether a row's difference in it is known: the baseline may have no such one."""
+def _is_compared(records: Sequence[Mapping], metric: str) -> bool:
+    """Returns True if any record has a difference to the baseline in this metric."""
     return any(
         record["metrics"].get(metric, {}).get("difference", {}).get("mean") is not None
         for record in records
     )
 
 
-def _row_cells(record, compared):
-    cells = [str(record["seeds"])]
+def _row_cells(record: Mapping, compared: Mapping[str, bool]) -> list[str | float]:
+    cells: list[str | float] = [str(record["seeds"])]
     for metric, has_difference in compared.items():
         figures = record["metrics"].get(metric)
         known = figures is not None and figures["mean"] is not None
@@ -191,12 +203,12 @@ def _row_cells(record, compared):
     return cells
 
 
-def _mean_cell(figures):
+def _mean_cell(figures: Mapping) -> str:
     spread = "" if figures["std"] is None else f" ± {figures['std']:.3f}"
     return f"{figures['mean']:.3f}{spread}"
 
 
-def _difference_cell(record, figures):
+def _difference_cell(record: Mapping, figures: Mapping) -> str | float:
     difference = figures["difference"]
     if difference["mean"] is None or record["name"] == record["baseline"]:
         return math.nan
@@ -204,12 +216,12 @@ def _difference_cell(record, figures):
     if difference["low"] is not None:
         text += f" ({difference['low']:+.3f} to {difference['high']:+.3f})"
     if difference["pairs"] < record["seeds"]:
-        text += f" of {difference['pairs']} seeds"
+        text += f" over {difference['pairs']} seeds"
     return text
 
 
 def cost_table(costs: Mapping[str, Mapping[str, float]]) -> str:
-    """What each row costs: parameters, FLOPs and latency."""
+    """Formats the parameters, FLOPs and latency of each row as a table."""
     names = list(dict.fromkeys(name for cost in costs.values() for name in cost))
     columns = [name for name in names if name not in ("ratio_low", "ratio_high")]
     rows = [
@@ -219,7 +231,7 @@ def cost_table(costs: Mapping[str, Mapping[str, float]]) -> str:
     return f"**cost of one image**\n\n{markdown_table('row', columns, rows)}"
 
 
-def _cost_cell(name, cost):
+def _cost_cell(name: str, cost: Mapping[str, float]) -> str | float:
     if name not in cost:
         return math.nan
     if name in ("parameters", "flops"):
@@ -231,14 +243,13 @@ def _cost_cell(name, cost):
 
 
 def as_csv(records: Sequence[Mapping]) -> str:
-    """One line for each record and metric, for other programs' tables."""
+    """Formats the records as CSV, with one line per record and metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = ("name", "dataset", "split", "seeds")
     costs = list(dict.fromkeys(name for record in records for name in record["cost"]))
-    of_difference = {"difference": "mean", "low": "low", "high": "high"}
-    of_difference["pairs"] = "pairs"
-    writer.writerow([*fields, "metric", "mean", "std", *of_difference, *costs])
+    columns = {"difference": "mean", "low": "low", "high": "high", "pairs": "pairs"}
+    writer.writerow([*fields, "metric", "mean", "std", *columns, *costs])
     for record in records:
         for metric, figures in record["metrics"].items():
             difference = figures["difference"]
@@ -248,7 +259,7 @@ def as_csv(records: Sequence[Mapping]) -> str:
                     metric,
                     figures["mean"],
                     figures["std"],
-                    *(difference[name] for name in of_difference.values()),
+                    *(difference[name] for name in columns.values()),
                     *(record["cost"].get(name) for name in costs),
                 ]
             )

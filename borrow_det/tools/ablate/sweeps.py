@@ -1,11 +1,11 @@
-"""Reading a sweep: a Python file whose `sweep(add)` names rows over one base config.
+"""Sweep files: Python files whose function `sweep(add)` adds rows to a base config.
 
     def sweep(add):
         add("ssd", {"borrow.enabled": False, "loss.matching": 0.0})
         add("full", {})
 
-Each row is a name and the fields in which it differs from the base; the first one is
-the baseline of the others.
+A row is a name and the fields in which it differs from the base. The first row is the
+baseline of the others.
 """
 
 import ast
@@ -20,18 +20,18 @@ from borrow_det.config import packaged
 from borrow_det.errors import InputError, check_choice
 from borrow_det.workdir.metadata import folder_name
 
-# Names that a row's folder cannot have: other things have them.
+# A row's folder cannot have these names: they are empty or taken.
 _NO_FOLDERS = ("", ".", "..", "compiled", "cells.jsonl")
 _LONGEST_NAME = 100
 
 
-class Row(NamedTuple):
+class SweepRow(NamedTuple):
     """One variant of a sweep.
 
     Attributes:
-      name: as it stands in the tables.
-      overrides: full field name ("borrow.center") to value, of the field's type.
-      config: the base with them.
+      name: name in the tables.
+      overrides: values by full name of the field ("borrow.center").
+      config: base config with the overrides.
     """
 
     name: str
@@ -40,45 +40,48 @@ class Row(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The name as a folder's."""
+        """Name of the row's folder."""
         return folder_name(self.name)
 
 
-def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[Row]:
-    """The rows of a sweep file over a base config.
+def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[SweepRow]:
+    """Returns the rows of a sweep file over a base config.
 
     Raises:
-      InputError: the file is not there, fails or has no `sweep(add)`; it adds no row,
-        two of one name, or one with a field or a type that the base does not have.
+      InputError: the file is absent, fails or has no `sweep(add)`; it adds no row, two
+        rows with one name, or a row with a field or a type that the base does not have.
     """
     path = packaged.sweep_file(path)
-    rows: list[Row] = []
+    rows: list[SweepRow] = []
 
     def add(name: str, overrides: Mapping[str, Any]) -> None:
         row = _row(name, overrides, base)
         if row.folder in [other.folder for other in rows]:
-            raise InputError(f"two rows have the name {name!r}, as a folder's")
+            raise InputError(
+                f"two rows have the name {name!r}, or names of the same folder, "
+                f"{row.folder!r}: rename one"
+            )
         rows.append(row)
 
     try:
         sweep = runpy.run_path(str(path)).get("sweep")
         if sweep is None:
-            raise InputError("it defines no function sweep(add)")
+            raise InputError("it does not define a function sweep(add)")
         sweep(add)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # Whatever somebody's Python file may raise.
+    except Exception as error:  # A user's file may raise anything.
         raise InputError(f"{path}: {type(error).__name__}: {error}") from error
     if not rows:
-        raise InputError(f"{path}: sweep(add) adds no row")
+        raise InputError(f"{path}: sweep(add) adds no row: call add(name, fields)")
     return rows
 
 
-def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The baseline and the rows of these names, in order; all where none is named.
+def select(rows: Sequence[SweepRow], names: Sequence[str]) -> list[SweepRow]:
+    """Returns the baseline and the named rows, in order; all rows without names.
 
     Raises:
-      InputError: no row has such a name.
+      InputError: no row has one of the names.
     """
     known = [row.name for row in rows]
     for name in names:
@@ -86,27 +89,34 @@ def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [row for row in rows if not names or row.name in (known[0], *names)]
 
 
-def _row(name, overrides, base):
+def _row(
+    name: str, overrides: Mapping[str, Any], base: ml_collections.ConfigDict
+) -> SweepRow:
     if not isinstance(name, str) or folder_name(name) in _NO_FOLDERS:
-        raise InputError(f"{name!r} is no name of a row")
+        raise InputError(
+            f"{name!r} cannot be the name of a row: it needs letters or digits, and "
+            f"cannot be any of {', '.join(_NO_FOLDERS[1:])}"
+        )
     if len(name) > _LONGEST_NAME or not name.isprintable():
         raise InputError(
-            f"the name of row {name[:20]!r}... must be printable, and of at most "
+            f"the name of row {name[:20]!r}... must be printable and have at most "
             f"{_LONGEST_NAME} characters"
         )
     config = base.copy_and_resolve_references()
     for field, value in overrides.items():
         _set(config, name, field, value)
-    return Row(name, dict(overrides), config)
+    return SweepRow(name, dict(overrides), config)
 
 
-def _set(config, row, field, value):
+def _set(config: ml_collections.ConfigDict, row: str, field: str, value: Any) -> None:
     if field == "seed":
-        raise InputError(f"row {row!r}: seed is the sweep's, not a row's")
+        raise InputError(f"row {row!r}: the sweep sets the seed (--seeds), not a row")
     *groups, last = field.split(".")
-    group = config
+    group: Any = config
     for part in groups:
-        group = group.get(part) if isinstance(group, ml_collections.ConfigDict) else 0
+        group = (
+            group.get(part) if isinstance(group, ml_collections.ConfigDict) else None
+        )
     if not isinstance(group, ml_collections.ConfigDict) or last not in group:
         raise InputError(
             f"row {row!r}: the config has no field {field}; configs/base.py lists them"
@@ -115,16 +125,16 @@ def _set(config, row, field, value):
     kept = isinstance(value, type(old)) or (type(value), type(old)) == (int, float)
     if not kept or isinstance(value, bool) != isinstance(old, bool):
         raise InputError(
-            f"row {row!r}: {field} is {value!r}, a {type(value).__name__}; "
-            f"it takes a {type(old).__name__}"
+            f"row {row!r}: {field} is {value!r} ({type(value).__name__}); "
+            f"it must be of type {type(old).__name__}"
         )
     if not isinstance(value, str) and not _is_literal(value):
-        raise InputError(f"row {row!r}: {field} is {value!r}, which is no literal")
+        raise InputError(f"row {row!r}: {field} is {value!r}, which is not a literal")
     group[last] = float(value) if isinstance(old, float) else value
 
 
-def _is_literal(value):
-    """Whether a command line can say it: NumPy's numbers in a tuple cannot."""
+def _is_literal(value: Any) -> bool:
+    """Returns True if a command line can hold the value; NumPy numbers cannot."""
     try:
         return ast.literal_eval(repr(value)) == value
     except (SyntaxError, ValueError):

@@ -1,11 +1,11 @@
-"""FLOPs of a program, from the convolutions and matrix products that it is traced to.
+"""FLOPs of a traced program's convolutions and matrix products.
 
-A compiler's own count has the body of a loop once, however often it runs, and on a GPU
-none of the convolutions that are a library's.
+The compiler's count is not used: it counts the body of a loop once, and on a GPU it
+omits convolutions that a library computes.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,19 +13,19 @@ import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-# The sides of a TPU's matrix unit, and the rows of its registers.
+# Side of a TPU's matrix unit, and rows of its registers.
 _UNIT, _ROWS = 128, 8
 
 
 class Products(NamedTuple):
-    """FLOPs of convolutions and products: a multiply-add is two.
+    """FLOPs of convolutions and matrix products; a multiply-add counts as two.
 
     Attributes:
-      flops: those of the definition; none with zeros that a convolution pads or dilates
-        its input with.
-      padded: those of a matrix unit of 128 x 128. Of the three sides of a product (for
-        a tap of a convolution: positions, channels taken and channels made) the longest
-        passes by in rows of 8, and the others fill multiples of 128; with zeros, too.
+      flops: FLOPs by definition, without the zeros with which a convolution pads or
+        dilates its input.
+      padded: FLOPs of a 128 x 128 matrix unit. The longest of the three sides of a
+        product is padded to a multiple of 8, the others to multiples of 128. For a tap
+        of a convolution, the sides are positions, input channels and output channels.
     """
 
     flops: int
@@ -33,20 +33,25 @@ class Products(NamedTuple):
 
     @property
     def wasted(self) -> float:
-        """The share of the unit's FLOPs that padding takes."""
+        """Share of padding in the FLOPs of the matrix unit, in [0, 1)."""
         return 1 - self.flops / self.padded if self.padded else 0.0
 
 
 def products(function: Callable, *args: Any) -> Products:
-    """Counts a function's, of arrays or shapes (jax.ShapeDtypeStruct).
+    """Counts the FLOPs of a function's convolutions and matrix products.
 
-    A loop counts as often as it runs, where that is known as it is traced (`scan`,
-    `map`, `fori_loop`), or else once; of a choice the cheapest branch, and of one by
-    platform that of the platforms without a name. A library's kernel, such as attention
-    by cuDNN, has no products to count.
+    The body of a loop counts as often as it runs, if that is known when it is traced
+    (`scan`, `map`, `fori_loop`), else once. A `cond` counts as its cheapest branch, and
+    a choice by platform as the default branch. Kernels of libraries, such as cuDNN's
+    attention, do not count.
+
+    Args:
+      function: function to trace.
+      *args: its arguments, arrays or `jax.ShapeDtypeStruct`s.
     """
     jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-    # What nobody reads is not computed, such as a value beside its gradient.
+    # Unused results are not computed, such as the value of a function next to its
+    # gradient.
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     return _sum(jaxpr)
 
@@ -59,8 +64,8 @@ def _sum(jaxpr: core.Jaxpr) -> Products:
     return Products(flops, padded)
 
 
-def _inner(equation) -> Products:
-    """Of what an equation runs, such as a jitted function or a loop."""
+def _inner(equation: core.JaxprEqn) -> Products:
+    """Counts the programs inside an equation, such as a jitted function or a loop."""
     counts = [_sum(jaxpr) for jaxpr in _jaxprs(equation.params)]
     name = equation.primitive.name
     if not counts:
@@ -72,7 +77,7 @@ def _inner(equation) -> Products:
     times = 1
     if name == "scan":
         times = equation.params["length"]
-    elif name == "shard_map":  # Its shapes are those of one device.
+    elif name == "shard_map":  # Shapes inside are per device.
         times = equation.params["mesh"].size
     return Products(*(times * sum(numbers) for numbers in zip(*counts, strict=True)))
 
@@ -86,17 +91,21 @@ def _jaxprs(params: dict) -> Iterator[core.Jaxpr]:
                 yield item
 
 
-def _dot(equation) -> Products:
-    left, right = (v.aval.shape for v in equation.invars)
+def _shapes(variables: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [variable.aval.shape for variable in variables]
+
+
+def _dot(equation: core.JaxprEqn) -> Products:
+    left, right = _shapes(equation.invars)
     contracted, batched = equation.params["dimension_numbers"]
     batch, K = (math.prod(left[i] for i in axes[0]) for axes in (batched, contracted))
     M, N = (math.prod(shape) // (batch * K) for shape in (left, right))
     return Products(2 * batch * M * N * K, 2 * batch * _filled(M, N, K))
 
 
-def _convolution(equation) -> Products:
-    image, kernel = (v.aval.shape for v in equation.invars)
-    (out,) = (v.aval.shape for v in equation.outvars)
+def _convolution(equation: core.JaxprEqn) -> Products:
+    image, kernel = _shapes(equation.invars)
+    (out,) = _shapes(equation.outvars)
     params = equation.params
     numbers = params["dimension_numbers"]
     positions, taps = (
@@ -121,7 +130,7 @@ def _convolution(equation) -> Products:
     groups = params["feature_group_count"] * params["batch_group_count"]
     sides, times = [batch, made // groups, taken], [math.prod(positions)]
     times.append(math.prod(taps))
-    # In a kernel's gradient the positions are the window, and the taps what is made.
+    # In the gradient of a kernel, the roles of positions and taps are exchanged.
     gradient = times[1] > times[0]
     sides[2 if gradient else 0] *= max(times)
     return Products(
@@ -129,8 +138,16 @@ def _convolution(equation) -> Products:
     )
 
 
-def _pairs(size, positions, taps, stride, padding, dilation, kernel_dilation) -> int:
-    """How many pairs of a position and a tap meet an input along one axis."""
+def _pairs(
+    size: int,
+    positions: int,
+    taps: int,
+    stride: int,
+    padding: tuple[int, int],
+    dilation: int,
+    kernel_dilation: int,
+) -> int:
+    """Counts the pairs of a position and a tap that read an input along one axis."""
     at = stride * np.arange(positions)[:, None] - padding[0]
     at = at + kernel_dilation * np.arange(taps)
     inside = (at >= 0) & (at <= dilation * (size - 1)) & (at % dilation == 0)
@@ -138,6 +155,7 @@ def _pairs(size, positions, taps, stride, padding, dilation, kernel_dilation) ->
 
 
 def _filled(*sides: int) -> int:
+    """Returns the product of the sides, padded as in `Products.padded`."""
     *others, longest = sorted(sides)
     filled = math.prod(-(-side // _UNIT) * _UNIT for side in others)
     return filled * -(-longest // _ROWS) * _ROWS

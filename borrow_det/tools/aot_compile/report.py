@@ -1,11 +1,13 @@
-"""What a compiled program needs: memory, arithmetic, and what its devices exchange."""
+"""Memory, arithmetic and collective operations of a compiled program."""
 
 import collections
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-# Or in asynchronous halves, NAME-start and NAME-done, of which the first counts.
+import jax
+
+# An asynchronous operation is a pair NAME-start and NAME-done; the first one counts.
 COLLECTIVES = (
     "all-gather",
     "all-reduce",
@@ -15,28 +17,29 @@ COLLECTIVES = (
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+(?:e\d+m\d+\w*)?)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
-# A result's layout may hold parentheses, but none behind a blank.
+# The layout of a result may have parentheses, but none after a space.
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][a-z\d-]*)\(")
 _CALLED = re.compile(r"(\w+)=(?:\{([^{}]*)\}|%?([\w.-]+))")
-# One that runs piecemeal, beside several fusions, stands in each of them.
+# An operation that is divided over several fusions is listed in each of them.
 _LINK = re.compile(r'channel_id=(\d+),.*\bchain_id="(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-# As the compiler says it, in powers of 1024.
+# Units in the messages of the compiler.
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+)([KMGT]?)"
-# Of the compiler's two refusals the first is of temporaries alone.
+# The compiler has two messages; the first one is about temporaries alone.
 _EXHAUSTED = (
     ("temporaries", rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)"),
     ("total", rf"Used {_SIZE} of {_SIZE} hbm"),
 )
 
 
-def memory(compiled) -> dict[str, int]:
-    """Bytes a device of a `jax.stages.Compiled`.
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the bytes per device of a compiled program.
 
-    `donated` outputs take the place of arguments; `total` counts them once.
+    `donated` outputs reuse the memory of arguments; `total` counts them once.
     """
     sizes = compiled.memory_analysis()
+    assert sizes is not None
     parts = {
         "arguments": sizes.argument_size_in_bytes,
         "outputs": sizes.output_size_in_bytes,
@@ -47,23 +50,24 @@ def memory(compiled) -> dict[str, int]:
     return {**parts, "total": sum(parts.values()) - 2 * parts["donated"]}
 
 
-def arithmetic(compiled) -> dict[str, int]:
-    """FLOPs, and bytes of memory read and written, of one device in one call.
+def arithmetic(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Returns the FLOPs and the bytes accessed per device and call.
 
-    As the compiler estimates them; a loop's body counts once, however often it runs.
+    They are estimates of the compiler. The body of a loop counts once.
     """
     cost = compiled.cost_analysis()
+    assert cost is not None
     return {"flops": int(cost["flops"]), "bytes_accessed": int(cost["bytes accessed"])}
 
 
 def cycles(hlo: str) -> dict[str, int]:
-    """Clock cycles that a TPU's compiler expects a program to take on a device.
+    """Returns the clock cycles per device that the TPU compiler estimates.
 
     Args:
-      hlo: text of an optimised module; of other devices it has none.
+      hlo: text of an optimized TPU module; modules of other devices have no estimates.
 
     Returns:
-      `total`, and of these `in_loops`, whose bodies count once.
+      `total`, and `in_loops`, the part in bodies of loops. Each body counts once.
     """
     computations = dict(_computations(hlo.splitlines()))
     looped = _looped(computations)
@@ -76,12 +80,15 @@ def cycles(hlo: str) -> dict[str, int]:
 
 
 def exhausted(message: str) -> dict[str, int] | None:
-    """Bytes a device of a program that the compiler refuses, from its message.
+    """Parses the bytes per device of a program that does not fit.
+
+    Args:
+      message: error message of the compiler.
 
     Returns:
-      `available`, what the compiler may use; `total`, what is wanted; `temporaries`
-      where the refusal is of these alone, and `total` then is no more. None where the
-      message is of something else.
+      `available`, the memory that the compiler may use, and `total`, the memory that
+      the program needs. If the message is about temporaries alone, `temporaries` and
+      `total` are both their size. None for other messages.
     """
     for name, pattern in _EXHAUSTED:
         found = re.search(pattern, message)
@@ -94,23 +101,25 @@ def exhausted(message: str) -> dict[str, int] | None:
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """What devices exchange in a program, by kind.
+    """Counts the collective operations of a program by kind.
 
     Args:
-      hlo: text of an optimised module.
+      hlo: text of an optimized module.
 
     Returns:
-      For each of COLLECTIVES that there is: `count`; `bytes` of a device, of the whole
-      arrays (what a gather gives, what a scatter takes), each counted once; and how
-      many stand `in_loops`, which may run any number of times.
+      For each kind of COLLECTIVES in the module: `count`; `bytes` per device of the
+      full arrays (the result of a gather, the operand of a scatter), each counted once;
+      and `in_loops`, the number of operations in loops, which may run several times.
     """
     computations = dict(_computations(hlo.splitlines()))
-    links = set()
+    links: set[tuple[str, ...] | None] = set()
     looped = _looped(computations)
-    found = collections.defaultdict(lambda: {"count": 0, "bytes": 0, "in_loops": 0})
+    found: dict[str, dict[str, int]] = collections.defaultdict(
+        lambda: {"count": 0, "bytes": 0, "in_loops": 0}
+    )
     for name, lines in computations.items():
-        # By name, as operands may be given without their shapes.
-        shapes = {}
+        # By name of the instruction: operands may be listed without shapes.
+        shapes: dict[str, str] = {}
         for line in lines:
             match = _INSTRUCTION.match(line)
             if match is None:
@@ -124,7 +133,7 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
             if link and link.groups() in links:
                 continue
             links.add(link and link.groups())
-            # How TPUs fuse a sum of which each device keeps a part.
+            # TPUs fuse a sum of which each device keeps a part in this way.
             if name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
             entry = found[kind]
@@ -134,29 +143,30 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     return {kind: found[kind] for kind in COLLECTIVES if kind in found}
 
 
-def _exchanged(rest, shape, opcode, shapes):
-    """Bytes of what a collective takes or gives, whichever is more."""
+def _exchanged(rest: str, shape: str, opcode: str, shapes: Mapping[str, str]) -> int:
+    """Returns the bytes of an operation's operands or result, whichever is larger."""
     operands = re.findall(r"%([\w.-]+)", rest.split(")", 1)[0])
     taken = sum(_bytes(shapes.get(name, "")) for name in operands)
     given = _bytes(shape)
-    # The start of an asynchronous one gives what it takes beside its result.
+    # The result of an asynchronous start includes its operands.
     asynchronous = opcode.endswith("-start") and opcode != "all-reduce-start"
     return max(taken, given - taken if asynchronous else given)
 
 
 def _bytes(shape: str) -> int:
-    """Of an array or of a tuple's arrays."""
+    """Returns the bytes of an array, or of the arrays of a tuple."""
     total = 0
     for dtype, sides in _ARRAY.findall(shape):
-        # The first number is that of bits; pred has none, and is a byte.
+        # The first number in a dtype is its bits; pred has no number and is a byte.
         bits = int((re.findall(r"\d+", dtype) or ["8"])[0])
         total += math.prod(int(side) for side in sides.split(",") if side) * bits // 8
     return total
 
 
 def _computations(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
-    """(name, lines) of each computation of a module."""
-    name, body = None, []
+    """Yields (name, lines) of each computation of a module."""
+    name: str | None = None
+    body: list[str] = []
     for line in lines:
         match = _COMPUTATION.match(line)
         if match:
@@ -169,8 +179,9 @@ def _computations(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _looped(computations: dict[str, list[str]]) -> set[str]:
-    """The names of those that loops run, and of what these call."""
-    calls, todo = collections.defaultdict(set), []
+    """Returns the names of computations that loops run, directly or indirectly."""
+    calls: dict[str, set[str]] = collections.defaultdict(set)
+    todo: list[str] = []
     for name, lines in computations.items():
         for line in lines:
             for field, several, one in _CALLED.findall(line):

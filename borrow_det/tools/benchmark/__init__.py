@@ -1,1 +1,1 @@
-"""Benchmarks of a run's programs."""
+"""Benchmarks of a config's programs."""

@@ -1,88 +1,90 @@
-r"""How long a config takes, and how much of the machine that uses.
+r"""Measures the time of a config's programs and how well they use the machine.
 
   python -m borrow_det.tools.benchmark --config=FILE[:ARGUMENTS] --mode=MODE \
       [--config.FIELD=VALUE] [--compare=FILE[:ARGUMENTS]] [--rounds=20]
 
-  forward     uint8 canvases to what the network says of every anchor
-  detect      the same, decoded and suppressed: boxes, scores and classes
-  train       a training step on one batch that lies on the devices
-  input       batches of the data set, decoded by the host alone
-  end_to_end  training steps on the data set: input and train, one beside the other
-  blocks      each block of the network and of a step apart, forward and gradient
+Modes:
+  forward     the network: uint8 canvases to logits and offsets of every anchor
+  detect      the detector: uint8 canvases to boxes, scores and classes, suppression
+              included
+  train       a training step on one batch that stays on the devices
+  input       batches of the dataset, decoded by the host
+  end_to_end  training steps on the dataset: input and train in parallel
+  blocks      each block of the network and of a step separately, forward and gradient
 
-forward and detect have eval_batch_size images, the others batch_size. Only input and
-end_to_end need the config's data set; the others take noise, and parameters as at the
-start of training. Most classes of most anchors then score above nms.score, so that
-suppression has more to do than of a trained network. train and end_to_end run on all
-devices of config.mesh, the others on one.
+forward and detect use eval_batch_size images, the others batch_size. Only input and
+end_to_end need the config's dataset. The others run on noise, with initial parameters:
+most scores then exceed nms.score, so suppression has more to do than in a trained
+network. train and end_to_end run on all devices of config.mesh, the others on one.
 
-After a call that is not timed, --rounds calls are, each waited for; of --compare and of
-blocks all in turns. Prints one JSON object to stdout and a table to stderr. `rows` has
-
-  ms, ms_low, ms_high  a call's median and quartiles; of end_to_end, and of input, a
-                       step's or a batch's, of eight or more in a row
-  images_per_second    by the median
-  compile_seconds      from tracing to the program
-  flops                of convolutions and matrix products, as the model is defined (of
-                       blocks: as they run, but for gradients of convolutions on CPUs):
-                       a multiply-add is two, what is computed again for its gradient
-                       does not count
-  flops_xla            the compiler's own count; it has loops once, and none of the
-                       convolutions that are a library's, as on GPUs
-  of_matmul_rate       flops a second over those of a product of large square matrices,
-                       in config.dtype, measured here (`matmul`)
-  bytes                of the compiled program, a device: arguments, outputs and
+Each program is called once without timing and then --rounds times; each timing ends
+when the result is ready. With --compare and in blocks, all programs take turns. Prints
+a JSON object to stdout and a table to stderr. `rows` has for each program
+  ms, ms_low, ms_high  median and quartiles of a call; in input and end_to_end, of a
+                       batch or a step, in sequences of at least eight
+  images_per_second    from the median
+  compile_seconds      time of tracing and compiling
+  flops                FLOPs of the model's convolutions and matrix products; a
+                       multiply-add counts as two, and recomputation for the gradient
+                       does not count. In blocks, FLOPs are those of the program as it
+                       runs, except for gradients of convolutions on CPUs.
+  flops_xla            the compiler's count, with the body of a loop once, and without
+                       convolutions of libraries, as on GPUs
+  of_matmul_rate       FLOP/s relative to those of a product of large square matrices in
+                       config.dtype, measured in the same process (`matmul`)
+  bytes                bytes per device of the compiled program: arguments, outputs and
                        temporaries
-  data_wait            of end_to_end, the share of its time spent on batches
+  data_wait            in end_to_end, the share of the time spent waiting for batches
 
-and `memory` the most bytes that the process, and its fullest device where that tells,
-have held in all. With --compare, `compared` has the rows of the second config, and
-`ratio` (of blocks: for each that both have) is the median over rounds of the first
-one's time over the second's in the same round; ratio_low and ratio_high its quartiles.
+`memory` has the peak memory of the process and, where the device reports it, of the
+fullest device. With --compare, `compared` has the rows of the second config. `ratio` is
+the median over rounds of the first config's time divided by the second's in the same
+round, with the quartiles ratio_low and ratio_high; in blocks, by block.
 """
 
 import contextlib
 import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from borrow_det.config import command_line, packaged, validate
-from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed.mesh import make_mesh, resolve_layout
 from borrow_det.errors import InputError
 from borrow_det.reporting import step_timer
 from borrow_det.tasks import TASKS
-from borrow_det.tools.benchmark import programs as programs_lib
+from borrow_det.tools.benchmark import blocks, programs
 from borrow_det.tools.common import class_count, cli, timing
 from borrow_det.visualization.tables import markdown_table
 
-# With a data set, and with noise.
-_REAL = {
-    "input": programs_lib.pipeline,
-    "end_to_end": programs_lib.end_to_end,
+_ON_DATASET: dict[str, Callable[..., dict[str, programs.Program]]] = {
+    "input": programs.input_batches,
+    "end_to_end": programs.end_to_end,
 }
-_SYNTHETIC = {
-    "forward": programs_lib.forward,
-    "detect": programs_lib.detect,
-    "train": programs_lib.train_step,
-    "blocks": programs_lib.blocks,
+_ON_NOISE: dict[str, Callable[..., dict[str, programs.Program]]] = {
+    "forward": programs.forward,
+    "detect": programs.detect,
+    "train": programs.train_step,
+    "blocks": blocks.blocks,
 }
-# Sides of the matrices that tell a device's rate: long enough to reach it.
+# Sides of square matrices whose product reaches the peak rate of a device.
 _SIDES = {"cpu": 2048}
 _SIDE = 8192
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the tool; returns the exit status."""
+    """Runs the tool and returns the exit status."""
     options = _flags(argv)
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     names = ["config", *(["compare"] if options["compare"].present else [])]
     configs = [command_line.resolved(options[name]) for name in names]
-    # What TFDS says when it prepares a set is not part of the report.
+    # TFDS prints to stdout while it prepares a dataset.
     with contextlib.redirect_stdout(sys.stderr):
         report = _measure(configs, options)
     print(_table(report), file=sys.stderr)
@@ -90,12 +92,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measure(configs, options) -> dict:
-    """What is printed of one config or two."""
-    programs = [_programs(config, options) for config in configs]
+def _measure(
+    configs: Sequence[ConfigDict], options: flags.FlagValues
+) -> dict[str, Any]:
+    """Measures one config or two and returns the report."""
+    made_programs = [_programs(config, options) for config in configs]
     measures = {
         (which, name): functools.partial(_seconds, program)
-        for which, made in enumerate(programs)
+        for which, made in enumerate(made_programs)
         for name, program in made.items()
     }
     seconds = timing.sample_in_turns(measures, options.rounds)
@@ -105,9 +109,9 @@ def _measure(configs, options) -> dict:
             name: _row(program, seconds[which, name], rates[config.dtype])
             for name, program in made.items()
         }
-        for which, (config, made) in enumerate(zip(configs, programs, strict=True))
+        for which, (config, made) in enumerate(zip(configs, made_programs, strict=True))
     ]
-    report = {
+    report: dict[str, Any] = {
         "mode": options.mode,
         "rounds": options.rounds,
         "device": jax.devices()[0].device_kind,
@@ -116,33 +120,36 @@ def _measure(configs, options) -> dict:
         "rows": rows[0],
     }
     if len(configs) > 1:
-        report |= {"compared": rows[1], **_ratios(*programs, seconds)}
+        first, second = made_programs
+        report |= {"compared": rows[1], **_ratios(first, second, seconds)}
     return report
 
 
-def _programs(config, options) -> dict[str, programs_lib.Program]:
-    mesh = mesh_lib.make_mesh(config.mesh)
+def _programs(
+    config: ConfigDict, options: flags.FlagValues
+) -> dict[str, programs.Program]:
+    mesh = make_mesh(config.mesh)
     validate.check(config, TASKS, mesh.size)
-    config = mesh_lib.resolve_layout(config)
-    if options.mode in _REAL:
-        return _REAL[options.mode](config)
+    config = resolve_layout(config)
+    if options.mode in _ON_DATASET:
+        return _ON_DATASET[options.mode](config)
     if config.task != "detection":
         raise InputError(
-            f"--mode={options.mode} is of task=detection; this config's is "
-            f"{config.task}: see --mode=input and --mode=end_to_end"
+            f"--mode={options.mode} is for task=detection; this config has "
+            f"task={config.task}: use --mode=input or --mode=end_to_end"
         )
     count = class_count.resolve(config, options.num_classes)
-    return _SYNTHETIC[options.mode](config, count)
+    return _ON_NOISE[options.mode](config, count)
 
 
-def _seconds(program: programs_lib.Program) -> float:
+def _seconds(program: programs.Program) -> float:
     if program.times_itself:
         return program.call()
     return timing.seconds(program.call)
 
 
 def _matmul_rate(dtype: str) -> float:
-    """FLOPs a second of the product of two square matrices, on one device."""
+    """Measures the FLOP/s of a product of two square matrices on one device."""
     side = _SIDES.get(jax.default_backend(), _SIDE)
     matrix = jax.device_put(np.full((side, side), 1 / side, dtype))
     multiply = jax.jit(lambda a: a @ a)
@@ -150,11 +157,11 @@ def _matmul_rate(dtype: str) -> float:
     return 2 * side**3 / float(np.median(taken))
 
 
-def _row(program, seconds, rate):
-    """What is printed of a program."""
+def _row(program: programs.Program, seconds: np.ndarray, rate: float) -> dict[str, Any]:
+    """Returns the row of a program in the report."""
     low, median, high = np.percentile(seconds, (25, 50, 75)).tolist()
     milliseconds = 1e3 / program.repeats
-    row = {
+    row: dict[str, Any] = {
         "batch": program.images // program.repeats,
         "ms": median * milliseconds,
         "ms_low": low * milliseconds,
@@ -166,6 +173,7 @@ def _row(program, seconds, rate):
         row["of_matmul_rate"] = program.flops / median / (rate * program.devices)
     if program.compiled is not None:
         sizes = program.compiled.memory_analysis()
+        assert sizes is not None
         row["compile_seconds"] = program.compile_seconds
         row["flops_xla"] = (program.compiled.cost_analysis() or {}).get("flops")
         row["bytes"] = {
@@ -173,18 +181,25 @@ def _row(program, seconds, rate):
             "outputs": sizes.output_size_in_bytes,
             "temporaries": sizes.temp_size_in_bytes,
         }
-    if program.waited:
-        # The first was not timed.
-        row["data_wait"] = float(np.median(program.waited[1:]))
+    if program.data_wait:
+        # The first call is not timed.
+        row["data_wait"] = float(np.median(program.data_wait[1:]))
     return row
 
 
-def _ratios(programs, compared, seconds):
-    """Quartiles of the first config's time over the second's, by name if several."""
-    common = [name for name in programs if name in compared]
+def _ratios(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    seconds: Mapping[tuple[int, str], np.ndarray],
+) -> dict[str, Any]:
+    """Returns quartiles of the first config's time over the second's.
+
+    They are numbers for one program, and otherwise dictionaries by program.
+    """
+    common = [name for name in first if name in second]
     quartiles = {n: timing.ratio(seconds[0, n], seconds[1, n]) for n in common}
     kinds = ("ratio_low", "ratio", "ratio_high")
-    if len(programs) == 1:
+    if len(first) == 1:
         (name,) = common
         return dict(zip(kinds, quartiles[name], strict=True))
     return {
@@ -193,8 +208,8 @@ def _ratios(programs, compared, seconds):
     }
 
 
-def _table(report) -> str:
-    """The rows in Markdown."""
+def _table(report: Mapping[str, Any]) -> str:
+    """Formats the rows as a Markdown table."""
     columns = {
         "ms": "ms",
         "low": "ms_low",
@@ -224,22 +239,26 @@ def _table(report) -> str:
     return text
 
 
-def _flags(argv) -> flags.FlagValues:
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     packaged.define_config("config", packaged.HELP, values, argv)
     packaged.define_config(
-        "compare", "A second config, timed in turns with the first.", values, argv
+        "compare", "Second config, timed in turns with the first.", values, argv
     )
     flags.DEFINE_enum(
         "mode",
         None,
-        [*_SYNTHETIC, *_REAL],
-        "What is timed.",
+        [*_ON_NOISE, *_ON_DATASET],
+        "Programs to time: forward, detect, train, input, end_to_end or blocks.",
         required=True,
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "rounds", 20, "Timings of each.", lower_bound=1, flag_values=values
+        "rounds",
+        20,
+        "Number of timings of each program.",
+        lower_bound=1,
+        flag_values=values,
     )
     class_count.define_flag(values)
     flags.mark_flag_as_required("config", values)

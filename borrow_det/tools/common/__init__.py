@@ -1,1 +1,1 @@
-"""Helpers that several tools share."""
+"""Helpers shared by several tools."""

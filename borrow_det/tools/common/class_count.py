@@ -1,12 +1,13 @@
-"""The number of classes of a run that is looked at without its data."""
+"""Number of classes of a config, without the data if possible."""
 
+import ml_collections
 from absl import flags
 
 from borrow_det.data import sources
 from borrow_det.data.datasets import coco_classes, scale_pairs
 from borrow_det.errors import InputError
 
-# Of the sets whose classes are known without their files.
+# Datasets whose classes are known without their files.
 _CLASSES = {
     "scale_pairs": len(scale_pairs.SPECIES),
     "coco/2017": len(coco_classes.NAMES),
@@ -18,21 +19,21 @@ _CLASSES = {
 
 
 def define_flag(values: flags.FlagValues) -> None:
-    """--num_classes of a tool."""
+    """Defines --num_classes."""
     flags.DEFINE_integer(
         "num_classes",
         None,
-        "Without background; those of the data set.",
+        "Number of classes without background (default: those of the dataset).",
         lower_bound=1,
         flag_values=values,
     )
 
 
-def of(config, given: int | None) -> int:
-    """What --num_classes says, or is known of the set, or stands in its files.
+def resolve(config: ml_collections.ConfigDict, given: int | None) -> int:
+    """Returns --num_classes, or else the number of classes of the dataset.
 
     Raises:
-      InputError: the files are not there.
+      InputError: the number is not known and the dataset's files are absent.
     """
     known = given or _CLASSES.get(config.dataset.name)
     if known:
@@ -40,4 +41,4 @@ def of(config, given: int | None) -> int:
     try:
         return len(sources.load(config.dataset, config.dataset.train_split).class_names)
     except InputError as error:
-        raise InputError(f"{error}; or give --num_classes") from error
+        raise InputError(f"{error}; or set --num_classes") from error

@@ -1,19 +1,22 @@
-"""Batches of noise, of a run's shapes, for what needs no data set."""
+"""Batches of noise with the shapes of a run, for programs that need no dataset."""
 
+import ml_collections
 import numpy as np
 
 
-def make_batch(config, classes: int, images: int, objects: int = 8) -> dict:
-    """A training batch as data/pipeline.py makes them, NumPy.
+def make_batch(
+    config: ml_collections.ConfigDict, classes: int, images: int, objects: int = 8
+) -> dict[str, np.ndarray]:
+    """Returns a training batch in NumPy arrays, as `data/pipeline.py` makes them.
 
-    Pixels are noise and fill the canvas. Of four objects two are small and two large,
-    of one class: every small one has something to borrow from.
+    Pixels are noise and fill the canvas. In each group of four objects of one class two
+    are small and two large, so that each small object has a lender.
 
     Args:
-      config: has the canvas, and how many boxes there is room for.
-      classes: labels are below.
-      images: of the batch.
-      objects: of an image, as far as there is room.
+      config: config with `dataset.canvas` and `dataset.max_boxes`.
+      classes: number of classes; labels are in [0, classes).
+      images: number of images, B.
+      objects: number of objects per image, at most `dataset.max_boxes`.
     """
     random = np.random.default_rng(0)
     canvas, room = tuple(config.dataset.canvas), config.dataset.max_boxes

@@ -1,47 +1,64 @@
-"""Times of calls, taken in turns, and their ratios."""
+"""Timings of calls in turns, and the ratios of their times."""
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import jax
 import numpy as np
 
+_Name = TypeVar("_Name", bound=Hashable)
+
 
 def seconds(call: Callable[[], object]) -> float:
-    """Of a call that returns JAX arrays, which are waited for, or is then done."""
+    """Times a call until the JAX arrays that it returns, if any, are ready."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def in_turns(
-    calls: Mapping[Hashable, Callable[[], object]],
-    rounds: int,
-    measure: Callable[[Callable[[], object]], float] = seconds,
-) -> dict[Hashable, np.ndarray]:
-    """Times calls in turns, so that whatever else the machine does meets all of them.
+    calls: Mapping[_Name, Callable[[], object]], rounds: int
+) -> dict[_Name, np.ndarray]:
+    """Times calls in turns, so that other work on the machine affects all of them.
 
     Args:
-      calls: by name.
-      rounds: how often each is timed, after one call that is not.
-      measure: the seconds that a call takes.
+      calls: calls by name.
+      rounds: number of timings of each call, after one that is not timed.
 
     Returns:
-      For each name its seconds, float64 [rounds].
+      Seconds of each call by name, float64 [rounds].
     """
-    names = list(calls)
-    for call in calls.values():
-        measure(call)
+    measures = {name: functools.partial(seconds, call) for name, call in calls.items()}
+    return sample_in_turns(measures, rounds)
+
+
+def sample_in_turns(
+    measures: Mapping[_Name, Callable[[], float]], rounds: int
+) -> dict[_Name, np.ndarray]:
+    """Collects measurements in turns; see `in_turns`.
+
+    Args:
+      measures: functions by name. Each does its work and returns the seconds.
+      rounds: number of calls of each function, after one whose result is dropped.
+
+    Returns:
+      Results of each function by name, float64 [rounds].
+    """
+    names = list(measures)
+    for measure in measures.values():
+        measure()
     taken = {name: np.empty(rounds) for name in names}
-    # Any order, each round another: what runs after whom may matter.
+    # The order changes from round to round, since a call may affect the next one.
     random = np.random.default_rng(0)
     for turn in range(rounds):
         for place in random.permutation(len(names)):
-            taken[names[place]][turn] = measure(calls[names[place]])
+            taken[names[place]][turn] = measures[names[place]]()
     return taken
 
 
 def ratio(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """Quartiles (lower, median, upper) of first over second, round by round."""
+    """Returns the quartiles (lower, median, upper) of first / second by round."""
     low, median, high = np.percentile(first / second, (25, 50, 75)).tolist()
     return low, median, high

@@ -1,4 +1,4 @@
-"""The ablation tool on real runs of seconds, each a process of its own."""
+"""The ablation tool on real runs of a few seconds, each a separate process."""
 
 import fcntl
 import json
@@ -60,12 +60,12 @@ def files(make_tiny_config, tmp_path_factory):
 
 @pytest.fixture
 def run(files, monkeypatch):
-    """A function: the exit status of the tool."""
+    """Function that runs the tool and returns its exit status."""
 
     def run(*arguments):
         config, sweep = files
         argv = ["ablate", f"--config={config}", f"--sweep={sweep}", *arguments]
-        # Where ml_collections looks for the fields that are set.
+        # ml_collections looks here for the fields that are set.
         monkeypatch.setattr(sys, "argv", argv)
         return cli.call(ablate.main, argv)
 
@@ -74,7 +74,7 @@ def run(files, monkeypatch):
 
 @pytest.fixture(scope="module")
 def swept(files, tmp_path_factory):
-    """(folder, output) of the whole sweep with one seed, as a user runs it."""
+    """(folder, output) of the complete sweep with one seed, run as a command."""
     config, sweep = files
     folder = tmp_path_factory.mktemp("swept") / "W"
     process = subprocess.run(
@@ -93,10 +93,13 @@ def swept(files, tmp_path_factory):
 
 def test_a_sweep_reports_its_finished_cells_and_names_the_others(swept):
     folder, output = swept
-    assert "3 rows, 1 seeds: 3 of 3 cells to run, 2 at a time" in output
+    assert "3 rows, 1 seeds: 3 of 3 cells to run, 2 at once" in output
     assert "broken, seed 3: failed with status 2: error: init_from" in output
-    assert "Not finished, and in no figure: broken, seed 3." in output
-    records = json.loads((folder / "ablation.json").read_text())
+    assert "Unfinished cells, not included: broken, seed 3." in output
+    text = (folder / "ablation.json").read_text()
+    records = json.loads(text)
+    # One line per record, between those of the brackets.
+    assert text.count("\n") == len(records) + 2
     assert [record["name"] for record in records] == ["ssd", "full, wide"]
     for record, row in zip(records, ("ssd", "full_wide"), strict=True):
         cell = folder / row / "seed_3"
@@ -119,7 +122,9 @@ def test_a_sweep_reports_its_finished_cells_and_names_the_others(swept):
     assert "broken |" not in table
 
 
-def test_a_cell_is_finished_when_its_run_is(swept, tmp_path):
+def test_a_cell_is_finished_when_report_checkpoint_and_evaluations_exist(
+    swept, tmp_path
+):
     folder = tmp_path / "W"
     shutil.copytree(swept[0], folder)
     config = metadata.load_config(folder / "ssd/seed_3")
@@ -132,7 +137,7 @@ def test_a_cell_is_finished_when_its_run_is(swept, tmp_path):
     assert cells.is_finished(cell)
 
 
-def test_without_the_baseline_nothing_is_held_against_another_row(
+def test_without_a_finished_baseline_there_are_no_differences(
     swept, run, capsys, tmp_path
 ):
     folder = tmp_path / "W"
@@ -140,14 +145,31 @@ def test_without_the_baseline_nothing_is_held_against_another_row(
     (folder / "ssd/seed_3/report.md").unlink()
     options = (OVERRIDE, f"--workdir={folder}", "--seeds=1", "--first_seed=3")
     assert run(*options, "--mode=report", "--latency_rounds=2") == 0
-    assert "The baseline, ssd, is not finished" in capsys.readouterr().out
+    assert "No run of the baseline, ssd, is finished" in capsys.readouterr().out
     (record,) = json.loads((folder / "ablation.json").read_text())
     assert (record["name"], record["baseline"]) == ("full, wide", "ssd")
     assert "latency_ratio" not in record["cost"]
     assert record["metrics"]["AP"]["difference"]["pairs"] == 0
 
 
-def test_a_cell_that_another_process_is_at_is_left_to_it(swept, tmp_path):
+def test_former_names_of_metrics_are_read_as_the_present_ones(swept, run, tmp_path):
+    folder = tmp_path / "W"
+    shutil.copytree(swept[0], folder)
+    for row in ("ssd", "full_wide"):
+        path = folder / row / "seed_3/evaluations/val/2.json"
+        content = json.loads(path.read_text()) | {"AP_small_with_source": 0.25}
+        content.pop("AP_small_with_lender", None)
+        path.write_text(json.dumps(content))
+    options = (OVERRIDE, f"--workdir={folder}", "--seeds=1", "--first_seed=3")
+    options += ("--mode=report", "--latency_rounds=0")
+    assert run(*options, "--metrics=AP_small_with_source") == 0
+    records = json.loads((folder / "ablation.json").read_text())
+    for record in records:
+        assert record["metrics"]["AP_small_with_lender"]["mean"] == 0.25
+    assert "| AP_small_with_lender |" in (folder / "ablation.md").read_text()
+
+
+def test_a_cell_that_another_process_runs_is_not_started(swept, tmp_path):
     folder = tmp_path / "W"
     shutil.copytree(swept[0], folder)
     cell = cells.Cell(None, 3, None, folder / "ssd/seed_3", (sys.executable, "-c", ""))
@@ -155,7 +177,7 @@ def test_a_cell_that_another_process_is_at_is_left_to_it(swept, tmp_path):
         fcntl.flock(log, fcntl.LOCK_EX)
         outcome = jobs.submit(cell).result()
     assert not outcome.finished
-    assert "failed: another process is at it" in outcome.text
+    assert "failed: another process runs this cell" in outcome.text
 
 
 def test_a_cell_that_another_process_has_finished_is_not_started(swept, tmp_path):
@@ -168,7 +190,7 @@ def test_a_cell_that_another_process_has_finished_is_not_started(swept, tmp_path
         assert jobs.submit(cell).result() == (True, "finished by another process", 0.0)
 
 
-def test_times_are_of_the_last_whole_records(swept, tmp_path):
+def test_times_are_read_from_the_last_complete_records(swept, tmp_path):
     rows = [types.SimpleNamespace(name=name) for name in "ab"]
     every = [cells.Cell(row, 0, None, tmp_path, ()) for row in rows]
     lines = [
@@ -180,7 +202,7 @@ def test_times_are_of_the_last_whole_records(swept, tmp_path):
     assert cells.times(tmp_path, every) == [5.0]
 
 
-def test_only_whole_runs_are_timed(swept, tmp_path):
+def test_a_resumed_run_has_no_time(swept, tmp_path):
     folder = tmp_path / "W"
     shutil.copytree(swept[0], folder)
     path = folder / "ssd/seed_3"
@@ -190,10 +212,10 @@ def test_only_whole_runs_are_timed(swept, tmp_path):
     with cells.Jobs(1, dict(os.environ)) as jobs:
         outcome = jobs.submit(cell).result()
     assert outcome.finished
-    assert outcome.seconds == 0  # It only went on with what was there.
+    assert outcome.seconds == 0  # The process resumed an earlier one.
 
 
-def test_some_rows_are_run_and_all_reported(swept, run, capsys, tmp_path):
+def test_selected_rows_are_run_and_all_rows_reported(swept, run, capsys, tmp_path):
     folder = tmp_path / "W"
     shutil.copytree(swept[0], folder)
     (folder / "full_wide/seed_3/report.md").unlink()
@@ -209,7 +231,7 @@ def test_some_rows_are_run_and_all_reported(swept, run, capsys, tmp_path):
     assert [record["name"] for record in records] == ["ssd", "full, wide"]
 
 
-# Jobs, processors, GPUs: of each job its processors, GPUs and share of their memory.
+# Jobs, processors, GPUs; then each job's processors, GPUs and share of their memory.
 SHARES = [
     (1, "0 1 2 3", "", ["0 1 2 3", None, None]),
     (2, "0 1 2", "", ["0 2", None, None], ["1", None, None]),
@@ -224,7 +246,7 @@ SHARES = [
 
 
 @pytest.mark.parametrize("case", SHARES)
-def test_jobs_share_processors_and_gpus(case):
+def test_processors_and_gpus_are_divided_among_jobs(case):
     jobs, cores, gpus, *expected = case
     found = [
         [
@@ -237,7 +259,7 @@ def test_jobs_share_processors_and_gpus(case):
     assert found == expected
 
 
-def test_a_second_start_runs_what_is_missing(swept, run, capsys, tmp_path):
+def test_a_second_start_runs_only_unfinished_cells(swept, run, capsys, tmp_path):
     folder = tmp_path / "W"
     shutil.copytree(swept[0], folder)
     options = (OVERRIDE, f"--workdir={folder}", "--latency_rounds=0")
@@ -249,7 +271,7 @@ def test_a_second_start_runs_what_is_missing(swept, run, capsys, tmp_path):
     assert [line.rsplit("=", 1)[1] for line in lines] == [
         str(folder / row / "seed_3") for row in ("full_wide", "broken")
     ]
-    # A cell by its command, as a Slurm array would run it.
+    # Run a cell by its command, as a Slurm array does.
     program, *arguments = shlex.split(lines[0])
     assert program == "python"
     subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
@@ -261,10 +283,11 @@ def test_cells_of_another_config_are_refused(swept, run, capsys):
     folder, _ = swept
     options = (f"--workdir={folder}", "--seeds=1", "--first_seed=3", "--mode=report")
     assert run(*options) == 2
-    assert "made with optimizer.b1=0.8, this sweep says 0.9" in capsys.readouterr().err
-    # What changes no figure may differ.
+    error = capsys.readouterr().err
+    assert "made with optimizer.b1=0.8, but this sweep has 0.9" in error
+    # Fields that do not affect the results may differ.
     assert run(*options, OVERRIDE, "--config.log_every=7", "--latency_rounds=0") == 0
-    # Another split: the cells are to be started again, which evaluates them on it.
+    # With another split all cells are unfinished: a start evaluates them on it.
     capsys.readouterr()
     splits = "--config.dataset.eval_splits=('val','train')"
     assert run(*options, OVERRIDE, splits, "--mode=commands") == 0
@@ -313,7 +336,7 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
             ("--workdir=W", "--config.borrow.similarity=cos"),
             "row 'full, wide': borrow.similarity is 'cos'",
         ),
-        (("--workdir=W", "--metrics="), "--metrics names no metric"),
+        (("--workdir=W", "--metrics="), "--metrics is empty"),
         (("--workdir=W", "--row=full"), "--row is 'full'; it must be one of ['ssd', "),
         (("--workdir=/dev/null/W",), "--workdir=/dev/null/W: Not a directory"),
         ((), "workdir"),
@@ -342,12 +365,12 @@ def test_wrong_command_lines_end_in_one_line(
         ),
     ],
 )
-def test_what_was_said_of_the_config_is_passed_on(argv, expected):
+def test_arguments_about_the_config_are_passed_to_cells(argv, expected):
     found = ablate._config_arguments(["ablate", *argv.split()], base.get_config())
     assert found == expected.split()
 
 
-def test_ending_the_tool_ends_its_cells(files, tmp_path):
+def test_ending_the_tool_ends_its_processes(files, tmp_path):
     config, sweep = files
     folder = tmp_path / "W"
     process = subprocess.Popen(
@@ -370,7 +393,7 @@ def test_ending_the_tool_ends_its_cells(files, tmp_path):
 
 
 def _running(text):
-    """Whether a process has this in its command line."""
+    """Returns True if a process has this text in its command line."""
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments = path.read_bytes().decode(errors="replace")
@@ -395,7 +418,7 @@ def test_costs_need_no_training(run, make_tiny_config, tmp_path):
     assert list(costs) == ["ssd", "full, wide", "broken"]
     assert costs["ssd"]["latency_ratio"] == 1
     assert all(cost["latency_ms"] > 0 for cost in costs.values())
-    # The same network, but for twelve channels of values in place of eight.
+    # The networks differ in the channels of values, twelve and eight.
     wide, narrow = costs["full, wide"], costs["broken"]
     assert wide["parameters"] > narrow["parameters"]
     assert wide["flops"] > narrow["flops"]

@@ -1,4 +1,4 @@
-"""Costs against published and worked-out figures; timing by a clock of our own."""
+"""Costs against published and calculated values; timing against a simulated clock."""
 
 import time
 
@@ -10,37 +10,37 @@ from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.ablate import model_cost
 
 
-def test_ssd300_has_the_flops_that_torchvision_publishes():
+def test_ssd300_has_the_parameters_and_flops_that_torchvision_publishes():
     config = ssd300_coco.get_config("reference=torchvision")
     cost = model_cost.static_cost(DetectionTask(config, num_classes=90))
-    # Its weights' metadata: 34.858 billion multiply-adds, 35,641,826 parameters.
+    # The metadata of its weights: 34.858 billion multiply-adds, 35,641,826 parameters.
     assert cost["parameters"] == 35_641_826
-    # XLA counts no products with padding, of which the dilated fc6 has many.
+    # XLA does not count products with padding; the dilated fc6 has many.
     assert 0.95 < cost["flops"] / (2 * 34.858e9) < 1
 
 
-def test_borrowing_costs_its_products():
+def test_flops_of_borrowing_are_those_of_its_matrix_products():
     config = base.get_config()
     config.borrow.levels = (1,)
     config.borrow.context = False
-    config.borrow.query_block = 256  # A loop of four.
+    config.borrow.query_block = 256  # A loop of four blocks.
     full = model_cost.static_cost(DetectionTask(config, num_classes=2))
     config.borrow.enabled = False
     plain = model_cost.static_cost(DetectionTask(config, num_classes=2))
-    # At 512 pixels: 32^2 descriptors; 16^2 and 8^2 sources of 1024 and 512 channels.
+    # At 512 pixels: 32^2 queries; 16^2 and 8^2 keys of 1024 and 512 channels.
     R, T, C, E = 1024, 320, 512, 256
     embed = 256 * 1024 * E + 64 * 512 * E
     multiplied = R * C * E + 2 * embed + 2 * R * T * E + R * (C + E) * C
     weights = (C * E + E) + 2 * (1024 * E + E + 512 * E + E) + (C + E) * C + C + 1
     assert full["parameters"] - plain["parameters"] == weights
-    # Beside the products: biases, lengths and the softmax.
+    # The remainder: biases, lengths of vectors and the softmax.
     difference = full["flops"] - plain["flops"]
     assert difference == pytest.approx(2 * multiplied, rel=0.02)
     assert difference > 2 * multiplied
 
 
 class Clock:
-    """A machine whose calls take what they are said to, and slows down by rounds."""
+    """Clock of a machine whose calls take given times and slow down in each round."""
 
     def __init__(self, calls):
         self.now = 0.0
@@ -49,7 +49,7 @@ class Clock:
 
     def call(self, name, cost):
         def run():
-            turn = len(self.order) // self.calls  # The first warms up.
+            turn = len(self.order) // self.calls  # The first round is not timed.
             self.order.append(name)
             self.now += cost * (1 + turn)
             return np.zeros(1)
@@ -57,12 +57,12 @@ class Clock:
         return run
 
 
-def test_calls_are_compared_within_each_round(monkeypatch):
+def test_latency_ratios_are_taken_within_each_round(monkeypatch):
     clock = Clock(3)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     calls = {n: clock.call(n, c) for n, c in (("a", 0.002), ("b", 0.003), ("c", 0.001))}
-    found = model_cost.side_by_side(calls, "b", 5)
-    # Rounds of 2 to 6 times the cost; 4 in the middle.
+    found = model_cost.relative_latency(calls, "b", 5)
+    # The rounds take 2 to 6 times the cost; the median is 4.
     expected = {"a": (2, 2 / 3), "b": (3, 1), "c": (1, 1 / 3)}
     for name, (milliseconds, ratio) in expected.items():
         assert found[name]["latency_ms"] == pytest.approx(4 * milliseconds)
@@ -70,11 +70,11 @@ def test_calls_are_compared_within_each_round(monkeypatch):
             assert found[name][figure] == pytest.approx(ratio)
     rounds = ["".join(clock.order[i : i + 3]) for i in range(0, 18, 3)]
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
-    assert len({one[0] for one in rounds[1:]}) > 1  # Not always the same first.
+    assert len({one[0] for one in rounds[1:]}) > 1  # The order changes.
 
 
-def test_without_the_baseline_there_is_no_ratio(monkeypatch):
+def test_without_the_baseline_there_is_no_latency_ratio(monkeypatch):
     clock = Clock(1)
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    found = model_cost.side_by_side({"b": clock.call("b", 0.001)}, "ssd", 3)
+    found = model_cost.relative_latency({"b": clock.call("b", 0.001)}, "ssd", 3)
     assert list(found["b"]) == ["latency_ms"]

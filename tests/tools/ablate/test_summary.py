@@ -1,4 +1,4 @@
-"""Statistics over seeds against figures worked out by hand, and the tables of them."""
+"""Statistics over seeds against values calculated by hand, and their tables."""
 
 import csv
 import io
@@ -9,23 +9,23 @@ import pytest
 
 from borrow_det.tools.ablate import plot, summary
 
-# Student's t at 97.5 %, of any table of it.
+# 97.5 % quantiles of Student's t distribution with 2 and 1 degrees of freedom.
 T_2, T_1 = 4.302653, 12.706205
 
 
-def test_paired_statistics_are_those_worked_out_by_hand():
+def test_paired_statistics_equal_values_calculated_by_hand():
     values = {0: 0.5, 1: 0.7, 2: 0.9}
     baseline = {0: 0.4, 1: 0.4, 2: 0.7, 3: 0.1}
     found = summary.statistics(values, baseline)
     assert found["mean"] == pytest.approx(0.7)
     assert found["std"] == pytest.approx(0.2)
-    # Differences 0.1, 0.3, 0.2: mean 0.2, standard deviation 0.1.
+    # The differences 0.1, 0.3, 0.2 have the mean 0.2 and the standard deviation 0.1.
     half = T_2 * 0.1 / math.sqrt(3)
     expected = {"mean": 0.2, "low": 0.2 - half, "high": 0.2 + half, "pairs": 3}
     assert found["difference"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_pairing_takes_out_what_seeds_have_in_common():
+def test_pairing_removes_the_variation_that_seeds_share():
     baseline = {0: 0.1, 1: 0.5}
     found = summary.statistics({0: 0.2, 1: 0.62}, baseline)["difference"]
     half = T_1 * 0.01
@@ -50,7 +50,7 @@ ONE_PAIR = {"mean": 0.25, "low": None, "high": None, "pairs": 1}
         ({}, {}, None, None, undefined(0)),
     ],
 )
-def test_what_is_undefined_is_none(values, baseline, mean, std, difference):
+def test_undefined_statistics_are_none(values, baseline, mean, std, difference):
     found = summary.statistics(values, baseline)
     shown = [None if math.isnan(value) else value for value in values.values()]
     expected = {"mean": mean, "std": std, "values": shown, "difference": difference}
@@ -59,7 +59,7 @@ def test_what_is_undefined_is_none(values, baseline, mean, std, difference):
 
 @pytest.fixture
 def records():
-    """Of two rows and a third that is not finished."""
+    """Records of two rows; a third row is not finished."""
     results = {
         "ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.6}}},
         "full": {
@@ -80,15 +80,14 @@ def test_summary_has_a_record_for_each_split_and_finished_row(records):
     full = records[1]
     assert full["metrics"]["AP"]["mean"] == pytest.approx(0.8)
     assert full["metrics"]["AP"]["difference"]["mean"] == pytest.approx(0.25)
-    assert full["metrics"]["extra"]["difference"] == undefined(
-        2
-    )  # The baseline has none.
+    # The baseline does not have this metric.
+    assert full["metrics"]["extra"]["difference"] == undefined(2)
     assert records[2]["metrics"] == {}
     assert records[3]["metrics"]["consistency"]["mean"] == 0.75
     assert full["cost"] == {"flops": 2_500_000}
 
 
-def test_rows_hold_the_metrics_of_all_their_splits():
+def test_a_merged_record_has_the_metrics_of_all_splits():
     splits = {"val": {"AP": 0.5, "AP/fish": 0.1}, "test": {"AP": 0.25}}
     records = summary.summarize({"ssd": {7: splits}}, {}, {"ssd": "aquarium"})
     (row,) = summary.by_row(records)
@@ -98,10 +97,10 @@ def test_rows_hold_the_metrics_of_all_their_splits():
     assert means == {"AP": 0.5, "test/AP": 0.25}
 
 
-def test_tables_show_the_records(records):
+def test_tables_and_csv_have_the_values_of_the_records(records):
     text = summary.as_markdown(records, ["AP", "AP50"])
     assert "**aquarium, val**" in text
-    assert "pair" not in text  # It has neither of the metrics.
+    assert "pair" not in text  # The split has neither metric.
     half = T_1 * 0.05
     assert (
         f"| full |     2 | 0.800 ± 0.141 | +0.250 ({0.25 - half:+.3f} to "
@@ -109,7 +108,9 @@ def test_tables_show_the_records(records):
     )
     assert "| full | 2.50 M |" in text
     (ssd,) = [line for line in text.splitlines() if "0.550" in line]
-    assert ssd.split("|")[-2].strip() == "-"  # It is not held against itself.
+    assert (
+        ssd.split("|")[-2].strip() == "-"
+    )  # The baseline is not compared with itself.
 
     lines = list(csv.DictReader(io.StringIO(summary.as_csv(records))))
     assert [(row["name"], row["metric"]) for row in lines] == [
@@ -123,14 +124,14 @@ def test_tables_show_the_records(records):
     assert lines[2]["low"] == ""
 
 
-def test_data_sets_are_named_as_people_know_them(tiny_config):
+def test_a_dataset_of_images_has_the_name_of_its_folder(tiny_config):
     tiny_config.dataset.path = "/data/aquarium/"
     assert summary.dataset_name(tiny_config) == "aquarium"
     tiny_config.dataset.name, tiny_config.dataset.path = "voc", ""
     assert summary.dataset_name(tiny_config) == "voc"
 
 
-def test_an_unfinished_baseline_stays_the_baseline(tmp_path):
+def test_an_unfinished_baseline_is_not_replaced_by_another_row(tmp_path):
     results = {
         "ssd": {},
         "a": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.7}}},
@@ -147,17 +148,17 @@ def test_an_unfinished_baseline_stays_the_baseline(tmp_path):
     assert difference == pytest.approx({**ONE_PAIR, "mean": 0.3})
     assert records[1]["seed_numbers"] == [0, 1]
     assert records[1]["metrics"]["AP"]["values"] == [0.5, 0.7]
-    assert "+0.300 of 1 seeds" in summary.as_markdown(records, ["AP"])
+    assert "+0.300 over 1 seeds" in summary.as_markdown(records, ["AP"])
 
 
-def test_a_metric_that_a_seed_lacks_is_undefined_and_not_forgotten():
+def test_a_metric_that_a_seed_lacks_is_listed_as_undefined():
     results = {"ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.5, "new": 0.1}}}}
     (record,) = summary.summarize(results, {}, {"ssd": "d"})
     assert record["metrics"]["new"]["mean"] is None
     assert record["metrics"]["AP"]["mean"] == 0.5
 
 
-def test_plots_mark_the_baseline_alone(monkeypatch, tmp_path):
+def test_only_the_baseline_has_a_dashed_line_in_plots(monkeypatch, tmp_path):
     figures = []
     monkeypatch.setattr(
         plot, "FigureCanvasAgg", lambda f: figures.append(f) or mock.Mock()
@@ -171,9 +172,9 @@ def test_plots_mark_the_baseline_alone(monkeypatch, tmp_path):
     (axes,) = figures[0].axes
     assert [text.get_text() for text in axes.get_yticklabels()] == list(results)
     lines = [line.get_xydata().tolist() for line in axes.lines]
-    assert [[0.5, 0], [0.6, 0]] in lines  # The baseline's seeds.
+    assert [[0.5, 0], [0.6, 0]] in lines  # Seeds of the baseline.
     assert [[0.8, 1], [0.8, 1]] in lines
-    assert [[0.55, 0]] in lines  # Means.
+    assert [[0.55, 0]] in lines  # Means of the rows.
     assert [[0.8, 1]] in lines
     dashed = [line.get_xdata()[0] for line in axes.lines if line.get_ls() == "--"]
     assert dashed == [0.55]

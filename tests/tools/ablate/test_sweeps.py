@@ -1,4 +1,4 @@
-"""Rows of a sweep file: typed overrides of a base config."""
+"""Rows of a sweep file are typed overrides of a base config."""
 
 import pathlib
 
@@ -17,7 +17,7 @@ SWEEPS = sorted(
 
 @pytest.fixture
 def load(tmp_path):
-    """A function: the rows of a sweep whose body is this text."""
+    """Function that returns the rows of a sweep with this body."""
 
     def load(body):
         path = tmp_path / "sweep.py"
@@ -27,7 +27,7 @@ def load(tmp_path):
     return load
 
 
-def test_rows_differ_from_the_base_in_their_overrides_alone(load):
+def test_rows_differ_from_the_base_only_in_their_overrides(load):
     text = """add("a", {})
     add("b, 2", {"borrow.center": False, "loss.matching": 3, "borrow.levels": (0,),
                  "anchors.aspect_ratios": ((1.0,),) * 4, "batch_size": 5})"""
@@ -44,11 +44,11 @@ def test_rows_differ_from_the_base_in_their_overrides_alone(load):
     assert (second.name, second.folder) == ("b, 2", "b_2")
 
 
-def test_chosen_rows_are_held_against_the_baseline(load):
+def test_selected_rows_include_the_baseline(load):
     rows = load('[add(name, {}) for name in ("a", "b, c", "d")]')
-    assert sweeps.choose(rows, ["d"]) == [rows[0], rows[2]]
-    assert sweeps.choose(rows, ["b, c", "a"]) == rows[:2]
-    assert sweeps.choose(rows, []) == rows
+    assert sweeps.select(rows, ["d"]) == [rows[0], rows[2]]
+    assert sweeps.select(rows, ["b, c", "a"]) == rows[:2]
+    assert sweeps.select(rows, []) == rows
 
 
 @pytest.mark.parametrize(
@@ -58,45 +58,48 @@ def test_chosen_rows_are_held_against_the_baseline(load):
         ('add("a", {"borow.center": True})', r"no field borow\.center;"),
         (
             'add("a", {"borrow": True})',
-            r"True, a bool; it takes a ConfigDict",
+            r"True \(bool\); it must be of type ConfigDict",
         ),
         ('add("a", {"seed.x": 1})', r"no field seed\.x"),
-        ('add("a", {"borrow.center": 1})', r"center is 1, a int; it takes a bool"),
-        ('add("a", {"seed": 1})', r"seed is the sweep's, not a row's"),
-        ('add("a", {"num_steps": True})', r"is True, a bool; it takes a int"),
-        ('add("a", {"num_steps": 1.5})', r"is 1\.5, a float; it takes a int"),
-        ('add("a", {"loss.matching": "1"})', r"it takes a float"),
-        ('add("a", {"borrow.levels": [0]})', r"a list; it takes a tuple"),
+        (
+            'add("a", {"borrow.center": 1})',
+            r"center is 1 \(int\); it must be of type bool",
+        ),
+        ('add("a", {"seed": 1})', r"the sweep sets the seed"),
+        ('add("a", {"num_steps": True})', r"is True \(bool\); it must be of type int"),
+        ('add("a", {"num_steps": 1.5})', r"is 1\.5 \(float\); it must be of type int"),
+        ('add("a", {"loss.matching": "1"})', r"it must be of type float"),
+        ('add("a", {"borrow.levels": [0]})', r"\(list\); it must be of type tuple"),
         ('add("a", {}); add("b", {}); add("a", {})', r"two rows have the name 'a'"),
         ('add("a 1", {}); add("a_1", {})', r"two rows have the name 'a_1'"),
-        ('add("?", {})', r"'\?' is no name of a row"),
-        ('add("..", {})', r"'\.\.' is no name of a row"),
-        ('add("compiled", {})', r"'compiled' is no name of a row"),
+        ('add("?", {})', r"'\?' cannot be the name of a row"),
+        ('add("..", {})', r"'\.\.' cannot be the name of a row"),
+        ('add("compiled", {})', r"'compiled' cannot be the name of a row"),
         ('add("a" * 101, {})', r"at most 100 characters"),
         ('add("a\\nb", {})', r"must be printable"),
         (
             'import numpy; add("a", {"anchors.variances": (numpy.float64(0.1), 0.2)})',
-            r"anchors\.variances is .*, which is no literal",
+            r"anchors\.variances is .*, which is not a literal",
         ),
         ("pass", r"adds no row"),
         ('add("a")', r"TypeError"),
         ("1 / 0", r"sweep\.py: ZeroDivisionError: division by zero"),
     ],
 )
-def test_wrong_rows_are_named(load, body, message):
+def test_a_wrong_row_is_named_in_the_error(load, body, message):
     with pytest.raises(InputError, match=message):
         load(body)
 
 
-def test_files_that_are_no_sweeps_are_refused(tmp_path):
+def test_a_file_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"absent\.py is not a file"):
         sweeps.load(tmp_path / "absent.py", base.get_config())
     (tmp_path / "empty.py").write_text("")
-    with pytest.raises(InputError, match=r"no function sweep\(add\)"):
+    with pytest.raises(InputError, match=r"does not define a function sweep\(add\)"):
         sweeps.load(tmp_path / "empty.py", base.get_config())
 
 
-# What each sweep must hold: names of rows, or parts of them.
+# Names, or parts of names, of rows that each sweep must have.
 SWEPT = {
     "components": ("ssd", "ssd + context", "pooling", "borrowing", "full", "letter"),
     "fusion": ("from X", "from Y", "zero", "random", "after"),
@@ -121,7 +124,7 @@ def test_every_sweep_is_checked():
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_the_project_s_sweeps_are_of_networks_that_differ(path):
+def test_rows_of_a_packaged_sweep_are_valid_and_differ(path):
     small = coco_folder_narrow.get_config("path=anywhere")
     config = small if path.stem == "photographs" else quickstart.get_config()
     rows = sweeps.load(path, config)

@@ -1,4 +1,4 @@
-"""tools.benchmark on runs of seconds: what it counts, and how rows are compared."""
+"""The benchmark tool on a tiny config: its counts, and its comparisons of rows."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ CLASSES = 4
 
 @pytest.fixture
 def run(scenes, capsys):
-    """A function: the tool's report on the tiny run, and its table."""
+    """Function that returns the tool's report on the tiny config, and its table."""
 
     def run(mode, *arguments):
         tiny = pathlib.Path(__file__).parents[2] / "tiny_config.py"
@@ -28,7 +28,7 @@ def run(scenes, capsys):
             *("benchmark", f"--config={tiny}:{scenes}", f"--mode={mode}"),
             *("--rounds=2", f"--num_classes={CLASSES}", *arguments),
         ]
-        with jax.numpy_dtype_promotion("standard"):  # Of integers, in optax.
+        with jax.numpy_dtype_promotion("standard"):  # optax promotes integers.
             status = cli.call(benchmark.main, argv)
         out, err = capsys.readouterr()
         assert status == 0, err
@@ -46,8 +46,8 @@ def flops_of_detecting(config):
 
 
 @pytest.mark.parametrize("mode", ["forward", "detect"])
-def test_a_row_tells_what_a_call_takes(run, tiny_config, mode):
-    # Loops and zeros that a form adds are not the model's.
+def test_a_row_has_time_rate_flops_and_memory_of_a_call(run, tiny_config, mode):
+    # Blocks and column pairs add loops and zeros, which do not count.
     report, table = run(
         mode, "--config.borrow.query_block=8", "--config.first_stage=pairs"
     )
@@ -72,7 +72,7 @@ def test_two_configs_are_compared_within_rounds(run, tiny_config):
     assert (ours["batch"], compared["batch"]) == (4, 2)
     assert report["ratio_low"] <= report["ratio"] <= report["ratio_high"]
     assert "ratio" in table
-    # Of each product of the network two more, but for its first layer's.
+    # The gradient has two more products for each of the network, one for the first.
     batch = synthetic.make_batch(tiny_config, CLASSES, 4)
     canvases, size = (batch["image"], batch["image_size"]), tiny_config.input_size
     resizing = program_cost.products(
@@ -82,7 +82,7 @@ def test_two_configs_are_compared_within_rounds(run, tiny_config):
     assert 2.5 < (ours["flops"] - resizing) / network < 3
 
 
-def test_ratios_are_those_of_pairs():
+def test_ratios_are_taken_between_times_of_the_same_round():
     one = {"a": None}
     seconds = {(0, "a"): np.array([2.0, 9.0, 4.0]), (1, "a"): np.array([1.0, 3.0, 4.0])}
     assert benchmark._ratios(one, one, seconds) == {
@@ -95,9 +95,14 @@ def test_ratios_are_those_of_pairs():
     assert found["ratio"] == {"a": 2.0}
 
 
-def test_a_time_of_several_steps_is_a_steps():
+def test_the_time_of_several_steps_is_divided_by_their_number():
     program = programs.Program(
-        lambda: 0.0, images=80, repeats=8, devices=2, flops=6400, waited=[1.0, 0.1, 0.2]
+        lambda: 0.0,
+        images=80,
+        repeats=8,
+        devices=2,
+        flops=6400,
+        data_wait=[1.0, 0.1, 0.2],
     )
     row = benchmark._row(program, np.array([4.0, 2.0, 8.0]), rate=400.0)
     assert (row["batch"], row["ms"], row["ms_high"]) == (10, 500.0, 750.0)
@@ -106,7 +111,7 @@ def test_a_time_of_several_steps_is_a_steps():
     assert row["data_wait"] == pytest.approx(0.15)
 
 
-def test_input_and_training_are_of_the_data_set(run):
+def test_input_and_end_to_end_run_on_the_dataset(run):
     report, _ = run("end_to_end")
     row = report["rows"]["end_to_end"]
     assert row["batch"] == 4
@@ -117,12 +122,12 @@ def test_input_and_training_are_of_the_data_set(run):
 
 
 @pytest.mark.parametrize(("threads", "count"), [(0, 8), (3, 9), (8, 8), (16, 16)])
-def test_timings_of_batches_are_of_whole_lots(tiny_config, threads, count):
+def test_timings_cover_a_multiple_of_the_parallel_batches(tiny_config, threads, count):
     tiny_config.dataset.num_threads = threads
-    assert programs._in_a_row(tiny_config) == count
+    assert programs._consecutive_batches(tiny_config) == count
 
 
-def test_blocks_add_up_to_the_whole(run, tiny_config):
+def test_flops_of_blocks_add_up_to_those_of_detection(run, tiny_config):
     report, _ = run("blocks")
     rows = report["rows"]
     neck = [f"neck/{b}1" for b in ("fmb", "frb", "ffb")]
@@ -151,7 +156,7 @@ def test_blocks_add_up_to_the_whole(run, tiny_config):
         (["--mode=forward", "--compare=/nowhere.py"], "/nowhere.py"),
     ],
 )
-def test_what_cannot_be_is_told_in_a_line(scenes, capsys, arguments, message):
+def test_wrong_input_gets_one_line(scenes, capsys, arguments, message):
     tiny = pathlib.Path(__file__).parents[2] / "tiny_config.py"
     argv = ["benchmark", f"--config={tiny}:{scenes}", *arguments]
     assert cli.call(benchmark.main, argv) == 2
