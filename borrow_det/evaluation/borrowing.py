@@ -300,6 +300,6 @@ def small_objects(
         area = np.array([average_precision.object_area(a) for a in members])
         side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
         small[indices] = average_precision.is_small(area)
-        larger = borrow_targets.is_larger(side.max(), side, scale)
+        larger = borrow_targets.is_larger(side.max(keepdims=True), side, scale)
         has_lender[indices] = (side > 0) & larger
     return small, has_lender

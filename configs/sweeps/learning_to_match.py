@@ -16,7 +16,7 @@ from typing import Any
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first is the baseline."""
     add("no matching loss", {"loss.matching": 0.0})
-    helps = {
+    helps: dict[str, dict[str, Any]] = {
         "temperature 1": {"borrow.temperature": 1.0},
         "temperature 30": {"borrow.temperature": 30.0},
         "normalised": {"borrow.normalize": True},

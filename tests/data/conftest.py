@@ -12,14 +12,14 @@ from borrow_det.configs import base
 
 @pytest.fixture(scope="session")
 def drawn_dir(few_scenes, tmp_path_factory) -> pathlib.Path:
-    """A data_dir in which scale_pairs has 40 training and 12 validation scenes."""
+    """A data_dir with scale_pairs of 40 training and 12 validation scenes."""
     with few_scenes(num_train=40, num_validation=12):
         yield tmp_path_factory.mktemp("drawn")
 
 
 @pytest.fixture
 def drawn_config(drawn_dir):
-    """A run's config on that set, at 64 pixels."""
+    """A configuration of a run on that set, at 64 pixels."""
     config = base.get_config()
     config.batch_size = 8
     config.eval_batch_size = 8
@@ -31,7 +31,7 @@ def drawn_config(drawn_dir):
 
 
 class FolderWriter:
-    """Writes a folder of images with one COCO file, piece by piece."""
+    """A folder of images and a COCO annotation file, written step by step."""
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
@@ -44,7 +44,7 @@ class FolderWriter:
         (folder / "images").mkdir()
 
     def add(self, name, image, boxes=(), size=None, **save) -> dict:
-        """Saves a Pillow image and lists it; boxes are (category id, [x, y, w, h])."""
+        """Saves an image and adds it; boxes are (category id, [x, y, w, h])."""
         image.save(self.folder / "images" / name, **save)
         width, height = size or image.size
         record = {
@@ -70,7 +70,7 @@ class FolderWriter:
         (self.folder / "annotations" / name).write_text(json.dumps(self.coco))
 
     def config(self, policy="error"):
-        """The config.dataset that opens this folder."""
+        """Returns the config.dataset that opens this folder."""
         dataset = base.get_config().dataset
         dataset.name = "coco_folder"
         dataset.path = str(self.folder)
@@ -81,12 +81,12 @@ class FolderWriter:
 
 @pytest.fixture
 def folder(tmp_path) -> FolderWriter:
-    """An empty folder to be filled."""
+    """An empty folder."""
     return FolderWriter(tmp_path / "my data")
 
 
 def noise_image(height=24, width=32, seed=0) -> PIL.Image.Image:
-    """An RGB image without two equal rows or columns."""
+    """Makes an RGB image without two equal rows or columns."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
     return PIL.Image.fromarray(pixels)

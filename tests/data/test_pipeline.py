@@ -17,7 +17,7 @@ from borrow_det.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Images of one colour, made up on the spot; stands in for a set's records."""
+    """Records of images of one color."""
 
     sizes: tuple[tuple[int, int], ...]
     boxes: int = 1
@@ -36,7 +36,7 @@ class Made:
             "image_id": 1000 + i,
             "height": height,
             "width": width,
-            # Of rising size.
+            # Sizes increase.
             "boxes": np.stack([0 * sides, 0 * sides, sides, sides], axis=-1),
             "labels": np.arange(self.boxes, dtype=np.int32),
             "is_crowd": np.arange(self.boxes) == 1,
@@ -114,7 +114,7 @@ def test_a_batch_holds_its_records(drawn_config):
 def test_batches_depend_on_seed_and_step_alone(drawn_config):
     split = sources.load(drawn_config.dataset, "train")
     first = take(pipeline.train_batches(split, drawn_config), 9)
-    # Resumed at a step, epochs on; by random access; with other threads.
+    # Resumed at a later epoch, by random access, and without threads.
     resumed = take(pipeline.train_batches(split, drawn_config, start_step=7), 2)
     dataset = pipeline.train_dataset(split, drawn_config)
     drawn_config.dataset.num_threads = 0
@@ -130,7 +130,7 @@ def test_batches_depend_on_seed_and_step_alone(drawn_config):
 
 
 @pytest.mark.parametrize("num_workers", [2, 4])
-def test_workers_change_nothing(drawn_config, num_workers):
+def test_batches_do_not_depend_on_workers(drawn_config, num_workers):
     split = sources.load(drawn_config.dataset, "train")
     expected = take(pipeline.train_batches(split, drawn_config, start_step=3), 6)
     drawn_config.dataset.num_workers = num_workers
@@ -170,7 +170,7 @@ def test_evaluation_covers_each_image_once(
     assert {len(share) for share in shares} == {-(-number // batch_size)}
     rows = concatenate([concatenate(step) for step in zip(*shares, strict=True)])
     assert len(rows["mask"]) % batch_size == 0
-    # In order, and the padding last.
+    # Images are in order, followed by padding.
     np.testing.assert_array_equal(rows["mask"], np.arange(len(rows["mask"])) < number)
     np.testing.assert_array_equal(rows["image_id"][rows["mask"]], np.arange(number))
     assert set(rows) == {"image", "image_size", "image_id", "mask"}
@@ -193,7 +193,7 @@ def test_larger_images_are_averaged_down_and_smaller_ones_padded(drawn_config):
         assert not image.any()
 
 
-def test_reduction_is_the_mean_over_areas():
+def test_shrinking_averages_over_areas():
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     canvas, size = decode.to_canvas(image, (10, 20))
     assert size == (10, 15)
@@ -203,7 +203,7 @@ def test_reduction_is_the_mean_over_areas():
 
 def test_crowd_and_difficult_boxes_are_ignored(drawn_config):
     drawn_config.batch_size = 1
-    # Larger than the canvas: boxes stay normalised to the image.
+    # The image is larger than the canvas; boxes are normalized to the image.
     batch = next(pipeline.train_batches(made_split((60, 160), boxes=4), drawn_config))
     np.testing.assert_array_equal(batch["image_size"], [[24, 64]])
     np.testing.assert_array_equal(batch["ignore"][0], [False, True, True, *[False] * 7])
@@ -216,7 +216,9 @@ def test_crowd_and_difficult_boxes_are_ignored(drawn_config):
 @pytest.mark.parametrize(
     ("overflow", "labels"), [("keep_first", [0, 1, 2]), ("keep_largest", [2, 3, 4])]
 )
-def test_more_boxes_than_fit(overflow, labels, drawn_config, caplog):
+def test_boxes_beyond_max_boxes_are_cut_and_counted(
+    overflow, labels, drawn_config, caplog
+):
     caplog.set_level(logging.WARNING)
     drawn_config.dataset.max_boxes = 3
     drawn_config.dataset.overflow = overflow
@@ -225,7 +227,7 @@ def test_more_boxes_than_fit(overflow, labels, drawn_config, caplog):
     batches = pipeline.train_batches(split, drawn_config)
     for batch in take(batches, 2):
         np.testing.assert_array_equal(batch["labels"], [labels] * 2)
-    # What is counted in an epoch was foretold.
+    # The check before training returns the counts of an epoch.
     assert batches.counts == {"cut_boxes": 8, "bad_boxes": 0}
     assert pipeline.check_training_data(split, drawn_config) == batches.counts
     assert "cut_boxes so far: 4" in caplog.text
@@ -237,7 +239,7 @@ def test_too_many_boxes_are_an_error_before_training(drawn_config):
     whole, crowded = Made(((8, 8),) * 3, boxes=3), Made(((8, 8),) * 3, boxes=4)
     split = dataclasses.replace(
         made_split(),
-        # What does not decode: no pixels are looked at.
+        # These images do not decode; the check does not decode images.
         records=[record | {"image": b""} for record in (whole[0], whole[1])],
     )
     assert pipeline.check_training_data(split, drawn_config)["cut_boxes"] == 0
@@ -269,8 +271,8 @@ def test_closing_ends_threads_and_workers(num_workers, drawn_config):
         ("validation", pipeline.eval_batches),
     ):
         split = sources.load(drawn_config.dataset, name)
-        # Grain frees shared memory by threads of the whole process: the first workers
-        # start them, and they stay.
+        # The first workers start threads of Grain that free shared memory, and which
+        # are kept.
         with contextlib.closing(make(split, drawn_config)) as batches:
             next(batches)
         before = set(threading.enumerate())
@@ -281,7 +283,7 @@ def test_closing_ends_threads_and_workers(num_workers, drawn_config):
             assert started
         assert not multiprocessing.active_children()
         for thread in started:
-            thread.join(timeout=20)  # It may finish the image that it is at.
+            thread.join(timeout=20)  # It may finish its current image.
             assert not thread.is_alive(), thread
 
 
@@ -293,12 +295,12 @@ def test_bad_boxes_are_counted(drawn_config, caplog):
     )
     take(batches, 5)
     assert batches.counts["bad_boxes"] == 10
-    # At 2, 4 and 8: not at every step.
+    # Logged at 2, 4 and 8, not in every step.
     logged = [r.getMessage() for r in caplog.records if "bad_boxes" in r.getMessage()]
     assert [m.rsplit(" ", 1)[1] for m in logged] == ["2", "4", "8"]
 
 
-def test_damaged_records_are_named(drawn_config):
+def test_errors_of_damaged_records_name_them(drawn_config):
     split = made_split((8, 8))
     record = split[0]
     for change, message in (
@@ -329,7 +331,7 @@ def test_closing_frees_the_shared_memory_of_the_last_batch(drawn_config):
         ("batch_size", 0, "batch_size is 0"),
     ],
 )
-def test_settings_that_cannot_be(field, value, message, drawn_config):
+def test_invalid_fields_are_errors(field, value, message, drawn_config):
     drawn_config.update_from_flattened_dict({field: value})
     start = (
         pipeline.eval_batches if field == "eval_batch_size" else pipeline.train_batches

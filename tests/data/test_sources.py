@@ -26,7 +26,7 @@ def names(config, name):
         ("validation[10:]+validation[:1]", [10, 11, 0]),
     ],
 )
-def test_slices_are_those_of_tfds(split, expected, drawn_config):
+def test_slices_equal_those_of_tfds(split, expected, drawn_config):
     expected = [f"validation_{i:05d}.jpg" for i in expected]
     assert names(drawn_config, split) == expected
 
@@ -55,7 +55,7 @@ def test_unknown_names_list_the_known_ones(drawn_config):
         sources.load(drawn_config.dataset, "train")
 
 
-def test_unknown_policy(drawn_config):
+def test_an_unknown_policy_is_an_error(drawn_config):
     drawn_config.dataset.bad_boxes = "ignore"
     with pytest.raises(InputError, match=r"dataset\.bad_boxes is 'ignore'"):
         sources.load(drawn_config.dataset, "train")

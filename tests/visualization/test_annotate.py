@@ -1,38 +1,35 @@
-"""Pictures: that what is drawn lies where it belongs, and hides nothing it shows."""
-
-import json
+"""Annotated images: positions of outlines and names, sizes and colors."""
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from borrow_det.visualization import annotate
-from borrow_det.visualization import curves as curves_lib
 
-GREY = 90
+GRAY = 90
 
 
-def grey(height, width):
-    return np.full((height, width, 3), GREY, np.uint8)
+def gray(height, width):
+    return np.full((height, width, 3), GRAY, np.uint8)
 
 
 @pytest.mark.parametrize(
     ("size", "factor"),
     [((1200, 900), 1), ((480, 640), 2), ((192, 192), 4), ((9, 7), 4)],
 )
-def test_small_images_are_enlarged_by_a_whole_factor(size, factor):
-    picture = annotate.draw_boxes(grey(*size), np.zeros((0, 4)), [], [])
+def test_small_images_are_enlarged_by_an_integer_factor(size, factor):
+    picture = annotate.draw_boxes(gray(*size), np.zeros((0, 4)), [], [])
     assert picture.shape == (factor * size[0], factor * size[1], 3)
     assert picture.dtype == np.uint8
-    assert (picture == GREY).all()
+    assert (picture == GRAY).all()
 
 
 def test_a_box_is_outlined_just_outside_and_stays_free_inside():
     color = np.array(annotate.class_color(1))
     box = np.array([[0.3, 0.25, 0.5, 0.75]])
-    # 1000 pixels: no enlargement, a line of 2 pixels, a dark one outside of it.
-    picture = annotate.draw_boxes(grey(1000, 1000), box, [1], ["cat", "dog"])
-    assert (picture[300:500, 250:750] == GREY).all()
+    # 1000 pixels: no enlargement, a line of 2 pixels, and a dark line around it.
+    picture = annotate.draw_boxes(gray(1000, 1000), box, [1], ["cat", "dog"])
+    assert (picture[300:500, 250:750] == GRAY).all()
     for row in (298, 299, 500, 501):
         assert (picture[row, 250:750] == color).all(), row
     for column in (248, 249, 750, 751):
@@ -41,15 +38,15 @@ def test_a_box_is_outlined_just_outside_and_stays_free_inside():
     assert (picture[300:500, 752] == 0).all()
 
 
-def test_the_name_stands_outside_of_every_box_where_there_is_room():
+def test_names_are_outside_all_boxes_if_there_is_room():
     boxes = np.array([[0.4, 0.4, 0.6, 0.6], [0.2, 0.4, 0.39, 0.6]])
     picture = annotate.draw_boxes(
-        grey(1000, 1000), boxes, [0, 0], ["kittiwake"], np.array([0.25, 0.5])
+        gray(1000, 1000), boxes, [0, 0], ["kittiwake"], np.array([0.25, 0.5])
     )
     for top, left, bottom, right in (boxes * 1000).round().astype(int):
-        assert (picture[top:bottom, left:right] == GREY).all()
+        assert (picture[top:bottom, left:right] == GRAY).all()
     color = (picture == np.array(annotate.class_color(0))).all(axis=-1)
-    # Two outlines of 2 pixels, and beside them two labels.
+    # Two outlines of 2 pixels, and two labels next to them.
     outlines = sum(2 * 2 * (h + w + 4) for h, w in ((200, 200), (190, 200)))
     assert color.sum() > outlines + 2 * 600
 
@@ -59,16 +56,16 @@ def test_the_name_stands_outside_of_every_box_where_there_is_room():
 )
 def test_boxes_at_the_border_or_without_extent_are_drawn(box):
     picture = annotate.draw_boxes(
-        grey(40, 30), np.array([box]), [0], ["a name wider than the image"], [1.0]
+        gray(40, 30), np.array([box]), [0], ["a name wider than the image"], [1.0]
     )
-    assert (picture != GREY).any()
+    assert (picture != GRAY).any()
 
 
 def test_text_contrasts_with_its_class_color():
     for label in range(64):
         color = np.array(annotate.class_color(label))
         picture = annotate.draw_boxes(
-            grey(1000, 1000), np.array([[0.5, 0.5, 0.6, 0.6]]), [label], ["x"] * 64
+            gray(1000, 1000), np.array([[0.5, 0.5, 0.6, 0.6]]), [label], ["x"] * 64
         )
         colored = np.argwhere((picture == color).all(axis=-1))
         top, left = colored.min(axis=0)
@@ -103,44 +100,5 @@ def test_write_image_by_suffix(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
     annotate.write_image(tmp_path / "deep" / "a.png", image)
     assert (np.array(PIL.Image.open(tmp_path / "deep" / "a.png")) == image).all()
-    annotate.write_image(tmp_path / "a.JPG", grey(6, 5))
-    assert (np.array(PIL.Image.open(tmp_path / "a.JPG")) == GREY).all()
-
-
-def test_learning_curves_show_what_the_file_holds(tmp_path, monkeypatch):
-    records = [
-        {"step": 1, "loss": 4.0, "loss/matching": None, "learning_rate": 0.1},
-        {"step": 2, "loss": 2.0, "loss/matching": 1.0, "images_per_second": 7.0},
-        {"step": 2, "validation/AP": 0.5, "validation/AP50_small": None},
-        {"step": 2, "validation/AP/cat": 0.1, "train[:16]/AR_100": 0.25},
-        {"step": 2, "val/top1": 0.5, "val/loss": 1.5},
-    ]
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    drawn = {}
-    monkeypatch.setattr(
-        curves_lib, "_plot", lambda axes, title, curves: drawn.update({title: curves})
-    )
-    panels = curves_lib.learning_curves(path, tmp_path / "curves.png")
-    assert panels == ["loss", "learning rate", "validation", "train[:16]", "val"]
-    assert drawn == {
-        "loss": {
-            "loss": [(1, 4.0), (2, 2.0)],
-            "loss/matching": [(2, 1.0)],
-            "val/loss": [(2, 1.5)],
-        },
-        "learning rate": {"learning_rate": [(1, 0.1)]},
-        "validation": {"AP": [(2, 0.5)]},
-        "train[:16]": {"AR_100": [(2, 0.25)]},
-        "val": {"top1": [(2, 0.5)]},
-    }
-    monkeypatch.undo()
-    curves_lib.learning_curves(path, tmp_path / "curves.png")
-    assert np.array(PIL.Image.open(tmp_path / "curves.png")).std() > 5
-
-
-def test_learning_curves_of_nothing_write_nothing(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "images_per_second": 2.0}\n')
-    assert curves_lib.learning_curves(path, tmp_path / "curves.png") == []
-    assert not (tmp_path / "curves.png").exists()
+    annotate.write_image(tmp_path / "a.JPG", gray(6, 5))
+    assert (np.array(PIL.Image.open(tmp_path / "a.JPG")) == GRAY).all()

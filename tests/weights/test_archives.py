@@ -1,4 +1,4 @@
-"""Archives of arrays: headers are read at opening, numbers later, in bounds."""
+"""Archives of arrays: headers are read on opening, arrays later and within limits."""
 
 import zipfile
 
@@ -15,7 +15,7 @@ def read_all(path):
 
 
 class Trap:
-    """Unpickled, it writes a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -25,7 +25,7 @@ class Trap:
 
 
 def npy(description, data=b"", version=(1, 0)):
-    """An array's file: magic, version, length of the header, header, numbers."""
+    """Makes the file of an array: magic, version, length of header, header, data."""
     header = description.encode() + b"\n"
     length = len(header).to_bytes(2 if version == (1, 0) else 4, "little")
     return b"\x93NUMPY" + bytes(version) + length + header + data
@@ -54,8 +54,8 @@ def test_pickles_in_npz_are_refused_and_not_loaded(tmp_path):
     assert sprung.exists()  # The trap works.
 
 
-def test_headers_of_arrays_are_read_alone(tmp_path, monkeypatch):
-    """The numbers are unpacked when they are asked for, and not before."""
+def test_headers_are_read_without_the_arrays(tmp_path, monkeypatch):
+    """Arrays are unpacked when they are read, and not before."""
     path = write_npz(
         tmp_path / "a.npz",
         ("x.npy", npy(described("(2, 3)"), bytes(24))),
@@ -105,7 +105,7 @@ def test_headers_of_arrays_are_read_alone(tmp_path, monkeypatch):
         *("fields", "length", "type", "words", "empty"),
     ],
 )
-def test_headers_of_arrays_that_lie_are_refused_at_opening(tmp_path, content, reason):
+def test_invalid_headers_are_errors_on_opening(tmp_path, content, reason):
     path = write_npz(tmp_path / "a.npz", ("x.npy", content))
     assert path.stat().st_size < 300
     with (
@@ -116,14 +116,14 @@ def test_headers_of_arrays_that_lie_are_refused_at_opening(tmp_path, content, re
     assert str(error.value).startswith(f"{path}: not an archive of NumPy arrays")
 
 
-def test_two_arrays_of_one_name_are_refused(tmp_path):
+def test_two_arrays_with_one_name_are_an_error(tmp_path):
     content = npy(described("()"), bytes(4))
     path = write_npz(tmp_path / "a.npz", ("x", content), ("x.npy", content))
     with pytest.raises(InputError, match=r"a\.npz: two tensors have the name x$"):
         read_all(path)
 
 
-def test_a_damaged_tensor_is_refused_when_it_is_read(tmp_path):
+def test_a_damaged_tensor_is_an_error_when_it_is_read(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x=np.zeros(5000))
     content = bytearray(path.read_bytes())
@@ -133,7 +133,7 @@ def test_a_damaged_tensor_is_refused_when_it_is_read(tmp_path):
         read_all(path)
 
 
-def test_archives_are_not_unpacked_beyond_reason(tmp_path, monkeypatch):
+def test_archives_beyond_the_limit_are_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_MAX_UNPACKED", 1000)
     keras = write_npz(tmp_path / "a.keras", ("model.weights.h5", bytes(1001)))
     with pytest.raises(
@@ -150,7 +150,7 @@ def test_archives_are_not_unpacked_beyond_reason(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["a.npz", "a.keras"])
-def test_archives_that_unpack_beyond_what_they_declare_are_refused(tmp_path, kind):
+def test_archives_with_other_compression_are_errors(tmp_path, kind):
     name = "x.npy" if kind == "a.npz" else "model.weights.h5"
     path = write_npz(tmp_path / kind, (name, bytes(9)), packed=zipfile.ZIP_LZMA)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Reading weight files: every kind, every form of Keras' names, and what is refused."""
+"""Weight files of every format, names of all versions of Keras, and invalid files."""
 
 import sys
 import zipfile
@@ -57,7 +57,7 @@ def test_other_floating_types_become_float32(tmp_path, dtype):
         np.testing.assert_array_equal(found, arrays["x"].astype(np.float32))
 
 
-def test_whole_numbers_are_not_floating(tmp_path):
+def test_integers_are_not_floating(tmp_path):
     safetensors.numpy.save_file({"n": np.arange(3)}, tmp_path / "a.safetensors")
     with files.open_tensors(tmp_path / "a.safetensors") as tensors:
         assert (tensors["n"].dtype, tensors["n"].floating) == ("I64", False)
@@ -72,7 +72,7 @@ def old(layer, letter):
 
 
 def write_keras(path, names, named=None):
-    """Each of `names` is a pair of datasets; `named` the attribute of their folders."""
+    """Writes datasets with pairs of `names`; `named` is an attribute of groups."""
     with h5py.File(path, "w") as file:
         for kernel, bias in names:
             file[kernel], file[bias] = KERNEL, BIAS
@@ -121,7 +121,7 @@ def write_keras(path, names, named=None):
         ),
     ],
 )
-def test_every_form_of_keras_names_becomes_one(tmp_path, names, named):
+def test_names_of_all_versions_of_keras_are_unified(tmp_path, names, named):
     write_keras(tmp_path / "a.weights.h5", names, named)
     with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
         archive.writestr("config.json", "{}")
@@ -135,7 +135,7 @@ def test_every_form_of_keras_names_becomes_one(tmp_path, names, named):
             np.testing.assert_array_equal(found[f"{layer}/bias"], BIAS)
 
 
-def test_counted_names_are_vgg16s_layers_in_order():
+def test_numbered_names_are_the_layers_of_vgg16_in_order():
     counted = keras_names._COUNTED
     assert counted["conv2d"] == "block1_conv1"
     assert counted["conv2d_4"] == "block3_conv1"
@@ -154,7 +154,7 @@ def test_other_names_stay_as_they_are(tmp_path):
     }
 
 
-def test_two_tensors_of_one_name_are_refused(tmp_path):
+def test_two_tensors_with_one_name_are_an_error(tmp_path):
     write_keras(
         tmp_path / "a.h5",
         [("fc1/fc1/kernel:0", "fc1/fc1/bias:0"), ("fc1/fc1_W_1:0", "fc1/other/x")],
@@ -163,10 +163,10 @@ def test_two_tensors_of_one_name_are_refused(tmp_path):
         read_all(tmp_path / "a.h5")
 
 
-# What is refused, or not followed.
+# Invalid files, and links.
 
 
-def test_hdf5_reads_no_other_file(tmp_path):
+def test_hdf5_files_cannot_refer_to_other_files(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["secret"] = BIAS
     (tmp_path / "raw.bin").write_bytes(BIAS.tobytes())
@@ -192,7 +192,7 @@ def test_hdf5_reads_no_other_file(tmp_path):
         read_all(path)
 
 
-def test_texts_in_hdf5_are_no_numbers(tmp_path):
+def test_texts_in_hdf5_are_not_floating(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["words"] = ["some", "text"]
     with files.open_tensors(tmp_path / "a.h5") as tensors:
@@ -200,7 +200,7 @@ def test_texts_in_hdf5_are_no_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".h5", ".keras", ".pth"])
-def test_files_that_may_not_be_read_are_named_with_the_reason(
+def test_the_error_names_a_file_that_cannot_be_read_and_the_reason(
     tmp_path, monkeypatch, suffix
 ):
     path = tmp_path / f"a{suffix}"
@@ -216,7 +216,7 @@ def test_files_that_may_not_be_read_are_named_with_the_reason(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".h5", ".keras"])
-def test_damaged_and_wrong_files_are_refused_in_a_line(tmp_path, suffix):
+def test_damaged_and_wrong_files_are_errors_of_one_line(tmp_path, suffix):
     arrays = {"x": np.random.default_rng(0).normal(size=5000)}
     whole = tmp_path / f"whole{suffix}"
     if suffix == ".npz":
@@ -265,14 +265,14 @@ def zipped_words(folder):
         ("nowhere.pth", "there is no such file"),
     ],
 )
-def test_unknown_endings_and_absent_files_are_named(tmp_path, name, message):
+def test_unknown_suffixes_and_missing_files_are_errors(tmp_path, name, message):
     for present in ("a.bin", "a"):
         (tmp_path / present).write_bytes(b"x")
     with pytest.raises(InputError, match=message):
         read_all(tmp_path / name)
 
 
-def test_without_torch_its_files_are_refused_in_a_line(tmp_path, monkeypatch):
+def test_the_error_names_torch_if_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "a.PTH"
     path.write_bytes(b"x")

@@ -1,4 +1,4 @@
-"""What the tensors of weight files become: index by index, and what is refused."""
+"""Layouts of weight files: conversion index by index, and invalid files."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ PLAIN, FEATURES = "torchvision_vgg16", "torchvision_vgg16_features"
 
 
 def filled(shape, value=0.0):
-    """A tensor of one value that takes no memory."""
+    """Makes a tensor of one value that needs no memory."""
     return Tensor(shape, "float32", lambda: np.broadcast_to(np.float32(value), shape))
 
 
@@ -44,7 +44,7 @@ def test_every_layout_is_recognized_by_the_names_of_its_tensors(name):
     layouts.check(tensors_of(name), known)
 
 
-def test_a_classifier_without_one_finite_number_makes_it_features():
+def test_a_file_without_a_finite_classifier_is_vgg16_features():
     tensors = tensors_of(PLAIN)
     classifier = layouts.LAYOUTS[FEATURES].optional
     assert len(classifier) == 6
@@ -60,7 +60,7 @@ def test_a_classifier_without_one_finite_number_makes_it_features():
 
 
 @pytest.mark.parametrize("wrong", ["name", "shape", "type"])
-def test_no_number_is_read_of_a_file_that_is_not_in_order(wrong):
+def test_numbers_of_invalid_files_are_not_read(wrong):
     tensors = {n: t._replace(read=None) for n, t in tensors_of(PLAIN).items()}
     fc6 = "classifier.0.weight"
     if wrong == "name":
@@ -74,7 +74,7 @@ def test_no_number_is_read_of_a_file_that_is_not_in_order(wrong):
         layouts.check(tensors, layouts.LAYOUTS[PLAIN])
 
 
-def test_names_that_are_nearly_a_layouts_are_held_against_it():
+def test_similar_names_belong_to_the_layout_and_other_names_to_none():
     tensors = {f"{name}_": tensor for name, tensor in tensors_of(PLAIN).items()}
     with pytest.raises(
         InputError, match=r"not match a known layout \(torchvision_vgg16, .*ssd"
@@ -87,7 +87,7 @@ def test_names_that_are_nearly_a_layouts_are_held_against_it():
         layouts.recognize({})
 
 
-def test_all_that_is_wrong_with_a_file_is_listed():
+def test_the_error_lists_all_differences_to_the_layout():
     known = layouts.LAYOUTS[PLAIN]
     tensors = tensors_of(PLAIN)
     del tensors["features.0.bias"], tensors["classifier.6.weight"]
@@ -105,7 +105,7 @@ def test_all_that_is_wrong_with_a_file_is_listed():
 
 
 @pytest.mark.parametrize("name", [FEATURES, "keras_vgg16"])
-def test_a_top_is_there_whole_or_not_at_all(name):
+def test_optional_tensors_are_all_present_or_all_absent(name):
     tensors = tensors_of(name)
     first, *others = layouts.LAYOUTS[name].optional
     del tensors[first]
@@ -144,7 +144,7 @@ def test_layouts_have_the_published_number_of_parameters(name, count):
 
 
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
-def test_normalisations_are_complete_and_make_sense(name):
+def test_pixel_statistics_of_every_layout_are_valid(name):
     statistics = layouts.LAYOUTS[name].pixel_statistics
     assert set(statistics) == set(init_from.PIXEL_STATISTICS)
     init_from.check_pixel_statistics(statistics, name)
@@ -155,7 +155,7 @@ def test_normalisations_are_complete_and_make_sense(name):
     np.testing.assert_allclose(mean[red], 123.3, atol=0.5)
 
 
-def test_a_detectors_anchors_are_those_of_torchvisions_formula():
+def test_anchors_of_the_detector_equal_those_of_torchvision():
     trained = layouts.LAYOUTS["torchvision_ssd300_vgg16"].trained
     assert set(trained.anchors) == set(base.get_config().anchors)
     # Its documented defaults: a box of each scale, one of the mean with the next scale,
@@ -212,7 +212,7 @@ def test_a_detectors_anchors_are_those_of_torchvisions_formula():
         ),
     ],
 )
-def test_places_in_a_file_are_our_parameters(layout, name, path):
+def test_paths_of_parameters_of_tensors(layout, name, path):
     assert entry(layout, name).path == path
 
 
@@ -293,7 +293,7 @@ def test_flattening_of_torch_and_keras_give_the_same_decimated_fc6():
         )
 
 
-def test_box_outputs_turn_from_x_first_to_y_first_within_each_anchor():
+def test_box_outputs_are_reordered_within_each_anchor():
     ssd = "torchvision_ssd300_vgg16"
     name = "head.regression_head.module_list.0"
     bias = np.arange(16.0)  # Of 4 anchors: dx, dy, dw, dh.
@@ -308,7 +308,7 @@ def test_box_outputs_turn_from_x_first_to_y_first_within_each_anchor():
         )
 
 
-def test_class_channels_that_are_kept_stay_with_their_anchors():
+def test_kept_class_channels_stay_with_their_anchors():
     ids = (1, 2, 11, 13, 90)
     bias = np.arange(2 * 91)  # Of 2 anchors.
     box = np.arange(8)
@@ -323,7 +323,7 @@ def test_class_channels_that_are_kept_stay_with_their_anchors():
     np.testing.assert_array_equal(every["head1/class/kernel"], kernel)
 
 
-def test_converting_takes_what_the_layout_names_and_leaves_the_rest():
+def test_only_the_tensors_of_the_layout_are_converted():
     known = layouts.LAYOUTS[FEATURES]
     tensors = tensors_of(FEATURES)
     for name in known.optional:

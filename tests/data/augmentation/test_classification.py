@@ -1,4 +1,4 @@
-"""Windows of classification: their distribution, their limits, their pixels."""
+"""Windows for classification: distribution, limits and pixels."""
 
 import types
 
@@ -18,7 +18,7 @@ def settings(**changes):
 
 
 def windows(image_size, draws, area=AREA, aspect=ASPECT):
-    """[N, 4] of N sets of draws [N, T, 4]."""
+    """Returns the crops [N, 4] for N sets of samples [N, T, 4]."""
     size = jnp.array(image_size, jnp.int32)
     crop = jax.vmap(lambda d: augment.random_crop(d, size, area, aspect))
     return np.asarray(jax.jit(crop)(jnp.asarray(draws, jnp.float32)))
@@ -47,7 +47,7 @@ def test_areas_and_aspect_ratios_are_in_their_ranges(image_size):
     assert small.std() == pytest.approx(expected, abs=0.01)
 
 
-def test_one_candidate_by_hand():
+def test_a_candidate_computed_by_hand():
     # Area 0.08 + 0.5 * 0.92 = 0.54, ratio 1 at 200 x 100: side 103.9, too wide; then
     # area 0.264, ratio 1: side 72.66, from a quarter of the room that is left.
     draws = [[0.5, 0.5, 0.0, 0.0], [0.2, 0.5, 0.25, 0.75], [0.0, 0.0, 0.0, 0.0]]
@@ -66,7 +66,7 @@ def test_one_candidate_by_hand():
         ((100, 120), [0, 0, 1, 1]),
     ],
 )
-def test_where_nothing_fits_the_middle_is_taken(image_size, expected):
+def test_the_center_is_cropped_if_no_candidate_fits(image_size, expected):
     # The whole area at another ratio than the image's never fits.
     draws = [[[0.999, 0.0, 0.5, 0.5], [0.999, 0.001, 0.5, 0.5]]]
     np.testing.assert_allclose(windows(image_size, draws)[0], expected, atol=1e-6)
@@ -82,13 +82,13 @@ def test_where_nothing_fits_the_middle_is_taken(image_size, expected):
         ((256, 256), (100, 200), [72 / 256, 16 / 256, 184 / 256, 240 / 256]),
     ],
 )
-def test_the_centre_is_a_share_of_the_shorter_side(image_size, input_size, expected):
+def test_the_center_is_a_share_of_the_shorter_side(image_size, input_size, expected):
     size = jnp.array(image_size, jnp.int32)
     found = augment.center_window(size, input_size, 0.875)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_the_centre_is_those_pixels():
+def test_the_center_has_the_pixels_of_the_image():
     canvas = np.zeros((40, 48, 3), np.uint8)
     image = np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)
     canvas[:32, :40] = image
@@ -97,7 +97,7 @@ def test_the_centre_is_those_pixels():
     np.testing.assert_allclose(found, image[2:30, 6:34], atol=0.02)
 
 
-def test_an_image_is_flipped_as_often_as_is_asked_for():
+def test_images_are_flipped_with_the_given_probability():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     size = jnp.array([16, 16], jnp.int32)
     options = settings(crop=False, photometric=0.0, flip=0.25, crop_tries=1)
@@ -114,7 +114,7 @@ def test_an_image_is_flipped_as_often_as_is_asked_for():
     assert flipped.mean() == pytest.approx(0.25, abs=0.05)
 
 
-def test_colours_are_distorted_only_where_asked_for():
+def test_colors_are_distorted_only_if_enabled():
     image = jnp.full((8, 8, 3), jnp.uint8(100))
     size = jnp.array([8, 8], jnp.int32)
 

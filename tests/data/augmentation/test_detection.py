@@ -1,7 +1,7 @@
-"""Augmentation: painted boxes are found again after every step.
+"""Augmentation of detection: painted boxes move with the pixels.
 
-The test picture tells by its channels what a pixel of the result was made of: red is
-the box, blue the image, and green the padding of the canvas, which must never be seen.
+The channels of the test images show the origin of each pixel: red is the box, blue is
+the image, and green is the padding of the canvas, which must have no influence.
 """
 
 import functools
@@ -15,13 +15,13 @@ import pytest
 from borrow_det.configs import base
 from borrow_det.data.augmentation import detection as augment
 
-COUNT = 48  # Examples a batch: as many transformations are looked at.
+COUNT = 48  # Examples per batch, each with another transformation.
 CANVAS = 64
 INPUT = (48, 80)
 
 
 def settings(**changes):
-    """config.augment with changes; a namespace, so that values may be traced."""
+    """Returns config.augment with changes, as a namespace that may be traced."""
     return types.SimpleNamespace(**{**base.get_config().augment.to_dict(), **changes})
 
 
@@ -45,7 +45,7 @@ def transform(
     photometric=0.0,
     input_size=INPUT,
 ):
-    """Augments with all draws but the named ones switched off, as NumPy arrays."""
+    """Augments a batch with only the given changes enabled; returns NumPy arrays."""
     options = {"crop": crop, "photometric": photometric, "input_size": input_size}
     out = compiled(batch, expand, flip, fill, first_index, **options)
     return jax.tree.map(np.asarray, out)
@@ -57,9 +57,11 @@ move_boxes = jax.jit(augment.move_boxes, static_argnums=2)
 
 @pytest.fixture(scope="module")
 def batch():
-    """Pictures of any size, each with one box; the second "box" is the image itself,
-    not an object, the third an ignored copy of the first, and the fourth is ignored,
-    too, so that crops do not spare it."""
+    """Images of different sizes with one box each.
+
+    The second "box" is the entire image and masked out, the third is an ignored copy of
+    the first, and the fourth is ignored, too, so that crops may cut it.
+    """
     rng = np.random.default_rng(0)
     image = np.zeros((COUNT, CANVAS, CANVAS, 3), np.uint8)
     image[..., 1] = 255
@@ -83,7 +85,7 @@ def batch():
 
 
 def painted_span(channel, axis):
-    """First and last edge of what is more than half painted, along an axis."""
+    """Returns the first and last edge of painted pixels along an axis."""
     where = np.flatnonzero(channel.max(axis=1 - axis) > 127.5)
     return where[0], where[-1] + 1
 
@@ -99,7 +101,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_painted_box_is_found_again(batch, step):
+def test_boxes_enclose_the_same_pixels_after_augmentation(batch, step):
     out = transform(batch, **STEPS[step])
     height, width = STEPS[step].get("input_size", INPUT)
     scale = np.array([height, width, height, width])
@@ -129,7 +131,7 @@ def test_a_painted_box_is_found_again(batch, step):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_padding_never_bleeds_and_coverage_is_exact(batch, step):
+def test_padding_has_no_weight_and_coverage_is_exact(batch, step):
     out = transform(batch, **STEPS[step])
     assert out["image"].dtype == np.float32
     assert np.abs(out["image"][..., 1]).max() == 0
@@ -141,7 +143,7 @@ def test_padding_never_bleeds_and_coverage_is_exact(batch, step):
     assert (area.min() < 0.5) == ("expand" in STEPS[step])
 
 
-def test_what_is_not_augmented_goes_through(batch):
+def test_other_fields_of_a_batch_do_not_change(batch):
     out = transform(batch)
     np.testing.assert_array_equal(out["image_id"], batch["image_id"])
     np.testing.assert_array_equal(out["image_size"], np.tile(INPUT, (COUNT, 1)))
@@ -160,12 +162,12 @@ def test_an_example_does_not_depend_on_its_batch(batch):
     assert not np.array_equal(part["boxes"][half:, 0], whole["boxes"][:half, 0])
 
 
-def test_flip_mirrors_the_picture(batch):
+def test_a_flip_mirrors_the_image(batch):
     plain, mirrored = transform(batch), transform(batch, flip=1.0)
     np.testing.assert_allclose(mirrored["image"], plain["image"][:, :, ::-1], atol=0.01)
 
 
-def test_fill_keeps_its_colour_beside_a_distorted_image(batch):
+def test_the_fill_is_not_distorted(batch):
     out = transform(batch, expand=1.0, photometric=1.0, fill=(10.0, 20.0, 30.0))
     scale = np.array([*INPUT, *INPUT])
     filled = 0
@@ -184,7 +186,7 @@ reference = jax.jit(jax.image.resize, static_argnums=(1, 2))
 
 
 @pytest.mark.parametrize("size", [(40, 24), (100, 17)])
-def test_resize_is_that_of_jax(size):
+def test_resizing_equals_jax_image_resize(size):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (2, 64, 48, 3), dtype=np.uint8)
     got = resize(image, np.int32([[64, 48], [50, 31]]), input_size=size)
@@ -194,7 +196,7 @@ def test_resize_is_that_of_jax(size):
         np.testing.assert_allclose(got[i], expected, atol=1e-3)
 
 
-def test_a_crop_is_resampled_as_jax_does(batch):
+def test_cropping_equals_jax_image_scale_and_translate(batch):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (COUNT, CANVAS, CANVAS, 3), dtype=np.uint8)
     size = np.full((COUNT, 2), CANVAS, np.int32)
@@ -220,7 +222,7 @@ def test_a_crop_is_resampled_as_jax_does(batch):
     np.testing.assert_allclose(out["image"][known], np.array(expected)[known], atol=0.1)
 
 
-def test_disabled_only_resizes(batch):
+def test_without_augmentation_images_are_only_resized(batch):
     @jax.jit
     def augment_batch(batch):
         key = jax.random.key(0)
@@ -258,7 +260,7 @@ MOVED = [
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_boxes_follow_by_hand(flip):
+def test_moved_boxes_computed_by_hand(flip):
     before, after, stays = (np.array(column) for column in zip(*MOVED, strict=True))
     window = np.float32([0.25, 0.25, 0.75, 0.75])
     if flip:

@@ -1,4 +1,4 @@
-"""What augmentation draws: SSD's rules for windows, and colours as in colorsys."""
+"""Random samples of augmentation: SSD's rules for windows, and colors of colorsys."""
 
 import colorsys
 import functools
@@ -16,13 +16,13 @@ KEYS = 2000  # Examples drawn for.
 
 
 def settings(**changes):
-    """config.augment with changes; a namespace, so that values may be traced."""
+    """Returns config.augment with changes, as a namespace that may be traced."""
     return types.SimpleNamespace(**{**base.get_config().augment.to_dict(), **changes})
 
 
 @functools.cache
 def draws_of_many():
-    """What `augment.draw` says, KEYS times."""
+    """Returns KEYS samples of `augment.draw`."""
     keys = jax.random.split(jax.random.key(1), KEYS)
     draws = jax.jit(jax.vmap(lambda key: augment.draw(key, settings())))(keys)
     return jax.tree.map(np.asarray, draws)
@@ -30,7 +30,7 @@ def draws_of_many():
 
 @jax.jit
 def offers_of(draws, boxes, objects, image_size, window):
-    """The crop's offers many times: [KEYS, M, 4] and [KEYS, M]."""
+    """Returns the offers of the crop for KEYS samples: [KEYS, M, 4] and [KEYS, M]."""
 
     def offers(draws):
         return augment.crop_offers(
@@ -48,7 +48,7 @@ def numpy_iou(windows, boxes):
     return overlap / (area_a[:, None] + area_b[None] - overlap)
 
 
-def test_crops_keep_ssds_rules():
+def test_crops_follow_the_rules_of_ssd():
     boxes = np.float32([[0, 0, 1, 1], [0.5, 0.5, 0.6, 0.7], [-0.1, -0.1, 0.2, 0.2]])
     objects = np.array([True, True, False])  # No crop may count on the third.
     height, width = 40, 60
@@ -82,14 +82,14 @@ def test_crops_keep_ssds_rules():
 
 
 def offered_share(box, is_object):
-    """How often each sampler offers a crop, of an image with this box thrice."""
+    """Returns each sampler's rate of offers, for an image with this box three times."""
     boxes, objects = np.float32([box] * 3), np.array([is_object] * 3)
     whole, size = np.float32([0, 0, 1, 1]), np.int32([50, 50])
     _, offered = offers_of(draws_of_many().crops, boxes, objects, size, whole)
     return np.mean(offered, axis=0)
 
 
-def test_what_cannot_be_met_is_not_offered():
+def test_samplers_without_a_fitting_candidate_make_no_offer():
     # A small object: no crop of at least 0.3 x 0.3 overlaps it by 0.1.
     share = offered_share([0.4, 0.4, 0.45, 0.45], True)
     np.testing.assert_array_equal(share[:5], 0)
@@ -97,14 +97,14 @@ def test_what_cannot_be_met_is_not_offered():
     assert share[6] == 1
 
 
-def test_images_without_objects_are_cropped_freely():
+def test_images_without_objects_have_unrestricted_crops():
     share = offered_share([0, 0, 1, 1], False)
     np.testing.assert_array_equal(share, [0, 0, 0, 0, 0, 1, 1])
 
 
 @functools.partial(jax.jit, static_argnames="crop")
 def windows_of(draws, box, crop, expand, flip):
-    """Windows of an image with one object: [KEYS, 4]."""
+    """Returns windows of an image with one object: [KEYS, 4]."""
     size, objects = jnp.array([50, 50], jnp.int32), jnp.array([True])
 
     def window(draws):
@@ -116,7 +116,7 @@ def windows_of(draws, box, crop, expand, flip):
     return jax.vmap(window)(draws)
 
 
-def test_expansion_and_flip_come_as_often_as_asked():
+def test_expansion_and_flip_have_their_probabilities():
     box = np.float32([0.4, 0.4, 0.6, 0.6])
     window = np.array(windows_of(draws_of_many(), box, False, 0.5, 0.5))
     flipped = window[:, 1] > window[:, 3]
@@ -139,7 +139,7 @@ def test_expansion_and_flip_come_as_often_as_asked():
     )
 
 
-def test_offers_are_taken_alike():
+def test_offers_are_chosen_with_equal_probability():
     # A small object is met by `any` and `whole` alone: every second one is a crop.
     whole = np.float32([0, 0, 1, 1])
     small = np.float32([0.4, 0.4, 0.45, 0.45])
@@ -158,7 +158,7 @@ shift_colors = jax.jit(augment.shift_colors)
 
 @pytest.mark.parametrize("hue", [0.0, 18.0, -18.0, 200.0])
 @pytest.mark.parametrize("saturation", [0.0, 0.5, 1.0, 1.5])
-def test_colors_shift_as_colorsys_does(saturation, hue):
+def test_shifted_colors_equal_those_of_colorsys(saturation, hue):
     rng = np.random.default_rng(0)
     colors = rng.uniform(0, 255, (60, 3)).astype(np.float32)
     primaries = np.array(list(np.ndindex(2, 2, 2))) * 255.0
@@ -188,14 +188,14 @@ def compiled_distort(draws, color, changes):
 
 
 def distorted(color, photometric, **changes):
-    """One colour, distorted many times: [KEYS, 3]; neutral but for the changes."""
+    """Returns KEYS distortions of one color, [KEYS, 3], with only the given changes."""
     changes = {**NEUTRAL, **changes, "photometric": photometric}
     return np.array(
         compiled_distort(draws_of_many().colors, np.float32(color), changes)
     )
 
 
-def test_distortions_have_their_ranges_and_rates():
+def test_distortions_have_their_ranges_and_probabilities():
     bright = distorted([100, 100, 100], 0.5, brightness=32.0)
     np.testing.assert_allclose(bright[:, 0], bright[:, 2], atol=1e-4)
     shift = bright[:, 0] - 100
@@ -221,7 +221,7 @@ def test_distortions_have_their_ranges_and_rates():
     assert 148 < saturation[:, 2].max() <= 150
 
 
-def test_contrast_comes_first_or_last():
+def test_contrast_changes_before_or_after_saturation_and_hue():
     # 1.5 x contrast, 2 x saturation; what is cut at 255, and when, tells the order.
     # First: (255, 150, 75) -> (255, 106.25, 0). Last: (200, 66.7, 0) -> (255, 100, 0).
     out = distorted([200, 100, 50], 1.0, contrast=(1.5, 1.5), saturation=(2.0, 2.0))
@@ -231,7 +231,7 @@ def test_contrast_comes_first_or_last():
     assert first.mean() == pytest.approx(0.5, abs=0.04)
 
 
-def test_probability_zero_leaves_colors():
+def test_colors_do_not_change_with_probability_zero():
     defaults = vars(settings())
     out = distorted([200, 100, 50], 0.0, **{name: defaults[name] for name in NEUTRAL})
     np.testing.assert_allclose(out, np.tile([200, 100, 50], (KEYS, 1)), atol=1e-3)

@@ -25,7 +25,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("box", "wrong", "clipped"), CASES)
-def test_policies(box, wrong, clipped):
+def test_each_policy_on_an_invalid_box(box, wrong, clipped):
     def clean(policy):
         boxes, keep, counts = bad_boxes.clean(
             np.array([box, (1, 2, 3, 4)]), 20, 30, policy, lambda i: f"box {i}"
@@ -45,13 +45,13 @@ def test_policies(box, wrong, clipped):
             assert clean(policy) == (clipped, {"clipped": 0, "dropped": 0})
 
 
-def test_no_boxes():
+def test_an_image_without_boxes():
     boxes, keep, counts = bad_boxes.clean(np.zeros((0, 4)), 20, 30, "error", str)
     assert boxes.shape == (0, 4)
     assert keep.shape == (0,)
     assert counts == {"clipped": 0, "dropped": 0}
 
 
-def test_unknown_policy():
+def test_an_unknown_policy_is_an_error():
     with pytest.raises(InputError, match="'ignore'; it must be one of"):
         bad_boxes.clean(np.zeros((0, 4)), 20, 30, "ignore", str)

@@ -20,7 +20,7 @@ from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
 
-def test_records_hold_what_the_files_say(folder, noise_image):
+def test_records_equal_the_annotation_file(folder, noise_image):
     image = noise_image(24, 32)
     folder.add("a.png", image, [(7, [4, 6, 8, 3]), (1, [0, 0, 32, 24])])
     folder.add("empty.png", noise_image(10, 12, seed=1))
@@ -54,7 +54,7 @@ def test_records_hold_what_the_files_say(folder, noise_image):
     assert a["labels"].dtype == np.int32
 
 
-def test_ground_truth_is_the_file_again(folder, noise_image):
+def test_ground_truth_equals_the_annotation_file(folder, noise_image):
     folder.add("a.png", noise_image(24, 32), [(7, [4, 6, 8, 3]), (1, [0, 0, 32, 24])])
     folder.add("empty.png", noise_image(10, 12, seed=1))
     folder.write()
@@ -86,7 +86,7 @@ def test_ground_truth_is_the_file_again(folder, noise_image):
         ("val.json", "images/a.png", "val"),
     ],
 )
-def test_places_of_files(annotation, image, split, tmp_path, noise_image):
+def test_layouts_of_folders(annotation, image, split, tmp_path, noise_image):
     coco = {
         "images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 24}],
         "annotations": [],
@@ -101,7 +101,7 @@ def test_places_of_files(annotation, image, split, tmp_path, noise_image):
     assert found.splits[split][0].path == tmp_path / image
 
 
-def test_other_tasks_of_coco_are_passed_over(folder, noise_image):
+def test_annotation_files_of_other_tasks_are_ignored(folder, noise_image):
     folder.add("a.png", noise_image())
     folder.write("instances_train2017.json")
     for name in ("captions_train2017", "person_keypoints_train2017", "results"):
@@ -127,7 +127,7 @@ def test_classes_are_those_of_all_splits(folder, noise_image):
 
 
 @pytest.mark.parametrize("stated", ["upright", "stored"])
-def test_boxes_of_a_turned_photograph(folder, stated):
+def test_boxes_of_a_rotated_photograph(folder, stated):
     # A white bar, painted at rows 3..9 and columns 5..21 of the file's pixels.
     painted = np.zeros((24, 32, 3), np.uint8)
     painted[3:9, 5:21] = 255
@@ -153,7 +153,7 @@ def test_boxes_of_a_turned_photograph(folder, stated):
     assert record["area"][0] == 96
 
 
-def test_all_modes_go_through_the_pipeline(folder, noise_image):
+def test_images_of_all_modes_are_decoded(folder, noise_image):
     modes = {"grey.png": "L", "rgb.jpg": "RGB", "rgba.png": "RGBA", "cmyk.jpg": "CMYK"}
     for name, mode in modes.items():
         folder.add(name, noise_image().convert(mode))
@@ -240,7 +240,7 @@ def test_a_folder_is_read_once_for_all_splits(folder, noise_image, caplog, monke
     assert caplog.text.count("val: dataset.bad_boxes=clip") == 1
 
 
-def test_numbers_without_bounds(folder, noise_image):
+def test_ids_of_64_bits_and_numbers_beyond_floats(folder, noise_image):
     folder.add("a.png", noise_image(), [(1, [4, 4, 5, 6]), (1, [4, 4, 10**400, 6])])
     folder.coco["images"][0]["id"] = folder.coco["annotations"][0]["image_id"] = (
         2**63 - 1
@@ -276,7 +276,7 @@ def test_changed_data_makes_a_new_set(folder, noise_image):
     assert repainted["image"] == image.read_bytes() != record["image"]
 
 
-def test_killed_preparation_is_not_taken_for_the_set(folder, noise_image):
+def test_a_killed_preparation_is_repeated(folder, noise_image):
     for i in range(6):
         folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
     folder.write()
@@ -313,7 +313,7 @@ def test_killed_preparation_is_not_taken_for_the_set(folder, noise_image):
     assert [split[i]["image_id"] for i in range(len(split))] == list(range(10, 70, 10))
 
 
-def test_faster_process_may_finish_first(folder, noise_image, monkeypatch):
+def test_another_process_may_prepare_the_set_first(folder, noise_image, monkeypatch):
     from borrow_det.data.datasets import coco_folder
 
     folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
@@ -330,7 +330,7 @@ def test_faster_process_may_finish_first(folder, noise_image, monkeypatch):
 
 
 def copy_some(data: pathlib.Path, split: str, count: int, to: pathlib.Path) -> dict:
-    """A folder with the first images of a split; returns its annotations."""
+    """Copies the first images of a split to a folder; returns their annotations."""
     coco = json.loads((data / "annotations" / f"{split}.json").read_text())
     coco["images"] = coco["images"][:count]
     ids = {image["id"] for image in coco["images"]}
@@ -344,7 +344,7 @@ def copy_some(data: pathlib.Path, split: str, count: int, to: pathlib.Path) -> d
 
 
 @pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
-def test_real_images(name, shared, tmp_path):
+def test_images_and_annotations_of_real_data_sets(name, shared, tmp_path):
     coco = copy_some(shared / "data" / name, "val", 6, tmp_path / name)
     dataset = base.get_config().dataset
     dataset.name = "coco_folder"
@@ -383,7 +383,7 @@ def test_real_images(name, shared, tmp_path):
         ),
     ],
 )
-def test_all_annotations_are_read(name, counts, classes, shared):
+def test_numbers_of_images_and_boxes_of_real_data_sets(name, counts, classes, shared):
     folder = coco_json.read_folder(str(shared / "data" / name), "error")
     found = {
         split: (len(images), sum(len(image.boxes) for image in images))

@@ -29,7 +29,7 @@ def truncate(name):
 
 
 def edit(path, value):
-    """Sets coco[path[0]][path[1]]... to value; deletes it where value is None."""
+    """Sets coco[path[0]][path[1]]... to value, or deletes it if value is None."""
 
     def change(coco, folder):
         *outer, last = path
@@ -176,7 +176,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named_and_leaves_nothing(case, folder, noise_image):
+def test_invalid_input_is_named_and_leaves_no_prepared_set(case, folder, noise_image):
     change, message = BAD[case]
     folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
     folder.add("b.png", noise_image(seed=1))
@@ -191,7 +191,7 @@ def test_bad_input_is_named_and_leaves_nothing(case, folder, noise_image):
     assert "\n" not in str(error.value)
     assert not list((folder.folder / "prepared").rglob("*.array_record*"))
     assert not list((folder.folder / "prepared").rglob("dataset_info.json"))
-    # The second run does not take anything for the set, and works once all is well.
+    # The second run finds no prepared set, and succeeds after the correction.
     with pytest.raises(InputError, match=message):
         sources.load(folder.config(), "train")
     for path in folder.folder.rglob("*.json"):
@@ -201,7 +201,7 @@ def test_bad_input_is_named_and_leaves_nothing(case, folder, noise_image):
     assert len(sources.load(folder.config(), "train")) == 2
 
 
-def test_categories_that_contradict_each_other(folder, noise_image):
+def test_conflicting_categories_are_an_error(folder, noise_image):
     folder.add("a.png", noise_image())
     folder.write("train.json")
     folder.coco["categories"][1]["name"] = "bird"
@@ -210,7 +210,7 @@ def test_categories_that_contradict_each_other(folder, noise_image):
         sources.load(folder.config(), "train")
 
 
-def test_no_folder(folder):
+def test_a_missing_folder_is_an_error(folder):
     config = folder.config()
     config.path = ""
     with pytest.raises(InputError, match=r"configs/coco_folder\.py:path=DIR"):

@@ -1,4 +1,4 @@
-"""TFDS's own builder of imagenet2012, on archives of a few images."""
+"""TFDS's builder of imagenet2012, with archives of a few images."""
 
 import importlib
 import importlib.util
@@ -41,7 +41,7 @@ def tar(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def with_tensorflow(monkeypatch):
-    """Stands in for what the builder calls of TensorFlow, where it is absent."""
+    """Replaces the functions of TensorFlow that the builder calls, if it is missing."""
     if importlib.util.find_spec("tensorflow") is not None:
         return
     monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)
@@ -58,7 +58,7 @@ def with_tensorflow(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path, with_tensorflow):
-    """A run's config; its archives lie where a person has put them."""
+    """A configuration of a run, with archives in the manual folder."""
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     classes = {
@@ -77,7 +77,7 @@ def config(tmp_path, with_tensorflow):
     return config
 
 
-def test_its_images_are_objects_that_fill_them(config):
+def test_each_image_of_imagenet_is_one_object(config):
     train, validation = object_crops.load_splits(
         config.dataset, (config.dataset.train_split, *config.dataset.eval_splits)
     )
@@ -109,7 +109,7 @@ def test_its_images_are_objects_that_fill_them(config):
 
 
 @pytest.mark.parametrize("name", ["train", "val"])
-def test_a_missing_archive_is_named_with_its_place(config, tmp_path, name):
+def test_the_error_names_a_missing_archive_and_its_folder(config, tmp_path, name):
     archive = tmp_path / "downloads" / "manual" / f"ILSVRC2012_img_{name}.tar"
     archive.unlink()
     with pytest.raises(InputError, match=r"image-net\.org") as error:
@@ -121,7 +121,7 @@ def test_a_missing_archive_is_named_with_its_place(config, tmp_path, name):
     assert not (tmp_path / "imagenet2012").exists()
 
 
-def test_without_any_folder_the_place_is_named(config, tmp_path):
+def test_the_error_names_the_folder_that_is_missing(config, tmp_path):
     shutil.rmtree(tmp_path / "downloads")
     with pytest.raises(InputError, match=r"img_train\.tar and ILSVRC2012_img_val\.tar"):
         sources.load(config.dataset, "train")

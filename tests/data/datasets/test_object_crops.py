@@ -1,4 +1,4 @@
-"""The objects of a set as images of their own: which ones, and which pixels."""
+"""Objects of a data set as separate images: their selection and their pixels."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from borrow_det.errors import InputError
 
 @pytest.fixture
 def dataset_config(folder, noise_image):
-    """Two images of noise, 24 x 32, with objects of several sides."""
+    """Two images of noise, 24 x 32, with objects of several sizes."""
     folder.add(
         "a.png",
         noise_image(seed=1),
@@ -37,7 +37,7 @@ def load(config):
 
 
 def found_objects(crops):
-    """(file_name, class, crop) of each record."""
+    """Returns (file_name, class, crop) of each record."""
     records = [crops[i] for i in range(len(crops))]
     return [
         (r["file_name"], crops.class_names[r["label"]], r["crop"].tolist())
@@ -64,12 +64,12 @@ def test_each_object_is_a_record(dataset_config):
 
 
 @pytest.mark.parametrize(("side", "count"), [(3.0, 4), (3.01, 3), (8.0, 3), (12.0, 1)])
-def test_the_smallest_side_decides(dataset_config, side, count):
+def test_objects_with_a_small_side_are_left_out(dataset_config, side, count):
     dataset_config.min_crop_side = side
     assert len(load(dataset_config)) == count
 
 
-def test_context_is_a_share_of_the_sides_and_ends_at_the_border(dataset_config):
+def test_context_is_relative_to_the_sides_and_is_clipped_to_the_image(dataset_config):
     dataset_config.crop_context = 0.5
     found = dict((name, crop) for name, *_, crop in found_objects(load(dataset_config)))
     assert found["b.png"] == [0, 0, 17, 16]
@@ -117,7 +117,7 @@ def test_an_evaluation_sees_every_object_once(dataset_config):
     assert not rows["image"][3].any()
 
 
-def test_of_scale_pairs_the_large_discs_are_taken(drawn_config):
+def test_only_the_large_discs_of_scale_pairs_are_objects(drawn_config):
     drawn_config.dataset.min_crop_side = 10.0
     train, validation = object_crops.load_splits(
         drawn_config.dataset,

@@ -14,7 +14,7 @@ from borrow_det.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("name", "normalise", "split"),
+    ("name", "convert", "split"),
     [
         ("voc/2007", records.convert_voc, "train"),
         ("voc/2012", records.convert_voc, "train"),
@@ -22,8 +22,8 @@ from borrow_det.errors import InputError
         ("kitti", records.convert_kitti, "train"),
     ],
 )
-def test_mock_data(name, normalise, split):
-    """TFDS's mock records: stacked arrays, boxes in no order, images as pixels."""
+def test_records_of_mock_data_are_converted(name, convert, split):
+    """Mock records of TFDS have stacked arrays, invalid boxes and decoded images."""
     key = "faces" if name == "wider_face" else "objects"
     with tfds.testing.mock_data(num_examples=3):
         mock = tfds.data_source(name, split=split)
@@ -36,7 +36,7 @@ def test_mock_data(name, normalise, split):
             # The mock draws a length for each field of a sequence.
             n = min(len(values) for values in record[key].values())
             record[key] = {k: values[:n] for k, values in record[key].items()}
-            found = normalise(record, i, policy="drop")
+            found = convert(record, i, policy="drop")
             assert (found["height"], found["width"]) == (height, width)
             boxes = found["boxes"]
             assert len(boxes) + found["bad_boxes"] == n > 0
@@ -45,7 +45,7 @@ def test_mock_data(name, normalise, split):
                 assert found[field].shape == (len(boxes),)
 
 
-def test_tensorflow_is_named_where_it_is_missing(tmp_path, monkeypatch):
+def test_the_error_names_tensorflow_if_it_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "_has_tensorflow", lambda: False)
     dataset = base.get_config().dataset
     dataset.data_dir = str(tmp_path)
@@ -59,7 +59,7 @@ def test_tensorflow_is_named_where_it_is_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("below", ["", "/below"])
-def test_data_dir_that_cannot_be_made(below, drawn_config, tmp_path):
+def test_a_data_dir_that_cannot_be_created_is_an_error(below, drawn_config, tmp_path):
     (tmp_path / "file").write_text("")
     drawn_config.dataset.data_dir = str(tmp_path / "file") + below
     with pytest.raises(
@@ -70,7 +70,7 @@ def test_data_dir_that_cannot_be_made(below, drawn_config, tmp_path):
     assert "\n" not in str(e.value)
 
 
-def test_full_disk(folder, noise_image):
+def test_a_full_disk_is_an_error_and_leaves_no_prepared_set(folder, noise_image):
     for i in range(3):
         folder.add(f"{i}.png", noise_image(200, 200, seed=i))
     folder.write()
@@ -101,7 +101,7 @@ def test_bugs_keep_their_traceback(folder, noise_image, monkeypatch):
         sources.load(folder.config(), "train")
 
 
-def test_prepared_in_another_format(drawn_config, tmp_path):
+def test_a_set_prepared_in_another_format_is_an_error(drawn_config, tmp_path):
     sources.load(drawn_config.dataset, "train")
     prepared = pathlib.Path(drawn_config.dataset.data_dir) / "scale_pairs"
     shutil.copytree(prepared, tmp_path / "scale_pairs")

@@ -1,7 +1,7 @@
-"""TFDS's own sets, through TFDS's own builders, fed by archives written here.
+"""TFDS's data sets, prepared by TFDS's builders from small archives.
 
-Only the download is replaced. Where TensorFlow is not installed, the few functions
-that these builders take from it are too (`without_tensorflow`).
+Downloads are replaced, and without TensorFlow the few functions of it that the builders
+call, too (`without_tensorflow`).
 """
 
 import importlib
@@ -32,7 +32,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def painted(boxes, height=HEIGHT, width=WIDTH) -> PIL.Image.Image:
-    """Black, with each box [x0, y0, x1, y1] (pixel borders) painted white."""
+    """Makes a black image with white boxes [x0, y0, x1, y1] (pixel borders)."""
     image = np.zeros((height, width, 3), np.uint8)
     for x0, y0, x1, y1 in boxes:
         image[y0:y1, x0:x1] = 255
@@ -62,7 +62,7 @@ def write_tar(path, files: dict[str, bytes | str]):
 
 @pytest.fixture
 def without_tensorflow(monkeypatch):
-    """Stands in for what the four builders call of TensorFlow, where it is absent."""
+    """Replaces the functions of TensorFlow that the builders call, if it is missing."""
     if importlib.util.find_spec("tensorflow") is not None:
         return
     monkeypatch.setattr(prepare, "_has_tensorflow", lambda: True)
@@ -86,7 +86,7 @@ def without_tensorflow(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path, monkeypatch, without_tensorflow):
-    """A run's config; files of tmp_path/archives are what downloads bring."""
+    """A configuration of a run; downloads return the files of tmp_path/archives."""
     archives = tmp_path / "archives"
     archives.mkdir()
 
@@ -111,7 +111,7 @@ def config(tmp_path, monkeypatch, without_tensorflow):
 
 
 def found_box(record, tolerance=128):
-    """Pixel borders [y0, x0, y1, x1] of what is painted white in a record's image."""
+    """Returns the borders [y0, x0, y1, x1] of white pixels in a record's image."""
     pixels = decode.decode_image(record, record["file_name"])[..., 1]
     y, x = np.nonzero(pixels > tolerance)
     return [y.min(), x.min(), y.max() + 1, x.max() + 1]
@@ -122,7 +122,7 @@ def pixel_boxes(record):
 
 
 def voc_xml(objects) -> str:
-    """objects: (name, difficult, xmin, ymin, xmax, ymax), pixels counted from 1."""
+    """Makes annotations of (name, difficult, xmin, ymin, xmax, ymax), from 1."""
     rows = "".join(
         f"<object><name>{name}</name><pose>Unspecified</pose><truncated>0</truncated>"
         f"<difficult>{difficult}</difficult><bndbox><xmin>{x0}</xmin><ymin>{y0}</ymin>"
@@ -169,7 +169,7 @@ def write_voc(archives: pathlib.Path):
     )
 
 
-def test_voc(config, tmp_path):
+def test_records_and_ground_truth_of_voc(config, tmp_path):
     write_voc(tmp_path / "archives")
     config.dataset.name = "voc"
     train = sources.load(config.dataset, "train")
@@ -252,7 +252,7 @@ def write_coco(archives: pathlib.Path):
         )
 
 
-def test_coco(config, tmp_path):
+def test_records_and_ground_truth_of_coco(config, tmp_path):
     write_coco(tmp_path / "archives")
     config.dataset.name = "coco/2017"
     config.dataset.bad_boxes = "drop"
@@ -320,7 +320,7 @@ def write_wider_face(archives: pathlib.Path):
     )
 
 
-def test_wider_face(config, tmp_path):
+def test_records_of_wider_face(config, tmp_path):
     write_wider_face(tmp_path / "archives")
     config.dataset.name = "wider_face"
     config.dataset.bad_boxes = "drop"
@@ -368,7 +368,7 @@ def write_kitti(archives: pathlib.Path):
     )
 
 
-def test_kitti(config, tmp_path):
+def test_records_of_kitti(config, tmp_path):
     write_kitti(tmp_path / "archives")
     config.dataset.name = "kitti"
     parts = [

@@ -13,7 +13,7 @@ BOX = (3, 5, 9, 21)  # y_min, x_min, y_max, x_max; nowhere symmetric in 24 x 32.
 
 
 def decode(encoded, flags=cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION):
-    """As the pipeline does: RGB, orientation ignored."""
+    """Decodes to RGB and ignores orientation, like the pipeline."""
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)[..., ::-1].astype(int)
 
 
@@ -48,7 +48,7 @@ def test_plain_images_keep_their_bytes(mode, name, options, save, noise_image):
         )
 
 
-def test_transparent_pixels_are_laid_on_white(save, noise_image):
+def test_transparent_pixels_are_blended_with_white(save, noise_image):
     image = noise_image()
     alpha = np.repeat(np.uint8([[0], [51], [255]]), 8, axis=0).repeat(32, axis=1)
     image.putalpha(PIL.Image.fromarray(alpha))
@@ -62,7 +62,7 @@ def test_transparent_pixels_are_laid_on_white(save, noise_image):
     np.testing.assert_array_equal(pixels[16:], colour[16:])
 
 
-def test_grey_with_alpha_and_palette_with_transparency(save, noise_image):
+def test_gray_with_alpha_and_palettes_with_transparency(save, noise_image):
     grey = noise_image().convert("L")
     grey.putalpha(0)
     stored = upright_lib.read(save(grey, "a.png"))
@@ -76,7 +76,7 @@ def test_grey_with_alpha_and_palette_with_transparency(save, noise_image):
     np.testing.assert_array_equal(pixels, np.where(transparent[..., None], 255, opaque))
 
 
-def test_one_transparent_colour(save, noise_image):
+def test_a_transparent_color_becomes_white(save, noise_image):
     image = noise_image()
     colour = image.getpixel((3, 2))
     pixels = decode(upright_lib.read(save(image, "a.png", transparency=colour)).encoded)
@@ -85,7 +85,7 @@ def test_one_transparent_colour(save, noise_image):
     np.testing.assert_array_equal(pixels, expected)
 
 
-def test_sixteen_bits_grey_is_scaled(save):
+def test_gray_of_sixteen_bits_is_scaled(save):
     values = np.uint16([[0, 256, 257, 514], [32768, 65278, 65279, 65535]])
     path = save(PIL.Image.fromarray(values), "a.png")
     pixels = decode(upright_lib.read(path).encoded)
@@ -93,7 +93,7 @@ def test_sixteen_bits_grey_is_scaled(save):
     assert (pixels == pixels[..., :1]).all()
 
 
-def test_sixteen_bits_colour_becomes_eight(tmp_path):
+def test_color_of_sixteen_bits_is_converted_to_eight(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (6, 7, 3), np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), values[..., ::-1])
     stored = upright_lib.read(tmp_path / "a.png")
@@ -138,7 +138,7 @@ def test_exif_orientation_is_applied(orientation, name, save, noise_image):
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_turn_with_the_pixels(orientation, save):
+def test_boxes_rotate_with_the_image(orientation, save):
     painted = np.zeros((24, 32, 3), np.uint8)
     painted[BOX[0] : BOX[2], BOX[1] : BOX[3]] = 255
     exif = PIL.Image.Exif()
@@ -152,7 +152,7 @@ def test_boxes_turn_with_the_pixels(orientation, save):
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_truncated(name, save, noise_image):
+def test_a_truncated_image_is_an_error(name, save, noise_image):
     path = save(noise_image(), name)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(InputError, match=rf"{name} is truncated or damaged .*replace"):
@@ -160,14 +160,14 @@ def test_truncated(name, save, noise_image):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"\x89PNG\r\n"])
-def test_not_an_image(content, tmp_path):
+def test_a_file_that_is_not_an_image_is_an_error(content, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.jpg is not an image"):
         upright_lib.read(path)
 
 
-def test_decompression_bomb(save, noise_image, monkeypatch):
+def test_a_decompression_bomb_is_an_error(save, noise_image, monkeypatch):
     path = save(noise_image(), "a.png")
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 24 * 32 // 2)
     assert upright_lib.read(path).width == 32  # Up to twice Pillow's warning.
@@ -190,7 +190,7 @@ def test_other_formats_are_stored_as_png(save, noise_image):
         (np.full((4, 4), -1, np.int32), "gray values of more than 16 bits"),
     ],
 )
-def test_unsupported_pixels_are_named(pixels, kind, save):
+def test_the_error_names_unsupported_pixels(pixels, kind, save):
     path = save(PIL.Image.fromarray(pixels), "a.tiff")
     with pytest.raises(
         InputError, match=rf"a\.tiff has {kind}, which are not supported: convert it"
@@ -198,6 +198,6 @@ def test_unsupported_pixels_are_named(pixels, kind, save):
         upright_lib.read(path)
 
 
-def test_a_file_that_cannot_be_read(tmp_path):
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png: No such file"):
         upright_lib.read(tmp_path / "gone.png")
