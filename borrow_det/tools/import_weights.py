@@ -1,34 +1,36 @@
-"""Turns published weights into something that `config.init_from` starts a run from.
+r"""Imports published weights into a folder that `config.init_from` can start from.
 
   python -m borrow_det.tools.import_weights --input=FILE --output=DIR
 
-FILE ends in .pth or .pt (PyTorch; needs torch), .safetensors, .h5 or .keras (Keras) or
-.npz (arrays under PyTorch's names). Nothing that it holds is executed. Its layout is
-recognised by the names of its tensors, or given by --layout:
-  torchvision_vgg16           torchvision's vgg16, whole
+FILE ends in .pth or .pt (PyTorch; needs torch), .safetensors, .h5 or .keras (Keras), or
+.npz (arrays with PyTorch's names). No code in it is executed. The layout is recognized
+by the names of the tensors, or set by --layout:
+  torchvision_vgg16           torchvision's vgg16, complete
   torchvision_vgg16_features  the same names; the classifier is absent or NaN
   keras_vgg16                 Keras' VGG16, with or without its top
-  vgg16_reducedfc             the VGG-16 that SSD implementations pass around
-  torchvision_ssd300_vgg16    torchvision's whole detector, trained on COCO
-A file with missing, surplus or misshaped tensors is refused, with the list of them.
+  vgg16_reducedfc             the VGG-16 that SSD implementations use
+  torchvision_ssd300_vgg16    torchvision's complete detector, trained on COCO
+Files with missing, unknown or misshaped tensors are refused, with a list of them.
 
-DIR then holds
-  import.json  what was read (file, sha256, layout), the channel order, mean and scale
-               that the weights want of an image, which tensor became which parameter;
-  checkpoints/ the parameters.
-The order, mean and scale are those of the layout's publisher; --channel_order,
---pixel_mean and --pixel_std (three numbers each, in that order of the channels, units
-of 0..255) say otherwise, together.
+Writes to DIR
+  import.json   file, sha256, layout, the pixel statistics that the weights expect, and
+                the parameter made from each tensor
+  checkpoints/  the parameters
+The pixel statistics are those of the layout's publisher. --channel_order, --pixel_mean
+and --pixel_std, which must be given together, override them: three numbers each, in the
+order of the channels, in units of 0..255.
 
-A whole detector needs the config of its network as well, with the input size, anchors
-and variances that it was trained with; DIR is then a work directory, for tools.predict
-as for init_from:
+A complete detector also needs the config of its network, with the input size, anchors
+and variances that it was trained with. DIR is then a work directory, for tools.predict
+as well as for init_from:
 
   python -m borrow_det.tools.import_weights --input=ssd300_vgg16_coco.pth \
       --config=configs/ssd300_coco.py:reference=torchvision --output=DIR
 
-Its outputs are COCO's 80 classes in the order of their ids; --keep_unused_classes keeps
-the ten that torchvision's ids count and nobody annotated, too.
+Its outputs are COCO's 80 classes in the order of their ids. --keep_unused_classes also
+keeps the ten classes that torchvision's ids count but COCO does not annotate.
+
+The exit status is 2 after wrong input, with one line on stderr.
 """
 
 import contextlib
@@ -37,20 +39,20 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_dict
+from ml_collections import ConfigDict
 
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.data.datasets import coco_classes
 from borrow_det.errors import InputError, check_choice
-from borrow_det.ops import anchors as anchor_ops
-from borrow_det.tasks import detection
+from borrow_det.ops.anchors import make_anchors
+from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import cli
 from borrow_det.weights import files, layouts
 from borrow_det.workdir import checkpoints, init_from, metadata
@@ -59,29 +61,36 @@ _DETECTOR_CONFIG = "configs/ssd300_coco.py:reference=torchvision"
 
 
 class Imported(NamedTuple):
-    """What a file gave."""
+    """Content of a weight file.
 
-    layout: str  # Of layouts.LAYOUTS.
-    parameters: dict[str, np.ndarray]  # By our path, float32.
-    normalization: dict  # init_from.PIXEL_STATISTICS's fields.
-    dropped: list[str]  # Tensors that are not part of it.
+    Attributes:
+      layout: name in `layouts.LAYOUTS`.
+      parameters: float32 arrays by path of our parameter.
+      pixel_statistics: values of the fields `init_from.PIXEL_STATISTICS`.
+      dropped: names of tensors that are not used.
+    """
+
+    layout: str
+    parameters: dict[str, np.ndarray]
+    pixel_statistics: dict[str, Any]
+    dropped: list[str]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the tool; returns the exit status."""
+    """Runs the tool and returns the exit status."""
     options = _flags()
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     output = cli.output_folder(options.output)
     _check_output(output)
-    normalization = _given_normalization(options)
-    imported = read(options.input, options.layout, normalization)
+    pixel_statistics = _given_pixel_statistics(options)
+    imported = read(options.input, options.layout, pixel_statistics)
     config = classes = None
     if layouts.LAYOUTS[imported.layout].trained:
         config = _config(options)
         imported, classes = as_detector(imported, config, options.keep_unused_classes)
     elif options["config"].present or options.keep_unused_classes:
         raise InputError(
-            f"--config and --keep_unused_classes are for whole detectors; "
+            "--config and --keep_unused_classes are for complete detectors; "
             f"{options.input} is {layouts.LAYOUTS[imported.layout].about}"
         )
     write(output, options.input, imported, config, classes)
@@ -90,18 +99,21 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read(
-    path: str | os.PathLike, layout: str | None = None, normalization=None
+    path: str | os.PathLike,
+    layout: str | None = None,
+    pixel_statistics: Mapping[str, Any] | None = None,
 ) -> Imported:
-    """Reads a weight file whole; see the module's docstring.
+    """Reads a weight file; see the module's docstring.
 
     Args:
-      path: the file.
-      layout: its name in layouts.LAYOUTS; None recognises it.
-      normalization: init_from.PIXEL_STATISTICS's fields, where they are not those
-        of the layout's publisher.
+      path: weight file.
+      layout: name in `layouts.LAYOUTS`; None to recognize it.
+      pixel_statistics: values of the fields `init_from.PIXEL_STATISTICS`; None for
+        those of the layout's publisher.
 
     Raises:
-      InputError: the file cannot be read, or is not of that layout, or of none.
+      InputError: the file cannot be read, or does not have the layout, or has no known
+        layout.
     """
     with files.open_tensors(path) as tensors:
         try:
@@ -110,31 +122,40 @@ def read(
             layouts.check(tensors, known)
             parameters = layouts.convert(tensors, known)
         except InputError as error:
-            # The reader names the file itself.
+            # Errors of the reader already name the file.
             named = str(error).startswith(str(path))
             raise error if named else InputError(f"{path}: {error}") from error
         dropped = [tensor for tensor in tensors if not known.tensors[tensor].path]
-    return Imported(name, parameters, normalization or known.pixel_statistics, dropped)
+    statistics = dict(pixel_statistics or known.pixel_statistics)
+    return Imported(name, parameters, statistics, dropped)
 
 
 def as_detector(
-    imported: Imported, config, keep_unused: bool
+    imported: Imported, config: ConfigDict, keep_unused: bool
 ) -> tuple[Imported, metadata.Classes]:
-    """Fits a whole detector to COCO's classes and to the network of a config.
+    """Fits a complete detector to COCO's classes and to the network of a config.
 
-    The config gets the normalisation of the weights.
+    The config gets the pixel statistics of the weights.
+
+    Args:
+      imported: content of the weight file.
+      config: config of the network, which is changed.
+      keep_unused: True to keep the ten classes that COCO does not annotate.
+
+    Returns:
+      The parameters of the selected classes, and the classes.
 
     Raises:
-      InputError: a field of the config is out of its range; lists what its anchors or
-        its network have otherwise than the weights.
+      InputError: a field of the config is out of its range, or its anchors or network
+        differ from those of the weights; the message lists the differences.
     """
     ids = range(1, layouts.COCO_CHANNELS) if keep_unused else coco_classes.NAMES
     names = [coco_classes.NAMES.get(i, f"unused {i}") for i in ids]
     classes = metadata.Classes(tuple(names), tuple(ids))
     parameters = layouts.keep_classes(imported.parameters, ids)
-    for field, value in imported.normalization.items():
+    for field, value in imported.pixel_statistics.items():
         config.model[field] = value
-    # It is stored as it is, for predictions and for runs.
+    # The config is stored and used for predictions and runs.
     check_choice("task", config.task, ["detection"])
     validate.check_fields(config)
     _check_anchors(config, layouts.LAYOUTS[imported.layout].trained)
@@ -144,8 +165,11 @@ def as_detector(
     return imported._replace(parameters=parameters, dropped=dropped), classes
 
 
-def _check_anchors(config, trained):
-    """No parameter tells the anchors, and detections would be off without a word."""
+def _check_anchors(config: ConfigDict, trained: Any) -> None:
+    """Raises InputError if the config's anchors differ from those of the weights.
+
+    No parameter depends on the anchors, so wrong ones would only give wrong detections.
+    """
     given = {"input_size": tuple(config.input_size)}
     given |= {f"anchors.{name}": config.anchors[name] for name in trained.anchors}
     wanted = {"input_size": trained.input_size}
@@ -159,9 +183,9 @@ def _check_anchors(config, trained):
         )
 
 
-def _same_anchors(config, trained):
-    """Whether fields that differ mean the same after all."""
-    given, wanted = config.anchors, config_dict.ConfigDict(trained.anchors)
+def _same_anchors(config: ConfigDict, trained: Any) -> bool:
+    """Returns True if different fields define the same anchors."""
+    given, wanted = config.anchors, ConfigDict(trained.anchors)
     lengths = [
         [len(anchors[name]) for name in ("strides", "sizes", "aspect_ratios")]
         for anchors in (given, wanted)
@@ -173,15 +197,16 @@ def _same_anchors(config, trained):
     ):
         return False
     found, expected = (
-        anchor_ops.make_anchors(anchors, trained.input_size)
-        for anchors in (given, wanted)
+        make_anchors(anchors, trained.input_size) for anchors in (given, wanted)
     )
-    # A rounding or two of numbers around 1.
-    return found.shape == expected.shape and np.allclose(found, expected, 0, 1e-6)
+    # Allow for rounding of numbers around 1.
+    return found.shape == expected.shape and bool(np.allclose(found, expected, 0, 1e-6))
 
 
-def _check_network(parameters, config, num_classes):
-    task = detection.DetectionTask(config, num_classes)
+def _check_network(
+    parameters: Mapping[str, np.ndarray], config: ConfigDict, num_classes: int
+) -> None:
+    task = DetectionTask(config, num_classes)
     network = jax.eval_shape(task.init, jax.random.key(0))["params"]
     shapes = {
         path: leaf.shape
@@ -189,9 +214,9 @@ def _check_network(parameters, config, num_classes):
     }
     given = {path: array.shape for path, array in parameters.items()}
     problems = {
-        "the config lacks": [path for path in given if path not in shapes],
-        "the file lacks": [path for path in shapes if path not in given],
-        "of another shape": [
+        "missing in the config": [path for path in given if path not in shapes],
+        "missing in the file": [path for path in shapes if path not in given],
+        "different shapes": [
             f"{path}, {given[path]} in the file and {shapes[path]} in the config"
             for path in given
             if path in shapes and given[path] != shapes[path]
@@ -200,8 +225,8 @@ def _check_network(parameters, config, num_classes):
     found = [f"{kind}: {', '.join(paths)}" for kind, paths in problems.items() if paths]
     if found:
         raise InputError(
-            f"the network of --config is not torchvision's ({_DETECTOR_CONFIG} has "
-            f"it); {'; '.join(found)}"
+            "the network of --config is not that of the weights "
+            f"({_DETECTOR_CONFIG} has it); {'; '.join(found)}"
         )
 
 
@@ -209,20 +234,27 @@ def write(
     output: pathlib.Path,
     source: str | os.PathLike,
     imported: Imported,
-    config=None,
+    config: ConfigDict | None = None,
     classes: metadata.Classes | None = None,
 ) -> None:
-    """Writes an import, whole or not at all; with a config, as a work directory.
+    """Writes the output folder atomically; with a config, as a work directory.
+
+    Args:
+      output: folder to make.
+      source: weight file.
+      imported: its content.
+      config: config of a complete detector.
+      classes: classes of a complete detector.
 
     Raises:
       InputError: the directory cannot be written.
     """
     tensors = layouts.LAYOUTS[imported.layout].tensors
-    record = {
+    record: dict[str, Any] = {
         "file": pathlib.Path(source).name,
         "sha256": _sha256(source),
         "layout": imported.layout,
-        "normalization": imported.normalization,
+        "normalization": imported.pixel_statistics,
         "parameters": {
             entry.path: name
             for name, entry in tensors.items()
@@ -232,8 +264,8 @@ def write(
     }
     if classes:
         record |= classes._asdict()
-    with _whole(output) as folder:
-        if config is not None:
+    with _atomic_folder(output) as folder:
+        if config is not None and classes is not None:
             metadata.prepare(folder, config, classes, boxes={})
         metadata.write_json(folder / init_from.IMPORT_FILE, record)
         nested = flax.traverse_util.unflatten_dict(imported.parameters, sep="/")
@@ -241,9 +273,9 @@ def write(
 
 
 @contextlib.contextmanager
-def _whole(output) -> Iterator[pathlib.Path]:
-    """A folder that becomes `output` where nothing fails, and else disappears."""
-    # Resolved: `.` gets a name to replace, and a link to an empty folder stays one.
+def _atomic_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a folder that replaces `output` at the end, or is removed on failure."""
+    # Resolving gives `.` a name, and keeps a link to an empty folder.
     output = output.resolve()
     folder = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
@@ -256,39 +288,42 @@ def _whole(output) -> Iterator[pathlib.Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_output(output):
+def _check_output(output: pathlib.Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(
-            f"--output={output} is there already, and no empty folder: name a new one"
+            f"--output={output} exists and is not an empty folder: choose a new folder"
         )
 
 
-def _sha256(path):
+def _sha256(path: str | os.PathLike) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _summary(imported, output):
+def _summary(imported: Imported, output: pathlib.Path) -> str:
     count = sum(array.size for array in imported.parameters.values())
     dropped = ", ".join(imported.dropped)
     return (
-        f"{layouts.LAYOUTS[imported.layout].about}: {len(imported.parameters)} "
-        f"parameters, {count:,} numbers; "
-        + (f"not taken: {dropped}; " if dropped else "")
-        + f"it wants {imported.normalization}; start a run from it with "
+        f"{layouts.LAYOUTS[imported.layout].about}: {len(imported.parameters)} arrays "
+        f"with {count:,} parameters; "
+        + (f"not used: {dropped}; " if dropped else "")
+        + f"pixel statistics {imported.pixel_statistics}; start a run from them with "
         f"--config.init_from={output}"
     )
 
 
-def _given_normalization(options) -> dict | None:
-    """What the flags say of it, or None."""
-    given = {name: options[name].value for name in init_from.PIXEL_STATISTICS}
+def _given_pixel_statistics(options: flags.FlagValues) -> dict[str, Any] | None:
+    """Returns the pixel statistics that the flags set; None if they set none."""
+    given: dict[str, Any] = {
+        name: options[name].value for name in init_from.PIXEL_STATISTICS
+    }
     absent = [name for name, value in given.items() if value is None]
     if len(absent) == len(given):
         return None
     if absent:
         raise InputError(
-            f"give --{', --'.join(given)} together; missing: --{', --'.join(absent)}"
+            f"--{', --'.join(given)} must be given together; missing: "
+            f"--{', --'.join(absent)}"
         )
     for name in ("pixel_mean", "pixel_std"):
         try:
@@ -299,10 +334,10 @@ def _given_normalization(options) -> dict | None:
     return given
 
 
-def _config(options):
+def _config(options: flags.FlagValues) -> ConfigDict:
     if not options["config"].present:
         raise InputError(
-            f"{options.input} is a whole detector: name the config of its network, "
+            f"{options.input} is a complete detector: give the config of its network, "
             f"--config={_DETECTOR_CONFIG}"
         )
     return command_line.resolved(options["config"])
@@ -310,21 +345,35 @@ def _config(options):
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    text = {"flag_values": values}
-    flags.DEFINE_string("input", None, "The weight file.", required=True, **text)
-    flags.DEFINE_string("output", None, "A new folder.", required=True, **text)
-    flags.DEFINE_enum(
-        "layout", None, list(layouts.LAYOUTS), "What the file is.", **text
+    text: Any = {"flag_values": values}
+    flags.DEFINE_string("input", None, "Weight file.", required=True, **text)
+    flags.DEFINE_string(
+        "output", None, "New local folder for the weights.", required=True, **text
     )
     flags.DEFINE_enum(
-        "channel_order", None, ["RGB", "BGR"], "That the weights want.", **text
+        "layout",
+        None,
+        list(layouts.LAYOUTS),
+        "Layout of the file (default: recognized by the names of its tensors).",
+        **text,
     )
-    flags.DEFINE_list("pixel_mean", None, "Subtracted from the channels.", **text)
-    flags.DEFINE_list("pixel_std", None, "By which they are divided.", **text)
+    flags.DEFINE_enum(
+        "channel_order",
+        None,
+        ["RGB", "BGR"],
+        "Order of the channels that the weights expect.",
+        **text,
+    )
+    flags.DEFINE_list(
+        "pixel_mean", None, "Mean of each channel, which is subtracted.", **text
+    )
+    flags.DEFINE_list(
+        "pixel_std", None, "Divisor of each channel, after the mean.", **text
+    )
     flags.DEFINE_boolean(
         "keep_unused_classes",
         False,
-        "Keep a detector's ten classes that COCO never annotated.",
+        "Keep the ten classes of a detector that COCO does not annotate.",
         **text,
     )
     packaged.define_config(

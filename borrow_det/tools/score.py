@@ -1,11 +1,10 @@
-"""Scores COCO-format detections against COCO-format ground truth.
+"""Scores detections against ground truth, both in COCO's format.
 
   python -m borrow_det.tools.score --ground_truth=G.json --detections=D.json [--voc]
 
-prints one JSON object, metric: value (null where there is no object to find), on
-stdout: COCO's box metrics, and with --voc Pascal VOC's beside them. The names are
-those of evaluation/average_precision.py. Bad files give one line on stderr and exit
-status 2.
+Prints one JSON object of metrics to stdout: COCO's box metrics and, with --voc, Pascal
+VOC's. The names are those of evaluation/average_precision.py; a metric without objects
+is null. The exit status is 2 after wrong input, with one line on stderr.
 """
 
 import json
@@ -22,11 +21,11 @@ from borrow_det.tools.common import cli
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the tool; returns the exit status."""
+    """Runs the tool and returns the exit status."""
     options = _flags()
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     if options["iou"].present and not options.voc:
-        raise InputError("--iou is VOC's threshold: give --voc as well")
+        raise InputError("--iou can only be used with --voc: it is VOC's threshold")
     ground_truth = json_files.read(options.ground_truth)
     coco_format.check_ground_truth(ground_truth, options.ground_truth)
     detections = json_files.read(options.detections)
@@ -38,8 +37,8 @@ def main(argv: Sequence[str]) -> int:
         metrics |= voc.voc_metrics(
             ground_truth, detections, options.iou, options.inclusive_pixels
         )
-    metrics = {k: None if math.isnan(v) else v for k, v in metrics.items()}
-    print(json.dumps(metrics, indent=1, allow_nan=False))
+    defined = {k: None if math.isnan(v) else v for k, v in metrics.items()}
+    print(json.dumps(defined, indent=1, allow_nan=False))
     return 0
 
 
@@ -48,31 +47,29 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "ground_truth",
         None,
-        "COCO annotation file.",
+        "COCO annotation file with the ground truth.",
         required=True,
         flag_values=values,
     )
     flags.DEFINE_string(
         "detections",
         None,
-        "COCO results file, a list of image_id, category_id, bbox, score.",
+        "COCO results file: a list of objects with image_id, category_id, bbox, score.",
         required=True,
         flag_values=values,
     )
     flags.DEFINE_integer(
         "max_detections",
         100,
-        "Detections of an image and class that count for COCO's metrics.",
+        "Number of detections per image and class that COCO's metrics use.",
         lower_bound=1,
         flag_values=values,
     )
-    flags.DEFINE_boolean(
-        "voc", False, "Pascal VOC's metrics as well.", flag_values=values
-    )
+    flags.DEFINE_boolean("voc", False, "Add Pascal VOC's metrics.", flag_values=values)
     flags.DEFINE_float(
         "iou",
         0.5,
-        "VOC's least overlap of a hit.",
+        "With --voc: least IoU of a true positive.",
         lower_bound=0.0,
         upper_bound=1.0,
         flag_values=values,
@@ -80,7 +77,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "inclusive_pixels",
         True,
-        "VOC's boxes include their last pixel (its development kit's +1).",
+        "With --voc: boxes include their last pixel, as in VOC's development kit.",
         flag_values=values,
     )
     return values

@@ -14,7 +14,7 @@ def run(monkeypatch):
 
     def run(path, output, *arguments):
         argv = ["import_weights", f"--input={path}", f"--output={output}", *arguments]
-        # ml_collections looks for the fields of a config there.
+        # ml_collections looks here for the fields of a config.
         monkeypatch.setattr(sys, "argv", argv)
         return cli.call(import_weights.main, argv)
 

@@ -1,4 +1,4 @@
-"""Importing a whole detector: the work directory it becomes, the configs it refuses."""
+"""Importing a complete detector: its work directory, and configs that are refused."""
 
 import json
 
@@ -20,7 +20,7 @@ CONFIG = f"{ssd300_coco.__file__}:reference=torchvision"
 
 @pytest.fixture(scope="module")
 def ssd_file(tmp_path_factory):
-    """torchvision's detector, zero but for the biases of its first heads."""
+    """File of torchvision's detector; only the biases of the first heads are not 0."""
     arrays = {n: np.zeros(e.shape, np.float32) for n, e in DETECTOR.tensors.items()}
     for name in ("classification", "regression"):
         bias = arrays[f"head.{name}_head.module_list.0.bias"]
@@ -33,7 +33,7 @@ def ssd_file(tmp_path_factory):
 def test_a_detector_becomes_a_work_directory(tmp_path, ssd_file, capsys, run):
     output = tmp_path / "W"
     assert run(ssd_file, output, f"--config={CONFIG}") == 0
-    assert "not taken: class channel 12, class channel 26" in capsys.readouterr().out
+    assert "not used: class channel 12, class channel 26" in capsys.readouterr().out
     classes = metadata.load_classes(output)
     assert len(classes.class_names) == 80
     assert classes.class_names[:3] == ("person", "bicycle", "car")
@@ -58,7 +58,7 @@ def test_a_detector_becomes_a_work_directory(tmp_path, ssd_file, capsys, run):
     np.testing.assert_array_equal(offsets[:8], [1, 0, 3, 2, 5, 4, 7, 6])
 
 
-def test_a_detector_may_keep_the_classes_that_coco_never_annotated(ssd_file):
+def test_classes_that_coco_does_not_annotate_can_be_kept(ssd_file):
     imported = import_weights.read(ssd_file)
     config = ssd300_coco.get_config("reference=torchvision")
     kept, classes = import_weights.as_detector(imported, config, True)
@@ -75,14 +75,14 @@ def test_a_detector_may_keep_the_classes_that_coco_never_annotated(ssd_file):
 
 def test_a_detector_needs_the_config_of_its_network(tmp_path, ssd_file, refused):
     message = refused(ssd_file, tmp_path / "W")
-    assert "name the config of its network, --config=configs/ssd300_coco.py" in message
+    assert "the config of its network, --config=configs/ssd300_coco.py" in message
     flag = f"--config={tmp_path / 'nowhere.py'}"
     assert "nowhere.py" in refused(ssd_file, tmp_path / "W", flag)
 
     config = ssd300_coco.get_config("reference=torchvision,borrow=True")
     config.model.width = 0.5
     imported = import_weights.read(ssd_file)
-    with pytest.raises(InputError, match="the file lacks: neck/") as error:
+    with pytest.raises(InputError, match="missing in the file: neck/") as error:
         import_weights.as_detector(imported, config, False)
     assert "trunk/conv1_1/conv/bias, (64,) in the file and (32,) in the config" in str(
         error.value
@@ -129,7 +129,7 @@ def test_another_order_of_the_ratios_is_refused(ssd_file):
         import_weights.as_detector(import_weights.read(ssd_file), config, False)
 
 
-def test_what_means_the_same_anchors_is_taken(ssd_file):
+def test_fields_that_define_the_same_anchors_are_accepted(ssd_file):
     config = ssd300_coco.get_config("reference=torchvision")
     config.anchors.sizes = (21, 45, 99, 153, 207, 261.00001)
     ratios = (1.0, 2.0, 0.5)
@@ -140,7 +140,7 @@ def test_what_means_the_same_anchors_is_taken(ssd_file):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        # VOC's config with the one field that was compared.
+        # VOC's config with one field of the reference.
         (
             [f"--config={ssd300_voc.__file__}", "--config.anchors.clip=sizes"],
             "has them); anchors.sizes is (30.0, 60.0, 111.0, 162.0, 213.0, 264.0), not",
@@ -164,7 +164,7 @@ def test_what_means_the_same_anchors_is_taken(ssd_file):
         ),
     ],
 )
-def test_configs_of_another_detector_are_refused_and_named(
+def test_configs_of_another_detector_are_refused(
     tmp_path, ssd_file, arguments, message, refused
 ):
     assert message in refused(ssd_file, tmp_path / "W", *arguments)

@@ -1,4 +1,4 @@
-"""Importing weights: what DIR then holds, and what is refused with nothing left."""
+"""Importing weights: the files of an import, and refusals that leave no files."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def shapes_of(layout, names=None):
 
 @pytest.fixture
 def keras_file(tmp_path):
-    """A function: a Keras VGG16 without top, zero but for its first kernel.
+    """Function that writes a Keras VGG16 without top; only its first kernel is not 0.
 
     `change` edits the open file.
     """
@@ -41,7 +41,7 @@ def keras_file(tmp_path):
         layers = keras_names.CONVOLUTIONS
         names = [f"{layer}/{kind}" for layer in layers for kind in ("kernel", "bias")]
         with h5py.File(path, "w") as file:
-            # Nothing is stored of what is not written: the file stays small.
+            # Datasets without values are not stored, so the file is small.
             for name, shape in shapes_of("keras_vgg16", names).items():
                 file.create_dataset(f"{name.split('/')[0]}/{name}:0", shape, "f4")
             file["block1_conv1/block1_conv1/kernel:0"][...] = first
@@ -52,15 +52,15 @@ def keras_file(tmp_path):
     return write
 
 
-# What an import holds.
+# Files of an import.
 
 
-def test_an_import_holds_the_parameters_and_what_they_came_from(
+def test_an_import_has_the_parameters_and_their_origin(
     tmp_path, keras_file, capsys, run
 ):
     path, output = keras_file(), tmp_path / "new" / "W"
     assert run(path, output) == 0
-    assert "26 parameters, 14,714,688 numbers" in capsys.readouterr().out
+    assert "26 arrays with 14,714,688 parameters" in capsys.readouterr().out
     assert sorted(p.name for p in output.iterdir()) == ["checkpoints", "import.json"]
     record = json.loads((output / "import.json").read_text())
     parameters = record.pop("parameters")
@@ -83,7 +83,7 @@ def test_an_import_holds_the_parameters_and_what_they_came_from(
     assert init_from.pixel_statistics(output) == BGR
 
 
-def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
+def test_a_detector_takes_every_imported_parameter(
     tmp_path, keras_file, tiny_config, run
 ):
     run(keras_file(), tmp_path / "W")
@@ -99,7 +99,7 @@ def test_every_parameter_of_the_stages_has_a_place_in_a_detector(
     assert taken == sorted(f"params/{path}" for path in record["parameters"])
 
 
-def test_the_flags_name_another_normalisation(tmp_path, keras_file, run):
+def test_flags_override_the_pixel_statistics(tmp_path, keras_file, run):
     flags = ("--channel_order=RGB", "--pixel_mean=1,2.5,3", "--pixel_std=4,5,6")
     assert run(keras_file(), tmp_path / "W", *flags) == 0
     assert init_from.pixel_statistics(tmp_path / "W") == {
@@ -124,28 +124,26 @@ def test_the_flags_name_another_normalisation(tmp_path, keras_file, run):
         (["--channel_order=RBG"], "should be one of"),
         (["--layout=vgg19"], "should be one of"),
         (["surplus"], "unexpected argument 'surplus'"),
-        (["--keep_unused_classes"], "are for whole detectors; "),
-        ([f"--config={CONFIG}"], "are for whole detectors; "),
+        (["--keep_unused_classes"], "are for complete detectors; "),
+        ([f"--config={CONFIG}"], "are for complete detectors; "),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(
-    tmp_path, keras_file, flags, message, refused
-):
+def test_wrong_flags_are_refused(tmp_path, keras_file, flags, message, refused):
     assert message in refused(keras_file(), tmp_path / "W", *flags)
 
 
-# Where it goes.
+# The output folder.
 
 
-def test_only_a_new_or_an_empty_folder_is_written(
+def test_the_output_must_be_new_or_an_empty_folder(
     tmp_path, keras_file, capsys, run, refused
 ):
     path, output = keras_file(), tmp_path / "W"
     output.mkdir()
     assert run(path, output) == 0
     capsys.readouterr()
-    assert "no empty folder" in refused(path, output)
-    assert "no empty folder" in refused(path, path)
+    assert "is not an empty folder" in refused(path, output)
+    assert "is not an empty folder" in refused(path, path)
 
 
 def test_a_link_to_an_empty_folder_is_followed(tmp_path, keras_file, run):
@@ -156,7 +154,7 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path, keras_file, run):
     assert (tmp_path / "disk" / "import.json").exists()
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, keras_file, monkeypatch, refused):
+def test_a_failed_write_leaves_no_files(tmp_path, keras_file, monkeypatch, refused):
     def fail(folder, variables):
         (folder / "checkpoints").mkdir()
         raise OSError(28, "No space left on device")
@@ -166,14 +164,14 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, keras_file, monkeypatch, re
     assert "No space left" in refused(path, tmp_path / "W")
 
 
-# What is refused.
+# Refusals.
 
 
-def test_all_that_is_wrong_with_the_tensors_is_listed(tmp_path, keras_file, refused):
+def test_all_wrong_tensors_are_listed(tmp_path, keras_file, refused):
     def spoil(file):
         del file["block1_conv1/block1_conv1/bias:0"]
         del file["block2_conv1/block2_conv1/kernel:0"]
-        # As Theano orders a kernel.
+        # The axes of the kernel are in Theano's order.
         file.create_dataset("block2_conv1/block2_conv1/kernel:0", (128, 64, 3, 3), "f4")
         file.create_dataset("block6_conv1/block6_conv1/bias:0", (9,), "f4")
         file["fc1/fc1/bias:0"] = np.zeros(4096, np.float32)
@@ -196,14 +194,14 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path, keras_file, refused):
     assert "NaN or infinite numbers in block4_conv1/bias" in message
 
 
-def test_a_file_is_held_against_the_layout_that_is_given(tmp_path, keras_file, refused):
+def test_a_file_must_have_the_layout_of_the_flag(tmp_path, keras_file, refused):
     flag = "--layout=vgg16_reducedfc"
     message = refused(keras_file(), tmp_path / "W", flag)
     assert "it is not vgg16_reducedfc; missing: 0.weight, 0.bias" in message
 
 
 @pytest.mark.parametrize("kind", ["surplus", "renamed"])
-def test_a_wrong_name_is_refused_before_anything_is_unpacked(
+def test_a_wrong_name_is_refused_before_arrays_are_read(
     tmp_path, monkeypatch, kind, refused
 ):
     names = [*shapes_of("vgg16_reducedfc")]
@@ -224,7 +222,7 @@ def test_a_wrong_name_is_refused_before_anything_is_unpacked(
     assert expected[kind] in message
 
 
-def test_program_refuses_an_absent_file_in_a_line_and_ends_with_2(tmp_path):
+def test_an_absent_file_gives_one_line_and_exit_status_2(tmp_path):
     process = subprocess.run(
         [
             *(sys.executable, "-m", "borrow_det.tools.import_weights"),

@@ -1,4 +1,4 @@
-"""The scoring tool: its one JSON object, and what it says about bad files."""
+"""The scoring tool: its JSON object, and its messages about wrong files."""
 
 import json
 import subprocess
@@ -28,11 +28,11 @@ def run(tmp_path, *arguments, truth=TRUTH, detections=DETECTIONS):
 
 
 def changed(record, **fields):
-    """A copy with other fields; None leaves a field out."""
+    """Returns a copy with other fields; None removes a field."""
     return {k: v for k, v in (record | fields).items() if v is not None}
 
 
-def test_program_prints_the_published_figures(metric_vectors):
+def test_the_command_prints_the_published_metrics(metric_vectors):
     folder = metric_vectors / "coco_val2014_fake100"
     process = subprocess.run(
         [
@@ -52,7 +52,7 @@ def test_program_prints_the_published_figures(metric_vectors):
     assert metrics["AP/fire hydrant"] is None
 
 
-def test_program_names_a_bad_file_and_ends_with_2(tmp_path):
+def test_an_absent_file_gives_one_line_and_exit_status_2(tmp_path):
     missing = tmp_path / "nowhere.json"
     process = subprocess.run(
         [
@@ -68,7 +68,7 @@ def test_program_names_a_bad_file_and_ends_with_2(tmp_path):
     assert process.stderr == f"error: {missing}: No such file or directory\n"
 
 
-def test_voc_stands_beside_coco(tmp_path, capsys):
+def test_voc_metrics_are_added_to_those_of_coco(tmp_path, capsys):
     assert run(tmp_path) == 0
     coco = json.loads(capsys.readouterr().out)
     assert coco["AP"] == coco["AR_100"] == 1.0
@@ -88,14 +88,14 @@ def test_voc_stands_beside_coco(tmp_path, capsys):
         assert metrics["AP50"] == 1.0
 
 
-def test_max_detections_reaches_the_metrics(tmp_path, capsys):
+def test_max_detections_limits_the_detections_of_an_image(tmp_path, capsys):
     found = [changed(DETECTIONS[0], bbox=[50, 50, 9, 9], score=0.9), *DETECTIONS]
     for limit, recall in ((1, 0.0), (200, 1.0)):
         assert run(tmp_path, f"--max_detections={limit}", detections=found) == 0
         assert json.loads(capsys.readouterr().out)[f"AR_{limit}"] == recall
 
 
-def test_no_detections_are_a_score_of_0(tmp_path, capsys):
+def test_without_detections_the_score_is_0(tmp_path, capsys):
     assert run(tmp_path, "--voc", detections=[]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["AP"] == metrics["AP_11point"] == 0
@@ -177,7 +177,7 @@ BAD_DETECTIONS = {
         ),
     ],
 )
-def test_bad_files_are_named_in_one_line(tmp_path, capsys, message, files):
+def test_wrong_files_are_named_in_one_line(tmp_path, capsys, message, files):
     assert run(tmp_path, **files) == 2
     output = capsys.readouterr()
     assert output.out == ""
@@ -189,20 +189,20 @@ def test_bad_files_are_named_in_one_line(tmp_path, capsys, message, files):
     ("argument", "message"),
     [
         ("--max_detections=0", "0 is not a positive integer"),
-        ("--iou=0.3", "--iou is VOC's threshold: give --voc as well"),
+        ("--iou=0.3", "--iou can only be used with --voc"),
         ("--iou=2", "2.0 is not a number in the range [0.0, 1.0]"),
         ("--what", "Unknown command line flag 'what'"),
         ("extra.json", "unexpected argument 'extra.json'"),
     ],
 )
-def test_bad_arguments_are_named_in_one_line(tmp_path, capsys, argument, message):
+def test_wrong_arguments_are_named_in_one_line(tmp_path, capsys, argument, message):
     assert run(tmp_path, argument) == 2
     output = capsys.readouterr()
     assert message in output.err
     assert (output.out, output.err.count("\n")) == ("", 1)
 
 
-def test_required_flags_and_help(capsys):
+def test_required_flags_are_named_and_help_is_printed(capsys):
     assert cli.call(score.main, ["score"]) == 2
     error = capsys.readouterr().err
     assert "--ground_truth" in error

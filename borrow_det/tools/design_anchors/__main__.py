@@ -1,80 +1,67 @@
-"""Designs anchors for a data set by Eq. (1) of the paper, and measures them.
+r"""Designs anchors for a dataset by Eq. (1) of the paper, and measures them.
 
-  python -m borrow_det.tools.design_anchors --config=FILE[:arg=value,...]
+  python -m borrow_det.tools.design_anchors --config=FILE[:arg=value,...] \
       [--config.field=value] [--theta=0.5] [--share=0.99] [--split=NAME] [--output=DIR]
 
-measures the sizes and aspect ratios of a split's objects (crowds and difficult ones
-are some where loss.ignored says so) at the training input's size (config.input_size,
-to which images are resized whole), proposes the smallest set of anchors on the levels
-of config.anchors.strides that covers `share` of them, and shows what it and the
-config's own anchors (the paper's, unless a field says otherwise) reach: the closed
-form's worst case, and the share of objects with IoU >= theta with an anchor where it
-really stands, by size. It prints a report with a config fragment, and writes to DIR
-  design.png   the objects, both sets of anchors, and what is covered at each size;
-  design.json  the same figures.
+Reads the sizes and aspect ratios of a split's objects at config.input_size, to which
+images are resized. Crowds and difficult objects are included if loss.ignored=positive.
+Proposes the smallest set of anchors on the levels of config.anchors.strides that covers
+a share of the objects, --share. An object is covered if its IoU with an anchor of the
+grid is at least --theta. Compares the proposal with the config's own anchors: the worst
+IoU by the closed form, and the share of covered objects by size. Prints a report with a
+config fragment, and writes to DIR
+  design.png   the objects, both sets of anchors, and the covered share by size
+  design.json  the same figures
 
-  python -m borrow_det.tools.design_anchors --object_aspect_ratio=6 [--theta=0.5]
+  python -m borrow_det.tools.design_anchors --object_aspect_ratio=6 [--theta=0.5] \
       [--scale_step=2]
 
-needs no data: it prints one JSON object with the largest aspect ratio that anchors
-need for objects of up to that one (max_aspect_ratio), and the fewest ratios that do.
+needs no data. It prints one JSON object with the largest aspect ratio that anchors need
+for objects of aspect ratios up to the given one (max_aspect_ratio), and the smallest
+set of aspect ratios that covers them.
 
-Wrong input gives one line on stderr and exit status 2.
+The exit status is 2 after wrong input, with one line on stderr.
 """
 
 import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.data import sources
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_design, assignment
-from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops.anchors import anchors_per_position, make_anchors
 from borrow_det.tools.common import cli
-from borrow_det.tools.design_anchors import plot, report
-from borrow_det.tools.design_anchors import proposal as proposal_lib
+from borrow_det.tools.design_anchors import plot, proposal, report
 from borrow_det.workdir import metadata
 
-# Sides in pixels of the input. COCO's small ends at 32, its medium at 96.
+# Sizes in pixels of the network's input. COCO's small objects end at 32, medium at 96.
 _EDGES = (0, 8, 16, 32, 64, 96, 192, math.inf)
 _COCO = {"small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
-# Beyond these the fewest aspect ratios are hundreds, and serve nobody.
+# Values outside need hundreds of aspect ratios.
 _THETAS = (0.01, 0.99)
 _LARGEST_RATIO = 1000
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the tool; returns the exit status."""
+    """Runs the tool and returns the exit status."""
     options = _flags(argv)
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
-    low, high = _THETAS
-    if not low <= options.theta <= high:
-        raise InputError(
-            f"--theta={options.theta:.12g} must lie between {low:g} and {high:g}"
-        )
-    if (options["config"].value is None) == (options.object_aspect_ratio is None):
-        raise InputError(
-            "give either --config, to design for a data set, or --object_aspect_ratio"
-        )
-    data_only, plain_only = ("share", "split", "output"), ("scale_step",)
-    for name in plain_only if options.object_aspect_ratio is None else data_only:
-        if options[name].present:
-            mode = "--object_aspect_ratio" if name in plain_only else "--config"
-            raise InputError(f"--{name} goes with {mode} only")
+    _check_flags(options)
     if options.object_aspect_ratio is not None:
         answer = from_ratio(
             options.object_aspect_ratio, options.theta, options.scale_step
         )
         print(json.dumps(answer))
         return 0
-    if not 0 < options.share <= 1:
-        raise InputError(f"--share={options.share:g} must lie above 0, up to 1")
     config = command_line.resolved(options["config"])
     split = options.split or config.dataset.train_split
     design, drawn = from_data(config, split, options.theta, options.share)
@@ -92,8 +79,36 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check_flags(options: flags.FlagValues) -> None:
+    low, high = _THETAS
+    if not low <= options.theta <= high:
+        raise InputError(
+            f"--theta={options.theta:.12g} must lie between {low:g} and {high:g}"
+        )
+    without_data = options.object_aspect_ratio is not None
+    if (options["config"].value is not None) == without_data:
+        raise InputError(
+            "give either --config, to design for a dataset, or --object_aspect_ratio"
+        )
+    data_flags, other_flags = ("share", "split", "output"), ("scale_step",)
+    for name in data_flags if without_data else other_flags:
+        if options[name].present:
+            mode = "--config" if without_data else "--object_aspect_ratio"
+            raise InputError(f"--{name} can only be used with {mode}")
+    if not 0 < options.share <= 1:
+        raise InputError(f"--share={options.share:g} must be above 0 and at most 1")
+
+
 def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> dict:
-    """What Eq. (1) says of objects from 1 : a to a : 1, as a JSON object.
+    """Applies Eq. (1) to objects of aspect ratios from 1/a to a.
+
+    Args:
+      object_aspect_ratio: a, the largest aspect ratio.
+      theta: IoU from which an object is covered.
+      scale_step: ratio of successive anchor sizes.
+
+    Returns:
+      Contents of a JSON object.
 
     Raises:
       InputError: the ratio or the step is out of range, or the step is too large for
@@ -105,7 +120,7 @@ def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> d
             f"{_LARGEST_RATIO}"
         )
     if not 1 <= scale_step < math.inf:
-        raise InputError(f"--scale_step={scale_step:g} must be a number from 1 on")
+        raise InputError(f"--scale_step={scale_step:g} must be a number of at least 1")
     largest = anchor_design.max_aspect_ratio(object_aspect_ratio, theta, scale_step)
     return {
         "theta": theta,
@@ -115,8 +130,10 @@ def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> d
     }
 
 
-def _equation(low, high, theta, scale_step):
-    """What Eq. (1) says of objects whose aspect ratios lie from low to high."""
+def _equation(
+    low: float, high: float, theta: float, scale_step: float
+) -> dict[str, Any]:
+    """Applies Eq. (1) to objects of aspect ratios from low to high."""
     quotient = anchor_design.largest_quotient(scale_step, theta)
     ratios = anchor_design.aspect_ratios(low, high, quotient)
     return {
@@ -127,24 +144,33 @@ def _equation(low, high, theta, scale_step):
     }
 
 
-def from_data(config, split: str, theta: float, share: float) -> tuple[dict, dict]:
-    """Designs anchors for one split and measures them beside the config's own.
+def from_data(
+    config: ConfigDict, split: str, theta: float, share: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Designs anchors for a split and compares them with the config's own.
+
+    Args:
+      config: config with the dataset, the input size and the strides.
+      split: name of the split.
+      theta: IoU from which an object is covered.
+      share: share of the objects to cover, in (0, 1].
 
     Returns:
-      What design.json holds, and the arrays that the plot needs beside it:
-      `objects` [N, 2] and, by set, `shapes` [k, 2], (height, width) in pixels.
+      The contents of design.json, and the other arrays of the plot: `objects` [N, 2]
+      and `shapes` [k, 2] by set, both (height, width) in pixels.
 
     Raises:
-      InputError: the split has no objects, or as sources.load and the proposal do.
+      InputError: the split has no objects, or see `sources.load` and
+        `proposal.propose`.
     """
     validate.check_fields(config)
     _check_levels(config.anchors)
     boxes, left_out = _read_boxes(config, split)
-    objects = proposal_lib.measure(boxes, config.input_size)
-    region = proposal_lib.wanted_region(objects, share)
+    objects = proposal.measure(boxes, config.input_size)
+    region = proposal.wanted_region(objects, share)
     own = config.anchors
-    proposal, step = proposal_lib.propose(objects, own, config.input_size, theta, share)
-    sets = {"config": own, "proposal": proposal}
+    proposed, step = proposal.propose(objects, own, config.input_size, theta, share)
+    sets = {"config": own, "proposal": proposed}
     found = {
         name: _measured(anchors, objects, region, config.input_size, theta)
         for name, anchors in sets.items()
@@ -162,31 +188,31 @@ def from_data(config, split: str, theta: float, share: float) -> tuple[dict, dic
         "aspect_ratio_range": [_plain(v) for v in region.ratios],
         "equation_1": _equation(*region.ratios, theta, step),
         "sets": {name: figures for name, (figures, _) in found.items()},
-        "bins": _bins(objects.sizes, {name: ok for name, (_, ok) in found.items()}),
-        "fragment": {name: getattr(proposal, name) for name in proposal_lib.FIELDS},
+        "bins": _bins(objects.sizes, {name: hit for name, (_, hit) in found.items()}),
+        "fragment": {name: getattr(proposed, name) for name in proposal.FIELDS},
     }
     shapes = {
-        name: proposal_lib.all_shapes(anchors, config.input_size)
+        name: proposal.all_shapes(anchors, config.input_size)
         for name, anchors in sets.items()
     }
     sides = boxes[:, 2:] - boxes[:, :2]
     return design, {"objects": sides * np.array(config.input_size), "shapes": shapes}
 
 
-def _check_levels(anchors):
+def _check_levels(anchors: ConfigDict) -> None:
     for name in ("sizes", "aspect_ratios"):
         count = len(getattr(anchors, name))
         if count != len(anchors.strides):
             raise InputError(
                 f"anchors.{name} has {count} levels, anchors.strides has "
-                f"{len(anchors.strides)}: give each level its own"
+                f"{len(anchors.strides)}: give one entry per level"
             )
 
 
-def _read_boxes(config, name):
-    """Boxes [N, 4] of the objects that training learns; counts of those it does not.
+def _read_boxes(config: ConfigDict, name: str) -> tuple[np.ndarray, dict[str, int]]:
+    """Returns the boxes [N, 4] that training learns, and counts of the others.
 
-    Boxes without an area cannot overlap anything.
+    The others are crowds and difficult objects, and boxes without an area.
     """
     split = sources.load(config.dataset, name)
     found, count = [np.zeros((0, 4), np.float32)], 0
@@ -202,7 +228,7 @@ def _read_boxes(config, name):
     if not with_area.any():
         raise InputError(
             f"split {name} of {config.dataset.path or config.dataset.name} has no "
-            "objects to design anchors for: choose another --split"
+            "objects: choose another --split"
         )
     left_out = {
         "left_out": count - len(boxes),
@@ -211,22 +237,26 @@ def _read_boxes(config, name):
     return boxes[with_area], left_out
 
 
-def _measured(anchors, objects, region, input_size, theta):
-    """The figures of one set of anchors, and which objects it covers, bool [N]."""
-    placed = anchor_ops.make_anchors(anchors, input_size)
+def _measured(
+    anchors: ConfigDict,
+    objects: proposal.MeasuredObjects,
+    region: proposal.Region,
+    input_size: tuple[int, int],
+    theta: float,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Returns figures of a set of anchors, and which objects it covers, bool [N]."""
+    placed = make_anchors(anchors, input_size)
     covered = anchor_design.best_iou(objects.boxes, placed) >= theta
-    shapes = proposal_lib.all_shapes(anchors, input_size)
+    shapes = proposal.all_shapes(anchors, input_size)
     centered = anchor_design.best_centered_iou(objects.sizes, objects.ratios, shapes)
-    reachable = centered >= theta - proposal_lib.TOLERANCE
-    sides, worst = proposal_lib.closed_form(anchors, region, input_size)
+    reachable = centered >= theta - proposal.TOLERANCE
+    sides, worst = proposal.closed_form(anchors, region, input_size)
     figures = {
-        "anchors_per_position": list(anchor_ops.anchors_per_position(anchors)),
+        "anchors_per_position": list(anchors_per_position(anchors)),
         "anchors": len(placed),
-        **{name: _plain_nested(getattr(anchors, name)) for name in proposal_lib.FIELDS},
+        **{name: _plain_nested(getattr(anchors, name)) for name in proposal.FIELDS},
         "worst_case_iou": _plain(worst.min()),
-        "guaranteed_sizes": _longest_run(
-            sides, worst >= theta - proposal_lib.TOLERANCE
-        ),
+        "guaranteed_sizes": _longest_run(sides, worst >= theta - proposal.TOLERANCE),
         "share_centered": _plain(reachable.mean()),
         "share_measured": _plain(covered.mean()),
         "missed_shape": _describe(objects, ~covered & ~reachable),
@@ -235,8 +265,8 @@ def _measured(anchors, objects, region, input_size, theta):
     return figures, covered
 
 
-def _describe(objects, missed):
-    """Count, and middle 90 % of sizes and aspect ratios, of some objects."""
+def _describe(objects: proposal.MeasuredObjects, missed: np.ndarray) -> dict[str, Any]:
+    """Returns the count and the 5, 50 and 95 % quantiles of the missed objects."""
     if not missed.any():
         return {"objects": 0}
     sizes, ratios = (
@@ -246,9 +276,10 @@ def _describe(objects, missed):
     return {"objects": int(missed.sum()), "sizes": sizes, "aspect_ratios": ratios}
 
 
-def _longest_run(sides, holds):
-    """Smallest and largest side of the longest run where it holds; None for none."""
-    best, start = None, None
+def _longest_run(sides: np.ndarray, holds: np.ndarray) -> list[float] | None:
+    """Returns the smallest and largest side of the longest run in which `holds`."""
+    best: list[float] | None = None
+    start: int | None = None
     for i, held in enumerate(holds):
         if not held:
             start = None
@@ -259,9 +290,9 @@ def _longest_run(sides, holds):
     return best
 
 
-def _bins(sizes, covered):
-    """Objects and covered shares of COCO's classes of size, then of finer ones."""
-    named = [*_COCO.items()]
+def _bins(sizes: np.ndarray, covered: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Counts objects and covered shares, by COCO's size classes and by finer ones."""
+    named: list[tuple[str, tuple[float, float]]] = [*_COCO.items()]
     for low, high in itertools.pairwise(_EDGES):
         text = f"{low}-{high}" if high < math.inf else f"{low}-"
         named.append((text, (low, high)))
@@ -269,41 +300,53 @@ def _bins(sizes, covered):
     for name, (low, high) in named:
         inside = (sizes >= low) & (sizes < high)
         shares = {
-            of_set: _plain(ok[inside].mean()) if inside.any() else None
-            for of_set, ok in covered.items()
+            set_name: _plain(hit[inside].mean()) if inside.any() else None
+            for set_name, hit in covered.items()
         }
         bins.append({"size": name, "objects": int(inside.sum()), **shares})
     return bins
 
 
 def _plain(value: float) -> float | int:
-    """A number for JSON: ten digits, and 3 rather than 3.0000000000000004."""
+    """Rounds a number to ten digits, so that JSON has 3, not 3.0000000000000004."""
     value = float(f"{float(value):.10g}")
     return int(value) if value.is_integer() else value
 
 
-def _plain_nested(value):
+def _plain_nested(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain_nested(inner) for inner in value]
     return value if isinstance(value, str) else _plain(value)
 
 
-def _flags(argv) -> flags.FlagValues:
+def _flags(argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
-    text = {"flag_values": values}
+    text: Any = {"flag_values": values}
     packaged.define_config("config", packaged.HELP, values, argv)
-    flags.DEFINE_float("theta", 0.5, "IoU from which an object is covered.", **text)
-    flags.DEFINE_float("share", 0.99, "Of the objects, to be covered.", **text)
-    flags.DEFINE_string("split", None, "The split; dataset.train_split.", **text)
-    flags.DEFINE_string("output", "anchor_design", "Where results go.", **text)
+    flags.DEFINE_float(
+        "theta", 0.5, "IoU with an anchor from which an object is covered.", **text
+    )
+    flags.DEFINE_float("share", 0.99, "Share of the objects to cover.", **text)
+    flags.DEFINE_string(
+        "split",
+        None,
+        "Split whose objects are read (default: dataset.train_split).",
+        **text,
+    )
+    flags.DEFINE_string(
+        "output", "anchor_design", "Local folder for the results.", **text
+    )
     flags.DEFINE_float(
         "object_aspect_ratio",
         None,
-        "Without data: of the objects, a from 1 on.",
+        "Without a dataset: largest aspect ratio of the objects, at least 1.",
         **text,
     )
     flags.DEFINE_float(
-        "scale_step", 2.0, "Without data: from one anchor size to the next.", **text
+        "scale_step",
+        2.0,
+        "Without a dataset: ratio of successive anchor sizes.",
+        **text,
     )
     return values
 

@@ -1,12 +1,14 @@
-"""What tools.design_anchors prints: its figures, and a config fragment."""
+"""Text report of an anchor design, with a config fragment."""
 
 import shlex
+from collections.abc import Iterator
+from typing import Any
 
-from borrow_det.tools.design_anchors import proposal as proposal_lib
+from borrow_det.tools.design_anchors.proposal import WORTHLESS
 
 
-def text(design: dict) -> str:
-    """The figures of design.json for reading, and a config fragment."""
+def text(design: dict[str, Any]) -> str:
+    """Formats the contents of design.json, with a fragment for a config."""
     height, width = design["input_size"]
     low, high = design["size_range"]
     thin, wide = design["aspect_ratio_range"]
@@ -20,7 +22,7 @@ def text(design: dict) -> str:
         f"to {wide:.3g}",
         _equation(design["equation_1"]),
         "",
-        "Sizes below are in pixels of the input; COCO's small, medium and large, too.",
+        "Sizes are in pixels of the input, including COCO's small, medium and large.",
         "",
         *_table(design),
         "",
@@ -41,31 +43,32 @@ def text(design: dict) -> str:
     return "\n".join(lines)
 
 
-def _left_out(design):
-    text = f"{design['left_out']} crowds or difficult ones"
+def _left_out(design: dict[str, Any]) -> str:
+    text = f"{design['left_out']} crowds or difficult objects"
     if design["without_area"]:
-        text += f" and {design['without_area']} whose box has no area"
+        text += f" and {design['without_area']} boxes without an area"
     return text
 
 
-def _equation(figures):
+def _equation(figures: dict[str, Any]) -> str:
     ratios = figures["aspect_ratios"]
     listed = ", ".join(f"{ratio:.3g}" for ratio in ratios)
-    needed = f"these need {listed}"
+    needed = f"these objects need the aspect ratios {listed}"
     if len(ratios) == 1:
-        needed = f"a single one, {listed}, serves these"
+        needed = f"these objects need a single aspect ratio, {listed}"
     return (
-        f"Eq. (1): with sizes a factor {figures['scale_step']:.3g} apart (mismatch "
-        f"{figures['worst_mismatch']:.3g} at worst) an anchor serves aspect ratios up "
-        f"to a factor {figures['max_quotient']:.3g} from its own, so {needed}; objects "
-        "measured where anchors stand, not this, decide how many are proposed"
+        f"Eq. (1): with sizes a factor of {figures['scale_step']:.3g} apart (worst "
+        f"mismatch {figures['worst_mismatch']:.3g}), an anchor covers aspect ratios up "
+        f"to a factor of {figures['max_quotient']:.3g} from its own; {needed}. The "
+        "proposal is selected by the measured share of objects, not by this equation"
     )
 
 
-def _table(design):
+def _table(design: dict[str, Any]) -> list[str]:
     own, proposal = design["sets"]["config"], design["sets"]["proposal"]
-    rows = [("all", design["objects"], own["share_measured"])]
-    rows[0] += (proposal["share_measured"],)
+    rows = [
+        ("all", design["objects"], own["share_measured"], proposal["share_measured"])
+    ]
     rows += [
         (b["size"], b["objects"], b["config"], b["proposal"]) for b in design["bins"]
     ]
@@ -76,47 +79,47 @@ def _table(design):
         a, b = ("-" if share is None else f"{share:.3f}" for share in shares)
         lines.append(f"| {name:24} | {count:7} | {a:>6} | {b:>8} |")
     for label, key in (
-        ("objects it fits, centred", "share_centered"),
-        ("closed form, worst IoU", "worst_case_iou"),
+        ("share at the best place", "share_centered"),
+        ("worst IoU, closed form", "worst_case_iou"),
     ):
         a, b = own[key], proposal[key]
         lines.append(f"| {label:24} | {'':7} | {a:6.3f} | {b:8.3f} |")
     counts = [str(sum(s["anchors_per_position"])) for s in (own, proposal)]
     lines.append(
-        f"| {'anchors a position, sum':24} | {'':7} | {counts[0]:>6} | {counts[1]:>8} |"
+        f"| {'anchors per position':24} | {'':7} | {counts[0]:>6} | {counts[1]:>8} |"
     )
     return lines
 
 
-def _sentences(design):
+def _sentences(design: dict[str, Any]) -> Iterator[str]:
     for name, figures in design["sets"].items():
         sizes = figures["guaranteed_sizes"]
         where = f"{sizes[0]:.1f} to {sizes[1]:.1f} pixels" if sizes else "no size"
         yield (
             f"{name}: {figures['anchors']} anchors; by the closed form, objects of all "
-            f"wanted aspect ratios reach {design['theta']:g} at {where}"
+            f"wanted aspect ratios reach an IoU of {design['theta']:g} at {where}"
         )
         for key, why in (
-            ("missed_shape", "that no anchor's shape fits"),
-            ("missed_place", "that fit a shape but lie too far from its anchors"),
+            ("missed_shape", "that fit the shape of no anchor"),
+            ("missed_place", "that fit a shape but are too far from its anchors"),
         ):
             missed = figures[key]
             if missed["objects"]:
                 low, middle, high = missed["sizes"]
                 thin, _, wide = missed["aspect_ratios"]
                 yield (
-                    f"  misses {missed['objects']} {why}: 90 % of these have sizes of "
-                    f"{low:.1f} to {high:.1f} (median {middle:.1f}) and aspect ratios "
-                    f"of {thin:.3g} to {wide:.3g}"
+                    f"  misses {missed['objects']} objects {why}: 90 % of them have "
+                    f"sizes of {low:.1f} to {high:.1f} (median {middle:.1f}) and "
+                    f"aspect ratios of {thin:.3g} to {wide:.3g}"
                 )
 
 
-def _shortfall(design):
+def _shortfall(design: dict[str, Any]) -> Iterator[str]:
     reached = design["sets"]["proposal"]["share_measured"]
     if reached < design["share"]:
         yield (
             f"no set was found that covers {design['share']:.4g} on these strides; "
-            f"this one covers {reached:.3f}, and is the smallest within "
-            f"{proposal_lib.WORTHLESS:g} of the best; a larger input_size brings "
-            "small objects nearer to anchors"
+            f"the proposal covers {reached:.3f} and is the smallest set within "
+            f"{WORTHLESS:g} of the best; with a larger input_size, small objects are "
+            "nearer to anchors"
         )

@@ -1,24 +1,27 @@
-"""Makes one file of a trained run, which needs neither this package nor Flax.
+"""Exports a trained run to one file that needs neither this package nor Flax.
 
   python -m borrow_det.tools.export --workdir=W --output=FILE [--batch=N|any]
 
-The file is one function, the run's parameters and suppression inside:
-  image       uint8 [B, H, W, 3] RGB: each image at the top left of a canvas of zeros,
-              of the size that the run's data set has (config.dataset.canvas)
-  image_size  int32 [B, 2]: the height and width that each image has there
-gives, as tasks/detection.py's `detect` does, by falling score,
-  boxes       float32 [B, K, 4]: y_min, x_min, y_max, x_max in shares of the image
+The file is a function that includes the run's parameters, resizing to the input size of
+the network, pixel statistics and suppression. Inputs:
+  image       uint8 [B, H, W, 3] RGB canvases of the size config.dataset.canvas, with
+              each image at the top left and zeros elsewhere
+  image_size  int32 [B, 2]: height and width of each image on its canvas
+Outputs, for K = nms.max_total detections sorted by descending score:
+  boxes       float32 [B, K, 4]: y_min, x_min, y_max, x_max, relative to the image
   scores      float32 [B, K]
   labels      int32 [B, K], counted from 0
-  mask        bool [B, K], false where there is no detection
-Resizing to the network's input and normalisation are part of it.
+  mask        bool [B, K], false if there is no detection
 
---format=stablehlo makes a zip of
-  model.stablehlo  what jax.export.deserialize reads, for each of --platforms
-  metadata.json    class names, category ids, sizes in pixels, normalisation, versions,
-                   what the network was built by
-and --format=onnx (needs requirements-export.txt) an ONNX model with the same metadata
-as its properties; there, a bfloat16 run computes in float32, which onnxruntime has.
+--format=stablehlo writes a zip file with
+  model.stablehlo  input of jax.export.deserialize, for all of --platforms
+  metadata.json    class names, category ids, sizes in pixels, pixel statistics,
+                   versions, and the config fields of the network
+--format=onnx (needs requirements-export.txt) writes an ONNX model with the same
+metadata as properties. It computes in float32, also for a bfloat16 run, since
+onnxruntime has few operators in bfloat16.
+
+The exit status is 2 after wrong input, with one line on stderr.
 """
 
 import io
@@ -26,12 +29,14 @@ import json
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.export
 import numpy as np
 from absl import flags
 from jax import Array
+from ml_collections import ConfigDict
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.inference.detector import Detector
@@ -40,16 +45,16 @@ from borrow_det.models.layers import PixelStatistics
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import cli
 from borrow_det.tools.export import onnx_model
-from borrow_det.workdir import metadata as metadata_lib
+from borrow_det.workdir.metadata import environment
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _OUTPUTS = ("boxes", "scores", "labels", "mask")
-# Groups and fields of a config that say what the network is.
+# Fields and groups of fields that define the network.
 _NETWORK = ("input_size", "dtype", "model", "borrow", "anchors", "nms")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the tool; returns the exit status."""
+    """Runs the tool and returns the exit status."""
     options = _flags()
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     batch = _batch(options.batch)
@@ -66,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         raise _unwritable(output, error) from error
     print(
-        f"{options.format} of step {detector.step}, batch {options.batch}, {note}: "
-        f"{output}, {len(content) / 2**20:.1f} MiB"
+        f"{output}: {options.format} of step {detector.step}, batch {options.batch}, "
+        f"{note}; {len(content) / 2**20:.1f} MiB"
     )
     return 0
 
@@ -75,14 +80,14 @@ def main(argv: Sequence[str]) -> int:
 def to_stablehlo(
     detector: Detector, batch: int | None, platforms: Sequence[str]
 ) -> bytes:
-    """The zip of a run; see the module's docstring.
+    """Returns the zip file of a run; see the module's docstring.
 
     Args:
-      detector: the run.
-      batch: images of a call; None: as many as it is called with.
-      platforms: some of PLATFORMS; none of them needs to be here.
+      detector: trained run.
+      batch: number of images per call; None for any number.
+      platforms: one or more of PLATFORMS; they need not be available here.
     """
-    # Written out, plain and blocks run everywhere; what cuDNN has would not.
+    # These forms of attention run on all platforms; cuDNN's does not.
     form = detector.config.borrow.attention
     task = _task(
         detector,
@@ -105,14 +110,19 @@ def to_stablehlo(
 
 
 def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
-    """An ONNX model of a run, and how it compares with the run on a picture of noise.
+    """Converts a run to an ONNX model and compares both on an image of noise.
 
-    `batch` is as in `to_stablehlo`.
+    Args:
+      detector: trained run.
+      batch: number of images per call; None for any number.
+
+    Returns:
+      The model, and a sentence with its largest differences from the run.
 
     Raises:
-      InputError: the packages are not installed, or cannot do it.
+      InputError: the packages are not installed, or cannot convert the run.
     """
-    # The converter's loops over blocks come out wrong, and onnxruntime has few
+    # The converter gives wrong results for loops over blocks, and onnxruntime has few
     # operators in bfloat16.
     task = _task(detector, attention="plain", first_stage="plain", dtype="float32")
     function = _function(task, detector.variables)
@@ -124,22 +134,24 @@ def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
     found = onnx_model.run(content, noise, sizes)
     expected = jax.device_get(jax.jit(function)(noise, sizes))
     scores = np.abs(found["scores"] - expected["scores"]).max()
-    # From the nearest: nearly equal scores change places.
+    # Compare with the nearest box, since detections of equal score may change places.
     pairs = np.abs(found["boxes"][:, :, None] - expected["boxes"][:, None])
     boxes = pairs.max(axis=-1).min(axis=-1).max()
     return content, (
-        f"on noise its scores are {scores:.0e} off this run's at most, its boxes "
+        f"largest differences from the run on noise: scores {scores:.0e}, boxes "
         f"{boxes:.0e}"
     )
 
 
-def metadata(detector: Detector, batch: int | None, config) -> dict:
-    """What is told of an exported run, to be written as JSON.
+def metadata(
+    detector: Detector, batch: int | None, config: ConfigDict
+) -> dict[str, Any]:
+    """Returns the metadata of an exported run, for JSON.
 
     Args:
-      detector: the run.
-      batch: as in `to_stablehlo`.
-      config: that which the exported function was built by.
+      detector: trained run.
+      batch: number of images per call; None for any number.
+      config: config of the exported function.
     """
     fields = config.to_dict()
     return {
@@ -151,7 +163,7 @@ def metadata(detector: Detector, batch: int | None, config) -> dict:
         "batch": batch or "any",
         "step": detector.step,
         "versions": {
-            "borrow_det": metadata_lib.environment(config.seed)["git"],
+            "borrow_det": environment(config.seed)["git"],
             "jax": jax.__version__,
         },
         "config": {name: fields[name] for name in _NETWORK},
@@ -161,7 +173,7 @@ def metadata(detector: Detector, batch: int | None, config) -> dict:
 def _task(
     detector: Detector, attention: str, first_stage: str, **fields: str
 ) -> DetectionTask:
-    """The run's task with some fields of how it computes set otherwise."""
+    """Returns the run's task with other values of some fields of the config."""
     config = detector.config.copy_and_resolve_references()
     config.borrow.attention = attention
     config.first_stage = first_stage
@@ -170,16 +182,18 @@ def _task(
 
 
 def _function(task: DetectionTask, variables: dict) -> Callable[..., dict[str, Array]]:
-    def detect(image, image_size):
-        # A dictionary: a file cannot name a type of this package.
+    def detect(image: Array, image_size: Array) -> dict[str, Array]:
+        # A dictionary, since the file cannot refer to a class of this package.
         found = task.detect(variables, image, image_size)._asdict()
         return {name: found[name] for name in _OUTPUTS}
 
     return detect
 
 
-def _inputs(detector, batch):
-    """The abstract canvases and sizes of a call."""
+def _inputs(
+    detector: Detector, batch: int | None
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Returns the shapes and types of the canvases and sizes of a call."""
     (rows,) = jax.export.symbolic_shape("batch") if batch is None else (batch,)
     return (
         jax.ShapeDtypeStruct((rows, *detector.canvas, 3), np.uint8),
@@ -187,32 +201,41 @@ def _inputs(detector, batch):
     )
 
 
-def _batch(text):
-    """A number, or None where any will do."""
+def _batch(text: str) -> int | None:
+    """Parses --batch; None stands for any number."""
     if text == "any":
         return None
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise InputError(f"--batch={text} is neither a positive number nor any")
+        raise InputError(f"--batch={text} must be a positive integer or any")
     return int(text)
 
 
-def _check_platforms(options):
+def _check_platforms(options: flags.FlagValues) -> None:
     if options.format == "onnx" and options["platforms"].present:
-        raise InputError("--platforms is for --format=stablehlo: ONNX names none")
+        raise InputError(
+            "--platforms can only be used with --format=stablehlo: an ONNX model runs "
+            "on all platforms"
+        )
     if not options.platforms:
-        raise InputError(f"--platforms names none of {', '.join(PLATFORMS)}")
+        raise InputError(
+            f"--platforms is empty: name at least one of {', '.join(PLATFORMS)}"
+        )
     for name in options.platforms:
         check_choice("--platforms", name, PLATFORMS)
 
 
-def _new_file(text):
-    """The path to write to, in a folder that is there."""
+def _new_file(text: str) -> paths.Path:
+    """Returns the path of --output, and makes its folder.
+
+    Raises:
+      InputError: the file exists or cannot be written.
+    """
     output = paths.as_path(text)
     if paths.exists(output):
-        raise InputError(f"--output={text} is there already: name a new file")
+        raise InputError(f"--output={text} exists: choose a new file")
     try:
         paths.make_folder(output.parent)
-        # Now, and not when minutes have been spent.
+        # Fail before minutes of export.
         paths.write_whole(output, b"")
         output.unlink()
     except OSError as error:
@@ -220,23 +243,26 @@ def _new_file(text):
     return output
 
 
-def _unwritable(output, error):
+def _unwritable(output: paths.Path, error: OSError) -> InputError:
     return InputError(f"--output={output} cannot be written: {paths.reason(error)}")
 
 
 def _flags() -> flags.FlagValues:
     values = cli.run_flags()
-    text = {"flag_values": values}
+    text: Any = {"flag_values": values}
     flags.DEFINE_enum(
-        "format", "stablehlo", ["stablehlo", "onnx"], "Of the file.", **text
+        "format", "stablehlo", ["stablehlo", "onnx"], "Format of the file.", **text
     )
     flags.DEFINE_string(
-        "batch", "any", "Images of a call; any: as many as it is given.", **text
+        "batch",
+        "any",
+        "Number of images per call: a number, or any for a variable number.",
+        **text,
     )
     flags.DEFINE_list(
         "platforms",
         list(PLATFORMS),
-        f"That it is to run on, of {', '.join(PLATFORMS)}.",
+        f"Platforms of the StableHLO file: {', '.join(PLATFORMS)}.",
         **text,
     )
     return values

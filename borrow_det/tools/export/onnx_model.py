@@ -1,13 +1,14 @@
-"""Turning a JAX function into an ONNX model, and running one; for tools.export.
+"""Conversion of a JAX function to an ONNX model, and inference with it.
 
-The packages of requirements-export.txt are asked for when they are used.
+The packages of requirements-export.txt are imported when they are used.
 """
 
 import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,24 +16,27 @@ from jax import Array
 
 from borrow_det.errors import InputError
 
-# In the order of the function's.
+# Names of the inputs, in the order of the function's arguments.
 _INPUTS = ("image", "image_size")
 
 
 def convert(
     function: Callable[..., dict[str, Array]],
     inputs: Sequence[jax.ShapeDtypeStruct],
-    metadata: dict,
+    metadata: Mapping[str, Any],
 ) -> bytes:
-    """An ONNX model of a function of `image` and `image_size`.
+    """Converts a function of `image` and `image_size` to an ONNX model.
 
     Args:
-      function: gives a dictionary; its keys become the names of the outputs.
-      inputs: its arguments, their batch possibly symbolic.
-      metadata: becomes the model's properties, each value as JSON.
+      function: returns a dictionary whose keys become the names of the outputs.
+      inputs: shapes and types of the arguments; the batch size may be symbolic.
+      metadata: properties of the model; each value is written as JSON.
+
+    Returns:
+      The serialized model.
 
     Raises:
-      InputError: the packages are not installed, or cannot convert it.
+      InputError: the packages are not installed, or cannot convert the function.
     """
     with _installed():
         import jax2onnx
@@ -48,19 +52,19 @@ def convert(
                 input_names=_INPUTS,
                 output_names=outputs,
             )
-        except Exception as error:  # Of what it does not know it says anything.
-            raise InputError(f"jax2onnx does not convert this run: {error}") from error
-    _tidy(model.graph)
+        except Exception as error:  # The converter raises errors of many kinds.
+            raise InputError(f"jax2onnx cannot convert this run: {error}") from error
+    _remove_unused(model.graph)
     properties = {name: json.dumps(value) for name, value in metadata.items()}
     onnx.helper.set_model_props(model, properties)
     return model.SerializeToString()
 
 
-def _tidy(graph) -> set[str]:
-    """Takes out of a graph, and those inside it, what onnxruntime would complain of.
+def _remove_unused(graph: Any) -> set[str]:
+    """Removes parts of a graph and its subgraphs about which onnxruntime warns.
 
-    That is the converter's shapes of intermediate values, some of which are wrong and
-    all of which onnxruntime finds itself, and constants that nothing uses.
+    These are unused constants and the converter's shapes of intermediate values. Some
+    of the shapes are wrong, and onnxruntime infers all of them.
 
     Returns:
       The names that the graph uses.
@@ -69,7 +73,7 @@ def _tidy(graph) -> set[str]:
     for node in graph.node:
         used.update(node.input)
         inner = (a.g for a in node.attribute if a.HasField("g"))
-        used.update(*map(_tidy, inner))
+        used.update(*map(_remove_unused, inner))
     kept = [constant for constant in graph.initializer if constant.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
@@ -78,10 +82,14 @@ def _tidy(graph) -> set[str]:
 
 
 def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs, by name, of an ONNX model on the CPU.
+    """Runs an ONNX model on the CPU and returns its outputs by name.
+
+    Args:
+      model: serialized model.
+      *arrays: `image` and `image_size`.
 
     Raises:
-      InputError: the packages are not installed, or cannot run it.
+      InputError: the packages are not installed, or cannot run the model.
     """
     with _installed():
         import onnxruntime
@@ -91,8 +99,8 @@ def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
             model, providers=["CPUExecutionProvider"]
         )
         found = session.run(None, dict(zip(_INPUTS, arrays, strict=True)))
-    except Exception as error:  # Of its own kinds, one a status.
-        raise InputError(f"onnxruntime does not run this model: {error}") from error
+    except Exception as error:  # onnxruntime has many kinds of errors.
+        raise InputError(f"onnxruntime cannot run this model: {error}") from error
     return dict(zip((o.name for o in session.get_outputs()), found, strict=True))
 
 
@@ -108,7 +116,7 @@ def _installed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the converter says to its own developers."""
+    """Hides warnings of the converter that are meant for its developers."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.ERROR)

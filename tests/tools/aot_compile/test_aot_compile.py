@@ -1,4 +1,4 @@
-"""Compiling for slices that are not there, in processes of their own."""
+"""Compilation for slices that are not attached, in separate processes."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from borrow_det.tools.aot_compile import __main__ as aot_compile
 from borrow_det.tools.aot_compile import tpu_programs
 from borrow_det.tools.common import cli
 
-# A detector of seconds, as flags and as a config.
+# Fields of a small detector, as flags and as a config.
 FIELDS = {
     "batch_size": 8,
     "eval_batch_size": 8,
@@ -26,7 +26,7 @@ FIELDS = {
     "nms.max_per_class": 20,
     "nms.max_total": 20,
 }
-BYTES = 4  # Of a float32.
+BYTES = 4  # Size of a float32.
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -40,7 +40,7 @@ def arguments(*more):
 
 
 def compile_for(topology, *more):
-    """(the tool's report, what it said meanwhile)."""
+    """Returns (report of the tool, its output on stderr)."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     process = subprocess.run(
         [
@@ -71,7 +71,7 @@ def parameter_shapes():
 
 
 @needs_libtpu
-def test_a_replicated_step_reduces_gradients_and_nothing_else(replicated):
+def test_a_replicated_step_reduces_only_gradients_and_loss_terms(replicated):
     assert replicated["devices"] == 4
     assert replicated["memory"] == 16 * 2**30
     assert replicated["num_classes"] == 4
@@ -82,22 +82,22 @@ def test_a_replicated_step_reduces_gradients_and_nothing_else(replicated):
     assert train["bytes_accessed"] > train["bytes"]["arguments"]
     assert train["cycles"]["total"] > train["cycles"]["in_loops"]
     assert set(train["collectives"]) == {"all-reduce"}
-    # Beside gradients the terms of the loss, and the counts that normalise them.
+    # Gradients, the terms of the loss, and the counts that divide them.
     numbers = sum(leaf.size for leaf in parameter_shapes()) + 4 + 2
     assert train["collectives"]["all-reduce"]["bytes"] == BYTES * numbers
-    # No loop asks other devices whether to go on.
+    # No loop waits for other devices.
     assert train["collectives"]["all-reduce"]["in_loops"] == 0
 
 
 @needs_libtpu
-def test_detections_are_each_devices_own(replicated):
+def test_detection_needs_no_collectives(replicated):
     detect = replicated["programs"]["detect"]
     assert detect["fits"]
     assert detect["collectives"] == {}
 
 
 @needs_libtpu
-def test_fsdp_splits_what_is_large(replicated):
+def test_fsdp_shards_large_parameters(replicated):
     split, _ = compile_for("v5e:2x2", "--program=train", "--config.mesh.fsdp=4")
     assert split["mesh"] == {"data": 1, "fsdp": 4}
     sizes = [leaf.size for leaf in parameter_shapes()]
@@ -107,20 +107,20 @@ def test_fsdp_splits_what_is_large(replicated):
         report["programs"]["train"]["bytes"]["arguments"]
         for report in (replicated, split)
     )
-    # AdamW keeps two numbers a parameter beside it. Layouts pad arrays.
+    # AdamW keeps two values per parameter. Layouts pad arrays.
     assert before - after == pytest.approx(BYTES * 3 * large * 3 / 4, rel=0.1)
     exchanged = split["programs"]["train"]["collectives"]
-    # Gathered once, in the two bytes that a TPU multiplies.
+    # Parameters are gathered once, as bfloat16.
     assert exchanged["all-gather"]["bytes"] == 2 * large
-    # Gradients are summed once, whether a device then keeps a part or all; and the
-    # squares of those that are split, for the gradient's norm.
+    # Gradients are summed once, sharded or not, as are the squares of sharded ones for
+    # the norm of the gradient.
     summed = exchanged["all-reduce"]["bytes"] + exchanged["reduce-scatter"]["bytes"]
     squares = sum(size >= 2**14 for size in sizes)
     assert summed == BYTES * (sum(sizes) + 4 + 2 + squares)
 
 
 @needs_libtpu
-def test_what_does_not_fit_is_said_so():
+def test_a_program_that_does_not_fit_is_reported():
     report, said = compile_for(
         "v5e:2x2", "--program=detect", f"--config.eval_batch_size={2**20}"
     )
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_said_so():
 
 
 class Box:
-    """Stands for a program whose memory is a line over the batch."""
+    """Program whose memory is a linear function of the batch size."""
 
     unit = 4
     chip = tpu_programs.Chip(memory=1000)
@@ -147,7 +147,7 @@ class Box:
 
 
 @pytest.mark.parametrize("begin", [4, 72, 76, 80, 400])
-def test_the_largest_batch_fits_and_one_unit_more_does_not(begin):
+def test_the_largest_batch_fits_but_one_unit_more_does_not(begin):
     box = Box(fixed=210)  # 79 images fit, 4 at a time 76.
     begun, told = box.compile(begin), []
     assert tpu_programs.largest_batch(box, begun, told.append) == 76
@@ -156,7 +156,7 @@ def test_the_largest_batch_fits_and_one_unit_more_does_not(begin):
     assert len(set(box.compiled)) == len(box.compiled) <= 9
 
 
-def test_a_program_may_be_too_large_for_any_batch():
+def test_without_a_batch_that_fits_the_result_is_none():
     box = Box(fixed=990)
     assert tpu_programs.largest_batch(box, box.compile(8), lambda found: None) is None
 

@@ -1,4 +1,4 @@
-"""FLOPs of a program against formulas, and against XLA's count where that is right."""
+"""FLOPs of programs against formulas, and against XLA's count where it is correct."""
 
 import functools
 
@@ -15,7 +15,7 @@ def shape(*sides):
 
 
 def convolution(image, kernel, **options):
-    """[B, H, W, C] and [H, W, C, C'] with a stride of one, unless told otherwise."""
+    """Convolves [B, H, W, C] with [H, W, C, C']; the default stride is 1."""
     options = {"window_strides": (1, 1), "padding": "SAME"} | options
     return jax.lax.conv_general_dilated(
         image, kernel, **options, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -34,7 +34,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("of", ["value", "image's gradient", "kernel's gradient"])
-def test_a_convolution_costs_what_xla_counts(name, of):
+def test_flops_of_a_convolution_are_those_that_xla_counts(name, of):
     apply = functools.partial(convolution, **OPTIONS[name])
     taken = 4 if name == "groups" else 8
     image, kernel = shape(2, 19, 17, 8), shape(3, 3, taken, 16)
@@ -52,14 +52,14 @@ def test_a_convolution_costs_what_xla_counts(name, of):
     assert counted == jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
-def test_a_choice_by_platform_counts_as_on_those_without_a_name():
+def test_a_choice_by_platform_counts_as_its_default_branch():
     def function(a):
         return jax.lax.platform_dependent(a, cpu=lambda a: a, default=lambda a: a @ a)
 
     assert program_cost.products(function, shape(8, 8)).flops == 2 * 8**3
 
 
-def test_products_are_counted_by_their_sides():
+def test_a_product_counts_by_its_sides_and_their_padding():
     def function(a, b):
         return jnp.einsum("bmk,bnk->bmn", a, b)
 
@@ -69,7 +69,7 @@ def test_products_are_counted_by_their_sides():
     assert found.wasted == pytest.approx(1 - 20 * 130 / (128 * 256))
 
 
-def test_channels_of_a_convolution_fill_the_unit_in_its_gradients_too():
+def test_channels_are_padded_in_gradients_of_a_convolution_as_well():
     image, kernel = shape(2, 20, 22, 3), shape(3, 3, 3, 130)
     padded = 2 * 9 * 128 * 256 * (2 * 20 * 22)
     assert program_cost.products(convolution, image, kernel).padded == padded
@@ -79,7 +79,7 @@ def test_channels_of_a_convolution_fill_the_unit_in_its_gradients_too():
     assert both.padded == 2 * padded
 
 
-def test_groups_fill_it_one_by_one():
+def test_each_group_is_padded_separately():
     apply = functools.partial(convolution, feature_group_count=2)
     found = program_cost.products(apply, shape(1, 16, 16, 8), shape(1, 1, 4, 16))
     assert found.padded == 2 * 2 * 256 * 128 * 128
@@ -131,16 +131,16 @@ def not_read(a):
         (in_a_while_loop, 1),
         (chosen, 1),
         (kept_for_the_gradient, 2),
-        (computed_again, 4),  # And not once more for a value that nobody reads.
+        (computed_again, 4),  # An unused value is not computed again.
         (jitted_twice, 1),
         (not_read, 0),
     ],
 )
-def test_each_product_counts_as_often_as_it_is_made(function, times):
+def test_each_product_counts_as_often_as_it_is_computed(function, times):
     assert program_cost.products(function, shape(4, 4)).flops == times * PRODUCT
 
 
-def test_what_devices_do_is_added_up():
+def test_flops_of_all_devices_are_added_up():
     mesh = jax.sharding.Mesh(jax.devices()[:2], "data")
     split = jax.sharding.PartitionSpec("data")
     function = jax.shard_map(
@@ -149,5 +149,5 @@ def test_what_devices_do_is_added_up():
     assert program_cost.products(function, shape(8, 4)).flops == 2 * 2 * 4**3
 
 
-def test_nothing_is_wasted_where_nothing_is_multiplied():
+def test_a_program_without_products_wastes_nothing():
     assert program_cost.products(jnp.tanh, shape(4)).wasted == 0

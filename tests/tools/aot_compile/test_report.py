@@ -1,4 +1,4 @@
-"""Reading compiled programs: a small one by hand, and the compiler's refusals."""
+"""Reports on a small program written by hand, and on errors of the compiler."""
 
 from borrow_det.tools.aot_compile import report
 
@@ -68,27 +68,27 @@ ENTRY %main (p0: f32[8], p1: bf16[3,5]) -> f32[] {
 
 def test_collectives_are_counted_with_their_bytes():
     assert report.collectives(PROGRAM) == {
-        # What is gathered: 4 devices' 8 numbers; and 8 in two pieces of one chain.
+        # 8 numbers of each of 4 devices are gathered, and 8 in two parts of one chain.
         "all-gather": {"count": 2, "bytes": 4 * 32 + 4 * 8, "in_loops": 0},
         "all-reduce": {"count": 3, "bytes": 4 * 8 + 2 * 15 + 4 * 2 + 4, "in_loops": 1},
         "all-to-all": {"count": 1, "bytes": 4 * 8, "in_loops": 0},
-        # In a computation that the loop's body calls.
+        # The body of the loop calls its computation.
         "collective-permute": {"count": 1, "bytes": 16, "in_loops": 1},
-        # What is scattered: all 8 numbers; and 8 of a sum that is cut at once.
+        # 8 numbers are scattered, and 8 in a fused sum.
         "reduce-scatter": {"count": 2, "bytes": 2 * 4 * 8, "in_loops": 0},
     }
 
 
-def test_cycles_are_added_up():
+def test_cycles_are_added_up_in_total_and_in_loops():
     assert report.cycles(PROGRAM) == {"total": 1270, "in_loops": 70}
 
 
-def test_a_program_of_one_device_exchanges_nothing():
+def test_a_program_of_one_device_has_no_collectives():
     lines = PROGRAM.splitlines()
     assert report.collectives("\n".join(lines[:7])) == {}
 
 
-def test_refusals_become_numbers():
+def test_sizes_are_parsed_from_messages_of_the_compiler():
     of_temporaries = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
         "HLO temporaries (16.90G) exceeds available HBM (15.75G)."

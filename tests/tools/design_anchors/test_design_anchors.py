@@ -1,4 +1,4 @@
-"""The design tool: its one object without data, and its figures counted again."""
+"""The anchor design tool: its answer without data, and its figures recounted."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def write_folder(folder, boxes, size=(100, 200)):
 
 
 def recount(coco, size, anchors, theta):
-    """The share of COCO annotations that an anchor of a fragment covers, by loops."""
+    """Returns the share of COCO annotations that anchors cover, computed by loops."""
     sizes_of = {i["id"]: (i["width"], i["height"]) for i in coco["images"]}
     last = math.sqrt(anchors["sizes"][-1] * size)
     seconds = [
@@ -86,7 +86,7 @@ def recount(coco, size, anchors, theta):
     return hits / len(coco["annotations"])
 
 
-def test_program_answers_without_data():
+def test_without_data_it_prints_the_aspect_ratios_that_are_needed():
     process = subprocess.run(
         [
             *(sys.executable, "-m", "borrow_det.tools.design_anchors"),
@@ -104,7 +104,7 @@ def test_program_answers_without_data():
     assert (answer["scale_step"], answer["max_quotient"]) == (2, 2)
 
 
-def test_theta_and_step_reach_the_answer(capsys):
+def test_the_answer_depends_on_theta_and_the_scale_step(capsys):
     assert run("--object_aspect_ratio=5", "--theta=0.6", "--scale_step=1.5") == 0
     answer = json.loads(capsys.readouterr().out)
     # [m (1 + theta) / (theta (1 + m^2))]^2 with m^2 = 1.5.
@@ -112,7 +112,7 @@ def test_theta_and_step_reach_the_answer(capsys):
     assert answer["max_aspect_ratio"] == pytest.approx(5 / quotient)
 
 
-def test_sizes_and_ratios_are_those_after_resizing(tmp_path, capsys):
+def test_objects_are_measured_after_resizing(tmp_path, capsys):
     """100 x 200 pixels become 64 x 64: heights times 0.64, widths times 0.32."""
     boxes = [[[20, 10, 60, 30]], [[30, 40, 120, 60], [0, 0, 60, 30]]]
     folder = write_folder(tmp_path / "set", boxes)
@@ -127,14 +127,14 @@ def test_sizes_and_ratios_are_those_after_resizing(tmp_path, capsys):
     assert (tmp_path / "out" / "design.png").stat().st_size > 10_000
     text = capsys.readouterr().out
     assert "3 objects at 64 x 64 pixels" in text
-    # Square after resizing: squares suffice.
+    # The objects are square after resizing, so square anchors suffice.
     assert all(r == 1 for r in design["fragment"]["aspect_ratios"][0])
     assert design["equation_1"]["aspect_ratios"] == pytest.approx([1])
-    assert "so a single one, 1, serves these" in text
+    assert "these objects need a single aspect ratio, 1. " in text
 
 
-def test_equation_1_is_of_the_objects_that_there_are(tmp_path, capsys):
-    """Only wide ones: not also their inverse. 1 : 1 after resizing is 2 : 1 before."""
+def test_equation_1_covers_only_the_aspect_ratios_of_the_objects(tmp_path, capsys):
+    """All objects are wide. An aspect ratio of 1 after resizing is 2 before."""
     wide = [[10, 10 + 20 * i, 10 * ratio * 2, 10] for i, ratio in enumerate((2, 4, 9))]
     folder = write_folder(tmp_path / "set", [wide], size=(200, 400))
     design = on_folder(tmp_path, folder, "--share=1", size=256)
@@ -143,7 +143,7 @@ def test_equation_1_is_of_the_objects_that_there_are(tmp_path, capsys):
     quotient = equation["max_quotient"]
     step, theta = equation["scale_step"], 0.5
     assert quotient == pytest.approx(step * ((1 + theta) / (theta * (1 + step))) ** 2)
-    # The fewest intervals of quotient squared that tile 2 to 9.
+    # The smallest number of intervals of quotient squared that tile 2 to 9.
     count = math.ceil(math.log(9 / 2) / (2 * math.log(quotient)))
     ratios = equation["aspect_ratios"]
     assert len(ratios) == count
@@ -157,9 +157,7 @@ def test_equation_1_is_of_the_objects_that_there_are(tmp_path, capsys):
     ("ignored", "objects", "sizes"),
     [("ignored", 1, [16, 16]), ("negative", 1, [16, 16]), ("positive", 2, [16, 64])],
 )
-def test_crowds_are_objects_where_training_learns_them(
-    tmp_path, ignored, objects, sizes
-):
+def test_crowds_are_included_if_training_learns_them(tmp_path, ignored, objects, sizes):
     folder = write_folder(tmp_path / "set", [[[20, 10, 50, 25], [0, 0, 200, 100]]])
     coco = json.loads((folder / "train.json").read_text())
     coco["annotations"][1]["iscrowd"] = 1
@@ -169,22 +167,24 @@ def test_crowds_are_objects_where_training_learns_them(
     assert design["size_range"] == pytest.approx(sizes)
 
 
-def test_boxes_without_an_area_are_counted_and_left_out(tmp_path, capsys):
+def test_boxes_without_an_area_are_excluded_and_counted(tmp_path, capsys):
     boxes = [[[20, 10, 50, 25], [60, 60, 1e-9, 20]], [[30, 30, 9, 1e-9]]]
     folder = write_folder(tmp_path / "set", boxes)
     design = on_folder(tmp_path, folder, size=64)
     assert (design["objects"], design["left_out"], design["without_area"]) == (1, 0, 2)
     output = capsys.readouterr()
-    assert "and 2 whose box has no area left out" in output.out
+    assert "and 2 boxes without an area left out" in output.out
     assert "RuntimeWarning" not in output.err
 
 
-def test_a_shortfall_is_named_where_there_is_one(tmp_path, capsys):
-    """Boxes of 3 pixels between anchors 8 pixels apart, and boxes of 20 on anchors."""
+def test_the_report_says_when_the_share_cannot_be_reached(tmp_path, capsys):
+    """Boxes of 3 pixels between anchors 8 pixels apart, and boxes of 20 at anchors."""
     far = [[8 * i + 6.5, 8 * i + 6.5, 3, 3] for i in range(1, 7)]
     near = [[2 + 16 * i, 2 + 16 * i, 20, 20] for i in range(3)]
     folder = write_folder(tmp_path / "far", [far, near], size=(64, 64))
-    line = "no set was found that covers 0.9 on these strides; this one covers 0.333,"
+    line = (
+        "no set was found that covers 0.9 on these strides; the proposal covers 0.333"
+    )
     on_folder(tmp_path, folder, "--share=0.9", size=64)
     assert line in capsys.readouterr().out
     on_folder(tmp_path, folder, "--share=0.33", size=64)
@@ -192,7 +192,9 @@ def test_a_shortfall_is_named_where_there_is_one(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
-def test_real_sets_counted_again(shared, tmp_path, name, capsys):
+def test_covered_shares_of_real_datasets_equal_a_recount(
+    shared, tmp_path, name, capsys
+):
     source = shared / "data" / name
     coco = json.loads((source / "annotations" / "val.json").read_text())
     coco["images"] = coco["images"][:24]
@@ -207,7 +209,7 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
     count = design["objects"]
     assert count == len(coco["annotations"]) > 100
     own, proposal = design["sets"]["config"], design["sets"]["proposal"]
-    # Two roundings of an IoU of exactly 1/2 may differ.
+    # An IoU of exactly 1/2 may be rounded differently.
     for figures in (own, proposal):
         expected = recount(coco, 256, figures, 0.5)
         assert figures["share_measured"] == pytest.approx(expected, abs=2.1 / count)
@@ -221,7 +223,7 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
         missed = figures["missed_shape"]["objects"] + figures["missed_place"]["objects"]
         assert missed / count == pytest.approx(1 - figures["share_measured"])
     assert proposal["share_measured"] > own["share_measured"]
-    # The printed fragment, taken as it stands, is the proposal.
+    # The printed fragment gives the proposal.
     text = capsys.readouterr().out.split("or for the command line:")[1]
     fields = shlex.split(text.split("Figures and plot")[0].replace("\\\n", " "))
     again = on_folder(tmp_path, folder, *fields, size=256, split="val")
@@ -245,16 +247,22 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
             "--theta=0.9999999999 must lie between 0.01 and 0.99",
         ),
         (["--object_aspect_ratio=6", "--theta=0.6"], "the largest step for 0.6 is"),
-        (["--object_aspect_ratio=6", "--share=0.9"], "--share goes with --config"),
+        (
+            ["--object_aspect_ratio=6", "--share=0.9"],
+            "--share can only be used with --config",
+        ),
         (["--object_aspect_ratio=6", "more"], "unexpected argument 'more'"),
         (["--object_aspect_ratio=six"], "six"),
         (["--what"], "what"),
         ([f"--config={CONFIG}"], "the config needs the arguments path"),
         ([f"--config={CONFIG}:pth=x"], "config argument 'pth=x' is unknown"),
         ([f"--config={CONFIG}:path=x", "--config.anchors.size=1"], "no field"),
-        ([f"--config={CONFIG}:path=x", "--share=0"], "--share=0 must lie above 0"),
-        ([f"--config={CONFIG}:path=x", "--share=1.1"], "--share=1.1 must lie above"),
-        ([f"--config={CONFIG}:path=x", "--scale_step=2"], "--scale_step goes with"),
+        ([f"--config={CONFIG}:path=x", "--share=0"], "--share=0 must be above 0"),
+        ([f"--config={CONFIG}:path=x", "--share=1.1"], "--share=1.1 must be above"),
+        (
+            [f"--config={CONFIG}:path=x", "--scale_step=2"],
+            "--scale_step can only be used with",
+        ),
         ([f"--config={CONFIG}:path=/nowhere"], "/nowhere"),
         (
             ["--config=absent.py"],
@@ -279,7 +287,7 @@ def test_real_sets_counted_again(shared, tmp_path, name, capsys):
         ),
     ],
 )
-def test_wrong_input_is_named_in_one_line(capsys, arguments, message):
+def test_wrong_input_gets_one_line(capsys, arguments, message):
     assert run(*arguments) == 2
     output = capsys.readouterr()
     assert output.err.startswith("error: ")
@@ -287,7 +295,7 @@ def test_wrong_input_is_named_in_one_line(capsys, arguments, message):
     assert (output.out, output.err.count("\n")) == ("", 1)
 
 
-def test_what_a_split_may_lack(tmp_path, capsys):
+def test_splits_without_objects_and_absent_splits_are_refused(tmp_path, capsys):
     folder = write_folder(tmp_path / "set", [[]])
     arguments = (
         f"--config={CONFIG}:path={folder}",

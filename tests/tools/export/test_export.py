@@ -1,4 +1,4 @@
-"""Exported files give what the run gives, where nothing of the run's code is."""
+"""Exported files detect the same as the run, without the code of the run."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ from borrow_det.workdir import metadata
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
-# Runs a script as a user would; says which modules that took and what it found.
+# Runs a script and saves the names of its modules and its results.
 RUN = """
 import runpy, sys
 import numpy as np
@@ -43,14 +43,14 @@ def run(workdir, output, *more):
 
 @pytest.fixture(scope="module")
 def exported(tiny_run, tmp_path_factory):
-    """The tiny run's file, of any batch and for all platforms."""
+    """Exported file of the tiny run, for any batch and all platforms."""
     output = tmp_path_factory.mktemp("exported") / "new" / "detector.zip"
     assert run(tiny_run.workdir, output) == 0
     return output
 
 
 def loaded(path):
-    """(the program, the metadata) of a file."""
+    """Returns (program, metadata) of a file."""
     with zipfile.ZipFile(path) as file:
         assert sorted(file.namelist()) == ["metadata.json", "model.stablehlo"]
         program = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
@@ -58,14 +58,14 @@ def loaded(path):
 
 
 def scenes_on_canvases(scenes):
-    """Three scenes, one of them smaller than the canvas."""
+    """Returns canvases and sizes of three scenes; one is smaller than its canvas."""
     images = np.stack([PIL.Image.open(scenes / f"val_{i}.jpg") for i in range(3)])
     images[2, 40:] = images[2, :, 50:] = 0
     return images, np.array([[64, 64], [64, 64], [40, 50]], np.int32)
 
 
 def assert_same(found, expected, rounding=1e-5):
-    """Detections are equal but for rounding."""
+    """Asserts that detections are equal up to rounding."""
     assert sorted(found) == sorted(expected) == ["boxes", "labels", "mask", "scores"]
     assert expected["mask"].any()
     for name, values in expected.items():
@@ -82,7 +82,7 @@ def documented_script():
     return re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
 
 
-def test_documented_script_finds_what_the_run_finds_without_its_code(
+def test_the_documented_script_detects_the_same_without_the_code_of_the_run(
     tiny_run, exported, tmp_path
 ):
     script = documented_script()
@@ -106,7 +106,7 @@ def test_documented_script_finds_what_the_run_finds_without_its_code(
     canvas[0, :40, :50] = image
     expected = detector.detect_canvases(canvas, np.array([[40, 50]], np.int32))
     assert_same(results, expected)
-    # And prints them.
+    # The script also prints the detections.
     lines = [line.rsplit(" ", 5) for line in output.splitlines()]
     mask = expected["mask"][0]
     assert [line[0] for line in lines] == [
@@ -119,14 +119,16 @@ def test_documented_script_finds_what_the_run_finds_without_its_code(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_any_batch_gives_each_image_its_detections(tiny_run, exported, scenes, count):
+def test_a_file_for_any_batch_detects_the_same_in_each_image(
+    tiny_run, exported, scenes, count
+):
     images, sizes = scenes_on_canvases(scenes)
     found = loaded(exported)[0].call(images[:count], sizes[:count])
     expected = Detector.load(tiny_run.workdir).detect_canvases(images, sizes)
     assert_same(found, {name: values[:count] for name, values in expected.items()})
 
 
-def test_a_file_is_for_all_platforms_and_uses_no_library_of_one(exported):
+def test_a_file_for_all_platforms_calls_no_library_of_a_platform(exported):
     program, about = loaded(exported)
     assert program.platforms == ("cpu", "cuda", "tpu")
     assert about["platforms"] == ["cpu", "cuda", "tpu"]
@@ -134,7 +136,7 @@ def test_a_file_is_for_all_platforms_and_uses_no_library_of_one(exported):
     assert targets <= {"shape_assertion"}
 
 
-def test_a_file_says_what_it_is_of(tiny_run, exported):
+def test_metadata_has_classes_sizes_statistics_and_versions(tiny_run, exported):
     _, about = loaded(exported)
     config = metadata.load_config(tiny_run.workdir)
     assert about["class_names"] == list(
@@ -152,11 +154,11 @@ def test_a_file_says_what_it_is_of(tiny_run, exported):
     assert about["versions"]["jax"] == jax.__version__
     assert about["versions"]["calling_convention"] >= 9
     assert about["config"]["nms"] == config.nms.to_dict()
-    # Nothing of where the run's data lie.
+    # Paths of the run's dataset are not exported.
     assert "dataset" not in about["config"]
 
 
-def test_a_given_batch_platform_and_step(tiny_run, scenes, tmp_path):
+def test_batch_platform_and_step_can_be_set(tiny_run, scenes, tmp_path):
     flags = ("--batch=2", "--platforms=cpu", "--step=2")
     assert run(tiny_run.workdir, tmp_path / "two.zip", *flags) == 0
     program, about = loaded(tmp_path / "two.zip")
@@ -171,7 +173,7 @@ def test_a_given_batch_platform_and_step(tiny_run, scenes, tmp_path):
 
 @pytest.fixture
 def flash_run(tiny_run, tmp_path):
-    """The tiny run, as one that was trained in bfloat16 with cuDNN's attention."""
+    """Copy of the tiny run whose config has bfloat16 and cuDNN's attention."""
     workdir = tmp_path / "flash"
     shutil.copytree(tiny_run.workdir, workdir)
     config = json.loads((workdir / "config.json").read_text())
@@ -182,7 +184,7 @@ def flash_run(tiny_run, tmp_path):
 
 
 def detect_in(workdir, dtype, images, sizes):
-    """What a run's parameters find with plain attention and another dtype."""
+    """Detects with a run's parameters, plain attention and another dtype."""
     detector = Detector.load(workdir)
     config = detector.config.copy_and_resolve_references()
     config.dtype, config.borrow.attention = dtype, "plain"
@@ -195,13 +197,15 @@ def detect_in(workdir, dtype, images, sizes):
 
 @pytest.fixture
 def lax_types():
-    """Inside of Flax's GroupNorm and of the converter types are promoted."""
+    """Allows type promotion, which Flax's GroupNorm and the converter need."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 @pytest.mark.usefixtures("lax_types")
-def test_a_run_in_bfloat16_with_flash_attention(flash_run, scenes, tmp_path):
+def test_a_run_in_bfloat16_with_cudnn_attention_is_exported_in_bfloat16(
+    flash_run, scenes, tmp_path
+):
     assert run(flash_run, tmp_path / "flash.zip") == 0
     program, about = loaded(tmp_path / "flash.zip")
     assert about["config"]["dtype"] == "bfloat16"
@@ -209,14 +213,14 @@ def test_a_run_in_bfloat16_with_flash_attention(flash_run, scenes, tmp_path):
     images, sizes = scenes_on_canvases(scenes)
     found = program.call(images, sizes)
     expected = detect_in(flash_run, "bfloat16", images, sizes)
-    # Nearly equal scores change places.
+    # Detections of nearly equal score may change places.
     np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-2)
 
 
 @pytest.mark.onnx
 @pytest.mark.usefixtures("lax_types")
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
+def test_an_onnx_model_detects_the_same(tiny_run, scenes, tmp_path, capfd, count):
     import onnxruntime
 
     output = tmp_path / "detector.onnx"
@@ -237,7 +241,9 @@ def test_an_onnx_model_finds_the_same(tiny_run, scenes, tmp_path, capfd, count):
 
 @pytest.mark.onnx
 @pytest.mark.usefixtures("lax_types")
-def test_an_onnx_model_computes_in_float32(flash_run, scenes, tmp_path):
+def test_an_onnx_model_of_a_bfloat16_run_computes_in_float32(
+    flash_run, scenes, tmp_path
+):
     import onnxruntime
 
     output = tmp_path / "two.onnx"
@@ -260,7 +266,7 @@ def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
     config.nms.max_per_class = config.nms.max_total = 20
     classes = metadata.Classes(("a", "b"), (1, 2))
     variables = jax.jit(DetectionTask(config, 2).init)(jax.random.key(0))
-    # Else all scores were 0 or 1.
+    # Smaller parameters keep scores away from 0 and 1.
     variables = jax.tree.map(lambda array: 0.7 * array, variables)
     detector = Detector(config, classes, variables, step=0)
     model, _ = export.to_onnx(detector, 1)
@@ -272,7 +278,7 @@ def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
 
 @pytest.fixture
 def refused(tiny_run, tmp_path, capsys):
-    """A function: the one line of a refusal, which leaves nothing at --output."""
+    """Function that returns the error line of an export that writes no file."""
 
     def refused(*more, workdir=tiny_run.workdir, output=tmp_path / "out" / "file"):
         assert run(workdir, output, *more) == 2
@@ -289,22 +295,22 @@ def refused(tiny_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--batch=0"], "--batch=0 is neither a positive number nor any"),
-        (["--batch=-1"], "--batch=-1 is neither"),
-        (["--batch=many"], "--batch=many is neither"),
+        (["--batch=0"], "--batch=0 must be a positive integer or any"),
+        (["--batch=-1"], "--batch=-1 must be"),
+        (["--batch=many"], "--batch=many must be"),
         (["--platforms=gpu"], "--platforms is 'gpu'; it must be one of ['cpu', 'cuda'"),
-        (["--platforms="], "--platforms names none of cpu, cuda, tpu"),
-        (["--platforms=cpu", "--format=onnx"], "--platforms is for --format=stablehlo"),
+        (["--platforms="], "--platforms is empty: name at least one of cpu, cuda, tpu"),
+        (["--platforms=cpu", "--format=onnx"], "--platforms can only be used with"),
         (["--format=tflite"], "tflite"),
         (["--step=3"], "has checkpoints of steps [2, 4], not 3"),
         (["surplus"], "unexpected argument 'surplus'"),
     ],
 )
-def test_wrong_flags(refused, flags, complaint):
+def test_wrong_flags_get_one_line(refused, flags, complaint):
     assert complaint in refused(*flags)
 
 
-def test_runs_that_cannot_be_exported(refused, tiny_run, tmp_path):
+def test_runs_that_cannot_be_exported_are_refused(refused, tiny_run, tmp_path):
     assert "not a work directory" in refused(workdir=tmp_path)
     begun = tmp_path / "begun"
     begun.mkdir()
@@ -316,23 +322,25 @@ def test_runs_that_cannot_be_exported(refused, tiny_run, tmp_path):
     assert "a run of task=classification" in refused(workdir=begun)
 
 
-def test_places_that_cannot_be_written(refused, tiny_run, tmp_path, capsys):
+def test_outputs_that_exist_or_cannot_be_written_are_refused(
+    refused, tiny_run, tmp_path, capsys
+):
     there = tmp_path / "there"
     there.write_text("mine")
     assert run(tiny_run.workdir, there) == 2
-    assert "is there already: name a new file" in capsys.readouterr().err
+    assert "exists: choose a new file" in capsys.readouterr().err
     assert there.read_text() == "mine"
     assert "cannot be written: Not a directory" in refused(output=there / "in" / "it")
-    assert "is there already" in refused(output=tmp_path)
+    assert "exists: choose a new file" in refused(output=tmp_path)
 
 
-def test_what_converts_is_named_where_it_is_missing(refused, monkeypatch):
+def test_a_missing_converter_is_named(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     found = refused("--format=onnx")
     assert "needs jax2onnx: pip install -r requirements-export.txt" in found
 
 
-def test_what_cannot_be_converted_is_one_line(refused, monkeypatch):
+def test_an_error_of_the_converter_becomes_one_line(refused, monkeypatch):
     def to_onnx(*_, **__):
         raise NotImplementedError("no such\noperator")
 
@@ -340,4 +348,4 @@ def test_what_cannot_be_converted_is_one_line(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", converter)
     monkeypatch.setitem(sys.modules, "onnx", types.SimpleNamespace())
     found = refused("--format=onnx")
-    assert "jax2onnx does not convert this run: no such operator" in found
+    assert "jax2onnx cannot convert this run: no such operator" in found
