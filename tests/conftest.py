@@ -49,7 +49,11 @@ def pytest_addoption(parser):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     report = yield
-    if report.skipped and item.config.getoption("no_skips"):
+    if (
+        report.skipped
+        and item.config.getoption("no_skips")
+        and not hasattr(report, "wasxfail")
+    ):
         report.outcome = "failed"
     return report
 
