@@ -1,6 +1,6 @@
 """COCO 2017: training on train, evaluation on validation.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.main --config=configs/coco.py --workdir=W
 
 Arguments: size=512 (side of the network's input in pixels), borrow=True (False: plain

@@ -1,6 +1,6 @@
 """Pretraining of VGG-16 on ImageNet, to initialize the trunk of a detector.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.main --config=configs/imagenet_vgg16.py:norm=batch \
         --workdir=W --config.dataset.data_dir=DATA
     python -m borrow_det.main --config=configs/voc.py --workdir=V \

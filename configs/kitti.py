@@ -1,11 +1,11 @@
 """KITTI: cars, pedestrians and cyclists in wide images of roads.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.main --config=configs/kitti.py --workdir=W
 
 Argument: borrow=True (False: plain SSD on the same levels, the baseline).
 
-The splits are those of TFDS: KITTI's training images, divided by video. TFDS's data set
+The splits are those of TFDS: KITTI's training images, divided by video. TFDS's dataset
 does not include the regions marked as DontCare, so that detections there are false
 positives. The run makes 60,000 steps of 16 images, from scratch with BatchNorm. Cost
 and AP were not measured.

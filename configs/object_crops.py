@@ -1,4 +1,4 @@
-"""Pretraining of the trunk on objects, cropped from the images of a detection data set.
+"""Pretraining of the trunk on objects, cropped from the images of a detection dataset.
 
     python -m borrow_det.main --config=configs/object_crops.py --workdir=runs/pretrain
     python -m borrow_det.main --config=configs/quickstart.py --workdir=runs/finetuned \

@@ -1,6 +1,6 @@
 """SSD300 on PASCAL VOC: training on 2007 and 2012 trainval, evaluation on 2007 test.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.tools.import_weights --input=vgg16_reducedfc.pth --output=VGG
     python -m borrow_det.main --config=configs/ssd300_voc.py --workdir=W \
         --config.init_from=VGG --config.init_scope=trunk

@@ -1,6 +1,6 @@
 """SSD512 on COCO 2017: the recipe of SSD300, a larger input and a seventh level.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.tools.import_weights --input=vgg16_reducedfc.pth --output=VGG
     python -m borrow_det.main --config=configs/ssd512_coco.py --workdir=W \
         --config.init_from=VGG --config.init_scope=trunk

@@ -1,6 +1,6 @@
 """PASCAL VOC: training on 2007 and 2012 trainval, evaluation on 2007 test.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.main --config=configs/voc.py --workdir=W
 
 Arguments: size=512 (side of the network's input in pixels), borrow=True (False: plain

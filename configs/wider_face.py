@@ -1,6 +1,6 @@
 """WIDER FACE: faces of a few pixels and more, up to two thousand per image.
 
-    pip install -r requirements-tf.txt  # Once, to prepare the data set.
+    pip install -r requirements-tf.txt  # Once, to prepare the dataset.
     python -m borrow_det.main --config=configs/wider_face.py --workdir=W
 
 Arguments: size=640 (side of the network's input in pixels), borrow=True (False: plain
