@@ -83,7 +83,7 @@ def recognize(tensors: Mapping[str, Tensor]) -> str:
         classifier.sort(
             key=lambda name: len(tensors[name].shape)
         )  # Small tensors first.
-        if not any(_has_finite(tensors[name]) for name in classifier):
+        if not any(np.isfinite(tensors[name].read()).any() for name in classifier):
             return features
     return best
 
@@ -165,10 +165,6 @@ def _problems(tensors: Mapping[str, Tensor], layout: Layout) -> list[str]:
 
 def _fits(tensor: Tensor, entry: Entry) -> bool:
     return tensor.shape == entry.shape and tensor.floating
-
-
-def _has_finite(tensor: Tensor) -> bool:
-    return bool(np.isfinite(tensor.read()).any())
 
 
 def _some(names: Iterable[str], count: int = 4) -> str:
@@ -360,8 +356,7 @@ _REDUCED = _pixel_statistics("RGB", (123.0, 117.0, 104.0), (1.0, 1.0, 1.0))
 _TWO, _THREE = (1.0, 2.0, 1 / 2), (1.0, 2.0, 1 / 2, 3.0, 1 / 3)  # Aspect ratios.
 # torchvision's ssd300_vgg16: its DefaultBoxGenerator has the scales 0.07, 0.15, 0.33,
 # 0.51, 0.69, 0.87, 1.05 and the steps 8, 16, 32, 64, 100, 300, its box coder the
-# weights (10, 10, 5, 5). It limits the sides of anchors and does not clip their
-# corners.
+# weights (10, 10, 5, 5). It limits the sides of anchors and keeps their centers.
 _SSD300 = Trained(
     input_size=(300, 300),
     anchors={
