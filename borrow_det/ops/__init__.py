@@ -1,1 +1,1 @@
-"""Pure jnp building blocks: boxes, anchors, matching, losses, suppression."""
+"""Pure functions of arrays: boxes, anchors, assignment, losses, attention, NMS."""

@@ -1,9 +1,10 @@
-"""The anchors of every level, as one array in the order of the heads' outputs."""
+"""Anchors of all levels, as one array in the order of the heads' outputs."""
 
 import itertools
 import math
 from collections.abc import Sequence
 
+import ml_collections
 import numpy as np
 
 from borrow_det.errors import check_choice
@@ -15,10 +16,10 @@ CLIPS = ("none", "boxes", "sizes")
 def level_shapes(
     input_size: tuple[int, int], strides: Sequence[int]
 ) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each level's map: the input over its stride, rounded up.
+    """Returns (height, width) of each level's map: the input over the stride.
 
-    Rounded up because the trunk's poolings keep the last, partial window, so that the
-    whole picture is covered at any input size.
+    Sizes are rounded up: the trunk's poolings keep a partial last window, so that any
+    input is covered completely.
     """
     height, width = input_size
     return tuple((-(-height // stride), -(-width // stride)) for stride in strides)
@@ -29,10 +30,17 @@ def position_centers(
     strides: Sequence[int],
     input_size: tuple[int, int],
 ) -> np.ndarray:
-    """Centres `[y, x]` [sum of H*W, 2] of the positions of maps, level by level.
+    """Returns the centers `[y, x]` of the positions of maps, level by level.
 
-    Normalised by the input size: position i of a stride-s map stands at (i + 1/2) s
-    pixels.
+    Position i of a map of stride s is centered at (i + 1/2) s pixels.
+
+    Args:
+      shapes: (height, width) of each map.
+      strides: stride of each map in pixels.
+      input_size: (height, width) of the input in pixels.
+
+    Returns:
+      float32 [sum of H * W, 2], normalized by the input size.
     """
     centers = []
     for (rows, columns), stride in zip(shapes, strides, strict=True):
@@ -49,12 +57,18 @@ def second_sizes(
     last: str,
     next_size: float = 0.0,
 ) -> tuple[float, ...]:
-    """Sizes in pixels of the second anchor set: sqrt(S_n S_{n+1}).
+    """Returns the sizes of the second anchor set in pixels: sqrt(S_n S_{n+1}).
 
-    `last` says what the last level's is: `side`, the input's side (the paper's text),
-    or `geometric`, sqrt(S_N S_{N+1}) (SSD), where S_{N+1} is `next_size`, or the side
-    if that is 0. The side of an input that is not square is that of the square of
-    equal area.
+    Args:
+      sizes: S_n of each level in pixels.
+      input_size: (height, width) of the input in pixels. The side of an input that is
+        not square is that of the square of equal area.
+      last: size of the last level: `side`, the side of the input (the paper's text), or
+        `geometric`, sqrt(S_N S_{N+1}) (SSD).
+      next_size: S_{N+1} in pixels; 0 for the side of the input.
+
+    Raises:
+      InputError: `last` is unknown.
     """
     side = math.sqrt(input_size[0] * input_size[1])
     ends = {"side": side, "geometric": math.sqrt(sizes[-1] * (next_size or side))}
@@ -63,12 +77,23 @@ def second_sizes(
     return (*inner, ends[last])
 
 
-def position_shapes(anchors, input_size: tuple[int, int]) -> list[np.ndarray]:
-    """(height, width) in pixels [k, 2] of the k anchors at each level's positions.
+def position_shapes(
+    anchors: ml_collections.ConfigDict, input_size: tuple[int, int]
+) -> list[np.ndarray]:
+    """Returns the shapes of the k anchors at the positions of each level.
 
-    `anchors` is `config.anchors`. The first set stands in the order of its aspect
-    ratios (width / height), each of area S_n squared; the second set comes after it,
-    or after its first anchor.
+    The first set is in the order of its aspect ratios (width / height), each anchor of
+    area S_n squared. The second set follows it, or follows its first anchor.
+
+    Args:
+      anchors: `config.anchors`.
+      input_size: (height, width) of the input in pixels.
+
+    Returns:
+      (height, width) in pixels, [k, 2] for each level.
+
+    Raises:
+      InputError: a field of `anchors` has an unknown value.
     """
     check_choice("anchors.second_after", anchors.second_after, SECOND_AFTER)
     seconds = second_sizes(
@@ -85,21 +110,33 @@ def position_shapes(anchors, input_size: tuple[int, int]) -> list[np.ndarray]:
     return shapes
 
 
-def anchors_per_position(anchors) -> tuple[int, ...]:
-    """How many anchors stand at a position of each level (the paper: 6, 6, 6, 4)."""
+def anchors_per_position(anchors: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """Returns the number of anchors per position of each level (paper: 6, 6, 6, 4).
+
+    Args:
+      anchors: `config.anchors`.
+    """
     second = len(anchors.second_aspect_ratios)
     return tuple(len(ratios) + second for ratios in anchors.aspect_ratios)
 
 
-def make_anchors(anchors, input_size: tuple[int, int]) -> np.ndarray:
-    """All anchors [A, 4] as normalised corners, float32.
+def make_anchors(
+    anchors: ml_collections.ConfigDict, input_size: tuple[int, int]
+) -> np.ndarray:
+    """Returns all anchors as normalized corners.
 
-    Ordered by level, then row, column and anchor shape: the order in which the heads'
-    maps are flattened. `anchors` is `config.anchors`; any input size is allowed,
-    square or not.
+    They are ordered by level, then row, column and anchor shape, as the heads flatten
+    their maps.
+
+    Args:
+      anchors: `config.anchors`.
+      input_size: (height, width) of the input in pixels, square or not.
+
+    Returns:
+      float32 [A, 4].
 
     Raises:
-      InputError: a field of `anchors` names no choice that there is.
+      InputError: a field of `anchors` has an unknown value.
     """
     check_choice("anchors.clip", anchors.clip, CLIPS)
     levels = []

@@ -1,9 +1,9 @@
-"""Sums weighted by similarity, with or without holding all similarities at once.
+"""Attention: sums weighted by the similarity of queries and keys.
 
-Each of R queries is compared with each of T keys: S = scale Q K^T, and P is the
-softmax of S over T, or S / T. At 640 x 640 pixels the shallowest level makes S an array
-of 6400 x 2100 an image, the largest of the whole network: `blocks` holds that of some
-queries at a time, and computes it again in the backward pass.
+Each of R queries is compared with each of T keys: S = scale Q K^T, and P is the softmax
+of S over T, or S / T. At 640 x 640 pixels S of the shallowest level is an array of
+6400 x 2100 per image, the largest of the network. The form `blocks` holds S of one
+block of queries only, and recomputes it in the backward pass.
 """
 
 import math
@@ -15,18 +15,18 @@ from jax import Array
 from borrow_det.errors import InputError
 
 FORMS = ("auto", "plain", "blocks", "cudnn")
-# What flash attention takes, by the library that `jax.nn.dot_product_attention` calls.
+# Most channels per head that cuDNN's flash attention supports.
 _CUDNN_CHANNELS, _CUDNN_CHANNELS_HOPPER = 128, 256
 
 
 def similarities(Q: Array, K: Array, scale: Array | float) -> Array:
-    """S = scale Q K^T, float32 [B, R, T], of Q [B, R, C] and K [B, T, C]."""
+    """Computes S = scale Q K^T, float32 [B, R, T], of Q [B, R, C] and K [B, T, C]."""
     S = jnp.einsum("brc,btc->brt", Q, K, preferred_element_type=jnp.float32)
     return S * scale
 
 
 def weights(S: Array, softmax: bool) -> Array:
-    """P [..., T]: rows that sum to 1, or without `softmax` S / T."""
+    """Computes P of S [..., T]: its softmax over T, or else S / T."""
     return jax.nn.softmax(S, axis=-1) if softmax else S / S.shape[-1]
 
 
@@ -40,29 +40,29 @@ def weighted_sum(
     form: str,
     block: int,
 ) -> Array:
-    """Z = P V.
+    """Computes Z = P V.
 
     Args:
       Q: [B, R, C].
       K: [B, T, C].
       V: [B, T, C'].
-      scale: [], multiplies Q K^T.
-      softmax: whether P is the softmax of that over T, or else that over T in number.
-      form: one of FORMS, equal but for rounding: plain (two products and all of S),
-        blocks (the same for `block` queries at a time, S computed again for the
-        gradient), cudnn (flash attention, on NVIDIA's GPUs, in bfloat16 or float16) or
-        auto (cudnn where it runs, else blocks).
-      block: queries of a block, at most; so many or fewer are one, as in plain.
+      scale: [], factor of Q K^T.
+      softmax: whether P is a softmax; otherwise it is S / T.
+      form: one of FORMS, equal up to rounding: `plain` (two products and all of S),
+        `blocks` (the same block by block, S recomputed for the gradient), `cudnn`
+        (flash attention on NVIDIA GPUs, in bfloat16 or float16) or `auto` (cudnn if it
+        supports the arrays on this device, else blocks).
+      block: most queries per block; with fewer queries, `blocks` is `plain`.
 
     Returns:
       [B, R, C'], of V's type.
 
     Raises:
-      InputError: it cannot be cudnn, here or of these.
+      InputError: `form` is cudnn, which does not support the arrays or the device.
     """
     if form == "auto":
-        form = "cudnn" if softmax and _cudnn_takes(Q, V) else "blocks"
-    if form == "cudnn" and not (softmax and _cudnn_takes(Q, V)):
+        form = "cudnn" if softmax and _cudnn_supports(Q, V) else "blocks"
+    if form == "cudnn" and not (softmax and _cudnn_supports(Q, V)):
         raise InputError(
             "borrow.attention is cudnn; that needs an NVIDIA GPU, dtype=bfloat16, "
             "embeddings as wide as values (borrow.channels, borrow.value_channels) and "
@@ -75,29 +75,31 @@ def weighted_sum(
     return _in_blocks(Q, K, V, scale, softmax, block)
 
 
-def _plain(Q, K, V, scale, softmax):
+def _plain(Q: Array, K: Array, V: Array, scale: Array | float, softmax: bool) -> Array:
     P = weights(similarities(Q, K, scale), softmax)
     return jnp.einsum("brt,btc->brc", P.astype(V.dtype), V)
 
 
-def _in_blocks(Q, K, V, scale, softmax, block):
+def _in_blocks(
+    Q: Array, K: Array, V: Array, scale: Array | float, softmax: bool, block: int
+) -> Array:
     batch, queries, channels = Q.shape
     count = math.ceil(queries / block)
-    size = 8 * math.ceil(queries / count / 8)  # Whole rows of the registers of a TPU.
+    size = 8 * math.ceil(queries / count / 8)  # Complete rows of a TPU's registers.
     padded = jnp.pad(Q, ((0, 0), (0, count * size - queries), (0, 0)))
     blocks = jnp.moveaxis(padded.reshape(batch, count, size, channels), 1, 0)
     # The gradients of all blocks are summed in float32, whatever V's type.
     K32, V32 = K.astype(jnp.float32), V.astype(jnp.float32)
 
-    def one_block(Q):
+    def one_block(Q: Array) -> Array:
         return _plain(Q, K32.astype(K.dtype), V32.astype(V.dtype), scale, softmax)
 
-    # In a loop nothing could be merged with what is computed again.
+    # prevent_cse: nothing in a loop could be merged with what is recomputed.
     Z = jax.lax.map(jax.checkpoint(one_block, prevent_cse=False), blocks)
     return jnp.moveaxis(Z, 0, 1).reshape(batch, count * size, -1)[:, :queries]
 
 
-def _flash(Q, K, V, scale):
+def _flash(Q: Array, K: Array, V: Array, scale: Array | float) -> Array:
     Q = (Q.astype(jnp.float32) * scale).astype(Q.dtype)
     heads = (x[:, :, None] for x in (Q, K, V))
     return jax.nn.dot_product_attention(*heads, scale=1.0, implementation="cudnn")[
@@ -105,13 +107,13 @@ def _flash(Q, K, V, scale):
     ]
 
 
-def _cudnn_takes(Q, V):
-    """Whether cuDNN has a kernel for these, here."""
+def _cudnn_supports(Q: Array, V: Array) -> bool:
+    """Returns whether cuDNN has a kernel for the arrays on this device."""
     if jax.default_backend() != "gpu" or Q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
     capability = getattr(jax.devices()[0], "compute_capability", "")
     major, _, minor = capability.partition(".")
-    if not (major.isdigit() and minor.isdigit()):  # Not NVIDIA's.
+    if not (major.isdigit() and minor.isdigit()):  # Not an NVIDIA GPU.
         return False
     hopper = int(major) >= 9
     widest = _CUDNN_CHANNELS_HOPPER if hopper else _CUDNN_CHANNELS

@@ -1,4 +1,4 @@
-"""Axes and rows of the devices that run a shard_map together."""
+"""Axes and rows of the devices that run a shard_map."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,16 @@ from jax import Array
 
 
 def device_axes() -> tuple[str, ...]:
-    """Over which to sum, in `on_each_device`, to have all devices' rows; else none."""
+    """Returns the mesh axes to sum over for all devices; none outside a shard_map."""
     return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def first_row(rows: int) -> Array:
-    """Where a device's `rows` begin in the global batch, int32 []; else 0."""
+    """Returns the global index of a device's first row, int32 [].
+
+    Args:
+      rows: rows of the batch per device.
+    """
     axes = device_axes()
     place = jax.lax.axis_index(axes) if axes else jnp.zeros((), jnp.int32)
     return rows * place

@@ -1,10 +1,10 @@
-"""Convolution whose gradients are in a form that XLA runs well on CPUs.
+"""Convolution with gradients that are fast on CPUs.
 
-Its own gradient of the kernel takes, there, up to eleven times as long for one image as
-the same arithmetic forward: here a few rows at a time are unfolded to the patches that
-the kernel meets, and multiplied with the gradient of what it made. Its own gradient of
-the maps takes four times as long in a loop, such as that over micro-batches, as
-outside: here it is a convolution like any other.
+On CPUs, XLA's gradient of the kernel takes up to eleven times as long for one image as
+the forward pass, at the same arithmetic. Here, blocks of rows are unfolded to patches
+and multiplied with the output's gradient. XLA's gradient of the maps takes four times
+as long inside a loop, such as the one over micro-batches, as outside. Here, it is an
+ordinary convolution.
 """
 
 import functools
@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
-# Values of the patches of a block: they stay in a core's cache.
+# Values in the patches of a block, which fit into a core's cache.
 _BLOCK = 350_000
-# With fewer channels made, XLA's gradient is the faster one.
+# With fewer output channels, XLA's gradient is faster.
 _CHANNELS = 32
 
-_Pair = tuple[int, int]
+_Pair = tuple[int, ...]  # A value for rows and one for columns.
+_Padding = tuple[tuple[int, int], ...]  # Zeros before and after each.
 
 
 def convolve(
@@ -36,27 +37,27 @@ def convolve(
     feature_group_count: int = 1,
     precision: Any = None,
 ) -> Array:
-    """`lax.conv_general_dilated` of maps, with the arguments that nn.Conv gives it.
+    """Convolves maps; takes the arguments that nn.Conv passes to its convolution.
 
-    Its gradients are those of reverse mode alone. In a shard_map x and the kernel vary
+    Only reverse-mode gradients are defined. In a shard_map, x and the kernel must vary
     over the same axes.
 
     Args:
       x: [B, H, W, C].
       kernel: [h, w, C, C'].
-      strides: of rows and columns.
-      padding: as lax takes it.
-      lhs_dilation: 1, 1.
-      rhs_dilation: of the kernel.
-      dimension_numbers: those of x and kernel as they stand here.
-      feature_group_count: 1.
-      precision: None.
+      strides: strides of rows and columns.
+      padding: padding in one of the forms of `lax.conv_general_dilated`.
+      lhs_dilation: must be 1, 1.
+      rhs_dilation: dilation of the kernel.
+      dimension_numbers: must be those of the layouts above, or None.
+      feature_group_count: must be 1.
+      precision: must be None.
 
     Returns:
       [B, H', W', C'].
 
     Raises:
-      ValueError: one of those that have a single value has another.
+      ValueError: an argument does not have its only supported value.
     """
     dimensions = lax.conv_dimension_numbers(x.shape, kernel.shape, _NHWC)
     if (
@@ -64,7 +65,10 @@ def convolve(
         or dimension_numbers not in (None, dimensions)
         or precision is not None
     ):
-        raise ValueError("lhs_dilation, groups, layouts and precision are not taken")
+        raise ValueError(
+            "convolve supports no lhs_dilation, feature_group_count, other layouts or "
+            "precision; use lax.conv_general_dilated"
+        )
     if isinstance(padding, str):
         taps = (
             (n - 1) * d + 1 for n, d in zip(kernel.shape[:2], rhs_dilation, strict=True)
@@ -74,7 +78,13 @@ def convolve(
     return _convolve(x, kernel, tuple(strides), padding, tuple(rhs_dilation))
 
 
-def _library(x, kernel, strides, padding, dilation):
+def _library(
+    x: Array,
+    kernel: Array,
+    strides: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -88,12 +98,20 @@ def _library(x, kernel, strides, padding, dilation):
 _convolve = jax.custom_vjp(_library, nondiff_argnums=(2, 3, 4))
 
 
-def _forward(x, kernel, *options):
+def _forward(
+    x: Array, kernel: Array, *options: Any
+) -> tuple[Array, tuple[Array, Array]]:
     return _library(x, kernel, *options), (x, kernel)
 
 
-def _backward(strides, padding, dilation, saved, gradient):
-    options = dict(strides=strides, padding=padding, dilation=dilation)
+def _backward(
+    strides: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+    saved: tuple[Array, Array],
+    gradient: Array,
+) -> tuple[Array, Array]:
+    options: dict[str, Any] = dict(strides=strides, padding=padding, dilation=dilation)
     library = functools.partial(_library_gradients, **options)
     on_cpu = functools.partial(_cpu_gradients, **options)
     return lax.platform_dependent(*saved, gradient, cpu=on_cpu, default=library)
@@ -102,12 +120,16 @@ def _backward(strides, padding, dilation, saved, gradient):
 _convolve.defvjp(_forward, _backward)
 
 
-def _library_gradients(x, kernel, gradient, **options):
+def _library_gradients(
+    x: Array, kernel: Array, gradient: Array, **options: Any
+) -> tuple[Array, Array]:
     apply = functools.partial(_library, **options)
     return jax.vjp(apply, x, kernel)[1](gradient)
 
 
-def _cpu_gradients(x, kernel, gradient, **options):
+def _cpu_gradients(
+    x: Array, kernel: Array, gradient: Array, **options: Any
+) -> tuple[Array, Array]:
     of_x, of_kernel = _library_gradients(x, kernel, gradient, **options)
     if options["strides"] == (1, 1):
         of_x = _map_gradient(x, kernel, gradient, **options)
@@ -116,8 +138,15 @@ def _cpu_gradients(x, kernel, gradient, **options):
     return of_x, of_kernel
 
 
-def _map_gradient(x, kernel, gradient, strides, padding, dilation):
-    """Of what a convolution without strides takes: one by its kernel backwards."""
+def _map_gradient(
+    x: Array,
+    kernel: Array,
+    gradient: Array,
+    strides: _Pair,
+    padding: _Padding,
+    dilation: _Pair,
+) -> Array:
+    """Computes the gradient of the maps for stride 1, with the kernel reversed."""
     sides = zip(kernel.shape[:2], dilation, padding, x.shape[1:3], strict=True)
     around = []
     for (taps, apart, (low, _), size), made in zip(
@@ -133,20 +162,20 @@ def _map_gradient(x, kernel, gradient, strides, padding, dilation):
 def kernel_gradient(
     x: Array,
     gradient: Array,
-    shape: tuple[int, int, int, int],
+    shape: tuple[int, ...],
     strides: _Pair,
-    padding: tuple[_Pair, _Pair],
+    padding: _Padding,
     dilation: _Pair,
 ) -> Array:
-    """The gradient of a convolution's kernel, summed in float32 over blocks of rows.
+    """Computes the gradient of a kernel, summed in float32 over blocks of rows.
 
     Args:
-      x: what it convolves, [B, H, W, C].
-      gradient: of what it makes, [B, H', W', C'].
-      shape: of the kernel, (h, w, C, C').
-      strides: of rows and columns.
-      padding: zeros before and behind rows and columns.
-      dilation: of the kernel.
+      x: input of the convolution, [B, H, W, C].
+      gradient: gradient of its output, [B, H', W', C'].
+      shape: shape of the kernel, (h, w, C, C').
+      strides: strides of rows and columns.
+      padding: zeros before and after rows and columns.
+      dilation: dilation of the kernel.
 
     Returns:
       [h, w, C, C'], of x's type.
@@ -158,7 +187,7 @@ def kernel_gradient(
         (n - 1) * s + (t - 1) * d + 1
         for n, s, t, d in zip((rows, width), strides, taps, dilation, strict=True)
     ]
-    # Rows of zeros fill the last block.
+    # The last block is filled up with rows of zeros.
     sides = ((steps - 1) * rows * strides[0] + reach[0], reach[1])
     x = lax.pad(
         x,
@@ -174,7 +203,7 @@ def kernel_gradient(
     )
     gradient = jnp.pad(gradient, ((0, 0), (0, steps * rows - height), (0, 0), (0, 0)))
 
-    def product(block):
+    def product(block: Array) -> Array:
         image, row = block // steps * images, block % steps * rows
         part = lax.dynamic_slice(
             x, (image, row * strides[0], 0, 0), (images, *reach, taken)
@@ -190,7 +219,7 @@ def kernel_gradient(
             preferred_element_type=jnp.float32,
         )
 
-    def add(total, block):
+    def add(total: Array, block: Array) -> tuple[Array, None]:
         return total + product(block), None
 
     blocks = jnp.arange(1, batch // images * steps, dtype=jnp.int32)
@@ -199,9 +228,14 @@ def kernel_gradient(
 
 
 def _blocks(made: Sequence[int], kernel: Sequence[int]) -> tuple[int, int, int]:
-    """(images of a block, its rows, blocks that an image's rows make).
+    """Returns images per block, rows per block, and blocks per image.
 
-    All of the gradient is passed over once a block: a block is half as large, or more.
+    The gradient of the kernel is read and written once per block, so a block is at
+    least half as large.
+
+    Args:
+      made: shape of the output.
+      kernel: shape of the kernel.
     """
     batch, height, width, _ = made
     values = max(_BLOCK, math.prod(kernel) // 2)
@@ -215,8 +249,10 @@ def _blocks(made: Sequence[int], kernel: Sequence[int]) -> tuple[int, int, int]:
     return images, rows, steps
 
 
-def _patches(x, sides, taps, strides, dilation):
-    """[B, H, W, C] -> [B, *sides, h w C]: what each place of the kernel covers."""
+def _patches(
+    x: Array, sides: _Pair, taps: _Pair, strides: _Pair, dilation: _Pair
+) -> Array:
+    """Unfolds [B, H, W, C] to the inputs of each output, [B, *sides, h w C]."""
     slices = []
     for place in ((i, j) for i in range(taps[0]) for j in range(taps[1])):
         start = [at * d for at, d in zip(place, dilation, strict=True)]

@@ -1,9 +1,9 @@
 """Greedy non-maximum suppression with static shapes, exact at every threshold.
 
-The greedy rule: going down the ranking, a box is kept unless a kept box of its class
-above it overlaps it by more than the threshold. A suppressed box therefore suppresses
-nothing, and what is kept among the best does not depend on the rest: the ranking is
-gone through in parts, of which the first is mostly enough.
+The greedy rule: in the order of the ranking, a box is kept unless a kept box of its
+class overlaps it by more than the threshold. A suppressed box suppresses nothing, and
+boxes do not depend on boxes below them. The ranking is therefore processed in parts, of
+which the first is usually enough.
 """
 
 import functools
@@ -15,10 +15,10 @@ from jax import Array
 
 from borrow_det.ops import boxes as box_ops
 
-# Candidates of a part. Fewer need more parts, each of which looks through all scores;
-# more compare more pairs.
+# Candidates per part. With fewer, there are more parts, each of which reads all scores;
+# with more, more pairs are compared.
 _PART = 1024
-# Of so many values only the best enters the next round of a selection.
+# Values per block of `top_k`.
 _BLOCK = 16
 
 
@@ -40,9 +40,9 @@ class _State(NamedTuple):
     labels: Array  # int32 [B, K]
     anchors: Array  # int32 [B, K]
     entered: Array  # int32 [B, C], candidates of each class so far.
-    last_score: Array  # float32 [B], of the last candidate so far.
+    last_score: Array  # float32 [B], score of the last candidate so far.
     last_index: Array  # int32 [B], its index among all scores; -1 before the first.
-    done: Array  # bool [B]: nothing that comes later can be a detection.
+    done: Array  # bool [B], no later candidate can be a detection.
 
 
 def class_wise_nms(
@@ -54,32 +54,33 @@ def class_wise_nms(
     max_per_class: int,
     max_total: int,
 ) -> NmsOutput:
-    """Turns the scored boxes of images into detections, as SSD does.
+    """Selects detections among the scored boxes of images, as SSD does.
 
     Args:
-      boxes: [B, A, 4]. One that is not finite is no detection and suppresses nothing.
-      scores: [B, A, C], of the foreground classes, A and C at least 1. NaN counts as
-        no score.
-      score: boxes of a class must score higher than this.
-      iou: a kept box suppresses those of its class that overlap it by more than this.
-      max_per_class: so many boxes of the best score enter the suppression of a class.
+      boxes: [B, A, 4]. Boxes that are not finite are neither detected nor suppress
+        others.
+      scores: [B, A, C] of the foreground classes, A and C at least 1. NaN is below
+        every threshold.
+      score: threshold; detections score higher.
+      iou: threshold; a kept box suppresses boxes of its class that overlap it more.
+      max_per_class: candidates of a class, those of highest score.
       max_total: K, the number of detections over all classes.
 
     Returns:
-      Detections with K = `max_total`, also where A * C is less. Equal scores rank by
-      box, lowest index first; of one box, by class.
+      K = `max_total` detections per image, of which `mask` marks those that exist.
+      Equal scores are ranked by anchor index, then by class.
 
     Source: Liu et al., SSD (2016), section 3 ("inference time") and its
     DetectionOutput layer.
     """
     batch, _, classes = scores.shape
-    # IoU with NaN is above no threshold: such a box would pass as unlike all others.
+    # IoU with NaN is above no threshold, so that such a box would always be kept.
     finite = jnp.all(jnp.isfinite(boxes), axis=-1, keepdims=True)
     candidates = jnp.where((scores > score) & finite, scores, -jnp.inf)
-    # False, but of the input, so that under shard_map it varies as that does.
+    # False, derived from the input so that it varies over the same axes in a shard_map.
     false = candidates[:, 0, 0] > jnp.inf
 
-    def full(value, *shape):
+    def full(value: Array, *shape: int) -> Array:
         fill = jnp.where(false, jnp.zeros_like(value), value)
         return jnp.broadcast_to(fill.reshape(batch, *[1] * len(shape)), (batch, *shape))
 
@@ -106,12 +107,14 @@ def class_wise_nms(
     )
 
 
-def _part(boxes, candidates, iou, max_per_class, state):
-    """The next part of each ranking. Of images that are done it changes nothing."""
+def _part(
+    boxes: Array, candidates: Array, iou: float, max_per_class: int, state: _State
+) -> _State:
+    """Processes the next part of each ranking. Images that are done do not change."""
     classes = candidates.shape[2]
     room = max_per_class - state.entered  # Candidates that may still enter.
     best, place = _next_best(candidates, room, state)
-    # Not //, which asks for the signs as well: indices have none.
+    # Not //, which also handles negative numbers.
     anchor = jax.lax.div(place, classes)
     labels = place - anchor * classes
     these = jnp.take_along_axis(boxes, anchor[..., None], axis=1)
@@ -128,13 +131,13 @@ def _part(boxes, candidates, iou, max_per_class, state):
     above &= box_ops.iou(these, these) > iou
     keep = _fixed_point(above, enters & ~jnp.any(earlier, axis=-1))
 
-    # What was kept before comes first, and ranks higher.
+    # Boxes that were kept before come first and rank higher.
     scores = jnp.concatenate([state.scores, jnp.where(keep, best, -jnp.inf)], axis=1)
     kept, of = jax.lax.top_k(scores, state.scores.shape[1])
     of_class = labels[..., None] == jnp.arange(classes, dtype=jnp.int32)[None, None]
     entered = of_class & enters[..., None]
 
-    def chosen(before, new):
+    def chosen(before: Array, new: Array) -> Array:
         return jnp.take_along_axis(jnp.concatenate([before, new], axis=1), of, axis=1)
 
     both = jnp.concatenate([state.boxes, these], axis=1)
@@ -146,16 +149,16 @@ def _part(boxes, candidates, iou, max_per_class, state):
         entered=state.entered + jnp.sum(entered, axis=1, dtype=jnp.int32),
         last_score=best[:, -1],
         last_index=place[:, -1],
-        # All places are taken, or the ranking has ended.
+        # All K places are taken, or the ranking has ended.
         done=(kept[:, -1] > -jnp.inf) | (best[:, -1] == -jnp.inf),
     )
 
 
-def _next_best(candidates, room, state):
-    """The best scores [B, k] after the last part's, and their indices.
+def _next_best(candidates: Array, room: Array, state: _State) -> tuple[Array, Array]:
+    """Returns the best scores [B, k] after those of earlier parts, and their indices.
 
-    Candidates of classes without room do not count. Where there are fewer, the scores
-    at the end are -inf.
+    Candidates of classes without room are left out. If fewer than k remain, the last
+    scores are -inf.
     """
     batch, count, classes = candidates.shape
     index = jnp.arange(count * classes, dtype=jnp.int32).reshape(1, count, classes)
@@ -168,11 +171,11 @@ def _next_best(candidates, room, state):
 
 
 def top_k(values: Array, k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of [B, N], equal values by rising index, for large N.
+    """Computes `jax.lax.top_k` of [B, N] for large N; equal values by rising index.
 
-    Sorting all N is most of what NMS would cost on accelerators. The k best lie in the
-    k blocks whose own best rank highest (each block above has a value that ranks above
-    all of a block that is left out), so blocks are selected first, the same way.
+    Sorting all N values would be most of the cost of NMS on accelerators. The k best
+    values are in the k blocks with the highest maxima: each of these has a value above
+    all values of the other blocks. So blocks are selected first, recursively.
     """
     batch, count = values.shape
     if count <= _BLOCK * k:
@@ -181,37 +184,40 @@ def top_k(values: Array, k: int) -> tuple[Array, Array]:
     padded = jnp.pad(values, ((0, 0), (0, surplus)), constant_values=-jnp.inf)
     blocks = padded.reshape(batch, -1, _BLOCK)
     _, chosen = top_k(jnp.max(blocks, axis=-1), k)
-    # In order, so that of equal values the first is the one of the lowest index.
+    # Sorted, so that of equal values the one of the lowest index comes first.
     chosen = jnp.sort(chosen, axis=-1)
     inside = jnp.take_along_axis(blocks, chosen[..., None], axis=1)
     best, place = jax.lax.top_k(inside.reshape(batch, -1), k)
     row = jax.lax.div(place, _BLOCK)  # Not //, as above.
     block = jnp.take_along_axis(chosen, row, axis=1)
-    # As a difference: jax2onnx takes half of a sum, of which two classes make their
-    # division, for a mean of floats.
+    # A difference: jax2onnx mistakes half of a sum, which the division by two classes
+    # makes of it, for a mean of floats.
     return best, place - (row - block) * _BLOCK
 
 
-def _fixed_point(above, valid):
-    """Which of ranked boxes the greedy rule keeps, bool [..., K].
+def _fixed_point(above: Array, valid: Array) -> Array:
+    """Applies the greedy rule to ranked boxes.
+
+    The rule is applied to all boxes at once, until nothing changes. Each round decides
+    at least the first undecided box, so the loop ends. Its result is the greedy answer,
+    the only fixed point of the rule. The number of rounds is the length of the longest
+    chain of boxes that depend on each other.
 
     Args:
-      above: bool [..., K, K]: row i is suppressed by column j, of a better rank, if j
+      above: bool [..., K, K], row i is suppressed by column j, of a better rank, if j
         is kept.
-      valid: bool [..., K]; the others are not kept and suppress nothing.
+      valid: bool [..., K]; other boxes are not kept and suppress nothing.
 
-    The rule is applied to all boxes at once, over and over, until nothing changes.
-    Each round settles at least the first box that was not settled yet, so it ends,
-    and its end is the greedy answer, since that is the rule's only fixed point. It
-    takes as many rounds as the longest chain of boxes whose fates hang on each other.
+    Returns:
+      bool [..., K], the boxes that are kept.
     """
 
-    def step(state):
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
         keep, _ = state
         new = valid & ~jnp.any(above & keep[..., None, :], axis=-1)
         return new, jnp.any(new != keep)
 
-    # Derived from the input, so that under shard_map it varies as that does.
+    # Derived from the input so that it varies over the same axes in a shard_map.
     start = valid, jnp.any(valid)
     keep, _ = jax.lax.while_loop(lambda state: state[1], step, start)
     return keep

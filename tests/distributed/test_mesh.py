@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from borrow_det.configs import base
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes as processes_lib
 from borrow_det.errors import InputError
@@ -127,3 +128,20 @@ def test_values_that_all_processes_hold_are_sharded():
 def test_rows_of_one_process_are_all_rows():
     ids = np.array([2**40, 3], np.int64)
     np.testing.assert_array_equal(processes_lib.all_rows(ids), ids)
+
+
+@pytest.mark.parametrize(
+    ("first_stage", "platform", "expected"),
+    [
+        ("auto", "tpu", "pairs"),
+        ("auto", "gpu", "plain"),
+        ("auto", None, "plain"),  # Tests run on CPUs.
+        ("pairs", "cpu", "pairs"),
+        ("plain", "tpu", "plain"),
+    ],
+)
+def test_resolve_layout_chooses_pairs_on_tpus(first_stage, platform, expected):
+    config = base.get_config()
+    config.first_stage = first_stage
+    assert mesh_lib.resolve_layout(config, platform).first_stage == expected
+    assert config.first_stage == first_stage

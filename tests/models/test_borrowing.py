@@ -1,4 +1,4 @@
-"""FMB, FRB and FFB against loops written from the paper's equations."""
+"""The borrowing blocks against loops over the paper's equations."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def levels():
 
 
 def random_variables(module, *inputs):
-    """Variables with random biases, too: flax starts those at zero."""
+    """Returns random variables; flax would start biases at zero."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     rng = np.random.default_rng(1)
     return jax.tree.map(
@@ -30,7 +30,7 @@ def random_variables(module, *inputs):
 
 
 def embed_by_loop(params, maps):
-    """Descriptor by descriptor: [B, T, C]."""
+    """Embeds descriptor by descriptor: [B, T, C]."""
     images = []
     for b in range(maps[0].shape[0]):
         rows = []
@@ -45,7 +45,7 @@ def embed_by_loop(params, maps):
 
 
 def match_by_loop(params, shallow, deeper, similarity, center):
-    """P, row by row and score by score."""
+    """Computes P, row by row and score by score."""
     K = embed_by_loop(params["phi"], deeper)
     if similarity == "query_independent":
         positions = shallow.shape[1] * shallow.shape[2]
@@ -76,7 +76,7 @@ def match_by_loop(params, shallow, deeper, similarity, center):
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("similarity", borrowing.SIMILARITIES)
 @pytest.mark.parametrize("n", [0, 1])
-def test_matching_and_representing_are_the_equations(levels, n, similarity, center):
+def test_matching_and_representing_equal_the_equations(levels, n, similarity, center):
     shallow, deeper = levels[n], levels[n + 1 :]
     matching = borrowing.FeatureMatchingBlock(CHANNELS, similarity, center)
     variables = random_variables(matching, shallow, deeper)
@@ -102,7 +102,7 @@ def test_matching_and_representing_are_the_equations(levels, n, similarity, cent
     np.testing.assert_allclose(Z, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_temperature_starts_as_given_and_only_for_cosine(levels):
+def test_only_cosine_has_a_temperature_and_it_starts_at_the_field(levels):
     for similarity in borrowing.SIMILARITIES:
         module = borrowing.FeatureMatchingBlock(CHANNELS, similarity, temperature=7.0)
         key = jax.random.key(0, impl="rbg")
@@ -157,7 +157,7 @@ def test_cosine_bounds_the_gradient_of_keys_of_length_zero(levels):
     assert 10 < max(np.abs(leaf).max() for leaf in gradient) < 1e4
 
 
-def test_normalised_queries_and_keys_forget_each_descriptor_s_scale(levels):
+def test_normalized_queries_and_keys_ignore_the_scale_of_descriptors(levels):
     shallow, deeper = levels[0], levels[1:]
     module = borrowing.FeatureMatchingBlock(CHANNELS, "scaled", normalize=True)
     variables = random_variables(module, shallow, deeper)
@@ -176,7 +176,7 @@ def test_normalised_queries_and_keys_forget_each_descriptor_s_scale(levels):
     np.testing.assert_allclose(P, moved, rtol=1e-3, atol=1e-4)
 
 
-def test_centring_forgets_what_all_positions_share(levels):
+def test_centering_removes_what_all_positions_share(levels):
     shallow, deeper = levels[0], levels[1:]
     module = borrowing.FeatureMatchingBlock(CHANNELS, "embedded_gaussian", True)
     variables = random_variables(module, shallow, deeper)
@@ -192,7 +192,7 @@ def test_centring_forgets_what_all_positions_share(levels):
     assert np.abs(shifted - P).max() > 0.01
 
 
-def test_fusion_is_the_equation(levels):
+def test_fusion_equals_the_equation(levels):
     X, rng = levels[0], np.random.default_rng(2)
     Z = rng.normal(size=(2, 12, CHANNELS)).astype(np.float32)
     D = rng.normal(size=X.shape).astype(np.float32)
@@ -211,7 +211,7 @@ def test_fusion_is_the_equation(levels):
     np.testing.assert_array_equal(apply({}, X, None, None), X)
 
 
-def test_deconvolution_doubles_and_is_cut_at_the_far_sides():
+def test_deconvolution_doubles_and_crops_the_far_sides():
     rng = np.random.default_rng(3)
     deeper = rng.normal(size=(2, 2, 3, 4)).astype(np.float32)
     like = np.zeros((2, 3, 5, 6), np.float32)  # Odd: the maps are rounded up.
@@ -245,7 +245,7 @@ def test_deconvolution_spreads_a_position_evenly_around_itself(kernel):
 
 
 def deconvolve_by_loop(deeper, kernel, bias, stride):
-    """Each deeper position writes its kernel around itself: [h stride, w stride]."""
+    """Adds the kernel around each deeper position: [h * stride, w * stride]."""
     height, width = deeper.shape[:2]
     reach = [(size - s) // 2 for size, s in zip(kernel.shape, stride, strict=False)]
     D = np.tile(bias, (height * stride[0], width * stride[1], 1))
@@ -311,7 +311,7 @@ def fuse(X, Z, D, params):
 
 
 @pytest.mark.parametrize("context_from", ["X", "Y"])
-def test_neck_borrows_from_deeper_levels_and_takes_the_next_as_context(
+def test_neck_borrows_from_deeper_levels_and_adds_the_next_as_context(
     pyramid, context_from
 ):
     params, Y, matchings = neck_output(pyramid, context_from=context_from)
@@ -405,7 +405,7 @@ def test_source_levels(source, from_levels, n, expected):
 
 
 @pytest.mark.parametrize("from_levels", [(1,), (0, 3), (2, 4)])
-def test_levels_that_cannot_lend_are_named(pyramid, from_levels):
+def test_invalid_from_levels_raise_an_error(pyramid, from_levels):
     neck = borrowing.BorrowingNeck(levels=(1,), from_levels=from_levels)
     with pytest.raises(InputError, match=r"borrow\.from_levels is \("):
         jax.eval_shape(neck.init, jax.random.key(0), pyramid)
@@ -418,7 +418,7 @@ def test_levels_that_cannot_lend_are_named(pyramid, from_levels):
         {"after_context": True, "context": False},
     ],
 )
-def test_fields_that_would_do_nothing_are_refused(pyramid, fields):
+def test_fields_without_effect_raise_an_error(pyramid, fields):
     neck = borrowing.BorrowingNeck(**fields)
     with pytest.raises(InputError, match=r"borrow\.(from_levels|after_context)"):
         jax.eval_shape(neck.init, jax.random.key(0), pyramid)
@@ -453,13 +453,13 @@ def test_initial_context_is_zero_unless_it_is_matched_against(pyramid):
     ("field", "value"),
     [("similarity", "cos"), ("source", "shallower"), ("context_from", "Z")],
 )
-def test_unknown_names_are_named(pyramid, field, value):
+def test_unknown_values_raise_an_error_with_their_field(pyramid, field, value):
     neck = borrowing.BorrowingNeck(**{field: value})
     with pytest.raises(InputError, match=rf"borrow\.{field} is '{value}'"):
         jax.eval_shape(neck.init, jax.random.key(0), pyramid)
 
 
-def test_a_level_that_has_none_below_it_cannot_borrow(pyramid):
+def test_the_deepest_level_cannot_borrow(pyramid):
     neck = borrowing.BorrowingNeck(levels=(0, 3))
     with pytest.raises(InputError, match=r"borrow\.levels"):
         jax.eval_shape(neck.init, jax.random.key(0), pyramid)
@@ -483,7 +483,7 @@ def without_neck(params):
     return {name: block for name, block in params.items() if name != "neck"}
 
 
-def test_switched_off_it_has_the_parameters_of_trunk_and_heads(detectors):
+def test_without_neck_there_are_the_parameters_of_trunk_and_heads(detectors):
     plain, _, params, image = detectors
     shapes = jax.eval_shape(plain.init, jax.random.key(0), image)["params"]
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(
@@ -493,7 +493,7 @@ def test_switched_off_it_has_the_parameters_of_trunk_and_heads(detectors):
     assert set(shapes) == names
 
 
-def test_with_fusion_and_context_at_zero_it_is_plain_ssd_to_the_bit(detectors):
+def test_with_zero_fusion_and_context_outputs_equal_plain_ssd_exactly(detectors):
     plain, full, params, image = detectors
 
     def silence(path, leaf):

@@ -1,4 +1,4 @@
-"""VGG-16 whole: its published size, its shape, and what it drops."""
+"""The classifier: its published size, its layers, and dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def test_it_has_the_published_number_of_parameters():
 
 
 @pytest.mark.parametrize("width", [1.0, 0.125, 1 / 64, 0.3, 0.001])
-def test_a_detector_of_any_width_can_take_its_layers(width):
+def test_its_layers_fit_a_detector_of_any_width(width):
     config = base.get_config()
     config.model.width = width
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
@@ -44,7 +44,7 @@ def test_a_detector_of_any_width_can_take_its_layers(width):
         assert layer["conv"]["kernel"].shape == trunk[name]["conv"]["kernel"].shape
 
 
-def test_the_least_input_and_one_less():
+def test_inputs_smaller_than_the_minimum_raise_an_error():
     shapes(3, side=classifier.MIN_INPUT)
     with pytest.raises(InputError, match="input_size"):
         shapes(3, side=classifier.MIN_INPUT - 1)
@@ -88,7 +88,7 @@ def test_logits_are_the_mean_over_positions(tiny):
     np.testing.assert_allclose(found, np.mean(logits, axis=0), rtol=1e-4, atol=1e-6)
 
 
-def test_what_is_dropped_depends_on_the_examples_own_key(tiny):
+def test_dropout_depends_on_the_key_of_the_example_only(tiny):
     network, variables, images = tiny
     keys = jax.random.split(jax.random.key(7), 3)
 
@@ -104,7 +104,7 @@ def test_what_is_dropped_depends_on_the_examples_own_key(tiny):
     np.testing.assert_allclose(turned[1], together[1], rtol=1e-5, atol=1e-7)
 
 
-def test_dropout_keeps_the_share_and_the_mean():
+def test_dropout_keeps_the_rate_and_the_mean():
     x = jnp.ones((2, 7, 8, 500), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 2)
     for rate in (0.0, 0.25, 0.5):

@@ -1,4 +1,4 @@
-"""Heads and anchors in one order; what the prediction starts from."""
+"""Order of heads and anchors, initial predictions, and wrong fields."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def zero_variables(module, *inputs):
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def test_head_flattens_row_column_anchor():
+def test_head_flattens_rows_columns_and_anchors_in_this_order():
     head = detector.Head(anchors=2, num_classes=NUM_CLASSES)
     x = np.zeros((2, 3, 4, 1), np.float32)
     x[..., 0] = np.arange(24).reshape(2, 3, 4)
@@ -50,7 +50,7 @@ def test_outputs_are_in_the_order_of_the_anchors(input_size):
     model = detector.build_borrow_net(config, NUM_CLASSES)
     image = np.zeros((1, *input_size, 3), np.float32)
     variables = zero_variables(model, image)
-    # Each anchor of each level says in its logits which one it is.
+    # Each anchor of each level has its numbers in its logits.
     for n, count in enumerate(anchor_ops.anchors_per_position(config.anchors)):
         bias = variables["params"][f"head{n + 1}"]["class"]["bias"].reshape(count, -1)
         bias[:, 1], bias[:, 2] = n, np.arange(count)
@@ -93,7 +93,7 @@ def test_background_bias_is_on_every_background_logit_at_the_start():
         np.testing.assert_array_equal(of_boxes, 0)
 
 
-def test_images_are_normalised_by_the_configs_mean_and_deviation():
+def test_images_are_shifted_and_scaled_by_the_configs_pixel_statistics():
     config = narrow_config(
         (64, 64), pixel_mean=(10.0, 20.0, 30.0), pixel_std=(2.0, 4.0, 5.0)
     )
@@ -105,14 +105,14 @@ def test_images_are_normalised_by_the_configs_mean_and_deviation():
         lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
     )
     plain = model.clone(pixel_statistics=PixelStatistics("RGB", (0.0,) * 3, (1.0,) * 3))
-    normalised = (image - np.float32([10, 20, 30])) / np.float32([2, 4, 5])
+    normalized = (image - np.float32([10, 20, 30])) / np.float32([2, 4, 5])
     found = jax.jit(model.apply)(variables, image).logits
-    expected = jax.jit(plain.apply)(variables, normalised).logits
+    expected = jax.jit(plain.apply)(variables, normalized).logits
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.ptp(expected))
     assert np.ptp(expected) > 1
 
 
-def test_l2_normalisation_acts_on_the_levels_that_have_a_scale():
+def test_l2_normalization_applies_to_levels_with_a_scale():
     config = narrow_config((64, 64), l2_scales=(8.0, 0.0, 5.0, 0.0))
     model = detector.build_borrow_net(config, NUM_CLASSES)
     image = jnp.zeros((1, 64, 64, 3), jnp.float32)
@@ -124,7 +124,7 @@ def test_l2_normalisation_acts_on_the_levels_that_have_a_scale():
     ("field", "value"),
     [("trunk", "resnet"), ("l2_scales", (8.0, 5.0)), ("stages", (2, 2))],
 )
-def test_wrong_fields_are_named(field, value):
+def test_wrong_fields_raise_an_error_with_their_name(field, value):
     config = narrow_config((64, 64), **{field: value})
     with pytest.raises(InputError, match=rf"model\.{field}"):
         detector.build_borrow_net(config, NUM_CLASSES)
@@ -138,7 +138,7 @@ def test_wrong_fields_are_named(field, value):
         ("aspect_ratios", ((1.0,), (1.0,))),
     ],
 )
-def test_anchors_that_are_not_the_trunks_levels_are_refused(field, value):
+def test_anchors_that_do_not_fit_the_trunk_raise_an_error(field, value):
     config = narrow_config((64, 64))
     config.anchors[field] = value
     with pytest.raises(InputError, match=rf"anchors\.{field}"):

@@ -1,4 +1,4 @@
-"""Anchors counted and placed by hand, against a loop over positions."""
+"""Numbers and places of anchors by hand and against a loop."""
 
 import math
 import types
@@ -29,7 +29,7 @@ def tiny(**changes):
     return config(**{**fields, **changes})
 
 
-def test_the_paper_has_6_6_6_4_a_position():
+def test_the_paper_has_6_6_6_and_4_anchors_per_position():
     assert anchor_ops.anchors_per_position(config()) == (6, 6, 6, 4)
 
 
@@ -43,7 +43,7 @@ def test_the_paper_has_6_6_6_4_a_position():
         ((200, 330), 6 * (25 * 42 + 13 * 21 + 7 * 11) + 4 * 4 * 6),
     ],
 )
-def test_anchors_are_counted_by_hand(input_size, count):
+def test_the_number_of_anchors_by_hand(input_size, count):
     got = anchor_ops.make_anchors(config(), input_size)
     assert got.shape == (count, 4)
     assert got.dtype == np.float32
@@ -51,7 +51,7 @@ def test_anchors_are_counted_by_hand(input_size, count):
         assert count == 32_512
 
 
-def test_anchors_are_placed_by_hand():
+def test_the_places_of_anchors_by_hand():
     got = anchor_ops.make_anchors(tiny(), (32, 48)) * [32, 48, 32, 48]
     # sqrt(8 * 32) = 16 is the first level's second size.
     expected = []
@@ -67,7 +67,7 @@ def test_anchors_are_placed_by_hand():
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
-def test_the_papers_sizes_and_shapes():
+def test_default_anchors_have_the_papers_sizes_and_shapes():
     side = 512
     shapes = anchor_ops.position_shapes(config(), (side, side))
     seconds = [math.sqrt(32 * 64), math.sqrt(64 * 128), math.sqrt(128 * 256), side]
@@ -84,7 +84,7 @@ def test_the_papers_sizes_and_shapes():
 @pytest.mark.parametrize(
     ("last", "size"), [("side", 512), ("geometric", math.sqrt(256 * 512))]
 )
-def test_the_last_second_size_is_a_choice(last, size):
+def test_the_last_second_size_follows_the_field(last, size):
     sizes = (32.0, 64.0, 128.0, 256.0)
     got = anchor_ops.second_sizes(sizes, (512, 512), last)
     assert got[-1] == pytest.approx(size)
@@ -92,7 +92,7 @@ def test_the_last_second_size_is_a_choice(last, size):
     assert anchor_ops.second_sizes(sizes, (256, 1024), last)[-1] == pytest.approx(size)
 
 
-def test_the_size_after_the_last_is_the_inputs_side_or_given():
+def test_the_next_size_is_the_inputs_side_or_the_field():
     sizes = (30.0, 264.0)
     found = [
         anchor_ops.second_sizes(sizes, (300, 300), "geometric", next_size)[-1]
@@ -102,12 +102,12 @@ def test_the_size_after_the_last_is_the_inputs_side_or_given():
 
 
 @pytest.mark.parametrize("field", ["second_last", "second_after", "clip"])
-def test_unknown_choices_are_named(field):
+def test_unknown_values_raise_an_error_with_their_field(field):
     with pytest.raises(InputError, match=rf"anchors\.{field} is 'paper'"):
         anchor_ops.make_anchors(tiny(**{field: "paper"}), (32, 48))
 
 
-def test_the_second_set_has_its_own_ratios_or_is_left_out():
+def test_the_second_set_has_separate_ratios_or_is_left_out():
     with_two = tiny(second_aspect_ratios=(1.0, 4.0))
     assert anchor_ops.anchors_per_position(with_two) == (4, 3)
     shape = anchor_ops.position_shapes(with_two, (32, 48))[0]

@@ -1,4 +1,4 @@
-"""Assignment in commented tables and against the greedy rule taken one by one."""
+"""Assignment in commented tables and against loops."""
 
 import functools
 
@@ -9,7 +9,6 @@ import pytest
 
 from borrow_det.errors import InputError
 from borrow_det.ops import assignment as assignment_lib
-from borrow_det.ops import borrow_targets
 
 bipartite = jax.jit(assignment_lib.bipartite_match)
 
@@ -21,12 +20,8 @@ def assign(*args, best_anchor="bipartite", ignored="ignored"):
     )
 
 
-sources = jax.jit(borrow_targets.borrow_sources)
-objects_of = jax.jit(borrow_targets.descriptor_objects, static_argnums=(1, 2, 3))
-
-
 def greedy_bipartite(iou):
-    """The rule as it is told: the largest of all that is left, again and again."""
+    """Takes the largest remaining overlap, again and again."""
     left = np.array(iou, np.float64)
     owner = np.full(left.shape[1], -1)
     while left.max(initial=0) > 0:
@@ -60,14 +55,14 @@ TABLES = [
 
 
 @pytest.mark.parametrize(("iou", "owner"), TABLES)
-def test_bipartite_tables(iou, owner):
+def test_bipartite_match_in_tables(iou, owner):
     np.testing.assert_array_equal(greedy_bipartite(iou), owner)
     np.testing.assert_array_equal(bipartite(jnp.array(iou, jnp.float32)), owner)
 
 
 @pytest.mark.parametrize("levels", [3, 10, 1000])
-def test_bipartite_is_the_greedy_rule(levels):
-    """With few levels of overlap nearly everything is tied."""
+def test_bipartite_match_equals_the_greedy_loop(levels):
+    """With few levels of overlap nearly all pairs are tied."""
     rng = np.random.default_rng(levels)
     for _ in range(40):
         iou = (rng.integers(-1, levels, (12, 30)) / levels).astype(np.float32)
@@ -75,7 +70,7 @@ def test_bipartite_is_the_greedy_rule(levels):
         np.testing.assert_array_equal(bipartite(iou), greedy_bipartite(iou))
 
 
-def test_bipartite_survives_a_long_chain():
+def test_bipartite_match_resolves_a_long_chain():
     # Object i prefers anchor i a little to anchor i + 1, which i + 1 wants more: each
     # pass settles one object, from the end.
     count = 12
@@ -101,12 +96,12 @@ CLAIMED = [
 
 
 @pytest.mark.parametrize(("iou", "owner"), CLAIMED)
-def test_each_claims_its_best(iou, owner):
+def test_claim_each_in_tables(iou, owner):
     found = jax.jit(assignment_lib.claim_each)(jnp.array(iou, jnp.float32))
     np.testing.assert_array_equal(found, owner)
 
 
-def test_claiming_is_the_loop():
+def test_claim_each_equals_a_loop():
     rng = np.random.default_rng(0)
     claim = jax.jit(assignment_lib.claim_each)
     for _ in range(40):
@@ -129,7 +124,7 @@ def numpy_iou(a, b):
 
 
 def loop_assign(boxes, valid, ignore, anchors, threshold):
-    """Caffe's rule, one anchor at a time."""
+    """Caffe's rule, anchor by anchor."""
     iou, inside = numpy_iou(boxes.astype(np.float64), anchors.astype(np.float64))
     target = valid & ~ignore
     owner = greedy_bipartite(np.where(target[:, None], iou, -1))
@@ -156,7 +151,7 @@ def random_boxes(rng, count):
     return corners.reshape(count, 4).astype(np.float32)
 
 
-def test_assignment_is_the_loop():
+def test_assignment_equals_a_loop():
     for seed in range(15):
         rng = np.random.default_rng(seed)
         boxes, anchors = random_boxes(rng, 8), random_boxes(rng, 150)
@@ -170,7 +165,7 @@ def test_assignment_is_the_loop():
         # No object without an anchor, if it touches any.
         iou, _ = numpy_iou(boxes, anchors)
         for g in np.flatnonzero(valid & ~ignore & (iou.max(axis=1) > 0)):
-            assert np.any(got.positive & (got.index == g))
+            assert np.any(got.positive & (got.box_index == g))
 
 
 # Anchors, all one high, on a line.
@@ -181,57 +176,57 @@ def spans(*pairs):
     return np.float32([[0, low, 1, high] for low, high in pairs])
 
 
-def test_thresholds_and_best_anchors_by_hand():
+def test_anchors_above_the_threshold_and_best_anchors_are_positive():
     # Object 0 covers [1, 5]: IoU 3/5 with anchors 0 and 1, 1/7 with 2.
     # Object 1, [9, 17], overlaps anchor 3 by 4/8 = 0.5 exactly.
     got = assign(spans((1, 5), (9, 17)), np.ones(2, bool), np.zeros(2, bool), LINE, 0.5)
     np.testing.assert_array_equal(got.positive, [True, True, False, True])
-    np.testing.assert_array_equal(got.index, [0, 0, 0, 1])
+    np.testing.assert_array_equal(got.box_index, [0, 0, 0, 1])
     np.testing.assert_allclose(got.iou, [0.6, 0.6, 0, 0.5], atol=1e-6)
     # A higher threshold leaves each object its best anchor, the first of equals.
     got = assign(spans((1, 5), (9, 17)), np.ones(2, bool), np.zeros(2, bool), LINE, 0.7)
     np.testing.assert_array_equal(got.positive, [True, False, False, True])
 
 
-def test_the_threshold_itself_is_enough():
+def test_an_iou_equal_to_the_threshold_is_positive():
     # [0, 8] is twice as long as each of the three anchors in it: 0.5 with all.
     got = assign(spans((0, 8)), np.ones(1, bool), np.zeros(1, bool), LINE, 0.5)
     np.testing.assert_array_equal(got.positive, [True, True, True, False])
 
 
-def test_two_objects_that_want_one_anchor_both_get_one():
+def test_two_objects_with_the_same_best_anchor_both_get_one():
     # Both are nearest to anchor 0 (IoU 1 and 3/4); the second moves to anchor 1,
     # though that one overlaps the first object more (2/6 over 1/6).
     got = assign(spans((0, 4), (0, 3)), np.ones(2, bool), np.zeros(2, bool), LINE, 0.5)
     np.testing.assert_array_equal(got.positive, [True, True, False, False])
-    np.testing.assert_array_equal(got.index, [0, 1, 0, 0])
+    np.testing.assert_array_equal(got.box_index, [0, 1, 0, 0])
     np.testing.assert_allclose(got.iou, [1, 1 / 6, 0, 0], atol=1e-6)
 
 
-def test_two_objects_that_want_one_anchor_by_claims():
+def test_of_two_objects_with_the_same_best_anchor_the_last_claims_it():
     # As above, but the second has taken anchor 0; the first, which overlaps no other
     # anchor by half, is left without.
     both = np.ones(2, bool)
     got = assign(spans((0, 4), (0, 3)), both, ~both, LINE, 0.5, best_anchor="each")
     np.testing.assert_array_equal(got.positive, [True, False, False, False])
-    np.testing.assert_array_equal(got.index, [1, 0, 0, 0])
+    np.testing.assert_array_equal(got.box_index, [1, 0, 0, 0])
     np.testing.assert_allclose(got.iou, [0.75, 0, 0, 0], atol=1e-6)
     # An object that no anchor touches claims the first: it takes it from the other.
     got = assign(spans((0, 4), (50, 60)), both, ~both, LINE, 0.5, best_anchor="each")
-    np.testing.assert_array_equal(got.index, [1, 0, 0, 0])
+    np.testing.assert_array_equal(got.box_index, [1, 0, 0, 0])
     np.testing.assert_allclose(got.iou, [0, 0, 0, 0])
     # By the other rule it goes without, and the first keeps what is its own.
     got = assign(spans((0, 4), (50, 60)), both, ~both, LINE, 0.5)
-    np.testing.assert_array_equal(got.index, 0)
+    np.testing.assert_array_equal(got.box_index, 0)
     np.testing.assert_array_equal(got.positive, [True, False, False, False])
 
 
-def test_neither_padding_nor_ignored_boxes_claim():
+def test_padding_and_ignored_boxes_claim_no_anchor():
     boxes = spans((2, 6), (2, 6), (10, 14))
     valid, ignore = np.array([True, False, True]), np.array([False, False, True])
     got = assign(boxes, valid, ignore, LINE, 0.5, best_anchor="each")
     np.testing.assert_array_equal(got.positive, [False, True, False, False])
-    np.testing.assert_array_equal(got.index, 0)
+    np.testing.assert_array_equal(got.box_index, 0)
 
 
 # Of the anchors of LINE: 1 is object 0's best, 3 lies on the ignored box.
@@ -245,23 +240,23 @@ def test_ignored_boxes_follow_the_rule(rule, positive, ignored_anchors):
     got = assign(boxes, valid, ignore, LINE, 0.5, ignored=rule)
     np.testing.assert_array_equal(np.flatnonzero(got.positive), positive)
     np.testing.assert_array_equal(np.flatnonzero(got.ignored), ignored_anchors)
-    np.testing.assert_array_equal(got.index[3], 1 if rule == "positive" else 0)
+    np.testing.assert_array_equal(got.box_index[3], 1 if rule == "positive" else 0)
 
 
 @pytest.mark.parametrize("field", ["best_anchor", "ignored"])
-def test_unknown_rules_are_named(field):
+def test_unknown_rules_raise_an_error_with_their_name(field):
     none = np.zeros(1, bool)
     with pytest.raises(InputError, match=rf"loss\.{field} is 'best'"):
         assign(spans((0, 4)), none, none, LINE, 0.5, **{field: "best"})
 
 
-def test_padding_and_ignored_boxes():
+def test_padding_and_ignored_boxes_have_no_positives():
     boxes = spans((0, 4), (2, 6), (9, 20))
     # The first is padding, the third ignored: anchor 3 lies in it with all its area.
     valid, ignore = np.array([False, True, True]), np.array([False, False, True])
     got = assign(boxes, valid, ignore, LINE, 0.5)
     np.testing.assert_array_equal(got.positive, [False, True, False, False])
-    np.testing.assert_array_equal(got.index, [0, 1, 0, 0])
+    np.testing.assert_array_equal(got.box_index, [0, 1, 0, 0])
     np.testing.assert_array_equal(got.ignored, [False, False, False, True])
     # An ignored box that is padding hides nothing; a positive anchor is not ignored.
     got = assign(boxes, np.array([False, True, False]), ignore, LINE, 0.5)
@@ -277,11 +272,11 @@ def test_an_image_without_objects_has_only_negatives():
     got = assign(spans((0, 4), (2, 6), (9, 20)), none, none, LINE, 0.5)
     assert not got.positive.any()
     assert not got.ignored.any()
-    np.testing.assert_array_equal(got.index, 0)
+    np.testing.assert_array_equal(got.box_index, 0)
     np.testing.assert_array_equal(got.iou, 0)
 
 
-def test_batched_assignment_is_that_of_its_images():
+def test_a_batch_is_assigned_image_by_image():
     rng = np.random.default_rng(0)
     boxes = random_boxes(rng, 24).reshape(3, 8, 4)
     valid, ignore = rng.uniform(size=(2, 3, 8)) < [[[0.7]], [[0.3]]]
@@ -294,66 +289,3 @@ def test_batched_assignment_is_that_of_its_images():
             np.testing.assert_array_equal(
                 getattr(batch, field)[i], getattr(single, field)
             )
-
-
-def test_sources_are_the_loop():
-    rng = np.random.default_rng(0)
-    centers = rng.uniform(0, 1, (40, 2)).astype(np.float32)
-    boxes = random_boxes(rng, 10)
-    boxes[0], boxes[1] = [0.5, 0.5, 0.5, 0.5], [0.5, 0.2, 0.5, 0.9]  # no area
-    labels = rng.integers(0, 2, 10).astype(np.int32)
-    valid = rng.uniform(size=10) < 0.8
-    valid[:2] = True
-    got = sources(boxes, labels, valid, centers, 2.0)
-    side = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
-    expected = np.zeros((10, 40), bool)
-    for g in range(10):
-        for other in range(10):
-            if not (valid[g] and valid[other] and labels[g] == labels[other]):
-                continue
-            if side[g] == 0 or side[other] < 2 * side[g]:
-                continue
-            for t, (y, x) in enumerate(centers):
-                low, high = boxes[other, :2], boxes[other, 2:]
-                inside = low[0] <= y <= high[0] and low[1] <= x <= high[1]
-                expected[g, t] |= inside
-    np.testing.assert_array_equal(got, expected)
-    assert expected.any()
-
-
-def test_an_instance_of_exactly_twice_the_side_lends():
-    boxes = np.float32([[0, 0, 0.25, 0.25], [0.5, 0.5, 1, 1], [0, 0.5, 0.4375, 1]])
-    centers = np.float32([[0.75, 0.75], [0.25, 0.75]])
-    got = sources(boxes, np.zeros(3, np.int32), np.ones(3, bool), centers, 2.0)
-    # The third is 1.87 times as large: too small to lend.
-    np.testing.assert_array_equal(got, [[True, False], [False, False], [False, False]])
-
-
-def test_a_descriptor_belongs_to_what_its_anchors_overlap_most():
-    # Two levels; the second has 3 positions of 2 anchors, from anchor 4 on.
-    assignment = assignment_lib.Assignment(
-        index=jnp.array([9, 9, 9, 9, 5, 6, 7, 8, 3, 4], jnp.int32),
-        positive=jnp.array([1, 1, 1, 1, 1, 1, 0, 1, 0, 0], bool),
-        ignored=jnp.zeros(10, bool),
-        iou=jnp.array([1, 1, 1, 1, 0.5, 0.6, 0, 0.1, 0, 0], jnp.float32),
-    )
-    index, has_one = objects_of(assignment, 4, 3, 2)
-    np.testing.assert_array_equal(has_one, [True, True, False])
-    np.testing.assert_array_equal(index[:2], [6, 8])
-    tied = assignment._replace(iou=jnp.full(10, 0.5, jnp.float32))
-    np.testing.assert_array_equal(objects_of(tied, 4, 3, 2)[0][:2], [5, 8])
-
-
-def test_twice_the_side_is_twice_the_side_after_normalising():
-    side = 640.0
-    small = np.arange(3, 120, dtype=np.float32)
-    corners = np.zeros((len(small), 2, 4), np.float32)
-    corners[:, 0, 2:] = small[:, None] / np.float32(side)
-    corners[:, 1, :2] = 0.4
-    corners[:, 1, 2:] = 0.4 + 2 * small[:, None] / np.float32(side)
-    centers = np.float32([[0.4001, 0.4001]])
-    for boxes in corners:
-        found = sources(boxes, np.zeros(2, int), np.ones(2, bool), centers, 2.0)
-        assert found.tolist() == [[True], [False]]
-        found = sources(boxes, np.zeros(2, int), np.ones(2, bool), centers, 2.001)
-        assert not found.any()

@@ -1,4 +1,4 @@
-"""The forms of the weighted sum against each other and the formula."""
+"""Forms of the weighted sum against each other and the formula."""
 
 import functools
 import re
@@ -31,7 +31,7 @@ def sum_of(form, softmax=True, block=BLOCK):
 
 @pytest.mark.parametrize("softmax", [True, False])
 @pytest.mark.parametrize("form", ["auto", "plain", "blocks"])
-def test_every_form_is_the_formula(form, softmax):
+def test_every_form_equals_the_formula(form, softmax):
     Q, K, V = draw()
     found = jax.jit(sum_of(form, softmax))(Q, K, V, 0.7)
     S = 0.7 * np.float64(Q) @ np.float64(K).swapaxes(1, 2)
@@ -40,7 +40,7 @@ def test_every_form_is_the_formula(form, softmax):
 
 
 @pytest.mark.parametrize("softmax", [True, False])
-def test_blocks_have_the_gradient_of_the_whole(softmax):
+def test_blocks_have_the_gradients_of_plain(softmax):
     weight = np.random.default_rng(1).normal(size=(BATCH, QUERIES, 5))
 
     def gradient(form):
@@ -56,9 +56,9 @@ def test_blocks_have_the_gradient_of_the_whole(softmax):
 
 
 def test_blocks_sum_bfloat16_gradients_in_float32():
-    """In bfloat16, adding ones ends at 256: the sum over many blocks would stop there.
+    """A bfloat16 sum of ones would stop at 256.
 
-    Queries of zero weigh all positions alike, so each gives V's gradient as much.
+    Queries of zero weight all positions equally, so each adds as much to V's gradient.
     """
     queries = 4096
     Q = jnp.zeros((1, queries, CHANNELS), jnp.bfloat16)

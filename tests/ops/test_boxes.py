@@ -1,4 +1,4 @@
-"""Box arithmetic against loops, its own inverse, and boxes that are hardly boxes."""
+"""Box arithmetic against loops and its inverse, with degenerate boxes."""
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,14 @@ def loop_iou(a, b):
     return height * width / union if union > 0 else 0.0
 
 
-def test_conversions_by_hand():
+def test_centers_and_corners_by_hand():
     corners = jnp.array([[0.1, 0.2, 0.5, 0.4]], jnp.float32)
     centers = box_ops.to_centers(corners)
     np.testing.assert_allclose(centers, [[0.3, 0.3, 0.4, 0.2]], atol=1e-6)
     np.testing.assert_allclose(box_ops.to_corners(centers), corners, atol=1e-6)
 
 
-def test_iou_is_the_loop():
+def test_iou_equals_a_loop():
     a, b = random_boxes(0, 30), random_boxes(1, 40)
     a[0], a[1] = [0.5, 0.5, 0.5, 0.9], [0.9, 0.9, 0.1, 0.1]  # a line; inverted
     b[0], b[1], b[2] = a[0], a[1], a[2]
@@ -55,8 +55,27 @@ def test_iou_takes_leading_dimensions():
     np.testing.assert_array_equal(got[1, 2], iou(a[1, 2], b[1, 2]))
 
 
+def test_iou_of_numpy_boxes_has_their_precision_and_the_same_values():
+    a, b = random_boxes(7, 20), random_boxes(8, 30)
+    found = box_ops.iou(a.astype(np.float64), b.astype(np.float64))
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float64
+    assert box_ops.iou(a, b).dtype == np.float32
+    expected = [[loop_iou(x, y) for y in b.astype(float)] for x in a.astype(float)]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(iou(a, b), found, atol=1e-6)
+    assert isinstance(box_ops.iou(a, jnp.asarray(b)), jax.Array)
+
+
+def test_a_margin_is_added_to_every_side():
+    # Pixels 3 to 5 are 3 wide, and 5 to 6 are 2 wide: one pixel of four is shared.
+    a, b = np.array([[0.0, 3, 0, 5]]), np.array([[0.0, 5, 0, 6], [0, 7, 0, 8]])
+    np.testing.assert_array_equal(box_ops.iou(a, b, margin=1.0), [[0.25, 0]])
+    np.testing.assert_array_equal(box_ops.iou(a, b), [[0, 0]])
+
+
 def test_encode_by_hand():
-    # Centre moved by a quarter of the anchor in y, twice as high, half as wide.
+    # Center moved by a quarter of the anchor in y, twice as high, half as wide.
     anchor = box_ops.to_corners(jnp.array([0.5, 0.5, 0.2, 0.4], jnp.float32))
     box = box_ops.to_corners(jnp.array([0.55, 0.5, 0.4, 0.2], jnp.float32))
     log2 = float(np.log(2))
@@ -67,7 +86,7 @@ def test_encode_by_hand():
     )
 
 
-def test_decode_undoes_encode():
+def test_decode_is_the_inverse_of_encode():
     boxes, anchors = random_boxes(4, 200), random_boxes(5, 200)
     ratio = (boxes[:, 2:] - boxes[:, :2]) / (anchors[:, 2:] - anchors[:, :2])
     boxes, anchors = (x[(ratio < 50).all(axis=1)] for x in (boxes, anchors))
@@ -81,7 +100,7 @@ def test_decode_clamps_sizes(offset):
     anchor = jnp.array([0.4, 0.4, 0.6, 0.8], jnp.float32)
     offsets = jnp.array([0, 0, offset, offset], jnp.float32)
     got = box_ops.to_centers(decode(offsets, anchor, VARIANCES))
-    # log(1000 / 16), whatever the network says: 62.5 times the anchor.
+    # At most log(1000 / 16): 62.5 times the anchor.
     size = np.array([0.2, 0.4]) * 62.5
     np.testing.assert_allclose(got, [0.5, 0.6, *size], rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""A convolution's gradients on a CPU against those of the library's convolution."""
+"""Gradients of convolutions on CPUs against those of the library."""
 
 import functools
 
@@ -44,8 +44,8 @@ def gradients(apply, x, kernel):
 @pytest.mark.parametrize("block", [1, 3000, 10**6])
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("taps", [(3, 3), (1, 2)])
-def test_gradients_are_the_librarys(monkeypatch, name, block, taps):
-    """For blocks of a row, of some rows and of several images."""
+def test_gradients_equal_the_librarys(monkeypatch, name, block, taps):
+    """Blocks of one row, of several rows and of several images."""
     monkeypatch.setattr(convolution, "_BLOCK", block)
     x, kernel = draw(4, 19, 17, 5), draw(*taps, 5, 32)
     options = OPTIONS[name]
@@ -63,16 +63,16 @@ def test_gradients_are_the_librarys(monkeypatch, name, block, taps):
         ((8, 24, 24, 64), (3, 3, 64, 64), (1, 24, 1)),
         ((8, 12, 12, 64), (3, 3, 32, 64), (8, 12, 1)),
         ((6, 12, 12, 64), (3, 3, 64, 64), (3, 12, 1)),
-        # As large as half of the kernel.
+        # A block of half of the kernel's size.
         ((1, 19, 19, 1024), (3, 3, 1024, 1024), (1, 19, 1)),
     ],
 )
-def test_a_block_holds_what_a_cache_does(made, kernel, blocks):
+def test_blocks_have_the_size_of_a_cache(made, kernel, blocks):
     assert convolution._blocks(made, kernel) == blocks
 
 
 def primitives(function, *arguments):
-    """How often a program of these arguments runs each primitive, on a CPU."""
+    """Counts operations in the program for a CPU."""
     text = jax.jit(function).lower(*arguments).as_text()
     return {name: text.count(f"stablehlo.{name}") for name in ("while", "convolution")}
 
@@ -81,11 +81,11 @@ def primitives(function, *arguments):
     ("made", "expected"),
     [
         (32, {"while": 1, "convolution": 1}),
-        # Of few channels the library's is faster: its convolution, and no loop.
+        # The library's convolution, without a loop, is faster for few channels.
         (31, {"while": 0, "convolution": 2}),
     ],
 )
-def test_a_cpu_gets_products(made, expected):
+def test_cpus_use_matrix_products_for_many_channels(made, expected):
     def function(x, kernel, gradient):
         return jax.vjp(convolution.convolve, x, kernel)[1](gradient)
 
@@ -93,7 +93,7 @@ def test_a_cpu_gets_products(made, expected):
     assert primitives(function, *arguments) == expected
 
 
-def test_other_platforms_get_the_librarys():
+def test_other_platforms_use_the_librarys_gradients():
     def function(apply):
         return lambda x, kernel, gradient: jax.vjp(apply, x, kernel)[1](gradient)
 
@@ -109,7 +109,7 @@ def test_other_platforms_get_the_librarys():
         assert ours.count(f"stablehlo.{name}") == theirs.count(f"stablehlo.{name}")
 
 
-def test_sums_are_in_float32():
+def test_gradients_are_summed_in_float32():
     x, kernel = (draw(*s, dtype=jnp.bfloat16) for s in ((8, 40, 40, 4), (3, 3, 4, 32)))
     gradient = jnp.ones((8, 40, 40, 32), jnp.bfloat16)
     (found,) = jax.vjp(lambda k: convolution.convolve(x, k), kernel)[1](gradient)
@@ -120,7 +120,7 @@ def test_sums_are_in_float32():
 
 
 @pytest.mark.parametrize("shape", [(0, 9, 9, 4), (2, 0, 9, 4), (2, 2, 2, 4)])
-def test_nothing_has_a_gradient_of_zero(shape):
+def test_empty_maps_have_gradients_of_zero(shape):
     x, kernel = jnp.zeros(shape), draw(3, 3, 4, 32)
     _, of_x, of_kernel = gradients(
         functools.partial(convolution.convolve, padding="VALID"), x, kernel
@@ -138,12 +138,12 @@ def test_nothing_has_a_gradient_of_zero(shape):
         dict(dimension_numbers=("NCHW", "HWIO", "NCHW")),
     ],
 )
-def test_what_it_does_not_take_is_refused(options):
-    with pytest.raises(ValueError, match="not taken"):
+def test_unsupported_arguments_raise_an_error(options):
+    with pytest.raises(ValueError, match="supports no"):
         convolution.convolve(draw(2, 8, 8, 4), draw(3, 3, 4, 32), **options)
 
 
-def test_a_layer_takes_it():
+def test_flax_layers_accept_it():
     x = draw(2, 9, 9, 3)
     layers = [
         nn.Conv(32, (3, 3), strides=2, padding=1, **options)

@@ -1,4 +1,4 @@
-"""NMS against the greedy loop as one would write it, and cases worked out by hand."""
+"""NMS against a greedy loop, and cases worked out by hand."""
 
 import functools
 
@@ -114,7 +114,7 @@ def detect(boxes, scores, *, score=0.01, iou, max_per_class=60, max_total=90):
 
 @functools.partial(jax.jit, static_argnames="max_total")
 def keep_of(boxes, valid, iou, max_total=COUNT):
-    """Which of ranked boxes [..., K, 4] are kept, each a detection of one class."""
+    """Returns which ranked boxes [..., K, 4] of one class are kept."""
     count = boxes.shape[-2]
     ranked = jnp.linspace(1, 0.5, count, dtype=jnp.float32)
     scores = jnp.where(valid, jnp.broadcast_to(ranked, valid.shape), 0)
@@ -133,7 +133,7 @@ def keep_of(boxes, valid, iou, max_total=COUNT):
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "tied"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("iou", THRESHOLDS)
-def test_is_the_greedy_loop(iou, kind, ties):
+def test_nms_equals_the_greedy_loop(iou, kind, ties):
     for seed in range(2):
         rng = np.random.default_rng(seed)
         boxes, scores = KINDS[kind](rng), score_table(rng, ties)
@@ -146,6 +146,8 @@ def test_is_the_greedy_loop(iou, kind, ties):
         np.testing.assert_array_equal(got.scores[:count], [row[0] for row in expected])
         np.testing.assert_array_equal(got.labels[:count], [row[1] for row in expected])
         np.testing.assert_array_equal(got.boxes[:count], [row[2] for row in expected])
+        np.testing.assert_array_equal(got.anchors[:count], [row[3] for row in expected])
+        np.testing.assert_array_equal(got.anchors[count:], 0)
 
 
 # Boxes of height 1 on a line, x from..to; IoU of neighbours in the comment.
@@ -170,7 +172,7 @@ CHAINS = [
 
 
 @pytest.mark.parametrize(("iou", "spans", "keep"), CHAINS)
-def test_chains_by_hand(iou, spans, keep):
+def test_chains_of_overlapping_boxes_by_hand(iou, spans, keep):
     boxes = np.zeros((5, 4), np.float32)
     boxes[: len(spans)] = [[0, low, 1, high] for low, high in spans]
     got = keep_of(boxes, np.arange(5) < len(spans), iou)
@@ -185,7 +187,7 @@ def test_invalid_boxes_suppress_nothing():
 
 
 @pytest.mark.parametrize("iou", THRESHOLDS)
-def test_suppress_takes_any_leading_dimensions(iou):
+def test_images_of_a_batch_are_independent(iou):
     rng = np.random.default_rng(1)
     boxes = np.stack([KINDS[kind](rng) for kind in KINDS for _ in range(2)])
     boxes = boxes.reshape(5, 2, COUNT, 4)
@@ -197,8 +199,8 @@ def test_suppress_takes_any_leading_dimensions(iou):
 
 
 @pytest.mark.parametrize("part", [7, 64, 1024])
-def test_a_batch_is_its_images_whatever_the_parts(monkeypatch, part):
-    """Images whose rankings end, or are full, after another number of parts."""
+def test_the_size_of_parts_does_not_change_the_result(monkeypatch, part):
+    """Images whose rankings end, or are full, after different numbers of parts."""
     rng = np.random.default_rng(2)
     boxes = np.stack([KINDS[kind](rng) for kind in KINDS])
     scores = np.stack([score_table(rng, ties=i % 2) for i in range(len(KINDS))])
@@ -211,7 +213,8 @@ def test_a_batch_is_its_images_whatever_the_parts(monkeypatch, part):
         rows = greedy_nms(boxes[i], scores[i], **options)
         count = len(rows)
         np.testing.assert_array_equal(found.mask[i], np.arange(40) < count)
-        for field, column in ((found.scores, 0), (found.labels, 1), (found.boxes, 2)):
+        for column, name in enumerate(("scores", "labels", "boxes", "anchors")):
+            field = getattr(found, name)
             expected = np.zeros_like(field[i])
             if count:
                 expected[:count] = [row[column] for row in rows]
@@ -220,7 +223,7 @@ def test_a_batch_is_its_images_whatever_the_parts(monkeypatch, part):
 
 @pytest.mark.parametrize("count", [5, 400, 5000])
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "tied"])
-def test_top_k_by_blocks_is_the_sort(count, ties):
+def test_top_k_equals_a_stable_sort(count, ties):
     rng = np.random.default_rng(count)
     values = rng.uniform(0, 1, (3, count)).astype(np.float32)
     if ties:
@@ -232,12 +235,25 @@ def test_top_k_by_blocks_is_the_sort(count, ties):
     np.testing.assert_array_equal(got, np.take_along_axis(values, order, axis=1))
 
 
-def test_equal_scores_go_by_box_then_class():
+def test_equal_scores_are_ranked_by_anchor_and_then_by_class():
     boxes = np.float32([[0, 0, 1, 1], [0, 2, 1, 3], [0, 4, 1, 5]])
     scores = np.full((3, 2), 0.5, np.float32)
     got = detect(boxes, scores, score=0.0, iou=0.5, max_per_class=2, max_total=3)
     np.testing.assert_array_equal(got.labels, [0, 1, 0])
     np.testing.assert_array_equal(got.boxes[:, 1], [0, 0, 2])
+
+
+def test_anchors_are_exact_if_boxes_and_scores_are_equal():
+    """A nearest box or score could not distinguish the anchors here."""
+    boxes = np.float32([[0, 0, 1, 1]] * 4 + [[0, 2, 1, 3]] * 3)
+    scores = np.zeros((7, 2), np.float32)
+    scores[[1, 2, 5, 6], 0] = 0.5
+    scores[[3, 4], 1] = 0.5
+    got = detect(boxes, scores, score=0.0, iou=0.5, max_per_class=9, max_total=9)
+    np.testing.assert_array_equal(got.mask, np.arange(9) < 4)
+    np.testing.assert_array_equal(got.anchors, [1, 3, 4, 5, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(got.labels[:4], [0, 1, 1, 0])
+    assert got.anchors.dtype == jnp.int32
 
 
 def test_only_scores_above_the_threshold_count():

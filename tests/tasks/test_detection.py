@@ -288,3 +288,18 @@ def test_an_unknown_rule_is_refused_before_anything_is_traced(tiny_config, field
     tiny_config.loss[field] = "best"
     with pytest.raises(InputError, match=f"loss.{field} is 'best'; it must be one of"):
         detection.DetectionTask(tiny_config, num_classes=2)
+
+
+@pytest.mark.parametrize("first_stage", ["plain", "pairs"])
+@pytest.mark.parametrize("norm", ["none", "group", "batch"])
+def test_detection_does_not_depend_on_the_platform(tiny_config, first_stage, norm):
+    """Exporters such as ONNX's do not know `lax.platform_dependent`."""
+    tiny_config.model.norm, tiny_config.first_stage = norm, first_stage
+    task = detection.DetectionTask(tiny_config, 2)
+    with jax.numpy_rank_promotion("allow"):  # flax's norm layers need it.
+        variables = jax.eval_shape(task.init, jax.random.key(0))
+        image = jax.ShapeDtypeStruct((1, *tiny_config.dataset.canvas, 3), np.uint8)
+        size = jax.ShapeDtypeStruct((1, 2), np.int32)
+        program = jax.make_jaxpr(task.detect)(variables, image, size)
+    assert "conv_general_dilated" in str(program)
+    assert "platform" not in str(program)

@@ -97,7 +97,7 @@ def random_like(shapes):
         ("ssd300", (333, 290), None),
     ],
 )
-def test_levels_are_the_definitions(trunk, input_size, sides):
+def test_levels_equal_the_definitions(trunk, input_size, sides):
     module = trunks.TRUNKS[trunk](width=1 / 128, stages=STAGES)
     image = np.random.default_rng(1).normal(0, 1, (1, *input_size, 3))
     image = image.astype(np.float32)
@@ -115,7 +115,7 @@ def test_levels_are_the_definitions(trunk, input_size, sides):
     )
 
 
-def test_fc6_sees_nine_blocks_six_apart():
+def test_fc6_reads_nine_blocks_six_positions_apart():
     """One bright position of conv5_3: pool5 spreads it, fc6's taps repeat that."""
     module = trunks.SSD300(width=1 / 512, stages=STAGES)
     side, place = 19, 9
@@ -148,7 +148,7 @@ def parameters(config, num_classes):
     }
 
 
-def test_parameter_counts_are_the_published_ones():
+def test_parameter_counts_equal_the_published_ones():
     # torchvision's ssd300_vgg16, 91 classes with background: its weights' metadata.
     sizes = parameters(ssd300_coco.get_config(), 90)
     assert sum(sizes.values()) == 35_641_826
@@ -202,7 +202,7 @@ def narrow(module, arg="", **fields):
     return config
 
 
-def test_l2_normalisation_is_on_the_heads_branch_only():
+def test_l2_normalization_applies_to_the_head_only():
     config = narrow(ssd300_coco)
     model = detector.build_borrow_net(config, 2)
     image = np.random.default_rng(2).uniform(0, 255, (1, 300, 300, 3))
@@ -238,7 +238,7 @@ def test_l2_normalisation_is_on_the_heads_branch_only():
         (128, (8, 16, 32, 64, 100, 128), r"level 5 .* map of \(0, 0\)"),
     ],
 )
-def test_strides_that_are_not_the_maps_are_refused(side, strides, level):
+def test_strides_that_do_not_fit_the_maps_raise_an_error(side, strides, level):
     config = narrow(ssd300_coco)
     config.input_size, config.anchors.strides = (side, side), strides
     with pytest.raises(InputError, match=level) as error:
@@ -248,7 +248,7 @@ def test_strides_that_are_not_the_maps_are_refused(side, strides, level):
     assert "\n" not in str(error.value)
 
 
-def test_other_input_sizes_run_with_their_own_strides():
+def test_other_input_sizes_run_with_matching_strides():
     config = narrow(ssd300_coco)
     config.input_size, config.anchors.strides = (320, 320), (8, 16, 32, 64, 107, 320)
     detector.build_borrow_net(config, 2)

@@ -127,7 +127,7 @@ def test_parameter_count_is_vgg16s():
     assert len(counts) == 13 + 4
 
 
-def test_stages_and_width():
+def test_stages_and_width_set_the_layers():
     counts = parameter_counts(stages=(1, 1, 2, 2, 2), width=0.125)
     assert sorted(counts) == [
         *("conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2"),
@@ -138,7 +138,7 @@ def test_stages_and_width():
 
 
 @pytest.mark.parametrize("norm", ["none", "group", "batch"])
-def test_stages_computed_again_change_nothing_but_the_program(norm):
+def test_remat_changes_the_program_and_not_the_values(norm):
     fields = dict(width=1 / 16, stages=(1, 2, 1, 1, 2), norm=norm, group_size=2)
     image = np.random.default_rng(0).normal(size=(2, 33, 40, 3)).astype(np.float32)
     found = []
@@ -220,7 +220,7 @@ def test_group_norm_refuses_channels_that_do_not_divide(activations):
         init_shapes(module, activations)
 
 
-def test_batch_norm_trains_on_the_batch_and_tests_on_the_average(activations):
+def test_batch_norm_uses_the_batch_in_training_and_averages_otherwise(activations):
     # Inside of flax, ranks are promoted.
     with jax.numpy_rank_promotion("allow"):
         y, variables, updates, convolved = apply_block(
@@ -240,12 +240,12 @@ def test_batch_norm_trains_on_the_batch_and_tests_on_the_average(activations):
     np.testing.assert_allclose(y, np.maximum(expected, 0), atol=1e-4)
 
 
-def test_unknown_norm_is_named():
+def test_unknown_norm_raises_an_error():
     with pytest.raises(InputError, match=r"model\.norm is 'layer'"):
         init_shapes(block("layer"), np.zeros((1, 2, 2, 3), np.float32))
 
 
-def test_l2_normalize_is_the_scaled_direction(activations):
+def test_l2_normalize_scales_the_direction(activations):
     module = layers.L2Normalize(8.0)
     variables = module.init(jax.random.key(0), activations)
     np.testing.assert_array_equal(variables["params"]["scale"], np.full(6, 8.0))
@@ -275,7 +275,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 5, 3), (1, 1, 1, 2)])
-def test_pooling_is_that_of_a_window_in_value_and_gradient(shape):
+def test_max_pool_equals_flax_in_value_and_gradient(shape):
     rng = np.random.default_rng(3)
     x = rng.normal(size=shape).astype(np.float32)
 
@@ -289,9 +289,8 @@ def test_pooling_is_that_of_a_window_in_value_and_gradient(shape):
     np.testing.assert_array_equal(gradient(upper)[0], expected_gradient(upper)[0])
 
 
-def test_pooling_leaves_channels_where_they_are():
-    # On TPUs they are the axis that lies together: to merge it with another, or to
-    # split it, copies the whole map.
+def test_max_pool_keeps_channels_as_the_last_axis():
+    # On TPUs, merging or splitting the last axis would copy the entire map.
     program = jax.make_jaxpr(layers.max_pool)(jnp.zeros((2, 6, 5, 3)))
     shapes = [out.aval.shape for eqn in program.eqns for out in eqn.outvars]
     assert {(len(shape), shape[-1]) for shape in shapes if shape} == {(4, 3)}
