@@ -101,10 +101,9 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except SystemExit as stop:
-        # A run that was stopped may still compile in a thread: the interpreter's own
-        # end would crash. Several preempted processes end together, as complete runs.
-        if stop.code and not jax.distributed.is_initialized():
-            processes.end(stop.code if isinstance(stop.code, int) else 1)
+        # A thread of JAX may still compile: the interpreter's own end would crash.
+        if stop.code == preemption.INTERRUPTED:
+            processes.end(preemption.INTERRUPTED)
         raise
 
 

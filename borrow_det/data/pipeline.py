@@ -1,9 +1,12 @@
 """Batches as a function of the step, with Grain's random access."""
 
 import collections
+import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Protocol, TypeAlias
 
 import cv2
@@ -71,13 +74,20 @@ class Batches:
                 num_workers=dataset_config.num_workers, per_worker_buffer_size=2
             )
             iterator = iterator.mp_prefetch(workers)
+        # Whether worker processes, if any, have been started: the first batch does it.
+        self._started = not dataset_config.num_workers
         self._iterator = iter(iterator)
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Row:
-        batch = next(self._iterator)
+        if self._started:
+            batch = next(self._iterator)
+        else:
+            with _interrupts_blocked():
+                batch = next(self._iterator)
+            self._started = True
         for name in batch.keys() & _COUNTS:
             before, count = self.counts[name], int(batch.pop(name).sum())
             self.counts[name] += count
@@ -92,6 +102,22 @@ class Batches:
         # A cycle of references keeps the last batch of an exhausted iterator; its
         # shared memory would be reported as leaked at exit.
         gc.collect()
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Blocks SIGINT in this thread, and in the threads and processes it starts here.
+
+    Ctrl-C reaches the worker processes, too; they must outlive the step after which the
+    main process stops.
+    """
+    # Otherwise the first process would start the tracker, which unblocks the signal.
+    resource_tracker.ensure_running()
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def train_dataset(

@@ -15,10 +15,7 @@ import ml_collections
 import numpy as np
 from jax import Array
 
-from borrow_det.data.pipeline import Batches
-
-# From a record of a split to one row of a batch.
-MakeRow = Callable[[dict], dict[str, np.ndarray]]
+from borrow_det.data.pipeline import Batches, MakeRow
 
 
 class Figures(NamedTuple):
