@@ -1,1 +1,1 @@
-"""Measurements of this project beside what else there is; see README.md here."""
+"""Benchmarks of this project against its peers; see README.md in this folder."""

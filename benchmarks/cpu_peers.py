@@ -1,16 +1,19 @@
-"""On a CPU: this project's SSD300 and borrowing detector against them in PyTorch.
+"""Compares SSD300 and the borrowing detector in JAX and in PyTorch on a CPU.
 
   python -m benchmarks.cpu_peers [--mode=forward] [--mode=train] [--batches=1,8]
 
-Rows are MODE/MODEL/bBATCH. The weights are the same ones, and so are images, targets
-and the number of threads. forward: images to the logits and offsets of every anchor.
-train: the same from prepared targets, loss, gradient and SGD with momentum. Theirs:
-eager and torch.compile, both channels_last; ours: with --micro_batch the gradients are
-summed over passes of so many images, as config.micro_batch does in a run.
+Rows are named MODE/MODEL/bBATCH:
+  forward  images to logits and offsets of every anchor
+  train    a step on prepared targets: forward, loss, gradient, SGD with momentum
+Both sides have the same weights, images, targets and number of threads. PyTorch runs
+eager and with torch.compile, both with channels last. With --micro_batch, ours sums
+gradients over passes of that many images, as config.micro_batch does in a run.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -25,7 +28,7 @@ MODELS = {"ssd300": False, "borrow": True}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     options = _flags()
     setting.parse(options, argv, __doc__)
     with setting.started(options) as table:
@@ -39,38 +42,38 @@ def main(argv: Sequence[str]) -> int:
                         width=options.width,
                         micro_batch=min(options.micro_batch, batch),
                     )
-                    table.measure(
-                        f"{mode}/{model}/b{batch}",
-                        lambda m=mode, c=config: _row(m, c, options.rounds),
-                    )
+                    measure = functools.partial(_row, mode, config, options.rounds)
+                    table.measure(f"{mode}/{model}/b{batch}", measure)
     return 0
 
 
-def _flags():
+def _flags() -> flags.FlagValues:
     values = setting.make_flags(("forward", "train"), (1, 8), rounds=5)
-    text = {"flag_values": values}
-    flags.DEFINE_float("width", 1.0, "Multiplies the trunk's channels.", **text)
-    flags.DEFINE_integer("size", 300, "The input's side in pixels.", 257, **text)
-    flags.DEFINE_integer("micro_batch", 0, "Images a pass of ours; 0: all.", 0, **text)
+    text: Any = {"flag_values": values}
+    flags.DEFINE_float("width", 1.0, "Factor of the trunk's channels.", **text)
+    flags.DEFINE_integer("size", 300, "Side of the input in pixels.", 257, **text)
+    flags.DEFINE_integer(
+        "micro_batch", 0, "Number of images per pass of ours (0: all).", 0, **text
+    )
     return values
 
 
 def _row(mode: str, config: ml_collections.ConfigDict, rounds: int) -> dict:
-    """A row's figures."""
+    """Returns the figures of a row."""
     return rows.compare({"forward": _forward, "train": _train}[mode](config), rounds)
 
 
-def _forward(config) -> dict[str, Callable]:
+def _forward(config: ml_collections.ConfigDict) -> dict[str, Callable]:
     task = DetectionTask(config, ours.CLASSES)
     variables = ours.draw_variables(task)
     image = ours.make_batch(config)["image"].astype(np.float32)
 
-    def theirs(compiled):
+    def theirs(compiled: bool) -> Callable[[], None]:
         model = torch_ssd.SSD(config, variables["params"]).eval()
         run = torch.compile(model, dynamic=False) if compiled else model
         inputs = torch_ssd.images(image)
 
-        def call():
+        def call() -> None:
             with torch.inference_mode():
                 run(inputs)
 
@@ -83,19 +86,19 @@ def _forward(config) -> dict[str, Callable]:
     }
 
 
-def _train(config) -> dict[str, Callable]:
+def _train(config: ml_collections.ConfigDict) -> dict[str, Callable]:
     task = DetectionTask(config, ours.CLASSES)
     variables = ours.draw_variables(task)
     examples, totals = ours.make_examples(task, ours.make_batch(config))
 
-    def theirs(compiled):
+    def theirs(compiled: bool) -> torch_ssd.TorchTrainer:
         model = torch_ssd.SSD(config, variables["params"])
         image = torch_ssd.images(np.asarray(examples.image))
         targets = torch_ssd.make_targets(examples, totals)
-        return torch_ssd.Trainer(model, config, image, targets, compiled)
+        return torch_ssd.TorchTrainer(model, config, image, targets, compiled)
 
     return {
-        rows.OURS: lambda: ours.Trainer(task, variables, examples, totals),
+        rows.OURS: lambda: ours.PreparedTrainer(task, variables, examples, totals),
         "eager": lambda: theirs(False),
         "compile": lambda: theirs(True),
     }

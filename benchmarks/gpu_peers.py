@@ -1,101 +1,85 @@
-"""On a GPU: our detectors against torchvision's, and their parts against PyTorch's.
+"""Compares our detectors with torchvision's on a GPU, and their parts with PyTorch's.
 
-  python -m benchmarks.gpu_peers --device=gpu [--budget=480] [--mode=train] [--rows=…]
+  python -m benchmarks.gpu_peers --device=gpu [--budget=480] [--mode=train] [--rows=...]
 
-Rows are MODE/…/bBATCH, and --rows takes shell patterns of them:
-  train     a whole step of SSD300 from uint8 images and boxes, targets found in it:
-            forward, loss, backward, SGD. Theirs is torchvision's ssd300_vgg16, with
-            the same weights, channels last, AMP in bfloat16; `compile` passes its
-            network to torch.compile. Ours computes in bfloat16, too.
-  detect    uint8 images to detections, with the suppression.
-  borrow    detect, the full borrowing model against plain SSD, both ours.
-  trunk     SSD300's, forward or with the gradient: its share of the FLOP/s that a large
-            matrix product reaches.
-  matching  the sum of the shallowest level of 512 pixels against
-            scaled_dot_product_attention, forward or with the gradient.
-  nms       class-wise suppression against torchvision.ops.batched_nms: scores as of a
-            trained detector (sparse) or uniform.
-Programs are compiled side by side, in a few waves, before the rows of each wave are
-timed. With --budget, what does not fit in so many seconds is left out and said so.
+Rows are named MODE/.../bBATCH; --rows takes shell patterns of the names.
+  train     a step of SSD300 from uint8 images and boxes, targets included: forward,
+            loss, backward, SGD. The peer is torchvision's ssd300_vgg16 with the same
+            weights, channels last and AMP in bfloat16; `compile` passes its network to
+            torch.compile. Ours computes in bfloat16 as well.
+  detect    uint8 images to detections, suppression included
+  borrow    detect of the full borrowing model compared with plain SSD, both ours
+  trunk     SSD300's trunk, forward or with the gradient: its share of the FLOP/s of a
+            large matrix product
+  matching  the weighted sum of the shallowest level at 512 pixels, compared with
+            scaled_dot_product_attention, forward or with the gradient
+  nms       class-wise suppression compared with torchvision.ops.batched_nms, for scores
+            as of a trained detector (sparse) or uniform ones
+Programs are compiled in parallel, in two waves, before the rows of each wave are timed.
+With --budget, rows that do not fit into this number of seconds fail with a message.
 """
 
 import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-import jax
 import numpy as np
 import torch
 from absl import flags
 
-from benchmarks import kernels, ours, rows, setting, torchvision_ssd
-from benchmarks.programs import Once, Programs
-from borrow_det.tasks.detection import DetectionTask
+from benchmarks import kernels, rows, setting
+from benchmarks.gpu_rows import DetectorRows, PartRows, Row
+from benchmarks.programs import ProgramPool
 from borrow_det.tools.common import cli
 
 MODES = ("train", "detect", "borrow", "trunk", "matching", "nms")
-# Scores above the threshold that an image has, in all classes.
-CANDIDATES = 1000
-# Of --budget: when the programs of a wave must be there, and rows are timed.
+# Shares of --budget at which the programs of each wave must be compiled.
 _SHARES = (0.6, 0.9)
 
 
-class Row(NamedTuple):
-    """What is compared in a row.
-
-    Attributes:
-      name: MODE/….
-      programs: by name, what makes a call of ours, for minutes and in any thread.
-      peers: by name, what makes a call of theirs; those whose name has "compile" are
-        made and called once while our programs are being compiled.
-      base: of the names, the one that the others are held against.
-      check: see rows.compare.
-      finish: more figures, of these and of `programs`.
-    """
-
-    name: str
-    programs: Mapping[str, Callable[[], Any]]
-    peers: Mapping[str, Callable[[], Callable]] = {}
-    base: str = rows.OURS
-    check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda said: {}
-    finish: Callable[[dict, Mapping[str, Any]], Mapping] = lambda figures, made: {}
-
-
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     options = _flags()
     setting.parse(options, argv, __doc__)
     start = time.monotonic()
     with setting.started(options) as table:
-        programs = Programs(options.compilations)
+        programs = ProgramPool(options.compilations)
         for share, wave in zip(_SHARES, _waves(options), strict=True):
             wave = [row for row in wave if table.wanted(row.name)]
             end = start + share * options.budget if options.budget else np.inf
             _run_wave(wave, programs, table, end, options)
         programs.cancel()
-    if programs.unfinished:  # Python would wait for them.
+    if programs.unfinished:  # Exit without waiting for them.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
     return 0
 
 
-def _flags():
+def _flags() -> flags.FlagValues:
     values = setting.make_flags(MODES, (1, 8, 32, 128), rounds=10)
-    text = {"flag_values": values}
-    flags.DEFINE_integer("compilations", 10, "Programs made side by side.", 1, **text)
-    flags.DEFINE_float(
-        "seconds", 6.0, "Of a row, about; slow ones repeat less.", **text
+    text: Any = {"flag_values": values}
+    flags.DEFINE_integer(
+        "compilations", 10, "Number of programs compiled in parallel.", 1, **text
     )
-    flags.DEFINE_bool("small", False, "Small parts, to try this out.", **text)
+    flags.DEFINE_float(
+        "seconds", 6.0, "Approximate seconds per row; slow calls repeat less.", **text
+    )
+    flags.DEFINE_bool("small", False, "Use small parts, to try the script.", **text)
     return values
 
 
-def _run_wave(wave, programs, table, end, options):
-    """Makes what the rows need, until `end` at most, and times them."""
+def _run_wave(
+    wave: Sequence[Row],
+    programs: ProgramPool,
+    table: rows.RowWriter,
+    end: float,
+    options: flags.FlagValues,
+) -> None:
+    """Compiles the programs of rows, at most until `end`, and times them."""
     if table.over or not wave:
         for row in wave:
             table.measure(row.name, dict)
@@ -121,9 +105,11 @@ def _run_wave(wave, programs, table, end, options):
     programs.drop()
 
 
-def _compile_peers(wave, end):
-    """{row: {name: maker}} of theirs, of which those to be compiled are made here."""
-    # They are tried once more, when nothing else runs.
+def _compile_peers(
+    wave: Sequence[Row], end: float
+) -> dict[str, dict[str, Callable[[], Callable]]]:
+    """Returns makers of the peers' calls by row and name, and compiles some calls."""
+    # cuDNN tries kernels later, when nothing else runs.
     torch.backends.cudnn.benchmark = False
     peers = {}
     for row in wave:
@@ -132,7 +118,7 @@ def _compile_peers(wave, end):
             if "compile" not in name:
                 continue
             if time.monotonic() > end:
-                error = TimeoutError("--budget was over before it was compiled")
+                error = TimeoutError("--budget was used up before it was compiled")
                 peers[row.name][name] = functools.partial(_raise, error)
                 continue
             try:
@@ -146,18 +132,23 @@ def _compile_peers(wave, end):
     return peers
 
 
-def _raise(error):
+def _raise(error: Exception) -> NoReturn:
     raise error
 
 
-def _give(value):
+def _give(value: Callable) -> Callable:
     return value
 
 
-def _measure(row, programs, peers, options):
-    """A row's figures."""
+def _measure(
+    row: Row,
+    programs: ProgramPool,
+    peers: dict[str, Callable[[], Callable]],
+    options: flags.FlagValues,
+) -> dict[str, Any]:
+    """Returns the figures of a row."""
 
-    def call(name):
+    def call(name: str) -> Callable:
         made = programs[f"{row.name}/{name}"]
         return made.call if isinstance(made, kernels.Counted) else made
 
@@ -174,21 +165,18 @@ def _measure(row, programs, peers, options):
         for name in row.programs
         if name in figures["ms"]
     }
-    return figures | row.finish(figures, made)
+    return {**figures, **row.finish(figures, made)}
 
 
-def _free_memory():
+def _free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-# Rows.
-
-
-def _waves(options) -> tuple[list[Row], ...]:
-    """All rows that --mode and --batches ask for, those first that matter most."""
-    detector = _Detectors(options)
-    parts = _Parts(options)
+def _waves(options: flags.FlagValues) -> tuple[list[Row], ...]:
+    """Returns the rows of --mode and --batches, the most important ones first."""
+    detector = DetectorRows(options)
+    parts = PartRows(options)
     both = (False, True)
     waves = (
         [
@@ -218,208 +206,11 @@ def _waves(options) -> tuple[list[Row], ...]:
         ],
     )
 
-    def asked(row):
+    def selected(row: Row) -> bool:
         mode, batch = row.name.split("/")[0], row.name.split("/b")[-1]
         return mode in options.mode and int(batch) in options.batches
 
-    return tuple([row for row in wave if asked(row)] for wave in waves)
-
-
-class _Detectors:
-    """Rows of whole detectors."""
-
-    def __init__(self, options):
-        self._gpu = options.device == "gpu"
-        self._device = "cuda" if self._gpu else "cpu"
-        self._dtype = "bfloat16" if self._gpu else "float32"
-        self._reference = Once(self._draw_reference)
-        self._variables = {
-            (model, borrow): Once(functools.partial(self._draw, model, borrow))
-            for model in ("ssd300", "ssd512")
-            for borrow in (False, True)
-        }
-
-    def _config(self, batch, model="ssd300", borrow=False, dtype=None):
-        dtype = dtype or self._dtype
-        return ours.make_config(borrow, model=model, batch=batch, dtype=dtype)
-
-    def _draw_reference(self):
-        """Torchvision's detector with scores as after training, and ours of it."""
-        score = self._config(1).nms.score
-        model = torchvision_ssd.draw_model()
-        model = torchvision_ssd.spread(model, score, CANDIDATES)
-        return model, torchvision_ssd.to_ours(model)
-
-    def _draw(self, model, borrow):
-        """Our variables with scores as after training."""
-        config = self._config(1, model, borrow, "float32")
-        task = DetectionTask(config, ours.CLASSES)
-        variables = ours.draw_variables(task)
-        spread = ours.find_spread(task, variables, CANDIDATES)
-        return ours.apply_spread(variables, spread)
-
-    def train(self, batch: int) -> Row:
-        """A training step."""
-        config = self._config(batch)
-        data = ours.make_batch(config)
-
-        def our_step():
-            task = DetectionTask(config, ours.CLASSES)
-            return ours.RunTrainer(task, self._reference()[1], data)
-
-        def their_step(compiled):
-            model = torchvision_ssd.place(self._reference()[0], self._device, compiled)
-            return torchvision_ssd.train(model, config, data, self._device)
-
-        return Row(
-            f"train/b{batch}",
-            {rows.OURS: our_step},
-            {
-                "eager": functools.partial(their_step, False),
-                "compile": functools.partial(their_step, True),
-            },
-            check=_losses,
-        )
-
-    def detect(self, batch: int) -> Row:
-        """Images to detections."""
-        config = self._config(batch)
-        data = ours.make_batch(config)
-
-        def theirs(compiled):
-            model = torchvision_ssd.place(self._reference()[0], self._device, compiled)
-            return torchvision_ssd.detect(model, data, self._device)
-
-        return Row(
-            f"detect/b{batch}",
-            {rows.OURS: lambda: _our_detect(config, self._reference()[1])},
-            {
-                "eager": functools.partial(theirs, False),
-                "compile": functools.partial(theirs, True),
-            },
-            check=_detections,
-        )
-
-    def borrow(self, model: str, batch: int) -> Row:
-        """The full borrowing model against plain SSD."""
-
-        def make(borrow):
-            config = self._config(batch, model, borrow)
-            return _our_detect(config, self._variables[model, borrow]())
-
-        return Row(
-            f"borrow/{model}/b{batch}",
-            {
-                "plain": functools.partial(make, False),
-                "borrow": functools.partial(make, True),
-            },
-            base="plain",
-            check=_detections,
-        )
-
-
-def _our_detect(config, variables):
-    task = DetectionTask(config, ours.CLASSES)
-    variables = jax.device_put(variables)
-    run = ours.detect(task, variables, ours.make_batch(config))
-    return functools.partial(run, variables)
-
-
-def _losses(said):
-    """The first step's loss of each: of the same weights, the same but for rounding."""
-    return {
-        "loss": {
-            name: float(x["loss"] if isinstance(x, dict) else x)
-            for name, x in said.items()
-        }
-    }
-
-
-def _detections(said):
-    """How many detections each has made in an image, on average."""
-
-    def count(found):
-        if isinstance(found, list):
-            return float(np.mean([len(image["scores"]) for image in found]))
-        return float(np.mean(np.sum(found.mask, axis=1)))
-
-    return {"detections": {name: count(found) for name, found in said.items()}}
-
-
-class _Parts:
-    """Rows of parts."""
-
-    def __init__(self, options):
-        self._gpu = options.device == "gpu"
-        self._device = "cuda" if self._gpu else "cpu"
-        self._dtype = "bfloat16" if self._gpu else "float32"
-        self._small = options.small
-
-    def trunk(self, batch: int, gradient: bool) -> Row:
-        """The trunk's share of the rate of a matrix product."""
-        config = ours.make_config(False, batch=batch, dtype=self._dtype)
-        side = 512 if self._small else 8192
-        return Row(
-            f"trunk/{'gradient' if gradient else 'forward'}/b{batch}",
-            {
-                rows.OURS: lambda: kernels.trunk(config, gradient),
-                "matmul": lambda: kernels.matmul(side, self._dtype),
-            },
-            base="matmul",
-            finish=_rates,
-        )
-
-    def matching(self, batch: int, gradient: bool) -> Row:
-        """Attention of one head, of 4096 queries and 1344 keys."""
-        shape = kernels.MatchingShape(batch, 4096, 1344, 256)
-        if self._small:
-            shape = shape._replace(queries=96, keys=64)
-        arguments = (shape, self._dtype, gradient)
-        ours_of = functools.partial(kernels.our_matching, *arguments)
-        return Row(
-            f"matching/{'gradient' if gradient else 'forward'}/b{batch}",
-            {
-                rows.OURS: functools.partial(ours_of, "auto"),
-                "ours_plain": functools.partial(ours_of, "plain"),
-                "ours_blocks": functools.partial(ours_of, "blocks"),
-            },
-            {"sdpa": lambda: kernels.their_matching(*arguments, self._device)},
-            check=kernels.matching_difference,
-        )
-
-    def nms(self, anchors: int, classes: int, batch: int, trained: bool) -> Row:
-        """Suppression of all classes."""
-        options = ours.make_config(False, batch=batch).nms
-        name = f"nms/{anchors}x{classes}/{'sparse' if trained else 'uniform'}/b{batch}"
-        if self._small:
-            anchors, classes = 600, 5
-        data = Once(lambda: kernels.scored(batch, anchors, classes, trained))
-        program = self._suppression((batch, anchors, classes))
-        return Row(
-            name,
-            {rows.OURS: lambda: kernels.our_suppression(program(), data())},
-            {
-                "batched_nms": lambda: kernels.their_suppression(
-                    data(), options, self._device
-                )
-            },
-            check=kernels.kept,
-        )
-
-    @functools.cache  # noqa: B019 (as long as the run)
-    def _suppression(self, shape):
-        options = ours.make_config(False, batch=shape[0]).nms
-        return Once(lambda: kernels.suppression(shape, options))
-
-
-def _rates(figures, made):
-    """TFLOP/s of both, and the trunk's share of the product's."""
-    rates = {
-        name: counted.flops / figures["ms"][name] / 1e9
-        for name, counted in made.items()
-    }
-    share = rates[rows.OURS] / rates["matmul"]
-    return {"teraflops": rates, "share_of_matmul": share}
+    return tuple([row for row in wave if selected(row)] for wave in waves)
 
 
 if __name__ == "__main__":

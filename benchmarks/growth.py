@@ -1,25 +1,27 @@
-r"""How time and memory grow with what a user may make larger, and how they must.
+r"""Measures how time and memory grow with the sizes of inputs and datasets.
 
   python -m benchmarks.growth [--axis=size,batch,classes,objects,images] \
       [--rounds=5] [--width=1.0] [--output=FILE]
 
-  size     side of the input, 256 to 1024 pixels: convolutions grow with its square;
-           the products of matching, of positions with positions, with its fourth power
-  batch    images of a step
-  classes  of the heads, the loss and NMS
-  objects  of each image, which every anchor is compared with
-  images   of a data set: preparing and opening it, checking its boxes, the first
-           batch, and scoring ten detections of each image
+Axes:
+  size     side of the input, 256 to 1024 pixels. Convolutions grow with its square, the
+           products of matching with its fourth power.
+  batch    images per step
+  classes  classes of the heads, the loss and NMS
+  objects  objects per image, each of which is compared with every anchor
+  images   images of a dataset: preparing and opening it, checking its boxes, the first
+           batch, and scoring ten detections per image
 
-Of the first four: the detector of configs/base.py at 256 pixels, batch 1, 80 classes
-and 8 objects but for what grows, with drawn weights; `detect` from uint8 images to
-detections, `train` a whole step. All values of an axis are timed in turns; ms are
-medians, MiB the temporaries of the compiled program (or, of images, how much a new
-process grew), GFLOP those of its convolutions and products. An exponent of 1 says that
-twice as much takes twice as long: of all values (least squares of logarithms) and,
-since what is always there flattens the beginning, of the last two.
+The first four axes use the detector of configs/base.py with drawn weights, at 256
+pixels, batch 1, 80 classes and 8 objects except for the axis itself. `detect` goes from
+uint8 images to detections, and `train` is a training step. All values of an axis are
+timed in turns. ms are medians. MiB are the temporaries of the compiled program, or for
+images the growth of a new process. GFLOP are those of convolutions and matrix products.
+An exponent of 1 means that twice the size takes twice the time. It is fitted to all
+values (least squares of logarithms) and to the last two, since constant costs flatten
+the beginning.
 
-Prints a JSON object to stdout, and tables to stderr.
+Prints a JSON object to stdout and tables to stderr.
 """
 
 import concurrent.futures
@@ -31,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import jax
@@ -40,7 +43,7 @@ from absl import flags
 from benchmarks import ours
 from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
-from borrow_det.errors import InputError, check_choice
+from borrow_det.errors import check_choice
 from borrow_det.evaluation import average_precision
 from borrow_det.reporting import step_timer
 from borrow_det.tasks.detection import DetectionTask
@@ -56,20 +59,18 @@ AXES = {
     "images": (1000, 2000, 4000, 8000),
 }
 _START = {"size": 256, "batch": 1, "classes": 80, "objects": 8}
-_BOXES = 10  # Objects and detections of an image of a data set.
+_BOXES = 10  # Objects and detections per image of a dataset.
 
 Figures = dict[str, float]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     options = _flags()
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     for axis in options.axis:
         check_choice("--axis", axis, AXES)
-    report = {}
+    report: dict[str, dict[str, Mapping]] = {}
     for axis in options.axis:
         rows = (
             data_rows(AXES[axis], options.rounds)
@@ -87,13 +88,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def exponents(rows: Mapping[int, Figures]) -> dict[str, Figures]:
-    """Of each figure, by its values at rising sizes.
+    """Fits the exponent of each figure.
+
+    Args:
+      rows: figures by size, in ascending order.
 
     Returns:
-      `exponent`, the slope of its logarithm over that of the size, by least squares;
-      `at_the_end`, the same of the last two sizes. A figure that is zero has none.
+      `exponent`, the slope of a figure's logarithm over that of the size, by least
+      squares, and `at_the_end`, the same for the last two sizes. Figures that are zero
+      have no exponent.
     """
-    found = {"exponent": {}, "at_the_end": {}}
+    found: dict[str, Figures] = {"exponent": {}, "at_the_end": {}}
     sizes = np.log(list(rows))
     for name in next(iter(rows.values())):
         values = np.array([figures[name] for figures in rows.values()])
@@ -105,7 +110,7 @@ def exponents(rows: Mapping[int, Figures]) -> dict[str, Figures]:
 
 
 def table(axis: str, growth: Mapping[str, Mapping]) -> str:
-    """Rows and exponents of an axis, in Markdown."""
+    """Formats the rows and exponents of an axis as a Markdown table."""
     names = list(next(iter(growth["rows"].values())))
     lines = [
         (str(size), [f"{figures[name]:.4g}" for name in names])
@@ -122,14 +127,17 @@ def table(axis: str, growth: Mapping[str, Mapping]) -> str:
 def program_rows(
     axis: str, values: Sequence[int], width: float, rounds: int
 ) -> dict[int, Figures]:
-    """Of each value the figures of detecting and of a training step."""
-    rows, seconds = {value: {} for value in values}, {}
+    """Measures detection and a training step at each value of an axis."""
+    rows: dict[int, Figures] = {value: {} for value in values}
+    seconds = {}
     for kind, make in (("detect", _detect), ("train", _train)):
         calls = {}
         for value in values:
             call, compiled, flops = make(width, **{**_START, axis: value})
             calls[value] = call
-            memory = compiled.memory_analysis().temp_size_in_bytes
+            sizes = compiled.memory_analysis()
+            assert sizes is not None
+            memory = sizes.temp_size_in_bytes
             rows[value] |= {f"{kind} MiB": memory / 2**20, f"{kind} GFLOP": flops / 1e9}
         seconds[kind] = timing.in_turns(calls, rounds)
     for value, figures in rows.items():
@@ -141,8 +149,10 @@ def program_rows(
     return rows
 
 
-def _task(width, size, batch, classes, objects):
-    """A task, its weights and a batch."""
+def _task(
+    width: float, size: int, batch: int, classes: int, objects: int
+) -> tuple[DetectionTask, dict, dict[str, np.ndarray]]:
+    """Returns a task, its variables and a batch."""
     config = base.get_config()
     config.input_size = config.dataset.canvas = (size, size)
     config.batch_size = config.eval_batch_size = batch
@@ -153,8 +163,8 @@ def _task(width, size, batch, classes, objects):
     return task, ours.draw_variables(task), made
 
 
-def _detect(width, **values) -> tuple[Callable, jax.stages.Compiled, int]:
-    """Detections of a batch: the call, its program, and its FLOPs."""
+def _detect(width: float, **values: int) -> tuple[Callable, jax.stages.Compiled, int]:
+    """Returns the call of detection in a batch, its program and its FLOPs."""
     task, variables, batch = _task(width, **values)
     arguments = jax.device_put((variables, batch["image"], batch["image_size"]))
     compiled = jax.jit(task.detect).lower(*arguments).compile()
@@ -162,18 +172,18 @@ def _detect(width, **values) -> tuple[Callable, jax.stages.Compiled, int]:
     return functools.partial(compiled, *arguments), compiled, flops
 
 
-def _train(width, **values) -> tuple[Callable, jax.stages.Compiled, int]:
-    """A step of a batch: the call, its program, and its FLOPs."""
+def _train(width: float, **values: int) -> tuple[Callable, jax.stages.Compiled, int]:
+    """Returns the call of a training step, its program and its FLOPs."""
     trainer = ours.RunTrainer(*_task(width, **values))
     return trainer, trainer.compiled, trainer.flops()
 
 
-# Data sets.
+# Datasets.
 
 
 def data_rows(values: Sequence[int], rounds: int) -> dict[int, Figures]:
-    """Of each number of images medians of what new processes measure."""
-    measured = {value: [] for value in values}
+    """Measures datasets of each size in new processes; returns medians."""
+    measured: dict[int, list[Figures]] = {value: [] for value in values}
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(1, context, max_tasks_per_child=1)
     with pool:
@@ -190,8 +200,9 @@ def data_rows(values: Sequence[int], rounds: int) -> dict[int, Figures]:
 
 
 def _measure_data(count: int) -> Figures:
-    """Seconds of what is done with a data set of `count` images, and MiB of it all."""
-    before, figures = _peak_memory(), {}
+    """Measures seconds of each operation on a dataset of `count` images, and MiB."""
+    before = _peak_memory()
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         _write_set(pathlib.Path(folder), count)
         config = base.get_config()
@@ -200,13 +211,13 @@ def _measure_data(count: int) -> Figures:
         config.dataset.data_dir = f"{folder}/prepared"
         config.dataset.canvas = (64, 64)
 
-        def timed(name, function):
+        def timed(name: str, function: Callable[[], Any]) -> Any:
             start = time.perf_counter()
             result = function()
             figures[f"{name} s"] = time.perf_counter() - start
             return result
 
-        def first_batch():
+        def first_batch() -> None:
             batches = pipeline.train_batches(split, config)
             next(batches)
             batches.close()
@@ -222,17 +233,18 @@ def _measure_data(count: int) -> Figures:
 
 
 def _peak_memory() -> float:
-    """MiB that this process has held at most."""
+    """Returns the peak memory of this process in MiB."""
     return step_timer.memory_metrics()["memory/host_peak"] / 2**20
 
 
 def _write_set(folder: pathlib.Path, count: int) -> None:
-    """A folder of images of noise, of 64 pixels, with COCO annotations."""
+    """Writes a folder of noise images of 64 pixels with COCO annotations."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     encoded = cv2.imencode(".jpg", pixels)[1].tobytes()
     (folder / "images").mkdir()
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id in range(count):
         name = f"{image_id}.jpg"
         (folder / "images" / name).write_bytes(encoded)
@@ -255,8 +267,8 @@ def _write_set(folder: pathlib.Path, count: int) -> None:
     (folder / "train.json").write_text(text)
 
 
-def _detections(truth):
-    """One for each object, a little beside it."""
+def _detections(truth: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns a detection near each object."""
     random = np.random.default_rng(1)
     objects = truth["annotations"]
     moved = random.normal(0, 2, (len(objects), 2))
@@ -274,11 +286,13 @@ def _detections(truth):
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    text = {"flag_values": values}
-    flags.DEFINE_list("axis", list(AXES), "What grows.", **text)
-    flags.DEFINE_integer("rounds", 5, "Timings of each.", lower_bound=1, **text)
-    flags.DEFINE_float("width", 1.0, "Of the trunk.", **text)
-    flags.DEFINE_string("output", None, "A file for the JSON, too.", **text)
+    text: Any = {"flag_values": values}
+    flags.DEFINE_list("axis", list(AXES), "Axes to measure.", **text)
+    flags.DEFINE_integer(
+        "rounds", 5, "Number of timings of each value.", lower_bound=1, **text
+    )
+    flags.DEFINE_float("width", 1.0, "Factor of the trunk's channels.", **text)
+    flags.DEFINE_string("output", None, "File for a copy of the JSON.", **text)
     return values
 
 

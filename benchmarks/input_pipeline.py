@@ -1,21 +1,21 @@
-r"""Images a second of the input pipeline, beside tf.data making the same batches.
+r"""Compares the input pipeline with tf.data, which makes the same batches.
 
   python -m benchmarks.input_pipeline --path=DIR [--split=train] [--canvas=512] \
       [--batch_size=32] [--batches=16] [--threads=1,2] [--rounds=7]
 
-DIR is a folder of JPEG images with COCO annotation files, as configs/coco_folder.py
-takes it; --threads are numbers of decoding threads (1, 2 and all cores). Both pipelines
-read records, decode, shrink by areas what is larger than the canvas, pad
-image and boxes, and batch. tf.data reads them one after the other, in the order that
-ours draws at random: it does not have to shuffle. The batches are compared first:
-equal, but for the pixels of images that were shrunk, which may differ by one in 255.
+DIR is a folder of JPEG images with COCO annotation files, as for
+configs/coco_folder.py. Both pipelines read records, decode, shrink images larger than
+the canvas by area averaging, pad images and boxes, and batch. tf.data reads records
+sequentially in the order that ours draws at random, so it does not shuffle. The batches
+are compared first: they must be equal, except for pixels of shrunk images, which may
+differ by one in 255.
 
-Each round makes --batches batches from the first to the last, threads started anew, of
-all pipelines in turns. Prints one JSON object: of each number of threads the medians of
-images a second (by the clock, all threads together) and of images a second of processor
-time (one core), and the quartiles of ours over tf.data, round by round.
+Each round makes --batches batches with new threads, all pipelines in turns. Prints one
+JSON object. For each number of threads it has the medians of images per second, by the
+clock and per processor time (of one core), and the quartiles of the ratio of ours to
+tf.data by round.
 
-Needs requirements-tf.txt; no accelerator is touched.
+Needs requirements-tf.txt, but no accelerator.
 """
 
 import contextlib
@@ -27,26 +27,27 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 from absl import flags
 
 from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
-from borrow_det.errors import InputError
 from borrow_det.tools.common import cli, timing
 
 Batch = dict[str, np.ndarray]
+# Calls by pipeline ("ours" or "tf.data") and number of threads.
+Calls = Mapping[tuple[str, int], Callable[[], Iterator[Batch]]]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the benchmark; returns the exit status."""
+    """Runs the benchmark and returns the exit status."""
     options = _flags()
-    surplus = cli.parse(options, argv, __doc__)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
     config = _config(options)
     threads = sorted({int(n) for n in options.threads})
     split = sources.load(config.dataset, options.split)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         records = pathlib.Path(folder) / "records.tfrecord"
         write_records(records, split, config, options.batches)
-        calls = {}
+        calls: dict[tuple[str, int], Callable[[], Iterator[Batch]]] = {}
         for n in threads:
             calls["ours", n] = functools.partial(
                 our_batches, split, config, n, options.batches
@@ -75,11 +76,16 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def our_batches(split, config, threads: int, count: int) -> Iterator[Batch]:
-    """The run's own first `count` training batches."""
+def our_batches(
+    split: sources.Split,
+    config: ml_collections.ConfigDict,
+    threads: int,
+    count: int,
+) -> Iterator[Batch]:
+    """Yields the first `count` training batches of a run."""
     config = config.copy_and_resolve_references()
     config.dataset.num_threads = threads
-    # Cut, not left off: none is decoded ahead that would not be counted.
+    # A slice of the dataset, so that no further batch is decoded ahead.
     dataset = pipeline.train_dataset(split, config)[:count]
     batches = pipeline.Batches(dataset, config.dataset)
     with contextlib.closing(batches):
@@ -87,9 +93,9 @@ def our_batches(split, config, threads: int, count: int) -> Iterator[Batch]:
 
 
 def tf_batches(
-    records: pathlib.Path, config, threads: int
+    records: pathlib.Path, config: ml_collections.ConfigDict, threads: int
 ) -> Callable[[], Iterator[Batch]]:
-    """A function: the batches of a file of records, made by tf.data."""
+    """Returns a function that makes the batches of a record file with tf.data."""
     make_row = functools.partial(
         tf_row,
         canvas=tuple(config.dataset.canvas),
@@ -97,7 +103,7 @@ def tf_batches(
     )
     options = tf.data.Options()
     options.deterministic = True
-    # As many threads as ours, and none beside them.
+    # The same number of threads as ours in total.
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
     dataset = (
@@ -110,10 +116,15 @@ def tf_batches(
     return lambda: iter(dataset.as_numpy_iterator())
 
 
-def write_records(path: pathlib.Path, split, config, batches: int) -> None:
+def write_records(
+    path: pathlib.Path,
+    split: sources.Split,
+    config: ml_collections.ConfigDict,
+    batches: int,
+) -> None:
     """Writes the examples of the first batches, in their order, for tf.data."""
 
-    def image_id(record):
+    def image_id(record: Mapping[str, Any]) -> dict[str, np.ndarray]:
         return {"image_id": np.array(record["image_id"], np.int64)}
 
     places = {split[i]["image_id"]: i for i in range(len(split))}
@@ -124,10 +135,10 @@ def write_records(path: pathlib.Path, split, config, batches: int) -> None:
                 writer.write(_example(split[places[wanted]]))
 
 
-def _example(record) -> bytes:
-    """A record of data/datasets/records.py as tf.train.Example."""
+def _example(record: Mapping[str, Any]) -> bytes:
+    """Serializes a record of data/datasets/records.py as tf.train.Example."""
 
-    def integers(values):
+    def integers(values: Any) -> tf.train.Feature:
         values = np.ravel(values).astype(np.int64)
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
@@ -144,8 +155,10 @@ def _example(record) -> bytes:
     return example.SerializeToString()
 
 
-def tf_row(serialized, canvas: tuple[int, int], max_boxes: int) -> dict[str, tf.Tensor]:
-    """A row of `pipeline.train_batches` from an example of `write_records`."""
+def tf_row(
+    serialized: tf.Tensor, canvas: tuple[int, int], max_boxes: int
+) -> dict[str, tf.Tensor]:
+    """Makes a row of `pipeline.train_batches` from an example of `write_records`."""
     lists = {"boxes": tf.float32, "labels": tf.int64, "ignore": tf.int64}
     features = {name: tf.io.RaggedFeature(dtype) for name, dtype in lists.items()} | {
         "image": tf.io.FixedLenFeature([], tf.string),
@@ -167,13 +180,15 @@ def tf_row(serialized, canvas: tuple[int, int], max_boxes: int) -> dict[str, tf.
     }
 
 
-def _tf_canvas(encoded, canvas):
-    """`pipeline.to_canvas` of a JPEG file's bytes."""
+def _tf_canvas(
+    encoded: tf.Tensor, canvas: tuple[int, int]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes JPEG bytes to a canvas and the size of the image on it."""
     image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
     size = tf.shape(image)[:2]
     scale = tf.reduce_min(tf.constant(canvas, tf.float64) / tf.cast(size, tf.float64))
 
-    def shrunk():
+    def shrunk() -> tf.Tensor:
         wanted = tf.cast(tf.round(tf.cast(size, tf.float64) * scale), tf.int32)
         wanted = tf.clip_by_value(wanted, 1, canvas)
         areas = tf.image.resize(image, wanted, tf.image.ResizeMethod.AREA)
@@ -188,10 +203,10 @@ def _tf_canvas(encoded, canvas):
 def compare(
     ours: Callable[[], Iterator[Batch]], theirs: Callable[[], Iterator[Batch]]
 ) -> float:
-    """The share of values of the images that differ, by one in 255.
+    """Returns the share of pixel values that differ, by one in 255.
 
     Raises:
-      AssertionError: anything else differs.
+      AssertionError: pixels differ by more, or other fields differ.
     """
     differing = values = 0
     for batch, other in zip(ours(), theirs(), strict=True):
@@ -206,15 +221,13 @@ def compare(
     return differing / values
 
 
-def measure(
-    calls: dict[tuple[str, int], Callable[[], Iterator[Batch]]], rounds: int
-) -> dict[str, dict[tuple[str, int], np.ndarray]]:
-    """Seconds by the "clock" and of all threads' "processor" time, [rounds] each."""
-    processor = {name: [] for name in calls}
-    # Ours collects garbage at its end, once a run: not TensorFlow's modules each round.
+def measure(calls: Calls, rounds: int) -> dict[str, dict[tuple[str, int], np.ndarray]]:
+    """Measures seconds by the "clock" and of "processor" time, [rounds] each."""
+    processor: dict[tuple[str, int], list[float]] = {name: [] for name in calls}
+    # Ours collects garbage when it ends; keep TensorFlow's modules out of that.
     gc.freeze()
 
-    def consume(name):
+    def consume(name: tuple[str, int]) -> None:
         start = time.process_time()
         for _ in calls[name]():
             pass
@@ -223,28 +236,32 @@ def measure(
     clock = timing.in_turns(
         {name: functools.partial(consume, name) for name in calls}, rounds
     )
-    # The first is not timed.
+    # The first call is not timed.
     return {
         "clock": clock,
         "processor": {name: np.array(taken[1:]) for name, taken in processor.items()},
     }
 
 
-def summary(seconds, threads: int, images: int) -> dict:
-    """What is printed of a number of threads."""
-    report = {}
+def summary(
+    seconds: Mapping[str, Mapping[tuple[str, int], np.ndarray]],
+    threads: int,
+    images: int,
+) -> dict[str, dict[str, Any]]:
+    """Returns rates and ratios of both pipelines for a number of threads."""
+    report: dict[str, dict[str, Any]] = {}
     for kind, taken in seconds.items():
         ours, theirs = taken["ours", threads], taken["tf.data", threads]
         report[kind] = {
             "ours": round(images / float(np.median(ours)), 1),
             "tf.data": round(images / float(np.median(theirs)), 1),
-            # Rates are to each other as seconds are the other way round.
+            # The ratio of rates is the inverse ratio of seconds.
             "ratio": [round(r, 3) for r in timing.ratio(theirs, ours)],
         }
     return report
 
 
-def _config(options):
+def _config(options: flags.FlagValues) -> ml_collections.ConfigDict:
     config = base.get_config()
     config.batch_size = options.batch_size
     config.dataset.name = "coco_folder"
@@ -255,15 +272,31 @@ def _config(options):
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    text = {"flag_values": values}
-    flags.DEFINE_string("path", None, "Images with COCO files.", required=True, **text)
-    flags.DEFINE_string("split", "train", "Of them.", **text)
-    flags.DEFINE_integer("canvas", 512, "Side in pixels.", lower_bound=1, **text)
-    flags.DEFINE_integer("batch_size", 32, "Images a batch.", lower_bound=1, **text)
-    flags.DEFINE_integer("batches", 16, "Batches a round.", lower_bound=1, **text)
-    flags.DEFINE_integer("rounds", 7, "Of each pipeline.", lower_bound=1, **text)
-    threads = sorted({1, 2, os.cpu_count()})
-    flags.DEFINE_list("threads", threads, "Numbers of threads.", **text)
+    text: Any = {"flag_values": values}
+    flags.DEFINE_string(
+        "path",
+        None,
+        "Folder of JPEG images with COCO annotation files.",
+        required=True,
+        **text,
+    )
+    flags.DEFINE_string("split", "train", "Split of the folder.", **text)
+    flags.DEFINE_integer(
+        "canvas", 512, "Side of the canvas in pixels.", lower_bound=1, **text
+    )
+    flags.DEFINE_integer(
+        "batch_size", 32, "Number of images per batch.", lower_bound=1, **text
+    )
+    flags.DEFINE_integer(
+        "batches", 16, "Number of batches per round.", lower_bound=1, **text
+    )
+    flags.DEFINE_integer(
+        "rounds", 7, "Number of timings of each pipeline.", lower_bound=1, **text
+    )
+    threads = sorted({1, 2, os.cpu_count() or 1})
+    flags.DEFINE_list(
+        "threads", [str(n) for n in threads], "Numbers of decoding threads.", **text
+    )
     return values
 
 

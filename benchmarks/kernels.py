@@ -1,6 +1,6 @@
 """Parts of the detector on a device: trunk, matching block, suppression.
 
-Each function here makes a call; arrays are on the device already.
+The functions return calls whose arrays are already on the device.
 """
 
 import functools
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import torch
 
@@ -21,14 +22,14 @@ from borrow_det.tools.aot_compile import program_cost
 
 
 class Counted(NamedTuple):
-    """A call and what it computes."""
+    """Call and the number of its FLOPs."""
 
     call: Callable[[], Any]
     flops: int
 
 
 def matmul(side: int, dtype: str) -> Counted:
-    """The product of two square matrices, the rate that others are held against."""
+    """Returns the product of two square matrices, whose rate is the reference."""
     random = np.random.default_rng(0)
     left, right = (
         jnp.asarray(random.normal(size=(side, side)), dtype) for _ in range(2)
@@ -36,19 +37,20 @@ def matmul(side: int, dtype: str) -> Counted:
     return _counted(jnp.matmul, left, right)
 
 
-def trunk(config: Any, gradient: bool) -> Counted:
-    """The trunk of normalised images to its levels, or the gradient of its parameters.
+def trunk(config: ml_collections.ConfigDict, gradient: bool) -> Counted:
+    """Returns the trunk of an image after pixel statistics, or its gradient.
 
-    The gradient's call computes the levels as well, as a training step does.
+    The gradient is that of the parameters. Its call computes the levels as well, as a
+    training step does.
     """
     task = DetectionTask(config, ours.CLASSES)
     params = ours.draw_variables(task)["params"]["trunk"]
     image = ours.noise(config.batch_size, task.input_size[0]).astype(np.float32) - 128
 
-    def levels(params, image):
+    def levels(params: dict, image: jax.Array) -> Any:
         return task.model.trunk.apply({"params": params}, image, gradient)
 
-    def total(params, image):
+    def total(params: dict, image: jax.Array) -> Any:
         return sum(
             jnp.sum(jnp.square(level.astype(jnp.float32)))
             for level in levels(params, image)
@@ -57,7 +59,7 @@ def trunk(config: Any, gradient: bool) -> Counted:
     return _counted(jax.grad(total) if gradient else levels, params, image)
 
 
-def _counted(function, *args):
+def _counted(function: Callable, *args: Any) -> Counted:
     flops = program_cost.products(function, *args).flops
     args = jax.device_put(args)
     program = jax.jit(function).lower(*args).compile()
@@ -68,7 +70,7 @@ def _counted(function, *args):
 
 
 class MatchingShape(NamedTuple):
-    """Q [B, R, C] against K and V [B, T, C]."""
+    """Sizes of Q [B, R, C], K and V [B, T, C]."""
 
     batch: int
     queries: int
@@ -77,7 +79,7 @@ class MatchingShape(NamedTuple):
 
 
 def matching_arrays(shape: MatchingShape) -> tuple[np.ndarray, ...]:
-    """Q, K, V and the gradient of Z, normal, float32."""
+    """Draws Q, K, V and the gradient of Z from a normal distribution, float32."""
     random = np.random.default_rng(0)
     batch, R, T, C = shape
     return tuple(
@@ -88,14 +90,14 @@ def matching_arrays(shape: MatchingShape) -> tuple[np.ndarray, ...]:
 def our_matching(
     shape: MatchingShape, dtype: str, gradient: bool, form: str
 ) -> Callable[[], Any]:
-    """Z of the form `attention.weighted_sum` has, or Z and the gradients of Q, K, V."""
+    """Returns `attention.weighted_sum` in a form, optionally with its gradients."""
 
-    def attend(Q, K, V):
+    def attend(Q: jax.Array, K: jax.Array, V: jax.Array) -> jax.Array:
         return attention.weighted_sum(
             Q, K, V, shape.channels**-0.5, softmax=True, form=form, block=512
         )
 
-    def both(Q, K, V, dZ):
+    def both(Q: jax.Array, K: jax.Array, V: jax.Array, dZ: jax.Array) -> Any:
         value, gradients = jax.vjp(attend, Q, K, V)
         return value, gradients(dZ)
 
@@ -108,7 +110,7 @@ def our_matching(
 def their_matching(
     shape: MatchingShape, dtype: str, gradient: bool, device: str
 ) -> Callable[[], Any]:
-    """The same by torch.nn.functional.scaled_dot_product_attention, of one head."""
+    """Returns the same by PyTorch's scaled_dot_product_attention with one head."""
     *inputs, dZ = (
         torch.from_numpy(x).to(device, getattr(torch, dtype))[:, None]
         for x in matching_arrays(shape)
@@ -117,19 +119,19 @@ def their_matching(
         x.requires_grad_(gradient)
     attend = torch.nn.functional.scaled_dot_product_attention
 
-    def call():
+    def call() -> Any:
         Z = attend(*inputs, scale=shape.channels**-0.5)
-        said = (Z, torch.autograd.grad(Z, inputs, dZ)) if gradient else Z
+        result = (Z, torch.autograd.grad(Z, inputs, dZ)) if gradient else Z
         torchvision_ssd.synchronize(device)
-        return said
+        return result
 
     return call
 
 
-def matching_difference(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The largest difference of Z from the first one's."""
+def matching_difference(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the largest difference between Z and the Z of the first call."""
     values = []
-    for one in said.values():
+    for one in results.values():
         Z = one[0] if isinstance(one, tuple) else one
         if not isinstance(Z, jax.Array):
             Z = Z.detach().float().cpu().numpy()[:, 0]
@@ -141,21 +143,21 @@ def matching_difference(said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Scored(NamedTuple):
-    """Boxes [B, A, 4] and scores [B, A, C], float32."""
+    """Boxes [B, A, 4] and scores [B, A, C] of anchors, float32."""
 
     boxes: np.ndarray
     scores: np.ndarray
 
 
 def scored(batch: int, anchors: int, classes: int, trained: bool) -> Scored:
-    """What a detector might say of images with 20 objects each.
+    """Draws boxes and scores like those of a detector, for 20 objects per image.
 
     Args:
-      batch: images.
-      anchors: A, each of them about one of the objects.
-      classes: C.
-      trained: about 50 anchors of an object score above 0.01, for its class alone; or
-        else all scores are uniform in [0, 1).
+      batch: number of images, B.
+      anchors: number of anchors, A; each is near one of the objects.
+      classes: number of classes, C.
+      trained: if True, about 50 anchors per object have a score above 0.01, for its
+        class alone; if False, all scores are uniform in [0, 1).
     """
     random = np.random.default_rng(0)
     objects, near = 20, 50
@@ -181,7 +183,7 @@ def scored(batch: int, anchors: int, classes: int, trained: bool) -> Scored:
 
 
 def suppression(shape: tuple[int, int, int], options: Any) -> Callable[..., Any]:
-    """Our suppression of a batch of B x A x C scores, compiled: of boxes and scores."""
+    """Compiles our suppression, a function of boxes and of B x A x C scores."""
     names = ("score", "iou", "max_per_class", "max_total")
     run = functools.partial(
         nms.class_wise_nms, **{name: options[name] for name in names}
@@ -192,24 +194,24 @@ def suppression(shape: tuple[int, int, int], options: Any) -> Callable[..., Any]
 
 
 def our_suppression(program: Callable[..., Any], data: Scored) -> Callable[[], Any]:
-    """A call of what `suppression` made."""
+    """Returns a call of a compiled `suppression`."""
     return functools.partial(program, *jax.device_put(tuple(data)))
 
 
 def their_suppression(data: Scored, options: Any, device: str) -> Callable[[], Any]:
-    """The same by torchvision.ops.batched_nms."""
+    """Returns the suppression by torchvision.ops.batched_nms."""
     boxes, scores = (torch.from_numpy(x).to(device) for x in data)
     return functools.partial(torchvision_ssd.suppress, boxes, scores, options, device)
 
 
-def kept(said: Mapping[str, Any]) -> dict[str, Any]:
-    """How many boxes each keeps of all images, and the sum of their scores."""
+def kept(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns each side's number of kept boxes and the sum of their scores."""
 
-    def figures(found):
+    def figures(found: Any) -> list[float]:
         if isinstance(found, list):
             scores = np.concatenate([image[1].cpu().numpy() for image in found])
         else:
             scores = np.asarray(found.scores)[np.asarray(found.mask)]
         return [len(scores), float(scores.sum(dtype=np.float64))]
 
-    return {"kept": {name: figures(found) for name, found in said.items()}}
+    return {"kept": {name: figures(found) for name, found in results.items()}}

@@ -1,4 +1,4 @@
-"""This project's side of the benchmarks: models, weights, batches, compiled calls."""
+"""This project's side of the benchmarks: configs, weights, batches, compiled calls."""
 
 import functools
 import math
@@ -14,9 +14,9 @@ from flax import traverse_util
 
 from borrow_det.config import validate
 from borrow_det.configs import ssd300_coco, ssd512_coco
-from borrow_det.distributed import mesh as mesh_lib
+from borrow_det.distributed.mesh import make_mesh, put_batch
 from borrow_det.models import detector, trunks
-from borrow_det.ops import anchors as anchor_ops
+from borrow_det.ops.anchors import anchors_per_position
 from borrow_det.optimizer import make_optimizer
 from borrow_det.tasks import TASKS
 from borrow_det.tasks.detection import DetectionExamples, DetectionTask
@@ -29,9 +29,9 @@ from borrow_det.train_step import (
     shard_state,
 )
 
-CLASSES = 90  # COCO's ids as torchvision counts them; background beside them.
-OBJECTS = 8  # An image.
-# So small that no weight changes, however many steps are timed.
+CLASSES = 90  # COCO's ids as torchvision counts them, without background.
+OBJECTS = 8  # Number of objects per image.
+# Small enough that timed steps do not change the weights.
 _LEARNING_RATE = 1e-14
 
 
@@ -45,20 +45,20 @@ def make_config(
     dtype: str = "float32",
     micro_batch: int = 0,
 ) -> ml_collections.ConfigDict:
-    """SSD300 as torchvision trains it, or SSD512; no augmentation.
+    """Returns a config of SSD300 as torchvision trains it, or SSD512, not augmented.
 
     Args:
-      borrow: whether its levels borrow.
+      borrow: True for the borrowing neck.
       model: ssd300 or ssd512.
-      batch: images a step.
-      size: the input's side in pixels, the model's own by default; for ssd300 at least
-        257, from which on no map is empty.
-      width: of the trunk.
-      dtype: of convolutions and products.
-      micro_batch: images a pass; 0: all.
+      batch: number of images per step.
+      size: side of the input in pixels; the model's own by default. For ssd300 it must
+        be at least 257, since smaller inputs give empty maps.
+      width: factor of the trunk's channels.
+      dtype: type of convolutions and matrix products.
+      micro_batch: number of images per pass; 0 for all.
 
     Raises:
-      InputError: a run would refuse it; names the field.
+      InputError: a field is out of its range.
     """
     if model == "ssd300":
         config = ssd300_coco.get_config(f"reference=torchvision,borrow={borrow}")
@@ -83,15 +83,16 @@ def make_config(
 
 
 def draw_variables(task: DetectionTask, seed: int = 0) -> dict:
-    """Weights drawn by NumPy, which compiles nothing: {params, batch_stats}.
+    """Draws variables {params, batch_stats} with NumPy, which compiles nothing.
 
-    Kernels have He's deviation, so that activations keep their size; also those that
-    training starts at zero, and biases, so that nothing passes unseen.
+    Kernels have He's standard deviation, so that activations keep their scale. Kernels
+    and biases that training starts at zero are drawn as well, so that they have an
+    effect.
     """
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     random = np.random.default_rng(seed)
 
-    def draw(path, shape):
+    def draw(path: tuple[str, ...], shape: jax.ShapeDtypeStruct) -> np.ndarray:
         if path[-1] == "kernel":
             deviation = math.sqrt(2 / np.prod(shape.shape[:-1]))
             return random.normal(0, deviation, shape.shape).astype(np.float32)
@@ -103,18 +104,18 @@ def draw_variables(task: DetectionTask, seed: int = 0) -> dict:
 
 
 def noise(batch: int, side: int, seed: int = 0) -> np.ndarray:
-    """Images uint8 [batch, side, side, 3]."""
+    """Returns images of noise, uint8 [batch, side, side, 3]."""
     random = np.random.default_rng(seed)
     return random.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
 
 
 def make_batch(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """A training batch of noise, NumPy, of `batch_size` images."""
+    """Returns a training batch of noise in NumPy arrays, with batch_size images."""
     return synthetic.make_batch(config, CLASSES, config.batch_size)
 
 
 def make_examples(task: DetectionTask, batch: dict) -> tuple[DetectionExamples, dict]:
-    """What a step's loss takes, and the totals that divide it, on the device."""
+    """Returns the examples of a step's loss and the totals that divide it."""
     return jax.jit(task.prepare)(jax.random.key(0), batch)
 
 
@@ -122,40 +123,51 @@ def make_examples(task: DetectionTask, batch: dict) -> tuple[DetectionExamples, 
 
 
 def forward(task: DetectionTask, variables: dict, image: Any) -> Callable[[], Any]:
-    """Of float32 images [B, H, W, 3]: logits and offsets of every anchor."""
+    """Compiles the network: float32 images [B, H, W, 3] to logits and offsets."""
 
     @jax.jit
-    def run(variables, image):
-        said = task.model.apply(variables, image, train=False)
-        return said.logits, said.offsets
+    def run(variables: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        predictions = task.model.apply(variables, image, train=False)
+        assert isinstance(predictions, detector.Predictions)
+        return predictions.logits, predictions.offsets
 
     variables, image = jax.device_put((variables, image))
     return functools.partial(run.lower(variables, image).compile(), variables, image)
 
 
-class Trainer:
-    """Steps on prepared targets: loss, gradient and update."""
+class PreparedTrainer:
+    """Training steps on prepared targets: loss, gradient and update."""
 
     def __init__(
-        self, task: DetectionTask, variables: dict, examples: DetectionExamples, totals: dict
-    ):
+        self,
+        task: DetectionTask,
+        variables: dict,
+        examples: DetectionExamples,
+        totals: dict,
+    ) -> None:
         """Compiles the step."""
         self._data = jax.device_put((examples, totals))
-        # Copies, since a step takes them over.
+        # Copies, since a step donates its arguments.
         self._params = jax.tree.map(jnp.array, variables["params"])
         self._opt_state = make_optimizer(task.config).init(self._params)
         step = jax.jit(functools.partial(_step, task), donate_argnums=(0, 1))
         self._step = step.lower(self._params, self._opt_state, *self._data).compile()
 
     def __call__(self) -> jax.Array:
-        """One step; its loss, [], when the update is made."""
+        """Runs one step and returns its loss, [], after the update."""
         self._params, self._opt_state, loss = self._step(
             self._params, self._opt_state, *self._data
         )
         return jax.block_until_ready((self._params, loss))[1]
 
 
-def _step(task, params, opt_state, examples, totals):
+def _step(
+    task: DetectionTask,
+    params: dict,
+    opt_state: optax.OptState,
+    examples: DetectionExamples,
+    totals: dict,
+) -> tuple[dict, optax.OptState, jax.Array]:
     grads, terms, _ = accumulate_gradients(
         functools.partial(task.loss, totals=totals),
         params,
@@ -168,19 +180,19 @@ def _step(task, params, opt_state, examples, totals):
 
 
 def detect(task: DetectionTask, variables: dict, batch: dict) -> Callable[..., Any]:
-    """The detector from uint8 images to detections, compiled: of the variables."""
+    """Compiles uint8 images to detections, as a function of the variables."""
     image, size = jax.device_put((batch["image"], batch["image_size"]))
     run = jax.jit(task.detect).lower(variables, image, size).compile()
     return lambda variables: run(variables, image, size)
 
 
 class RunTrainer:
-    """Steps as a run makes them: from uint8 images and boxes, targets found in it."""
+    """Training steps of a run: from uint8 images and boxes, targets included."""
 
-    def __init__(self, task: DetectionTask, variables: dict, batch: dict):
+    def __init__(self, task: DetectionTask, variables: dict, batch: dict) -> None:
         """Compiles the step for one device."""
         config = task.config
-        mesh = mesh_lib.make_mesh(config.mesh, jax.devices()[:1])
+        mesh = make_mesh(config.mesh, jax.devices()[:1])
         params = variables["params"]
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -191,29 +203,30 @@ class RunTrainer:
             key_data=jax.random.key_data(jax.random.key(config.seed)),
         )
         self._state = shard_state(jax.device_get(state), mesh)
-        self._batch = mesh_lib.put_batch(batch, mesh)
+        self._batch = put_batch(batch, mesh)
         self._step = make_train_step(task, mesh, self._state)
         self.compiled = self._step.lower(self._state, self._batch).compile()
 
     def __call__(self) -> dict[str, jax.Array]:
-        """One step; its metrics, when the update is made."""
+        """Runs one step and returns its metrics after the update."""
         self._state, metrics = self.compiled(self._state, self._batch)
         return jax.block_until_ready((self._state.params, metrics))[1]
 
     def flops(self) -> int:
-        """Of a step's convolutions and products."""
+        """Counts the FLOPs of a step's convolutions and matrix products."""
         return program_cost.products(self._step, self._state, self._batch).flops
 
 
-# Scores as they are before and after training, of weights that are drawn.
+# Drawn weights with scores as before or after training.
 
 
 class Spread(NamedTuple):
-    """What to do to heads that were drawn, so that their scores are worth sorting.
+    """Changes to drawn heads that give scores as in a trained detector.
 
     Attributes:
-      class_scales, box_scales: of each level's kernels.
-      background: added to the background's bias.
+      class_scales: factor of the class kernels of each level.
+      box_scales: factor of the box kernels of each level.
+      background: addend of the background's bias.
     """
 
     class_scales: tuple[float, ...]
@@ -222,16 +235,16 @@ class Spread(NamedTuple):
 
 
 def find_spread(task: DetectionTask, variables: dict, candidates: int) -> Spread:
-    """What makes the scores of drawn variables those of a trained detector.
+    """Finds the spread that gives drawn variables the scores of a trained detector.
 
-    Runs on the CPU; the task's dtype should be float32.
+    It runs on the CPU; the task's dtype should be float32.
     """
     image = noise(1, task.input_size[0]).astype(np.float32)
     with jax.default_device(jax.devices("cpu")[0]):
-        said = forward(task, variables, image)()
+        predictions = forward(task, variables, image)()
     counts = np.prod(task.level_shapes, axis=1)
-    counts = counts * anchor_ops.anchors_per_position(task.config.anchors)
-    logits, offsets = (np.asarray(x[0], np.float64) for x in said)
+    counts = counts * anchors_per_position(task.config.anchors)
+    logits, offsets = (np.asarray(x[0], np.float64) for x in predictions)
     return spread_of(logits, offsets, counts, task.config.nms.score, candidates)
 
 
@@ -242,15 +255,15 @@ def spread_of(
     score: float,
     candidates: int,
 ) -> Spread:
-    """So that class logits have a deviation of 1 in each level, and offsets as well.
+    """Returns the spread that gives logits and offsets a deviation of 1 per level.
 
     Args:
-      logits: of an image, [A, 1 + C].
-      offsets: [A, 4].
-      counts: the anchors of each level.
-      score: the least that a candidate has.
-      candidates: scores above it that the image should have, in all classes; 0: as at
-        the start of training, when background is like another class.
+      logits: logits of an image, [A, 1 + C].
+      offsets: offsets of the image, [A, 4].
+      counts: number of anchors of each level.
+      score: threshold above which a score counts as a candidate.
+      candidates: wanted number of candidates in all classes; 0 for the state before
+        training, when background is like any class.
     """
     ends = np.cumsum(counts)[:-1]
     levels = np.split(logits, ends)
@@ -263,8 +276,8 @@ def spread_of(
     return Spread(class_scales, box_scales, _background(scaled, score, candidates))
 
 
-def _background(logits, score, candidates):
-    """The bias that leaves so many scores, by bisection."""
+def _background(logits: np.ndarray, score: float, candidates: int) -> float:
+    """Finds the bias that leaves this number of candidates, by bisection."""
     low, high = 0.0, 40.0
     for _ in range(30):
         bias = (low + high) / 2
@@ -277,15 +290,15 @@ def _background(logits, score, candidates):
 
 
 def apply_spread(variables: dict, spread: Spread) -> dict:
-    """Variables whose heads are those that `find_spread` asks for, NumPy."""
+    """Returns variables with heads changed by a spread, in NumPy arrays."""
     params = dict(variables["params"])
     scales = zip(spread.class_scales, spread.box_scales, strict=True)
-    for number, (of_class, of_box) in enumerate(scales, start=1):
+    for number, (class_scale, box_scale) in enumerate(scales, start=1):
         head = params[f"head{number}"]
         bias = np.array(head["class"]["bias"])
         bias.reshape(-1, 1 + CLASSES)[:, 0] += spread.background
         params[f"head{number}"] = {
-            "class": {"kernel": head["class"]["kernel"] * of_class, "bias": bias},
-            "box": {**head["box"], "kernel": head["box"]["kernel"] * of_box},
+            "class": {"kernel": head["class"]["kernel"] * class_scale, "bias": bias},
+            "box": {**head["box"], "kernel": head["box"]["kernel"] * box_scale},
         }
     return {**variables, "params": params}

@@ -1,11 +1,11 @@
-"""The rows of a benchmark: each is printed as soon as it is measured, or has failed."""
+"""Rows of a benchmark, each printed as soon as it is measured or has failed."""
 
 import contextlib
 import fnmatch
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -16,58 +16,60 @@ from borrow_det.tools.common import timing
 OURS = "ours"
 
 
-class Rows:
-    """Takes rows one by one, so that a run that is ended keeps what it has measured.
+class RowWriter:
+    """Measures rows and prints each at once, so that a run that is ended keeps them.
 
-    JSON objects go to stdout and to a file, one a line; a line of a table to stderr.
+    JSON objects go to stdout and to a file, one per line; table lines go to stderr.
     """
 
-    def __init__(self, file: TextIO | None, patterns: Sequence[str], budget: float):
-        """What is asked for.
+    def __init__(
+        self, file: TextIO | None, patterns: Sequence[str], budget: float
+    ) -> None:
+        """Selects rows and starts the budget.
 
         Args:
-          file: a second place for the JSON lines.
-          patterns: shell patterns of the names of rows; none: every row.
-          budget: seconds from now after which no row is begun; 0: no limit.
+          file: second output for the JSON lines.
+          patterns: shell patterns of names of rows; empty for all rows.
+          budget: seconds from now after which no row starts; 0 for no limit.
         """
         self._file = file
         self._patterns = patterns
         self._end = time.monotonic() + budget if budget else float("inf")
 
     def wanted(self, name: str) -> bool:
-        """Whether a row of this name is asked for."""
+        """Returns True if the patterns select a row of this name."""
         patterns = self._patterns
         return not patterns or any(fnmatch.fnmatch(name, p) for p in patterns)
 
     @property
     def over(self) -> bool:
-        """Whether the time is."""
+        """True if the budget is used up."""
         return time.monotonic() > self._end
 
     def put(self, record: Mapping[str, Any]) -> None:
-        """Prints an object that is no row, such as what the machine is."""
+        """Prints an object, such as a row or a description of the machine."""
         line = json.dumps(record)
         for file in (sys.stdout, self._file):
             if file is not None:
                 print(line, file=file, flush=True)
 
     def measure(self, name: str, measure: Callable[[], Mapping[str, Any]]) -> None:
-        """Runs `measure` for the figures of a row; what it raises becomes the row."""
+        """Runs `measure` and prints its figures as a row, or its error."""
         if not self.wanted(name):
             return
         if self.over:
-            record = {"row": name, "failed": "--budget was over"}
+            record = {"row": name, "failed": "--budget was used up"}
         else:
             try:
                 record = {"row": name, **measure()}
-            except Exception as error:  # Of any library: the next row may do.
+            except Exception as error:  # Any library may fail; the next row may work.
                 record = {"row": name, "failed": error_line(error)}
         self.put(record)
         print(table_line(record), file=sys.stderr, flush=True)
 
 
 def error_line(error: BaseException) -> str:
-    """An exception in one short line."""
+    """Formats an exception as one short line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}"
 
@@ -78,37 +80,42 @@ def compare(
     *,
     base: str = OURS,
     seconds: float = float("inf"),
-    check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda said: {},
+    check: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda results: {},
 ) -> dict[str, Any]:
-    """Times calls in turns (tools/common/timing.py) and holds the others against `base`.
+    """Times calls in turns (`timing.in_turns`) and compares them with `base`.
 
     Args:
-      makers: by name, `base` among them, what makes a call, and may take long. One
-        that fails, as its first call may, is left out and told of.
-      rounds: timings of each, after the first, which are not counted.
-      base: the one that the others are held against.
-      seconds: about so long may all rounds take; slow calls have fewer, at least 3.
-      check: more figures, of what each call has returned: whether all did the same.
+      makers: functions by name, with `base` among them, that make a call and may take
+        long. If one fails, or its first call, it is omitted and its error is reported.
+      rounds: number of timings of each call, after calls that are not timed.
+      base: name of the call with which the others are compared.
+      seconds: approximate time for all rounds; slow calls get fewer, at least 3.
+      check: computes further figures from the results of the calls by name, to show
+        that all calls did the same work.
 
     Returns:
-      `ms`, the median of each, and `least_ms`; `over_BASE` of each other one: quartiles
-      (lower, median, upper) of its time over that of `base` in the same round, so above
-      1 where `base` is faster; `rounds`; `without`, the error line of each that failed.
+      `ms`, the median of each call; `least_ms`, the minimum; `over_BASE`, for each
+      other call the quartiles (lower, median, upper) of its time divided by that of
+      `base` in the same round, so above 1 if `base` is faster; `rounds`; and `without`,
+      the error of each call that failed.
     """
-    calls, said, without, warm = {}, {}, {}, 0.0
+    calls: dict[str, Callable[[], object]] = {}
+    results: dict[str, Any] = {}
+    without: dict[str, str] = {}
+    warm = 0.0
     for name, make in makers.items():
         try:
             call = make()
-            said[name] = jax.block_until_ready(call())
+            results[name] = jax.block_until_ready(call())
             warm += float(timing.in_turns({name: call}, 1)[name][0])
             calls[name] = call
         except Exception as error:
             without[name] = error_line(error)
-    checked = _checked(check, {name: said[name] for name in calls})
-    said.clear()
+    checked = _checked(check, {name: results[name] for name in calls})
+    results.clear()  # Frees device memory.
     rounds = int(np.clip(seconds / max(warm, 1e-9), min(3, rounds), rounds))
     taken = timing.in_turns(calls, rounds)
-    figures = {
+    figures: dict[str, Any] = {
         "ms": {n: 1e3 * float(np.median(s)) for n, s in taken.items()},
         "least_ms": {n: 1e3 * float(np.min(s)) for n, s in taken.items()},
     }
@@ -124,15 +131,17 @@ def compare(
     return figures
 
 
-def _checked(check, said):
+def _checked(
+    check: Callable[[Mapping[str, Any]], Mapping[str, Any]], results: Mapping[str, Any]
+) -> Mapping[str, Any]:
     try:
-        return check(said)
+        return check(results)
     except Exception as error:
         return {"check": error_line(error)}
 
 
-def table_line(record):
-    """A row for people: name, milliseconds, and the others against the base."""
+def table_line(record: Mapping[str, Any]) -> str:
+    """Formats a row for reading: name, milliseconds, ratios and other figures."""
     if "failed" in record:
         return f"{record['row']:28s} failed: {record['failed']}"
     over = {name: v for name, v in record.items() if name.startswith("over_")}
@@ -151,7 +160,7 @@ def table_line(record):
     return f"{record['row']:28s} " + "; ".join(parts)
 
 
-def _short(value):
+def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
@@ -162,8 +171,8 @@ def _short(value):
 
 
 @contextlib.contextmanager
-def opened(output: str | None):
-    """The file that --output names, to write, or None."""
+def opened(output: str | None) -> Iterator[TextIO | None]:
+    """Opens the file of --output for writing; yields None without one."""
     if not output:
         yield None
         return

@@ -1,17 +1,18 @@
-"""What all benchmarks share: their flags, and the machine that they run on."""
+"""Flags and device settings that the benchmarks share."""
 
 import contextlib
 import os
 import platform
 from collections.abc import Iterator, Sequence
 from importlib import metadata
+from typing import Any
 
 import jax
 import torch
 import torch._dynamo
 from absl import flags
 
-from benchmarks.rows import Rows, opened
+from benchmarks.rows import RowWriter, opened
 from borrow_det.errors import InputError
 from borrow_det.tools.common import cli
 
@@ -21,24 +22,34 @@ DEVICES = ("cpu", "gpu")
 def make_flags(
     modes: Sequence[str], batches: Sequence[int], rounds: int
 ) -> flags.FlagValues:
-    """The flags of a benchmark.
+    """Returns the flags of a benchmark.
 
     Args:
-      modes: kinds of work that it has rows of.
-      batches: the default of --batches.
-      rounds: the default of --rounds.
+      modes: kinds of work that have rows.
+      batches: default of --batches.
+      rounds: default of --rounds.
     """
     values = flags.FlagValues()
-    text = {"flag_values": values}
-    flags.DEFINE_enum("device", "cpu", DEVICES, "Where both sides run.", **text)
-    flags.DEFINE_multi_enum("mode", list(modes), modes, "The work; repeat it.", **text)
+    text: Any = {"flag_values": values}
+    flags.DEFINE_enum(
+        "device", "cpu", DEVICES, "Device of both sides: cpu or gpu.", **text
+    )
+    flags.DEFINE_multi_enum(
+        "mode", list(modes), modes, "Kind of work; repeat it for several.", **text
+    )
     numbers = [str(batch) for batch in batches]
-    flags.DEFINE_list("batches", numbers, "Images a call.", **text)
-    flags.DEFINE_list("rows", [], "Shell patterns of rows, NAME,…; all.", **text)
-    flags.DEFINE_integer("rounds", rounds, "Timings of each call.", 1, **text)
-    flags.DEFINE_float("budget", 0.0, "Seconds until the last row begins.", 0, **text)
-    flags.DEFINE_integer("threads", 2, "On a CPU, of both sides.", 1, **text)
-    flags.DEFINE_string("output", None, "A file for the JSON lines, too.", **text)
+    flags.DEFINE_list("batches", numbers, "Numbers of images per call.", **text)
+    flags.DEFINE_list(
+        "rows", [], "Shell patterns of the rows to measure (default: all).", **text
+    )
+    flags.DEFINE_integer("rounds", rounds, "Number of timings of each call.", 1, **text)
+    flags.DEFINE_float(
+        "budget", 0.0, "Seconds after which no row starts (0: no limit).", 0, **text
+    )
+    flags.DEFINE_integer(
+        "threads", 2, "Number of threads of each side on a CPU.", 1, **text
+    )
+    flags.DEFINE_string("output", None, "File for a copy of the JSON lines.", **text)
     return values
 
 
@@ -46,32 +57,32 @@ def parse(values: flags.FlagValues, argv: Sequence[str], description: str) -> No
     """Parses the command line into `values`; --batches becomes integers.
 
     Raises:
-      InputError: it is wrong.
+      InputError: the command line is wrong.
     """
-    surplus = cli.parse(values, argv, description)
-    if surplus:
-        raise InputError(f"unexpected argument {surplus[0]!r}")
+    cli.refuse_arguments(cli.parse(values, argv, description))
     if not all(text.isdigit() and int(text) for text in values.batches):
-        raise InputError(f"--batches={','.join(values.batches)} must be numbers")
+        raise InputError(
+            f"--batches={','.join(values.batches)} must be positive integers"
+        )
     values.batches = [int(text) for text in values.batches]
 
 
 @contextlib.contextmanager
-def started(values: flags.FlagValues) -> Iterator[Rows]:
-    """Makes the device ready for both sides, and the rows' place.
+def started(values: flags.FlagValues) -> Iterator[RowWriter]:
+    """Prepares the device for both sides and yields the writer of rows.
 
-    The first object that is printed says what the machine is.
+    The first object that is printed describes the machine.
 
     Raises:
-      InputError: the device that --device names is not there.
+      InputError: the device of --device is absent.
     """
-    # Both sides allocate from one GPU: neither may take it all beforehand.
+    # Both sides share one GPU, so neither may preallocate its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     device = _start_cpu(values.threads) if values.device == "cpu" else _start_gpu()
-    # One program for each model and batch: none may count as too many.
+    # There is one program per model and batch; keep all of them.
     torch._dynamo.config.recompile_limit = 64
     with opened(values.output) as file:
-        rows = Rows(file, values.rows, values.budget)
+        rows = RowWriter(file, values.rows, values.budget)
         rows.put(
             {
                 "device": device,
@@ -86,30 +97,30 @@ def started(values: flags.FlagValues) -> Iterator[Rows]:
         yield rows
 
 
-def _start_cpu(threads):
+def _start_cpu(threads: int) -> str:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < threads:
         raise InputError(f"--threads={threads}: this process has {len(cores)} cores")
-    # XLA makes as many threads as the process has cores.
+    # XLA starts one thread per core of the process.
     os.sched_setaffinity(0, cores[:threads])
     jax.config.update("jax_platforms", "cpu")
     torch.set_num_threads(threads)
     return f"{platform.processor() or platform.machine()}, {threads} threads"
 
 
-def _start_gpu():
+def _start_gpu() -> str:
     jax.config.update("jax_platforms", "cuda,cpu")
     try:
         device = jax.devices()[0]
     except RuntimeError as error:
         raise InputError(f"--device=gpu: JAX sees no GPU: {error}") from error
-    # As JAX has it: float32 products by the matrix units, in TF32.
+    # As in JAX, float32 products use TF32.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     return device.device_kind
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     names = ("jax", "flax", "torch", "torchvision", "numpy")
     return {name: metadata.version(name) for name in names}

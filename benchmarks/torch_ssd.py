@@ -1,10 +1,10 @@
 """The same detectors in PyTorch, built from this project's parameters.
 
-Of each module the equations of borrow_det/models, in PyTorch's own layers: SSD300's
-trunk, the borrowing neck with the default similarity (centred cosine) and the heads,
-without norm layers. A test holds outputs, loss and gradients against ours.
+The modules have the equations of borrow_det/models in PyTorch's own layers: SSD300's
+trunk, the borrowing neck with the default similarity (centered cosine) and the heads,
+without norm layers. A test compares outputs, loss and gradients with ours.
 
-Maps are [B, C, H, W] here, kept in the channels-last memory format.
+Maps are [B, C, H, W] in the channels-last memory format.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,26 +12,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (everybody's name for it)
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from borrow_det.models.trunks.ssd import SSD300
 
-Params = Mapping[str, Any]  # A tree of ours, NumPy.
+Params = Mapping[str, Any]  # Tree of our parameters, NumPy.
 
 
 def tensor(array: Any) -> Tensor:
-    """A copy of an array."""
+    """Returns a copy of an array as a tensor."""
     return torch.from_numpy(np.array(array))
 
 
 def images(array: np.ndarray) -> Tensor:
-    """[B, H, W, C] -> float32 [B, C, H, W], channels last in memory."""
+    """Converts [B, H, W, C] to float32 [B, C, H, W], channels last in memory."""
     return tensor(array).float().permute(0, 3, 1, 2)
 
 
 def _conv(layer: Params, **options: Any) -> nn.Conv2d:
-    """A convolution with the kernel [H, W, in, out] and the bias of one of ours."""
+    """Returns a convolution with the kernel [H, W, in, out] and bias of our layer."""
     kernel = tensor(layer["kernel"]).permute(3, 2, 0, 1)
     conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2:], **options)
     conv.weight = nn.Parameter(kernel.contiguous())
@@ -40,13 +40,16 @@ def _conv(layer: Params, **options: Any) -> nn.Conv2d:
 
 
 class Trunk(nn.Module):
-    """SSD300's: image [B, 3, H, W], normalised -> six levels."""
+    """SSD300's trunk: image [B, 3, H, W] after pixel statistics -> six levels."""
 
-    def __init__(self, params: Params, stages: Sequence[int]):
+    def __init__(self, params: Params, stages: Sequence[int]) -> None:
         """Takes our trunk's parameters and `config.model.stages`."""
         super().__init__()
         self.stages = tuple(stages)
-        options = {"conv_fc6": dict(padding=6, dilation=6), "conv_fc7": {}}
+        options: dict[str, dict[str, Any]] = {
+            "conv_fc6": dict(padding=6, dilation=6),
+            "conv_fc7": {},
+        }
         for number, layer in enumerate(SSD300.extra_layers, start=6):
             options[f"conv{number}_1"] = {}
             options[f"conv{number}_2"] = dict(
@@ -55,11 +58,11 @@ class Trunk(nn.Module):
         for name, layer in params.items():
             self.add_module(name, _conv(layer["conv"], **options.get(name, _SAME)))
 
-    def _block(self, name, x):
+    def _block(self, name: str, x: Tensor) -> Tensor:
         return F.relu(self.get_submodule(name)(x))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """conv4_3, conv_fc7, conv6_2, conv7_2, conv8_2, conv9_2."""
+        """Returns conv4_3, conv_fc7, conv6_2, conv7_2, conv8_2 and conv9_2."""
         levels = []
         for stage, count in enumerate(self.stages, start=1):
             if stage > 1:
@@ -81,46 +84,46 @@ _SAME = {"padding": 1}  # A 3x3 convolution that keeps the size.
 
 
 def unit_vectors(x: Tensor, epsilon: float, dim: int) -> Tensor:
-    """Over its length along `dim`, in float32."""
+    """Divides vectors along `dim` by their length, in float32."""
     x = x.float()
     return x * torch.rsqrt(x.square().sum(dim, keepdim=True) + epsilon)
 
 
 def descriptors(level: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H W, C]."""
+    """Converts a map [B, C, H, W] to descriptors [B, H W, C]."""
     return level.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-class Embed(nn.Module):
-    """1x1 convolutions, one a level, concatenated over positions."""
+class TorchEmbed(nn.Module):
+    """1x1 convolutions, one per level, concatenated over positions."""
 
-    def __init__(self, params: Params):
-        """Takes Conv_0, Conv_1 and so on."""
+    def __init__(self, params: Params) -> None:
+        """Takes the parameters Conv_0, Conv_1, ..."""
         super().__init__()
         self.convs = nn.ModuleList(
             _conv(params[f"Conv_{i}"]) for i in range(len(params))
         )
 
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
-        """Maps -> [B, sum of H_m W_m, C]."""
+        """Embeds maps into descriptors [B, sum of H_m W_m, C]."""
         pairs = zip(self.convs, levels, strict=True)
         return torch.cat([descriptors(conv(level)) for conv, level in pairs], dim=1)
 
 
 class Borrow(nn.Module):
-    """FMB and FRB of a level, with the centred cosine of a learned temperature."""
+    """FMB and FRB of a level, with centered cosine and a learned temperature."""
 
-    def __init__(self, fmb: Params, frb: Params):
-        """Takes both blocks' parameters."""
+    def __init__(self, fmb: Params, frb: Params) -> None:
+        """Takes the parameters of both blocks."""
         super().__init__()
-        self.theta, self.phi = Embed(fmb["theta"]), Embed(fmb["phi"])
-        self.g = Embed(frb["g"])
+        self.theta, self.phi = TorchEmbed(fmb["theta"]), TorchEmbed(fmb["phi"])
+        self.g = TorchEmbed(frb["g"])
         self.log_temperature = nn.Parameter(tensor(fmb["log_temperature"]))
 
     def forward(
         self, shallow: Tensor, deeper: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Z [B, R, C], and the log of P [B, R, T] in training, whose loss needs it."""
+        """Returns Z [B, R, C], and in training log P [B, R, T] for its loss."""
         V = self.g(deeper)
         Q, K = (
             unit_vectors(x - x.mean(1, keepdim=True), 1e-6, 2).to(V.dtype)
@@ -135,10 +138,10 @@ class Borrow(nn.Module):
 
 
 class Neck(nn.Module):
-    """The borrowing neck: {X} -> {Y}, and the log of P of each level that borrows."""
+    """Borrowing neck: {X} -> {Y}, and log P of each level that borrows."""
 
-    def __init__(self, params: Params, levels: Sequence[int]):
-        """Takes the neck's parameters and `config.borrow.levels`."""
+    def __init__(self, params: Params, levels: Sequence[int]) -> None:
+        """Takes the parameters of the neck and `config.borrow.levels`."""
         super().__init__()
         self.borrow = nn.ModuleDict()
         self.W = nn.ModuleDict()
@@ -150,7 +153,7 @@ class Neck(nn.Module):
         self.context = nn.ModuleList(_deconv(params[c]["deconv"]) for c in contexts)
 
     def forward(self, X: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """Maps X_1..X_N -> Y_1..Y_N."""
+        """Maps X_1..X_N to Y_1..Y_N."""
         Y, log_p = [], {}
         for n, (x, deconv) in enumerate(zip(X[:-1], self.context, strict=True)):
             y = x
@@ -163,8 +166,8 @@ class Neck(nn.Module):
         return [*Y, X[-1]], log_p
 
 
-def _deconv(layer):
-    """Deconvolution whose windows do not overlap; flax's kernels run backwards."""
+def _deconv(layer: Params) -> nn.ConvTranspose2d:
+    """Returns a deconvolution without overlap; Flax flips its kernel spatially."""
     kernel = tensor(np.asarray(layer["kernel"])[::-1, ::-1]).permute(2, 3, 0, 1)
     shape, stride = kernel.shape[:2], kernel.shape[2:]
     deconv = nn.ConvTranspose2d(*shape, stride, stride)
@@ -174,26 +177,26 @@ def _deconv(layer):
 
 
 class SSD(nn.Module):
-    """The detector of a config: image -> class logits and box offsets."""
+    """Detector of a config: image -> class logits and box offsets."""
 
-    def __init__(self, config: Any, params: Params):
+    def __init__(self, config: Any, params: Params) -> None:
         """Takes our parameters of `config`.
 
         Raises:
-          ValueError: the config is none that is written here.
+          ValueError: this module does not implement the config.
         """
         super().__init__()
         borrow = config.borrow
-        written = (config.model.trunk, config.model.norm) == ("ssd300", "none")
-        written &= config.model.channel_order == "RGB"
-        written &= not borrow.enabled or (
+        supported = (config.model.trunk, config.model.norm) == ("ssd300", "none")
+        supported &= config.model.channel_order == "RGB"
+        supported &= not borrow.enabled or (
             (borrow.similarity, borrow.center) == ("cosine", True)
             and (borrow.source, borrow.from_levels) == ("deeper", ())
             and (borrow.context, borrow.context_from) == (True, "X")
             and not (borrow.normalize or borrow.after_context)
         )
-        if not written:
-            raise ValueError("this config has no counterpart in PyTorch here")
+        if not supported:
+            raise ValueError("this module does not implement the config in PyTorch")
         for name in ("mean", "std"):
             value = torch.tensor(config.model[f"pixel_{name}"])
             self.register_buffer(name, value.reshape(1, 3, 1, 1))
@@ -214,7 +217,7 @@ class SSD(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """RGB [B, 3, H, W] in 0..255 -> logits [B, A, 1 + C], offsets [B, A, 4]."""
+        """Maps RGB [B, 3, H, W] in 0..255 to logits [B, A, 1+C], offsets [B, A, 4]."""
         levels = self.trunk((image - self.mean) / self.std)
         X = [
             _l2_normalize(x, self.scales[str(n)]) if str(n) in self.scales else x
@@ -235,12 +238,12 @@ class SSD(nn.Module):
 
 
 def params_classes(params: Params, config: Any) -> int:
-    """The classes that our parameters are for, without background."""
+    """Returns the number of classes of our parameters, without background."""
     per_position = params["head1"]["box"]["bias"].size // 4
     return params["head1"]["class"]["bias"].size // per_position - 1
 
 
-def _l2_normalize(x, scale):
+def _l2_normalize(x: Tensor, scale: Tensor) -> Tensor:
     return (unit_vectors(x, 1e-12, 1) * scale[None, :, None, None]).to(x.dtype)
 
 
@@ -248,7 +251,7 @@ def _l2_normalize(x, scale):
 
 
 class Targets(NamedTuple):
-    """What the loss takes: a batch's prepared targets (tasks/detection.DetectionExamples)."""
+    """Targets of a batch, as in `tasks.detection.DetectionExamples`."""
 
     target: Tensor  # int64 [B, A]
     offsets: Tensor  # [B, A, 4]
@@ -259,7 +262,7 @@ class Targets(NamedTuple):
 
 
 def make_targets(examples: Any, totals: Mapping[str, Any]) -> Targets:
-    """Those of our examples."""
+    """Converts the targets of our examples."""
     return Targets(
         tensor(examples.target).long(),
         *(tensor(x) for x in (examples.offsets, examples.positive, examples.ignored)),
@@ -274,7 +277,7 @@ def make_targets(examples: Any, totals: Mapping[str, Any]) -> Targets:
 def loss(
     config: Any, logits: Tensor, offsets: Tensor, log_p: dict, targets: Targets
 ) -> Tensor:
-    """SSD's loss with mined negatives, and the matching loss: tasks/detection's."""
+    """Computes SSD's loss with mined negatives and the matching loss, as our task."""
     entropy = F.cross_entropy(logits.mT, targets.target, reduction="none")
     chosen = targets.positive | _mined(config, entropy.detach(), targets)
     error = torch.where(targets.positive[..., None], offsets - targets.offsets, 0.0)
@@ -290,8 +293,8 @@ def loss(
     return total
 
 
-def _mined(config, entropy, targets):
-    """The negatives of largest loss, by rank: bool [B, A]."""
+def _mined(config: Any, entropy: Tensor, targets: Targets) -> Tensor:
+    """Selects the negatives of largest loss, bool [B, A]."""
     negative = ~targets.positive & ~targets.ignored
     candidates = entropy.masked_fill(~negative, -torch.inf)
     rank = candidates.sort(dim=1, descending=True, stable=True)[1].argsort(dim=1)
@@ -299,12 +302,12 @@ def _mined(config, entropy, targets):
     return negative & (rank < count.clamp(min=config.min_negatives).long())
 
 
-class Trainer:
-    """Steps on prepared targets: loss, gradient, and SGD with momentum."""
+class TorchTrainer:
+    """Training steps on prepared targets: loss, gradient, SGD with momentum."""
 
     def __init__(
         self, model: SSD, config: Any, image: Tensor, targets: Targets, compiled: bool
-    ):
+    ) -> None:
         """Makes the optimizer; `compiled` passes model and loss to torch.compile."""
         self.model, self._image, self._targets = model.train(), image, targets
         optimizer = config.optimizer
@@ -321,14 +324,14 @@ class Trainer:
         )
         weights = config.loss
 
-        def loss_of(image, targets):
+        def loss_of(image: Tensor, targets: Targets) -> Tensor:
             return loss(weights, *model(image), targets)
 
-        # Of one shape: nothing is to be made for others.
+        # All steps have the same shapes.
         self.loss = torch.compile(loss_of, dynamic=False) if compiled else loss_of
 
     def __call__(self) -> float:
-        """One step; its loss, when the update is made."""
+        """Runs one step and returns its loss after the update."""
         self._optimizer.zero_grad(set_to_none=True)
         total = self.loss(self._image, self._targets)
         total.backward()

@@ -1,7 +1,7 @@
-"""torchvision's side: its ssd300_vgg16, with weights that ours takes over.
+"""torchvision's side of the benchmarks: its ssd300_vgg16, with weights for ours.
 
-Images lie on the device as uint8 [B, 3, H, W], channels last in memory; all that comes
-after, its own transform included, is part of what is timed.
+Images are on the device as uint8 [B, 3, H, W], channels last in memory. Everything
+after that is timed, including torchvision's own transform.
 """
 
 import copy
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from benchmarks import ours
 from borrow_det.weights import layouts
 
-COCO = "torchvision_ssd300_vgg16"  # The layout of its parameters.
+COCO = "torchvision_ssd300_vgg16"  # Layout of its parameters.
 
 
 def draw_model(seed: int = 0) -> nn.Module:
-    """The detector of 91 channels, on the CPU; kernels have He's deviation."""
+    """Draws the detector of 91 channels on the CPU; kernels have He's deviation."""
     model = torchvision.models.detection.ssd300_vgg16(
         weights=None, weights_backbone=None
     )
@@ -34,12 +34,12 @@ def draw_model(seed: int = 0) -> nn.Module:
 
 
 def spread(model: nn.Module, score: float, candidates: int) -> nn.Module:
-    """Changes the heads so that scores are as after training: see ours.Spread."""
+    """Changes the heads so that scores are as after training; see `ours.Spread`."""
     image = torch.from_numpy(ours.noise(1, 300)).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         batch, _ = model.eval().transform(list(image))
         levels = list(model.backbone(batch.tensors).values())
-        said = model.head(levels)
+        predictions = model.head(levels)
     counts = [
         level.shape[2] * level.shape[3] * anchors
         for level, anchors in zip(
@@ -47,7 +47,8 @@ def spread(model: nn.Module, score: float, candidates: int) -> nn.Module:
         )
     ]
     logits, offsets = (
-        said[name][0].double().numpy() for name in ("cls_logits", "bbox_regression")
+        predictions[name][0].double().numpy()
+        for name in ("cls_logits", "bbox_regression")
     )
     wanted = ours.spread_of(logits, offsets, counts, score, candidates)
     pairs = (
@@ -64,7 +65,7 @@ def spread(model: nn.Module, score: float, candidates: int) -> nn.Module:
 
 
 def to_ours(model: nn.Module) -> dict[str, Any]:
-    """Its weights as our variables, NumPy."""
+    """Returns the weights as our variables, in NumPy arrays."""
     tensors = model.state_dict()
     params = {
         tuple(entry.path.split("/")): np.ascontiguousarray(
@@ -76,10 +77,10 @@ def to_ours(model: nn.Module) -> dict[str, Any]:
 
 
 def place(model: nn.Module, device: str, compiled: bool) -> nn.Module:
-    """A copy on the device, channels last; `compiled`: its network by torch.compile.
+    """Copies a model to the device, channels last, optionally with torch.compile.
 
-    The rest (transform, targets, loss, suppression) goes through lists of images and
-    of classes, whose sizes are those of the data: it stays as it is.
+    Only the network is compiled. The rest (transform, targets, loss, suppression) loops
+    over lists of images and classes, whose sizes depend on the data.
     """
     model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)
     if compiled:
@@ -89,26 +90,26 @@ def place(model: nn.Module, device: str, compiled: bool) -> nn.Module:
 
 
 def images(batch: Mapping[str, np.ndarray], device: str) -> Tensor:
-    """Of one of our batches, as the module's docstring has them."""
+    """Returns the images of one of our batches as uint8 [B, 3, H, W], channels last."""
     return torch.from_numpy(batch["image"]).to(device).permute(0, 3, 1, 2)
 
 
 def precision(device: str) -> Any:
-    """AMP in bfloat16 on a GPU; float32 on a CPU, as our side has it."""
+    """Returns AMP in bfloat16 on a GPU, and float32 on a CPU, as on our side."""
     return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
 
 def synchronize(device: str) -> None:
-    """Waits until the device has done what was asked of it."""
+    """Waits until the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def detect(model: nn.Module, batch: dict, device: str) -> Callable[[], list[dict]]:
-    """The detector from uint8 images to detections."""
+    """Returns a call of the detector from uint8 images to detections."""
     model, image = model.eval(), images(batch, device)
 
-    def call():
+    def call() -> list[dict]:
         with torch.inference_mode(), precision(device):
             found = model(list(image.float() / 255))
         synchronize(device)
@@ -118,7 +119,7 @@ def detect(model: nn.Module, batch: dict, device: str) -> Callable[[], list[dict
 
 
 def train(model: nn.Module, config: Any, batch: dict, device: str) -> Callable:
-    """Steps as ours.RunTrainer makes them, from uint8 images and boxes: their loss."""
+    """Returns training steps like those of `ours.RunTrainer`; they return the loss."""
     model, image = model.train(), images(batch, device)
     targets = _targets(batch, device)
     optimizer = torch.optim.SGD(
@@ -128,7 +129,7 @@ def train(model: nn.Module, config: Any, batch: dict, device: str) -> Callable:
         weight_decay=config.optimizer.weight_decay,
     )
 
-    def call():
+    def call() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with precision(device):
             losses = model(list(image.float() / 255), targets)
@@ -141,8 +142,8 @@ def train(model: nn.Module, config: Any, batch: dict, device: str) -> Callable:
     return call
 
 
-def _targets(batch, device):
-    """Boxes [y0, x0, y1, x1] in [0, 1] -> [x0, y0, x1, y1] in pixels."""
+def _targets(batch: Mapping[str, np.ndarray], device: str) -> list[dict[str, Tensor]]:
+    """Converts boxes [y0, x0, y1, x1] in [0, 1] to [x0, y0, x1, y1] in pixels."""
     side = batch["image"].shape[1]
     boxes = torch.from_numpy(batch["boxes"][..., [1, 0, 3, 2]] * side).to(device)
     labels = torch.from_numpy(1 + batch["labels"].astype(np.int64)).to(device)
@@ -154,23 +155,23 @@ def suppress(
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Class-wise NMS of a batch by torchvision.ops.batched_nms.
 
-    As torchvision's detector uses it, image by image: the best of each class that are
-    above the score. (Its own code goes through the classes in a loop, slower.)
+    It runs image by image on the best scores of each class above the threshold, as in
+    torchvision's detector. (The detector's own loop over classes is slower.)
 
     Args:
-      boxes: [B, A, 4].
-      scores: [B, A, C].
-      options: the fields of config.nms.
+      boxes: boxes, [B, A, 4].
+      scores: scores, [B, A, C].
+      options: fields of config.nms.
       device: cuda or cpu.
 
     Returns:
-      Of each image the kept boxes, scores and labels.
+      Kept boxes, scores and labels of each image.
     """
 
-    def one_image(boxes, scores):
-        best, of = scores.mT.topk(min(options.max_per_class, len(scores)), dim=1)
+    def one_image(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        best, anchor = scores.mT.topk(min(options.max_per_class, len(scores)), dim=1)
         labels, place = torch.where(best > options.score)
-        best, these = best[labels, place], boxes[of[labels, place]]
+        best, these = best[labels, place], boxes[anchor[labels, place]]
         kept = torchvision.ops.batched_nms(these, best, labels, options.iou)
         kept = kept[: options.max_total]
         return these[kept], best[kept], labels[kept]

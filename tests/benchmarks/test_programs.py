@@ -1,13 +1,15 @@
+"""Programs are made by threads, once each."""
+
 import threading
 
 import pytest
 
-from benchmarks.programs import Once, Programs
+from benchmarks.programs import Once, ProgramPool
 
 
-def test_programs_are_made_once_each_and_errors_kept():
+def test_programs_are_made_once_and_their_errors_are_raised():
     made = []
-    programs = Programs(2)
+    programs = ProgramPool(2)
     programs.begin({"a": lambda: made.append("a") or 1, "b": lambda: 1 // 0})
     programs.begin({"a": lambda: made.append("again")})
     programs.wait(None)
@@ -19,15 +21,15 @@ def test_programs_are_made_once_each_and_errors_kept():
     programs.cancel()
 
 
-def test_what_is_not_made_in_time_is_an_error_and_goes_on():
+def test_a_program_that_is_late_raises_and_is_finished_later():
     released = threading.Event()
-    programs = Programs(1)
+    programs = ProgramPool(1)
     programs.begin({"slow": lambda: released.wait() and 7, "next": lambda: 8})
     programs.wait(0.01)
     assert programs.unfinished == 2
     with pytest.raises(TimeoutError, match="next was not made in time"):
         programs["next"]
-    programs.drop()  # Keeps what is still being made.
+    programs.drop()  # Keeps programs that are still being made.
     released.set()
     programs.wait(None)
     assert [programs["slow"], programs["next"]] == [7, 8]
@@ -37,7 +39,7 @@ def test_what_is_not_made_in_time_is_an_error_and_goes_on():
     programs.cancel()
 
 
-def test_once_is_computed_by_the_first_who_asks():
+def test_a_shared_value_is_computed_once():
     counts = []
     value = Once(lambda: counts.append(1))
     threads = [threading.Thread(target=value) for _ in range(4)]

@@ -1,3 +1,5 @@
+"""Rows of a benchmark: ratios of times, failures, selection and budget."""
+
 import io
 import json
 import time
@@ -11,15 +13,15 @@ def lines(file):
     return [json.loads(line) for line in file.getvalue().splitlines()]
 
 
-def sleeper(seconds, said=None):
+def sleeper(seconds, result=None):
     def call():
         time.sleep(seconds)
-        return said
+        return result
 
     return lambda: call
 
 
-def test_ratios_are_of_the_others_over_the_base():
+def test_ratios_are_times_over_those_of_the_base():
     makers = {"ours": sleeper(0.01), "theirs": sleeper(0.04)}
     figures = rows.compare(makers, 3)
     low, median, high = figures["over_ours"]["theirs"]
@@ -27,8 +29,8 @@ def test_ratios_are_of_the_others_over_the_base():
     assert median > 1
     assert figures["ms"]["theirs"] > figures["ms"]["ours"]
     assert figures["rounds"] == 3
-    turned = rows.compare(makers, 3, base="theirs")
-    assert turned["over_theirs"]["ours"][1] < 1
+    reversed_ = rows.compare(makers, 3, base="theirs")
+    assert reversed_["over_theirs"]["ours"][1] < 1
 
 
 def test_slow_calls_are_timed_less_often():
@@ -38,7 +40,7 @@ def test_slow_calls_are_timed_less_often():
     assert rows.compare(makers, 2, seconds=0.0)["rounds"] == 2
 
 
-def test_who_fails_is_left_out_and_told_of():
+def test_a_call_that_fails_is_omitted_and_its_error_reported():
     def no_program():
         raise ValueError("no\nprogram")
 
@@ -52,19 +54,19 @@ def test_who_fails_is_left_out_and_told_of():
     assert figures["without"] == {"made": error, "called": error}
 
 
-def test_what_calls_return_is_checked():
-    makers = {"ours": sleeper(0, said=2), "theirs": sleeper(0, said=3)}
-    figures = rows.compare(makers, 1, check=lambda said: {"sum": sum(said.values())})
+def test_results_of_calls_are_passed_to_the_check():
+    makers = {"ours": sleeper(0, result=2), "theirs": sleeper(0, result=3)}
+    figures = rows.compare(makers, 1, check=lambda found: {"sum": sum(found.values())})
     assert figures["sum"] == 5
 
-    figures = rows.compare(makers, 1, check=lambda said: {"sum": said["nobody"]})
-    assert figures["check"] == "KeyError: 'nobody'"
+    figures = rows.compare(makers, 1, check=lambda found: {"sum": found["absent"]})
+    assert figures["check"] == "KeyError: 'absent'"
     assert figures["ms"].keys() == {"ours", "theirs"}
 
 
-def test_a_row_that_fails_does_not_stop_the_next_one(capsys):
+def test_the_next_row_is_measured_after_a_row_that_fails(capsys):
     file = io.StringIO()
-    table = rows.Rows(file, [], budget=0)
+    table = rows.RowWriter(file, [], budget=0)
     table.measure("a", lambda: 1 / 0)
     table.measure("b", lambda: {"ms": {"ours": 1.0}})
     expected = [
@@ -78,23 +80,23 @@ def test_a_row_that_fails_does_not_stop_the_next_one(capsys):
     assert "ours 1 ms" in printed.err
 
 
-def test_patterns_choose_rows():
+def test_patterns_select_rows():
     file = io.StringIO()
-    table = rows.Rows(file, ["train/*", "nms"], budget=0)
+    table = rows.RowWriter(file, ["train/*", "nms"], budget=0)
     for name in ("train/b1", "detect/b1", "nms", "nms/b1"):
         table.measure(name, dict)
     assert [line["row"] for line in lines(file)] == ["train/b1", "nms"]
 
 
-def test_no_row_begins_when_the_budget_is_over():
+def test_no_row_starts_when_the_budget_is_used_up():
     file = io.StringIO()
-    table = rows.Rows(file, [], budget=1e-9)
+    table = rows.RowWriter(file, [], budget=1e-9)
     assert table.over
-    table.measure("a", lambda: pytest.fail("it was begun"))
-    assert lines(file) == [{"row": "a", "failed": "--budget was over"}]
+    table.measure("a", lambda: pytest.fail("the row was measured"))
+    assert lines(file) == [{"row": "a", "failed": "--budget was used up"}]
 
 
-def test_a_line_of_the_table_has_each_ratio():
+def test_a_table_line_has_times_and_ratios():
     record = {
         "row": "a",
         "ms": {"plain": 2.0, "borrow": 3.0},

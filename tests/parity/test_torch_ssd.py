@@ -119,11 +119,11 @@ def test_a_step_moves_weights_alike(both, torch_ssd):
     config = both.config.copy_and_resolve_references()
     config.optimizer.learning_rate = 1e-7
     task = DetectionTask(config, ours.CLASSES)
-    trainer = ours.Trainer(task, both.variables, both.examples, both.totals)
+    trainer = ours.PreparedTrainer(task, both.variables, both.examples, both.totals)
     model = torch_ssd.SSD(config, both.variables["params"])
     image = torch_ssd.images(both.examples.image)
     targets = torch_ssd.make_targets(both.examples, both.totals)
-    theirs = torch_ssd.Trainer(model, config, image, targets, compiled=False)
+    theirs = torch_ssd.TorchTrainer(model, config, image, targets, compiled=False)
     losses = [(float(trainer()), theirs()) for _ in range(3)]
     # The third has a momentum, and sees what the others did.
     assert losses[2][0] < 0.98 * losses[0][0]
