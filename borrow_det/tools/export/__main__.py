@@ -11,7 +11,7 @@ Outputs, for K = nms.max_total detections sorted by descending score:
   boxes       float32 [B, K, 4]: y_min, x_min, y_max, x_max, relative to the image
   scores      float32 [B, K]
   labels      int32 [B, K], counted from 0
-  mask        bool [B, K], false if there is no detection
+  mask        bool [B, K], false for padding
 
 --format=stablehlo writes a zip file with
   model.stablehlo  input of jax.export.deserialize, for all of --platforms
@@ -202,7 +202,7 @@ def _inputs(
 
 
 def _batch(text: str) -> int | None:
-    """Parses --batch; None stands for any number."""
+    """Parses --batch: a number, or None for any."""
     if text == "any":
         return None
     if not text.isascii() or not text.isdigit() or int(text) == 0:

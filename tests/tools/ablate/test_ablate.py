@@ -26,7 +26,7 @@ from borrow_det.workdir import metadata
 
 CONFIG = """
 import json
-from borrow_det.workdir import as_stored
+from borrow_det.workdir.metadata import as_stored
 from borrow_det.configs import base
 
 def get_config():
