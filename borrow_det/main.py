@@ -12,8 +12,10 @@ the loss is not finite, or for a bug.
 """
 
 import errno
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import NoReturn
 
 import jax
@@ -66,9 +68,6 @@ def main(arguments: list[str]) -> None:
         message = f"preempted; start again to resume in {_WORKDIR.value}"
         print(message, file=sys.stderr)
         sys.exit(_PREEMPTED)
-    except KeyboardInterrupt:
-        message = f"interrupted; start again to resume in {_WORKDIR.value}"
-        _refuse(message, preemption.INTERRUPTED)
     except Exception as error:
         if fault := _fault(error):
             _refuse(*fault)
@@ -97,14 +96,22 @@ def _join() -> None:
 
 
 def run() -> None:
-    """Runs the program on `sys.argv` and ends the process."""
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except SystemExit as stop:
-        # A thread of JAX may still compile: the interpreter's own end would crash.
-        if stop.code == preemption.INTERRUPTED:
-            processes.end(preemption.INTERRUPTED)
-        raise
+    """Runs the program on `sys.argv`."""
+    # A background job of a script ignores Ctrl-C.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupted)
+    app.run(main, flags_parser=parse_flags)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends the process on Ctrl-C before the training loop, which has its own handler.
+
+    An exception could get lost in a callback, and a thread of JAX that still compiles
+    would crash the interpreter's own end.
+    """
+    del number, frame
+    print("error: interrupted before the first step", file=sys.stderr)
+    processes.end(preemption.INTERRUPTED)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

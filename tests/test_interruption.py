@@ -129,5 +129,5 @@ def test_ctrl_c_before_the_first_step_ends_without_a_crash(scenes, tmp_path, sec
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     status = process.wait(timeout=program.LIMIT)
-    # 130; -SIGINT while Python imports; 75 once the loop has begun. Never SIGSEGV.
+    # 130; -SIGINT while Python imports; 75 once the loop has begun; never SIGSEGV.
     assert status in (130, -signal.SIGINT, 75), program.printed(folder)

@@ -95,7 +95,6 @@ def test_a_wrong_command_line_ends_in_one_line(
     [
         (InputError("dataset.path: no\nsuch folder"), 2),
         (FloatingPointError("loss is nan"), 1),
-        (KeyboardInterrupt("interrupted; start again to resume in W"), 130),
     ],
 )
 def test_expected_errors_end_in_one_line_and_a_status(
