@@ -18,6 +18,7 @@ SSD's lighting noise (a permutation of channels) is left out: in some data sets 
 distinguish the classes, and SSD's Caffe configuration does not use it either.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,7 @@ def augment_batch(
     input_size: tuple[int, int],
     first_index: int | Array = 0,
     *,
-    fill: tuple[float, float, float],
+    fill: Sequence[float],
 ) -> dict[str, Array]:
     """Applies a random transformation to every example; works under jit.
 
@@ -105,7 +106,7 @@ def _augment_example(
     example: dict[str, Array],
     augment: Any,
     input_size: tuple[int, int],
-    fill: tuple[float, float, float],
+    fill: Sequence[float],
 ) -> dict[str, Array]:
     """Returns the fields of one example that `augment_batch` changes."""
     draws = draw(key, augment)
