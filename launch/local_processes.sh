@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Several processes of one run on this machine: see --help.
+# Starts several processes of one run on this machine; see --help.
 set -euo pipefail
 
 usage() {
   cat <<'TEXT'
 usage: launch/local_processes.sh N [--devices=D] -- ARGS
 
-Starts N processes of `python -m borrow_det.main ARGS`, which make one run together, with
-D simulated CPU devices each (without --devices: JAX's own). Process 0 prints as it is,
-what the others print has their number before it. SIGTERM and Ctrl-C go to all of them.
+Starts N processes of `python -m borrow_det.main ARGS`, which together make one run. With
+--devices, each has D simulated CPU devices; otherwise it uses the devices that JAX finds.
+Output of process 0 is printed unchanged, that of the others with their number in front.
+SIGTERM and Ctrl-C are passed on to all processes.
 
-PYTHON names the interpreter (else python3). Once a process has failed, the others have
-PEER_SECONDS (150) to notice, and are then ended.
+Environment: PYTHON is the interpreter (default: python3). PEER_SECONDS (default: 150) is
+the time that the other processes get to exit after one has failed, before they are
+killed.
 
-Exit status: 0 all done; 75 all saved a checkpoint; else that of the process that failed
-first, since the others die of its absence; 2 also for wrong arguments here.
+Exit status: 0 if all are done; 75 if all saved a checkpoint; otherwise that of the
+process that failed first, since its failure ends the others; 2 for wrong arguments.
 TEXT
 }
 die() {
@@ -25,20 +27,20 @@ die() {
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage && exit; }
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)) ||
   die "bash $BASH_VERSION is too old: 5.1 is needed"
-[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "'${1:-}' is no number of processes; see --help"
+[[ ${1:-} =~ ^[1-9][0-9]*$ ]] || die "'${1:-}' is not a number of processes; see --help"
 count=$1
 shift
 if [[ ${1:-} == --devices=* ]]; then
   devices=${1#*=}
-  [[ $devices =~ ^[1-9][0-9]*$ ]] || die "--devices=$devices is no number of devices"
+  [[ $devices =~ ^[1-9][0-9]*$ ]] || die "--devices=$devices is not a number of devices"
   flag=--xla_force_host_platform_device_count=$devices
   export JAX_PLATFORMS=cpu XLA_FLAGS="${XLA_FLAGS:+$XLA_FLAGS }$flag"
   shift
 fi
-[[ ${1:-} == -- && $# -gt 1 ]] || die "borrow_det.main's arguments come after --; see --help"
+[[ ${1:-} == -- && $# -gt 1 ]] || die "give the arguments of borrow_det.main after --; see --help"
 shift
 
-# Below the range that outgoing connections are given.
+# Ports below the range of outgoing connections.
 free_port() {
   local port
   while :; do
@@ -50,12 +52,12 @@ free_port() {
   done
 }
 
-# With job control each child has a process group of its own: Ctrl-C then reaches this
-# script alone, which passes it on once; and a child of a script without it ignores SIGINT.
+# With job control each child has a separate process group. Ctrl-C then reaches only this
+# script, which passes it on once. Without job control, children would ignore SIGINT.
 set -m
 declare -A running=() # process id: process number
 filters=() watchdog=''
-# shellcheck disable=SC2317,SC2329  # The traps call it.
+# shellcheck disable=SC2317,SC2329  # Called by the traps.
 send() { # SIGNAL
   local pid
   for pid in "${!running[@]}"; do kill "-$1" -- "-$pid" 2>/dev/null || :; done
@@ -72,7 +74,7 @@ for ((i = 0; i < count; i++)); do
     "${command[@]}" &
     running[$!]=$i
   else
-    # A filter of its own, not a pipe: $! must be the process, whose status counts.
+    # A process substitution instead of a pipe, so that $! is the process of the run.
     exec {output}> >(trap '' INT TERM && exec sed -u "s/^/[$i] /")
     filters+=("$!")
     "${command[@]}" >&"$output" 2>&1 &
@@ -85,7 +87,7 @@ final=0 saved=''
 while ((${#running[@]})); do
   status=0
   wait -n -p ended "${!running[@]}" || status=$?
-  [[ -n ${ended:-} ]] || continue # A signal came, and was passed on.
+  [[ -n ${ended:-} ]] || continue # A signal was passed on.
   if ((status)); then
     echo "local_processes.sh: process ${running[$ended]} ended with status $status" >&2
   fi

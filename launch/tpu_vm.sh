@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM, through preemptions: see --help.
+# Trains on a Cloud TPU VM, across preemptions; see --help.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -9,38 +9,38 @@ usage: launch/tpu_vm.sh run    --name=N --zone=Z --type=T --version=V [FLAGS] --
        launch/tpu_vm.sh status --name=N --zone=Z [--queued] [--project=P]
        launch/tpu_vm.sh delete --name=N --zone=Z [--queued] [--project=P]
 
-run     makes the TPU VM N, or takes the one of that name, copies this checkout (what git
-        does not ignore) to all its workers, installs it, runs
-        `python -m borrow_det.main --distributed ARGS` on each, detached, and follows the
-        log. Interrupted here, the run goes on there, and the same command follows it
-        again. Preempted, it makes the VM again, and the run goes on from its checkpoint.
-        At the end, successful or not, it deletes the VM.
+run     creates the TPU VM N or uses an existing one, copies this checkout (files that git
+        does not ignore) to all its workers, installs it, starts
+        `python -m borrow_det.main --distributed ARGS` on each worker, and follows the log.
+        The run does not depend on this script: after an interruption, the same command
+        follows it again. After a preemption, the script creates the VM again and resumes
+        the run from its checkpoint. At the end, successful or not, it deletes the VM.
 status  prints the state of the VM and of the run on each worker.
 delete  deletes the VM, and with --queued the queued resource.
 
-ARGS are those of borrow_det.main. Their --workdir must be a gs:// one, unless there is
-one worker, --max_restarts=0 and --keep: a local disk belongs to one worker and ends with
-the VM.
+ARGS are the arguments of borrow_det.main. Their --workdir must start with gs://, except
+with one worker, --max_restarts=0 and --keep: a local disk belongs to one worker and is
+deleted with the VM.
 
-  --name=N              the VM, and the queued resource
-  --zone=Z              e.g. us-west4-a
-  --project=P           default: gcloud's own
+  --name=N              name of the VM and of the queued resource
+  --zone=Z              zone, e.g. us-west4-a
+  --project=P           project (default: the one of gcloud's configuration)
   --type=T              accelerator type, e.g. v5litepod-16
   --version=V           runtime version, e.g. v2-alpha-tpuv5-lite
-  --queued              by a queued resource, which waits until there is a free one;
-                        without it, no free one is an error
-  --spot                may be preempted, and costs less
-  --create_flag=FLAG    one more flag for gcloud's create, e.g. --service-account=S
-  --connect_flag=FLAG   one more flag for gcloud's ssh and scp, e.g. --internal-ip
-  --max_restarts=100    so many preemptions, restarts and lost workers are survived
-  --poll=30             seconds between looks
-  --keep                do not delete the VM at the end
-  --delete_on_interrupt delete it at Ctrl-C as well
-  --dry-run             print the commands of a run without incident, and run none
+  --queued              request a queued resource, which waits until TPUs are available;
+                        without it, missing capacity is an error
+  --spot                use preemptible TPUs, which cost less
+  --create_flag=FLAG    further flag of gcloud's create, e.g. --service-account=S
+  --connect_flag=FLAG   further flag of gcloud's ssh and scp, e.g. --internal-ip
+  --max_restarts=100    largest number of restarts after preemptions and lost workers
+  --poll=30             seconds between checks
+  --keep                keep the VM at the end
+  --delete_on_interrupt delete the VM after Ctrl-C as well
+  --dry-run             print the commands of a run without failures and run none
 
-Exit status: that of the run (0 done, 1 a bug, 2 wrong input, 134, 137 or 143 where workers
-were killed ten times on a VM that stayed), 2 also for wrong flags here, 3 gcloud failed, 75
-preempted once more than --max_restarts, 130 Ctrl-C.
+Exit status: that of the run (0 done; 1 a bug; 2 wrong input; 134, 137 or 143 if workers
+were killed ten times on a VM that was not lost); 2 for wrong flags; 3 if gcloud failed;
+75 after more than --max_restarts restarts; 130 after Ctrl-C.
 TEXT
 }
 
@@ -72,13 +72,13 @@ parse_flags() {
       --max_restarts=*) max_restarts=${1#*=} ;;
       --create_flag=*) create_flags+=("${1#*=}") ;;
       --connect_flag=*) connect_flags+=("${1#*=}") ;;
-      *) die 2 "unknown flag $1 (flags are --flag=value, borrow_det.main's come after --)" ;;
+      *) die 2 "unknown flag $1 (flags are --flag=value; those of borrow_det.main follow --)" ;;
     esac
     shift
   done
 }
 
-need() { # FLAG…
+need() { # FLAG...
   local flag
   for flag in "$@"; do
     [[ -n ${!flag} ]] || die 2 "--$flag is missing"
@@ -88,59 +88,59 @@ need() { # FLAG…
 check_run_flags() {
   local arg workdir='' previous=''
   need name zone type version
-  [[ $max_restarts =~ ^[0-9]+$ ]] || die 2 "--max_restarts=$max_restarts is no number"
-  max_restarts=$((10#$max_restarts)) # A leading zero means nothing.
-  [[ $poll =~ ^[0-9]+(\.[0-9]+)?$ ]] || die 2 "--poll=$poll is no number"
-  ((${#main_args[@]})) || die 2 "nothing to run: borrow_det.main's arguments come after --"
+  [[ $max_restarts =~ ^[0-9]+$ ]] || die 2 "--max_restarts=$max_restarts is not a number"
+  max_restarts=$((10#$max_restarts)) # A leading zero does not mean octal.
+  [[ $poll =~ ^[0-9]+(\.[0-9]+)?$ ]] || die 2 "--poll=$poll is not a number"
+  ((${#main_args[@]})) || die 2 "nothing to run: give the arguments of borrow_det.main after --"
   for arg in "${main_args[@]}"; do
     [[ $previous == --workdir ]] && workdir=$arg
     [[ $arg == --workdir=* ]] && workdir=${arg#*=}
     previous=$arg
   done
-  [[ -n $workdir ]] || die 2 "--workdir is missing among borrow_det.main's arguments"
+  [[ -n $workdir ]] || die 2 "--workdir is missing in the arguments of borrow_det.main"
   [[ $workdir == gs://* ]] && return
   [[ $type =~ -([0-9]+)$ ]] ||
     die 2 "--type=$type does not end with a number, as v5litepod-16 does"
-  # Up to 8 (chips or cores, by the generation) are one worker in all of them.
+  # In all generations, up to 8 (chips or cores) belong to one worker.
   ((10#${BASH_REMATCH[1]} <= 8)) ||
-    die 2 "--workdir=$workdir: the workers of a $type need one that all see: gs://"
+    die 2 "--workdir=$workdir: all workers of a $type must see it; use gs://"
   [[ $max_restarts == 0 && $keep ]] ||
-    die 2 "--workdir=$workdir ends with the VM: give a gs:// one, or --max_restarts=0 --keep"
+    die 2 "--workdir=$workdir is deleted with the VM: use gs://, or --max_restarts=0 --keep"
   [[ $workdir == /* ]] ||
-    die 2 "--workdir=$workdir lies in the copy of the checkout, which each start replaces"
+    die 2 "--workdir=$workdir is in the copy of the checkout, which each start replaces"
 }
 
-# gcloud, or with --dry-run its printed command.
+# Runs gcloud, or with --dry-run prints its command.
 quoted() {
   local words
   printf -v words '%q ' "$@"
   echo "${words% }"
 }
-tpus() { # COMMAND…: adds what all of them need
+tpus() { # COMMAND...: adds the flags of all commands
   local command=(gcloud compute tpus "$@" "--zone=$zone")
   [[ -z $project ]] || command+=("--project=$project")
   command+=(--quiet)
   if [[ $dry_run ]]; then quoted "${command[@]}" >&3; else "${command[@]}"; fi
 }
-costs() { # what may go on costing, and how to end that
-  echo "if $name exists, it goes on costing: launch/tpu_vm.sh delete --name=$name \
+costs() { # a note on a VM that may still cost money
+  echo "if $name exists, it still costs money: launch/tpu_vm.sh delete --name=$name \
 --zone=$zone${queued:+ --queued}"
 }
-must() { # COMMAND…: a failure ends this script, with gcloud's own message before it
+must() { # COMMAND...: a failure ends this script, after the message of gcloud
   tpus "$@" || die 3 "gcloud compute tpus $1 $2 failed (exit status $?); $(costs)"
 }
 
 # --- the VM ---
 
-pretended=NONE # What --dry-run finds.
-describe() {   # KIND FIELD: sets state; NONE where there is no such thing
+pretended=NONE # State of the VM with --dry-run.
+describe() {   # KIND FIELD: sets state; NONE if it does not exist
   local tries=0
   until state=$(tpus "$1" describe "$name" "--format=value($2)" 2>"$scratch/errors"); do
     if grep -qE 'NOT_FOUND|was not found' "$scratch/errors"; then
       state=NONE
       break
     fi
-    # A network that fails for minutes must not end a run of days; what stays wrong must.
+    # Network failures of minutes must not end a long run; permanent errors must.
     if ((++tries == 10)) ||
       grep -qE 'PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|command not found' \
         "$scratch/errors"; then
@@ -152,7 +152,7 @@ describe() {   # KIND FIELD: sets state; NONE where there is no such thing
   [[ -z $dry_run ]] || state=$pretended
 }
 
-# Sets state: READY, NONE, LOST (to be deleted), WAIT, or what only a person can judge.
+# Sets state: READY, NONE, LOST (to be deleted), WAIT, or a state for the user to resolve.
 look() {
   if [[ $queued ]]; then
     describe queued-resources state.state
@@ -160,8 +160,8 @@ look() {
       NONE) return ;;
       FAILED | SUSPENDED) state=LOST && return ;;
       ACTIVE) ;;
-      READY) [[ $dry_run ]] || die 3 "$name: queued resources know no state READY" ;;
-      *) state=WAIT && return ;; # CREATING, WAITING_FOR_RESOURCES, PROVISIONING, …
+      READY) [[ $dry_run ]] || die 3 "$name: queued resources have no state READY" ;;
+      *) state=WAIT && return ;; # CREATING, WAITING_FOR_RESOURCES, PROVISIONING, ...
     esac
   fi
   describe tpu-vm state
@@ -173,7 +173,7 @@ look() {
 }
 
 create() {
-  say "making $name, a $type in $zone"
+  say "creating $name, a $type in $zone"
   if [[ $queued ]]; then
     must queued-resources create "$name" "--node-id=$name" "--accelerator-type=$type" \
       "--runtime-version=$version" ${spot:+--spot} "${create_flags[@]}"
@@ -193,8 +193,8 @@ delete() {
   fi
 }
 
-fresh='' # Whether this script made the VM since the last attempt.
-bring_up() { # fails where the VM is lost before it was ready
+fresh='' # Set if this script has created the VM since the last attempt.
+bring_up() { # fails if the VM is lost before it is ready
   fresh=''
   while look; do
     case $state in
@@ -226,11 +226,11 @@ on() { # WORKERS COMMAND
     "${connect_flags[@]}"
 }
 
-# A step on the workers that failed: lost if the VM is, else the end.
-lost_or_die() { # WHAT
+# After a step failed on the workers: returns if the VM is lost, else exits.
+lost_or_die() { # STEP
   look
   [[ $state == READY ]] || return 0
-  die 3 "$1 failed on $name, which is ready; $(costs)"
+  die 3 "$1 failed on $name, although it is ready; $(costs)"
 }
 
 # Sets verdict: idle, running, ending (some still run), done, resumable, or failed and code.
@@ -238,7 +238,7 @@ survey() {
   local lines
   lines=$(on all "$ask") || return 1
   [[ -z $dry_run ]] || lines="borrow_det_worker exited 0 1"
-  # The worker that failed first says why; the others die of its absence.
+  # The worker that failed first has the reason; its failure ends the others.
   read -r verdict code < <(awk '
     $1 != "borrow_det_worker" { next }
     { seen[$2]++ }
@@ -254,7 +254,7 @@ survey() {
     }' <<<"$lines")
 }
 
-install_and_start() { # fails where the VM is lost meanwhile
+install_and_start() { # fails if the VM is lost meanwhile
   local args
   printf -v args ' %q' --distributed "${main_args[@]}"
   tpus tpu-vm scp "$scratch/borrow_det.tar.gz" "$name:borrow_det.tar.gz" --worker=all \
@@ -266,27 +266,27 @@ tar -xzf borrow_det.tar.gz -C borrow_det && bash $worker install" ||
 }
 
 kills=0
-watch() { # until the run ends: fails where it is to be resumed; sets code
+watch() { # until the run ends; fails if it should be resumed; sets code
   local line=1 broken=0 ending=0
   while :; do
-    on 0 "bash $worker follow $line $((ending ? 10 : 600))" | tee "$scratch/log" >&4 || say "the log of $name broke off"
+    on 0 "bash $worker follow $line $((ending ? 10 : 600))" | tee "$scratch/log" >&4 || say "the connection to the log of $name was lost"
     line=$((line + $(wc -l <"$scratch/log")))
     look
     [[ $state == READY ]] || return 1
     if ! survey; then
-      ((++broken < 10)) || die 3 "$name is ready, and ssh to it fails; $(costs)"
+      ((++broken < 10)) || die 3 "$name is ready, but ssh to it fails; $(costs)"
       pause
       continue
     fi
     broken=0
     case $verdict in
       running) pause ;;
-      ending) # The others notice within about a minute; a stuck one costs as much.
+      ending) # The others exit within about a minute; stop those that do not.
         ((++ending < 20)) || on all "bash $worker stop" || lost_or_die "stopping"
         pause
         ;;
       done | failed) return 0 ;;
-      # Not saved but killed: once the memory is too small, it is so at every restart.
+      # Killed without saving. If memory is too small, each restart would fail again.
       resumable)
         [[ $code != 75 ]] || return 1
         ((++kills >= 10)) || return 1
@@ -297,11 +297,11 @@ watch() { # until the run ends: fails where it is to be resumed; sets code
   done
 }
 
-attempt() { # fails where it is to be resumed
+attempt() { # fails if the run should be resumed
   if [[ -z $fresh ]]; then
     survey || { lost_or_die "asking for a run" && return 1; }
     if [[ $verdict == running || $verdict == ending ]]; then
-      say "a run is going on on $name: following that one"
+      say "a run is in progress on $name: following it"
       watch
       return
     fi
@@ -309,15 +309,15 @@ attempt() { # fails where it is to be resumed
   install_and_start && watch
 }
 
-# --- what a person calls ---
+# --- commands ---
 
-pack() { # What git does not ignore, uncommitted changes too; one packing for all restarts.
+pack() { # files that git does not ignore, with uncommitted changes; once for all restarts
   local list=(git -C "$root" ls-files --cached --others --exclude-standard -z)
   local tar=(tar -C "$root" --null -T - -czf "$scratch/borrow_det.tar.gz")
   if [[ $dry_run ]]; then
     echo "$(quoted "${list[@]}") | $(quoted "${tar[@]}")"
   else
-    # What was removed and not committed is still listed.
+    # Removed files that are not committed are still listed.
     "${list[@]}" | while IFS= read -r -d '' file; do
       [[ ! -e $root/$file && ! -L $root/$file ]] || printf '%s\0' "$file"
     done | "${tar[@]}" || die 3 "packing $root failed"
@@ -327,7 +327,7 @@ pack() { # What git does not ignore, uncommitted changes too; one packing for al
 interrupted() {
   trap '' INT
   [[ -z $delete_on_interrupt ]] || delete
-  [[ $delete_on_interrupt ]] || say "a run goes on there; $(costs)"
+  [[ $delete_on_interrupt ]] || say "the run continues there; $(costs)"
   exit 130
 }
 
@@ -339,14 +339,14 @@ run() {
   code=0
   until bring_up && attempt; do
     if ((++restarts > max_restarts)); then
-      say "lost once more than --max_restarts=$max_restarts"
+      say "lost more than --max_restarts=$max_restarts times"
       code=75
       break
     fi
     say "resuming, restart $restarts of at most $max_restarts"
     pause
   done
-  if [[ $keep ]]; then say "$name is kept, and goes on costing"; else delete; fi
+  if [[ $keep ]]; then say "$name is kept and still costs money"; else delete; fi
   exit "$code"
 }
 
@@ -362,7 +362,7 @@ verb=${1:-}
 case $verb in
   run | status | delete) ;;
   -h | --help) usage && exit ;;
-  *) usage >&2 && die 2 "the first argument is run, status or delete, not '$verb'" ;;
+  *) usage >&2 && die 2 "the first argument must be run, status or delete, not '$verb'" ;;
 esac
 for arg in "${@:2}"; do
   [[ $arg != -- ]] || break
@@ -370,7 +370,7 @@ for arg in "${@:2}"; do
 done
 parse_flags "${@:2}"
 need name zone
-# 3 takes --dry-run's commands and 4 the run's log, out of pipes and captures.
+# Descriptors that bypass pipes: 3 for the commands of --dry-run, 4 for the log of the run.
 exec 3>&1 4>&1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

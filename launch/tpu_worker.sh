@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh runs on each worker of a TPU VM, in the unpacked checkout:
-#   install           a virtual environment with what training on a TPU needs
-#   start ARGS        python -m borrow_det.main ARGS, detached: it outlives the connection
-#   status            one line: borrow_det_worker idle | running | exited STATUS NANOSECONDS
-#   follow LINE SECS  the log from its LINE on, until the run ends or SECS are over
-#   stop              SIGTERM, which saves a checkpoint; SIGKILL after STOP_SECONDS (300)
+# Commands that tpu_vm.sh runs on each worker of a TPU VM, in the unpacked checkout:
+#   install           makes a virtual environment for training on a TPU
+#   start ARGS        starts python -m borrow_det.main ARGS, which outlives the connection
+#   status            prints borrow_det_worker idle | running | exited STATUS NANOSECONDS
+#   follow LINE SECS  prints the log from LINE on, until the run ends or SECS have passed
+#   stop              sends SIGTERM, which saves a checkpoint, and SIGKILL after
+#                     STOP_SECONDS (300)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# A process id alone may belong to somebody else after a reboot.
+# After a reboot, the process id may belong to another process.
 running() {
   [[ -f run.pid ]] && grep -qs tpu_worker.sh "/proc/$(<run.pid)/cmdline"
 }
@@ -22,7 +23,7 @@ sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
       break
     fi
   done
-  # Several TPU runtimes come with Python 3.10, which is too old.
+  # Some TPU runtimes have only Python 3.10, which is too old.
   if [[ ! -x .venv/bin/pip ]]; then
     python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --seed --python=3.12 .venv
@@ -33,7 +34,7 @@ sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
 
 start() {
   if running; then
-    echo "tpu_worker.sh: a run is going on here already" >&2
+    echo "tpu_worker.sh: a run is already in progress on this worker" >&2
     exit 1
   fi
   rm -f run.status
@@ -43,7 +44,7 @@ start() {
 
 supervise() {
   local status=0
-  # At shutdown everybody here gets SIGTERM; this shell stays for the run's exit status.
+  # At shutdown all processes get SIGTERM; this shell stays to record the exit status.
   trap : TERM
   .venv/bin/python -m borrow_det.main "$@" || status=$?
   echo "exited $status $(date +%s%N)" >run.status.part
@@ -56,7 +57,7 @@ status() {
   elif [[ -f run.status ]]; then
     echo "borrow_det_worker $(<run.status)"
   elif [[ -f run.pid ]]; then
-    # Killed together with its supervisor, as a reboot does; when, the log knows.
+    # The run was killed with its supervisor, as by a reboot; the log has the time.
     echo "borrow_det_worker exited 137 $(date -r run.log +%s%N)"
   else
     echo "borrow_det_worker idle"
@@ -66,7 +67,7 @@ status() {
 follow() {
   local status=0
   timeout "$2" tail --lines="+$1" --pid="$(<run.pid)" --follow run.log || status=$?
-  # 124: the time is over.
+  # 124: the time has passed.
   [[ $status == 0 || $status == 124 ]]
 }
 
@@ -74,7 +75,7 @@ stop() {
   local pid second
   running || return 0
   pid=$(<run.pid)
-  ((pid > 1)) || return 1 # -1 would be everybody.
+  ((pid > 1)) || return 1 # -1 would be all processes.
   kill -TERM -- "-$pid"
   for ((second = 0; second < ${STOP_SECONDS:-300}; second++)); do
     running || return 0
@@ -86,7 +87,7 @@ stop() {
 case ${1:-} in
   install | start | supervise | status | follow | stop) "$@" ;;
   *)
-    echo "tpu_worker.sh: no such command: '${1:-}'" >&2
+    echo "tpu_worker.sh: unknown command: '${1:-}'" >&2
     exit 2
     ;;
 esac

@@ -1,4 +1,4 @@
-"""Stand-ins for programs that the launch scripts call: they record, and answer."""
+"""Stand-ins for programs that the launch scripts call; they record calls and answer."""
 
 import os
 import pathlib
@@ -9,8 +9,8 @@ import pytest
 
 LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 
-# Answers with the n-th of the answers that are given for this kind of call (the last
-# one for all that follow), else with nothing and success. In bash: it starts at once.
+# Answers the n-th call of a kind with the n-th given answer (later calls with the last
+# one), or with success and no output if none is given. Bash starts quickly.
 STAND_IN = r"""#!/usr/bin/env bash
 folder=${0%/bin/*} kind=${0##*/}
 if [[ $kind == gcloud ]]; then
@@ -33,7 +33,7 @@ exit "$(<"$answers/$number/status")"
 
 
 class StandIns:
-    """Programs in a folder on PATH, and what they were called with."""
+    """Programs in a folder on PATH, and the arguments of their calls."""
 
     def __init__(self, folder, *names):
         self.folder = folder
@@ -43,7 +43,7 @@ class StandIns:
             (folder / "bin" / name).chmod(0o755)
 
     def answer(self, **answers):
-        """Sets what each kind of call gets: outputs, or (output, error, status)."""
+        """Sets the answers by kind of call: outputs, or (output, error, status)."""
         shutil.rmtree(self.folder / "answers", ignore_errors=True)
         for kind, given in answers.items():
             name = kind.replace("__", " ").replace("_", "-")
@@ -67,7 +67,7 @@ class StandIns:
         )
 
     def calls(self):
-        """The calls in their order, each as its words, and forgets them."""
+        """Returns the calls in order, each as a list of words, and clears them."""
         path = self.folder / "calls"
         calls = path.read_text().split("\x1e")[:-1] if path.exists() else []
         path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ def wait_for(name):
 (folder / f"arguments.{{number}}").write_text(json.dumps([sys.argv[1:], environment]))
 exec((folder / f"do.{{number}}").read_text())
 """
-# Ends as a run does that saves at SIGTERM.
+# Exits like a run that saves a checkpoint at SIGTERM.
 SAVE = """
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 (folder / f"ready.{number}").touch()
@@ -43,7 +43,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def start(tmp_path):
-    """A function: starts as many processes as there are things to do."""
+    """Function that starts one process for each given script."""
     started = []
 
     def start(*to_do, arguments=("--", "--workdir=w"), **environment):
@@ -87,7 +87,7 @@ def given(folder, number):
     return json.loads((folder / f"arguments.{number}").read_text())
 
 
-def test_each_process_gets_its_number_and_all_the_same_coordinator(start, tmp_path):
+def test_each_process_gets_its_number_and_the_same_coordinator(start, tmp_path):
     arguments = ("--", "--config=c.py:a=1", "--config.note=it's two")
     status, *_ = finish(start("", "", "", arguments=arguments, XLA_FLAGS="--x"))
     assert status == 0
@@ -107,14 +107,14 @@ def test_each_process_gets_its_number_and_all_the_same_coordinator(start, tmp_pa
     assert len(ports) == 1
 
 
-def test_devices_are_simulated_beside_other_flags_of_xla(start, tmp_path):
+def test_simulated_devices_are_added_to_other_flags_of_xla(start, tmp_path):
     process = start("", arguments=("--devices=4", "--", "a"), XLA_FLAGS="--x=1 --y")
     assert finish(process)[0] == 0
     flags = "--x=1 --y --xla_force_host_platform_device_count=4"
     assert given(tmp_path, 0)[1] == {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def test_the_others_output_carries_their_number(start):
+def test_output_of_later_processes_has_their_number(start):
     to_do = "print('out', number); print('err', number, file=sys.stderr)"
     status, out, err = finish(start(to_do, to_do, to_do))
     assert status == 0
@@ -129,14 +129,14 @@ def test_the_others_output_carries_their_number(start):
         (("", ""), 0),
         (("sys.exit(75)", "sys.exit(75)"), 75),
         (("", "sys.exit(75)"), 75),
-        # The first to fail says why; the other dies of its absence.
+        # The process that fails first has the reason; its failure ends the other.
         (("sys.exit(2)", "wait_for('failed'); sys.exit(134)"), 2),
         (("wait_for('failed'); sys.exit(1)", "os.kill(os.getpid(), 9)"), 137),
-        # Not all saved.
+        # One process has not saved.
         (("sys.exit(75)", "wait_for('failed'); sys.exit(1)"), 1),
     ],
 )
-def test_the_status_is_that_of_who_failed_first(start, tmp_path, to_do, status):
+def test_the_exit_status_is_that_of_the_first_failure(start, tmp_path, to_do, status):
     process = start(*to_do)
     if any("wait_for" in what for what in to_do):
         while "ended with status" not in process.stderr.readline():
@@ -145,11 +145,11 @@ def test_the_status_is_that_of_who_failed_first(start, tmp_path, to_do, status):
     assert finish(process)[0] == status
 
 
-def test_who_does_not_notice_that_a_peer_failed_is_ended(start):
-    begun = time.monotonic()
+def test_a_process_that_ignores_the_failure_of_a_peer_is_ended(start):
+    start_time = time.monotonic()
     process = start("sys.exit(3)", "time.sleep(60)", PEER_SECONDS="0.1")
     assert finish(process)[0] == 3
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - start_time < 10
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def alive(pid):
         return False
 
 
-def test_nobody_is_left_when_the_script_itself_is_ended(start, tmp_path):
+def test_no_process_is_left_when_the_script_is_ended(start, tmp_path):
     stay = "(folder / f'pid.{number}').write_text(str(os.getpid()))\n" + INTERRUPTIBLE
     process = start(stay, stay)
     ready(tmp_path, 2)
@@ -190,13 +190,13 @@ def test_nobody_is_left_when_the_script_itself_is_ended(start, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["two", "--", "a"], "'two' is no number of processes"),
-        (["2", "a"], "come after --"),
-        (["2", "--"], "come after --"),
-        (["2", "--devices=0", "--", "a"], "--devices=0 is no number of devices"),
+        (["two", "--", "a"], "'two' is not a number of processes"),
+        (["2", "a"], "give the arguments of borrow_det.main after --"),
+        (["2", "--"], "give the arguments of borrow_det.main after --"),
+        (["2", "--devices=0", "--", "a"], "--devices=0 is not a number of devices"),
     ],
 )
-def test_wrong_arguments_are_named(arguments, message):
+def test_wrong_arguments_are_named_in_the_error(arguments, message):
     script = LAUNCH / "local_processes.sh"
     result = subprocess.run(
         [script, *arguments], capture_output=True, text=True, check=False

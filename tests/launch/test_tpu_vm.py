@@ -68,7 +68,7 @@ def follow(line=1):
 
 
 def named(calls):
-    """The calls without the name of the temporary folder."""
+    """Returns the calls without the name of the temporary folder."""
     return [[re.sub(r"^/.*\.tar\.gz$", "TAR", word) for word in c] for c in calls]
 
 
@@ -79,7 +79,7 @@ def run(gcloud, *flags, args=ARGS):
 
 @pytest.fixture
 def fresh(gcloud):
-    """A gcloud that finds nothing, then what it made."""
+    """Stand-in for a gcloud that finds no VM at first, then the one it created."""
     gcloud.answer(tpu_vm__describe=[NOT_FOUND, "READY"], status=[DONE])
     return gcloud
 
@@ -87,13 +87,13 @@ def fresh(gcloud):
 FRESH_RUN = [DESCRIBE, CREATE, DESCRIBE, SCP, INSTALL, START, follow(), DESCRIBE]
 
 
-def test_creates_installs_runs_and_deletes(fresh):
+def test_a_run_creates_installs_starts_and_deletes(fresh):
     result, calls = run(fresh)
     assert result.returncode == 0, result.stderr
     assert calls == [*FRESH_RUN, STATUS, DELETE]
 
 
-def test_project_and_further_flags_go_where_they_belong(fresh):
+def test_project_and_further_flags_are_passed_to_gcloud(fresh):
     _, calls = run(
         fresh,
         "--project=p",
@@ -108,13 +108,13 @@ def test_project_and_further_flags_go_where_they_belong(fresh):
     }
 
 
-def test_keep_keeps(fresh):
+def test_keep_does_not_delete_the_vm(fresh):
     result, calls = run(fresh, "--keep")
     assert result.returncode == 0
     assert calls == [*FRESH_RUN, STATUS]
 
 
-def test_takes_a_vm_that_is_ready(gcloud):
+def test_a_vm_that_is_ready_is_used(gcloud):
     gcloud.answer(
         tpu_vm__describe=["READY"], status=["borrow_det_worker idle\n" * 4, DONE * 4]
     )
@@ -124,14 +124,14 @@ def test_takes_a_vm_that_is_ready(gcloud):
     assert calls == [DESCRIBE, STATUS, *steps]
 
 
-def test_follows_a_run_that_is_going_on(gcloud):
+def test_a_run_in_progress_is_followed(gcloud):
     gcloud.answer(tpu_vm__describe=["READY"], status=[RUNNING * 4, DONE * 4])
     result, calls = run(gcloud)
     assert result.returncode == 0, result.stderr
     assert calls == [DESCRIBE, STATUS, follow(), DESCRIBE, STATUS, DELETE]
 
 
-def test_a_run_that_is_ending_is_not_installed_over(gcloud):
+def test_a_run_that_is_ending_is_not_replaced(gcloud):
     ending = RUNNING * 3 + "borrow_det_worker exited 1 9\n"
     ended = "borrow_det_worker exited 1 9\n" * 4
     gcloud.answer(tpu_vm__describe=["READY"], status=[ending, ended])
@@ -141,7 +141,7 @@ def test_a_run_that_is_ending_is_not_installed_over(gcloud):
     assert calls[-1] == DELETE
 
 
-def test_a_network_that_fails_for_a_while_ends_nothing(gcloud):
+def test_temporary_network_failures_do_not_end_the_run(gcloud):
     down = ("", "Max retries exceeded\n", 1)
     answers = [NOT_FOUND, *[down] * 9, "READY"]
     gcloud.answer(tpu_vm__describe=answers, status=[DONE * 4])
@@ -150,11 +150,11 @@ def test_a_network_that_fails_for_a_while_ends_nothing(gcloud):
     gcloud.answer(tpu_vm__describe=[NOT_FOUND, down], status=[DONE * 4])
     result, calls = run(gcloud)
     assert result.returncode == 3
-    assert "if n exists, it goes on costing: launch/tpu_vm.sh delete" in result.stderr
+    assert "if n exists, it still costs money: launch/tpu_vm.sh delete" in result.stderr
     assert DELETE not in calls
 
 
-def test_the_log_goes_on_at_its_line_when_the_connection_breaks(fresh):
+def test_the_log_is_continued_at_its_line_after_a_lost_connection(fresh):
     fresh.answer(
         tpu_vm__describe=[NOT_FOUND, "READY"],
         status=[RUNNING * 4, ("", "ssh broke\n", 255), DONE * 4],
@@ -168,7 +168,7 @@ def test_the_log_goes_on_at_its_line_when_the_connection_breaks(fresh):
     ]
 
 
-def test_an_ssh_that_always_fails_is_an_error(fresh):
+def test_permanent_failures_of_ssh_are_an_error(fresh):
     broken = ("", "ssh broke\n", 255)
     fresh.answer(
         tpu_vm__describe=[NOT_FOUND, "READY"], status=[broken], follow=[broken]
@@ -198,7 +198,7 @@ def test_a_queued_resource_is_waited_for(gcloud):
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "TERMINATED", "FAILED", "SUSPENDED"])
-def test_a_preempted_vm_is_made_again_and_runs_the_same(gcloud, state):
+def test_a_preempted_vm_is_created_again_and_runs_the_same_command(gcloud, state):
     gcloud.answer(
         tpu_vm__describe=[NOT_FOUND, "READY", state, state, NOT_FOUND, "READY"],
         follow=[("", "ssh broke\n", 255), ""],
@@ -210,7 +210,7 @@ def test_a_preempted_vm_is_made_again_and_runs_the_same(gcloud, state):
     assert calls == [*FRESH_RUN, DESCRIBE, DELETE, *FRESH_RUN, STATUS, DELETE]
 
 
-def test_a_suspended_queued_resource_is_made_again(gcloud):
+def test_a_suspended_queued_resource_is_created_again(gcloud):
     gcloud.answer(
         queued_resources__describe=[
             *(NOT_FOUND, "ACTIVE", "SUSPENDING", "SUSPENDED", NOT_FOUND, "ACTIVE"),
@@ -225,7 +225,7 @@ def test_a_suspended_queued_resource_is_made_again(gcloud):
     assert calls.count(START) == 2
 
 
-def test_a_vm_that_is_lost_while_installing_is_made_again(gcloud):
+def test_a_vm_that_is_lost_while_installing_is_created_again(gcloud):
     gcloud.answer(
         tpu_vm__describe=[
             *(NOT_FOUND, "READY", "PREEMPTED", "PREEMPTED", NOT_FOUND, "READY"),
@@ -239,7 +239,7 @@ def test_a_vm_that_is_lost_while_installing_is_made_again(gcloud):
     assert calls.count(START) == 1
 
 
-def test_a_saved_run_on_a_vm_that_stays_is_resumed_there(gcloud):
+def test_a_run_that_saved_is_resumed_on_the_same_vm(gcloud):
     gcloud.answer(
         tpu_vm__describe=[NOT_FOUND, "READY"],
         status=["borrow_det_worker exited 75 5\n" * 4] * 2 + [DONE * 4],
@@ -250,7 +250,7 @@ def test_a_saved_run_on_a_vm_that_stays_is_resumed_there(gcloud):
     assert calls.count(START) == 2
 
 
-def test_restarts_are_limited(gcloud):
+def test_the_number_of_restarts_is_limited(gcloud):
     gcloud.answer(
         tpu_vm__describe=[NOT_FOUND, "READY"],
         status=["borrow_det_worker exited 75 5\n"],
@@ -259,11 +259,11 @@ def test_restarts_are_limited(gcloud):
     assert result.returncode == 75
     assert "--max_restarts=2" in result.stderr
     assert calls.count(START) == 3
-    # What it has saved is in the bucket.
+    # Checkpoints are in the bucket.
     assert calls[-1] == DELETE
 
 
-def test_workers_that_are_killed_again_and_again_end_the_run(gcloud):
+def test_workers_that_are_killed_ten_times_end_the_run(gcloud):
     gcloud.answer(
         tpu_vm__describe=[NOT_FOUND, "READY"],
         status=["borrow_det_worker exited 137 5\n"],
@@ -278,7 +278,7 @@ def test_workers_that_are_killed_again_and_again_end_the_run(gcloud):
     ("workers", "status"),
     [
         (["exited 2 9", "exited 2 8", "exited 2 9", "exited 2 9"], 2),
-        # Wrong input is that wherever it is seen first.
+        # Wrong input counts, whichever worker fails first.
         (["exited 134 7", "exited 2 8", "exited 134 9", "exited 134 9"], 2),
         (["exited 134 9", "exited 1 8", "exited 134 10", "exited 134 11"], 1),
         (["exited 0 9", "exited 0 9", "exited 3 10", "exited 0 9"], 3),
@@ -292,8 +292,8 @@ def test_a_failed_run_is_not_retried(gcloud, workers, status):
     assert calls == [*FRESH_RUN, STATUS, DELETE]
 
 
-def test_who_died_first_decides_whether_to_resume(gcloud):
-    """A killed worker's peers may end with 1: that is no bug."""
+def test_the_worker_that_failed_first_decides_whether_to_resume(gcloud):
+    """Peers of a killed worker may exit with 1, which is not a bug."""
     lines = "borrow_det_worker exited 1 9\nborrow_det_worker exited 137 8\n"
     gcloud.answer(tpu_vm__describe=[NOT_FOUND, "READY"], status=[lines, lines, DONE])
     result, calls = run(gcloud)
@@ -301,7 +301,7 @@ def test_who_died_first_decides_whether_to_resume(gcloud):
     assert calls.count(START) == 2
 
 
-def test_stragglers_are_waited_for_and_then_stopped(gcloud):
+def test_workers_that_do_not_exit_are_stopped_after_a_while(gcloud):
     ending = "borrow_det_worker exited 1 9\n" + RUNNING
     gcloud.answer(
         tpu_vm__describe=[NOT_FOUND, "READY"],
@@ -324,7 +324,7 @@ def test_stragglers_are_waited_for_and_then_stopped(gcloud):
         ({"tpu_vm__delete": [("", "try later\n", 1)]}, "tpu-vm delete"),
     ],
 )
-def test_a_failure_of_gcloud_ends_with_its_message(gcloud, answers, message):
+def test_failures_of_gcloud_end_with_its_message(gcloud, answers, message):
     given = {"tpu_vm__describe": [NOT_FOUND, "READY"], "status": [DONE], **answers}
     gcloud.answer(**given)
     result, calls = run(gcloud)
@@ -336,7 +336,7 @@ def test_a_failure_of_gcloud_ends_with_its_message(gcloud, answers, message):
     assert kinds.count("create") <= 1
 
 
-def test_a_stopped_vm_is_left_to_a_person(gcloud):
+def test_a_stopped_vm_is_an_error_for_the_user(gcloud):
     gcloud.answer(tpu_vm__describe=["STOPPED"])
     result, calls = run(gcloud)
     assert result.returncode == 3
@@ -345,7 +345,7 @@ def test_a_stopped_vm_is_left_to_a_person(gcloud):
 
 
 @pytest.mark.parametrize("flags", [(), ("--queued", "--spot"), ("--project=p",)])
-def test_dry_run_prints_what_a_run_does_and_does_nothing(gcloud, flags):
+def test_dry_run_prints_the_commands_and_runs_none(gcloud, flags):
     dry, calls = run(gcloud, *flags, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert calls == []

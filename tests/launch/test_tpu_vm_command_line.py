@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh: what a person types, what is copied, and Ctrl-C."""
+"""launch/tpu_vm.sh: flags, files that are copied, and Ctrl-C."""
 
 import os
 import pathlib
@@ -20,13 +20,13 @@ ARGS = ("--", "--config=c.py", "--workdir=gs://b/w")
 
 @pytest.fixture
 def fresh(gcloud):
-    """A gcloud that finds nothing, then what it made."""
+    """Stand-in for a gcloud that finds no VM at first, then the one it created."""
     gcloud.answer(tpu_vm__describe=[NOT_FOUND, "READY"], status=[DONE])
     return gcloud
 
 
-def test_the_copy_is_of_what_git_does_not_ignore(gcloud, tmp_path):
-    """In a repository of the test's own: a committed, a new and an ignored file."""
+def test_files_that_git_does_not_ignore_are_copied(gcloud, tmp_path):
+    """The test's repository has a committed, a new and an ignored file."""
     root = tmp_path / "checkout"
     shutil.copytree(LAUNCH, root / "launch")
     (root / ".gitignore").write_text("runs/\n")
@@ -36,7 +36,7 @@ def test_the_copy_is_of_what_git_does_not_ignore(gcloud, tmp_path):
     for command in (["init", "-q"], ["add", "committed.py"]):
         subprocess.run(["git", "-C", root, *command], check=True)
     (root / "committed.py").write_text("changed")
-    # scp's stand-in keeps what it would copy.
+    # The stand-in for scp keeps the archive.
     keep = '[[ $4 != scp ]] || cp "$5" "${0%/bin/*}/copied.tar.gz"\n'
     program = gcloud.folder / "bin" / "gcloud"
     program.write_text(program.read_text().replace("\nfolder=", f"\n{keep}folder=", 1))
@@ -51,7 +51,7 @@ def test_the_copy_is_of_what_git_does_not_ignore(gcloud, tmp_path):
 
 
 @pytest.mark.parametrize("deleting", [False, True])
-def test_ctrl_c_leaves_the_run_going_on_unless_asked(fresh, deleting):
+def test_after_ctrl_c_the_run_continues_unless_it_should_be_deleted(fresh, deleting):
     program = fresh.folder / "bin" / "gcloud"
     waits = '[[ "$*" != *follow* ]] || { : >"$folder/following"; exec sleep 20; }\n'
     program.write_text(program.read_text().replace("answers=", f"{waits}answers=", 1))
@@ -65,10 +65,11 @@ def test_ctrl_c_leaves_the_run_going_on_unless_asked(fresh, deleting):
     )
     while not (fresh.folder / "following").exists():
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
+    os.killpg(process.pid, signal.SIGINT)  # A terminal sends it to the group.
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert ("a run goes on there; if n exists, it goes on costing" in err) != deleting
+    note = "the run continues there; if n exists, it still costs money"
+    assert (note in err) != deleting
     assert ("delete" in [call[4] for call in fresh.calls()]) == deleting
 
 
@@ -77,18 +78,18 @@ def test_ctrl_c_leaves_the_run_going_on_unless_asked(fresh, deleting):
     [
         ((), ("--", "--config=c"), "--workdir is missing"),
         ((), (), "nothing to run"),
-        ((), ("--", "--workdir=runs/w"), "need one that all see"),
+        ((), ("--", "--workdir=runs/w"), "must see it; use gs://"),
         (
             ("--type=v5litepod-8",),
             ("--", "--workdir", "runs/w"),
-            "runs/w ends with the VM",
+            "runs/w is deleted with the VM",
         ),
         (("--type=",), ARGS, "--type is missing"),
         (("--zones=z",), ARGS, "unknown flag --zones=z"),
-        (("--max_restarts=many",), ARGS, "is no number"),
+        (("--max_restarts=many",), ARGS, "is not a number"),
     ],
 )
-def test_wrong_flags_are_named(gcloud, flags, args, message):
+def test_wrong_flags_are_named_in_the_error(gcloud, flags, args, message):
     result = gcloud.run("tpu_vm.sh", "run", *FLAGS, *flags, *args)
     assert result.returncode == 2
     assert message in result.stderr
@@ -98,7 +99,7 @@ def test_wrong_flags_are_named(gcloud, flags, args, message):
 ALONE = ("--type=v5litepod-8", "--max_restarts=0", "--keep")
 
 
-def test_one_worker_that_is_kept_may_keep_its_work_to_itself(fresh):
+def test_one_worker_that_is_kept_may_have_a_local_work_directory(fresh):
     result = fresh.run("tpu_vm.sh", "run", *FLAGS, *ALONE, "--", "--workdir=/runs/w")
     assert result.returncode == 0, result.stderr
 
@@ -106,13 +107,15 @@ def test_one_worker_that_is_kept_may_keep_its_work_to_itself(fresh):
 @pytest.mark.parametrize(
     ("flags", "workdir", "message"),
     [
-        (ALONE[:2], "/runs/w", "ends with the VM"),
-        (ALONE[::2], "/runs/w", "ends with the VM"),
-        (ALONE, "runs/w", "lies in the copy of the checkout"),
+        (ALONE[:2], "/runs/w", "is deleted with the VM"),
+        (ALONE[::2], "/runs/w", "is deleted with the VM"),
+        (ALONE, "runs/w", "is in the copy of the checkout"),
         (("--type=v5litepod",), "/runs/w", "does not end with a number"),
     ],
 )
-def test_work_that_would_be_deleted_is_not_begun(gcloud, flags, workdir, message):
+def test_a_work_directory_that_would_be_deleted_is_refused(
+    gcloud, flags, workdir, message
+):
     result = gcloud.run(
         "tpu_vm.sh", "run", *FLAGS, *flags, "--", f"--workdir={workdir}"
     )
@@ -121,7 +124,7 @@ def test_work_that_would_be_deleted_is_not_begun(gcloud, flags, workdir, message
     assert gcloud.calls() == []
 
 
-def test_status_and_delete(gcloud):
+def test_status_prints_states_and_delete_deletes(gcloud):
     gcloud.answer(tpu_vm__describe=["READY"], status=[RUNNING])
     result = gcloud.run("tpu_vm.sh", "status", "--name=n", "--zone=z")
     assert result.stdout == f"n: READY\n{RUNNING}"
@@ -130,7 +133,7 @@ def test_status_and_delete(gcloud):
     assert [call[4] for call in gcloud.calls()] == ["delete"]
 
 
-def test_help(gcloud):
+def test_help_is_printed(gcloud):
     for arguments in (["--help"], ["run", "--help"]):
         result = gcloud.run("tpu_vm.sh", *arguments)
         assert result.returncode == 0

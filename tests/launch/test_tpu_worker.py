@@ -21,7 +21,7 @@ done
 
 
 class Worker:
-    """A checkout with nothing in it but what the script needs."""
+    """Checkout with only the files that the script needs."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -64,7 +64,7 @@ def worker(tmp_path):
     worker("stop", STOP_SECONDS="0", PATH="/usr/bin:/bin")
 
 
-def test_a_run_outlives_the_call_and_leaves_its_status_and_log(worker):
+def test_a_run_outlives_the_call_and_leaves_status_and_log(worker):
     assert worker("status").stdout == "borrow_det_worker idle\n"
     before = time.time_ns()
     assert worker("start", "--distributed", "--note=it's two").returncode == 0
@@ -77,11 +77,11 @@ def test_a_run_outlives_the_call_and_leaves_its_status_and_log(worker):
     assert worker("follow", "2", "10").stdout == ""
 
 
-def test_there_is_one_run_at_a_time_and_the_next_has_a_status_of_its_own(worker):
+def test_a_second_run_is_refused_while_one_is_in_progress(worker):
     worker("start", "first")
     second = worker("start", "second")
     assert second.returncode == 1
-    assert "going on" in second.stderr
+    assert "in progress" in second.stderr
     assert "exited 0 " in worker.end(0)
     (worker.folder / "go").unlink()
     assert worker("start", "second").returncode == 0
@@ -92,13 +92,13 @@ def test_there_is_one_run_at_a_time_and_the_next_has_a_status_of_its_own(worker)
     assert "first" not in log
 
 
-def test_following_ends_when_its_time_is_over(worker):
+def test_following_ends_after_the_given_time(worker):
     worker("start", "a")
     result = worker("follow", "1", "0.2")
     assert (result.returncode, result.stdout) == (0, "-m borrow_det.main a\n")
 
 
-def test_stop_lets_the_run_save(worker):
+def test_stop_gives_the_run_time_to_save(worker):
     worker("start", "a")
     while not (worker.folder / "run.log").read_text():
         time.sleep(0.01)
@@ -108,17 +108,17 @@ def test_stop_lets_the_run_save(worker):
     assert worker("stop").returncode == 0
 
 
-def test_a_run_that_died_with_its_supervisor_counts_as_killed(worker):
+def test_a_run_killed_with_its_supervisor_has_status_137(worker):
     worker("start", "a")
     worker("stop", STOP_SECONDS="0", PATH="/usr/bin:/bin")
     ended = worker.ended()
     assert "exited 137 " in ended
-    # When it died, not when somebody asks.
+    # The time is that of the death, not of the call.
     assert worker("status").stdout == ended
 
 
-def test_a_process_id_that_is_somebody_elses_by_now_is_no_run(worker):
-    # Of this test's own, in a group of its own: a broken script would end that group.
+def test_a_reused_process_id_does_not_count_as_a_run(worker):
+    # A separate process group, which a broken script would end.
     other = subprocess.Popen(["sleep", "30"], start_new_session=True)
     (worker.folder / "run.pid").write_text(f"{other.pid}\n")
     assert "exited 137 " in worker("status").stdout
@@ -154,13 +154,13 @@ PIP = "pip install --quiet --requirement requirements.txt"
 PIP += " --requirement requirements-tpu.txt"
 
 
-def test_install_takes_the_first_python_that_will_do(worker):
+def test_install_uses_the_first_suitable_python(worker):
     assert installed(worker, "python3.11", "python3") == [
         *("python3.11 -m venv .venv", PIP),
     ]
 
 
-def test_install_brings_a_python_where_there_is_none(worker):
+def test_install_gets_a_python_if_none_is_suitable(worker):
     assert installed(worker) == [
         "python3 -m pip install --quiet --user uv",
         "python3 -m uv venv --quiet --seed --python=3.12 .venv",
