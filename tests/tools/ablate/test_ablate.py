@@ -329,7 +329,7 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
     [
         (("--workdir=W", "--seeds=0"), "seeds"),
         (("--workdir=W", "surplus"), "unexpected argument 'surplus'"),
-        (("--workdir=W", "--config.nothing=1"), "no field 'nothing'"),
+        (("--workdir=W", "--config.nothing=1"), "no field nothing"),
         (("--workdir=W", "--config.task=classification"), "task is 'classification'"),
         (("--workdir=W", "--config.nms.iou=2.0"), r"nms.iou is 2.0"),
         (
