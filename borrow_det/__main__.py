@@ -8,6 +8,7 @@ the same flags.
 import difflib
 import importlib
 import os
+import signal
 import sys
 from typing import NamedTuple
 
@@ -83,6 +84,9 @@ def main() -> None:
     # Config files may import modules of the current folder, as under `python -m`.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+    if name == "train" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        # As in main.py: an exception could get lost in the modules that are imported.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = importlib.import_module(COMMANDS[name].module)
     if name == "train":
         module.run()  # absl's runner, which also sets up logging.

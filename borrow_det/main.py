@@ -18,6 +18,11 @@ import traceback
 from types import FrameType
 from typing import NoReturn
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+    # An exception could get lost in the modules that are imported: Ctrl-C just ends
+    # the process until `run` takes it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import jax
 from absl import app, flags, logging
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -89,8 +88,6 @@ def start(
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # Tests may run in the background, where a shell lets them ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 

@@ -11,8 +11,13 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
 import sys
 import time
+
+if __name__ == "__main__":
+    # As in main.py; and tests may run in the background, where Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jax
 
