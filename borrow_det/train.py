@@ -127,8 +127,8 @@ def prepare_run(
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
     task = TASKS[config.task](mesh_lib.resolve_layout(config), len(classes.class_names))
     shapes = abstract_state(task, mesh)
-    start = None
-    if config.init_from and not metadata.has_checkpoints(workdir):
+    start, resumes = None, metadata.has_checkpoints(workdir)
+    if config.init_from and not resumes:
         start = init_from.start_from(config, classes, shapes.variables)
 
     # Work directory.
@@ -141,11 +141,11 @@ def prepare_run(
     )
 
     # State.
-    if checkpoints.latest_step is None:
-        state = shard_state(_fresh_state(task, start, workdir, log), mesh)
-    else:  # Shapes suffice: values would be drawn only to be dropped.
+    if resumes:  # Shapes suffice: values would be drawn only to be dropped.
         state = TrainState(**checkpoints.restore(vars(shapes), log.line))
         log.line(f"resuming at step {int(state.step)}")
+    else:
+        state = shard_state(_fresh_state(task, start, workdir, log), mesh)
     step = int(state.step)
     tracer = profiler.make_profiler(profile, step, workdir)
     log.begin(step, state.params, data.train)
@@ -201,7 +201,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
     try:
         # Evaluations that an earlier start has not reached. A run of no steps evaluates
         # the parameters that it starts from.
-        if not num_steps:
+        if first == num_steps == 0:
             save(0, force=True)
         if first >= num_steps or (first and first % config.eval_every == 0):
             evaluations.catch_up(state.eval_variables, first)

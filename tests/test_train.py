@@ -279,6 +279,17 @@ def test_run_of_zero_steps_evaluates_its_initial_parameters(
     assert_equal_trees(given, kept)
 
 
+def test_trained_run_of_zero_steps_keeps_its_checkpoints(tiny_run, tmp_path):
+    folder = tmp_path / "W"
+    shutil.copytree(tiny_run.workdir, folder)
+    config = tiny_run.config.copy_and_resolve_references()
+    config.num_steps = 0
+    saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    metrics = train.train_and_evaluate(config, folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == saved
+    assert metrics["val"] == pytest.approx(tiny_run.metrics["val"], nan_ok=True)
+
+
 # Divergence.
 
 
