@@ -267,7 +267,7 @@ def make_targets(examples: Any, totals: Mapping[str, Any]) -> Targets:
         tensor(examples.target).long(),
         *(tensor(x) for x in (examples.offsets, examples.positive, examples.ignored)),
         {
-            n: (tensor(t.sources), tensor(t.index).long(), tensor(t.counts))
+            n: (tensor(t.sources), tensor(t.box_index).long(), tensor(t.counts))
             for n, t in examples.borrow.items()
         },
         {name: tensor(total) for name, total in totals.items()},

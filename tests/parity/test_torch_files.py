@@ -63,7 +63,7 @@ def test_other_things_than_state_dicts_are_refused(torch, tmp_path, capsys):
         ({0: torch.zeros(1)}, "entry 0: the name of a tensor must be a text"),
         (
             {"a": sparse},
-            "entry 'a' is a tensor of layout torch.sparse_coo, not a dense",
+            "entry 'a' is a tensor with layout torch.sparse_coo, which is not dense",
         ),
         ([torch.zeros(1)], "has a list instead of a state dict"),
         ({"a": torch.zeros(2)}, "do not match a known layout"),
@@ -83,7 +83,7 @@ def test_damaged_and_wrong_files_are_refused(torch, tmp_path, capsys):
             (content[: len(content) // 2], ": unexpected EOF" if old else ": [Errno"),
             (content[:-100], ": unexpected EOF" if old else ": [Errno"),
             (b"words\n", ": Unsupported operand 119\n"),
-            (b"", "one\n"),
+            (b"", "or damaged\n"),
         ):
             path.write_bytes(wrong)
             message = refused(capsys, path)
