@@ -108,8 +108,7 @@ class Batches:
 def _interrupts_blocked() -> Iterator[None]:
     """Blocks SIGINT in this thread, and in the threads and processes it starts here.
 
-    Ctrl-C reaches the worker processes, too; they must outlive the step after which the
-    main process stops.
+    Ctrl-C also reaches the workers, which must outlive the step that is running.
     """
     # Otherwise the first process would start the tracker, which unblocks the signal.
     resource_tracker.ensure_running()

@@ -115,8 +115,3 @@ def from_main_process(value: Any) -> Any:
     The other processes pass a tree of the same structure and shapes.
     """
     return multihost_utils.broadcast_one_to_all(value)
-
-
-def wait_for_all(name: str) -> None:
-    """Waits until every process has called this function with the same name."""
-    multihost_utils.sync_global_devices(name)

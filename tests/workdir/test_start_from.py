@@ -11,7 +11,7 @@ import pytest
 from borrow_det import train
 from borrow_det.errors import InputError
 from borrow_det.tasks import detection
-from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir import checkpoints, metadata, origin_run
 from borrow_det.workdir import init_from as init_from_lib
 
 
@@ -93,7 +93,7 @@ def test_last_layer_of_a_classifier_has_no_anchors(origin, tiny_config):
     (origin / "config.json").write_text(json.dumps(config))
     tiny_config.anchors.clip = "sizes"
     classes = metadata.load_classes(origin)
-    assert init_from_lib.other_heads(origin, tiny_config, classes) == {}
+    assert origin_run.other_heads(origin, tiny_config, classes) == {}
 
 
 @pytest.mark.parametrize("damage", ["model", "anchors", "task", "everything"])
