@@ -64,7 +64,7 @@ def test_average_moves_by_one_minus_decay(tiny_run, on_two_devices):
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_all_arrays_of_the_state_are_donated(make_tiny_config, monkeypatch, fsdp):
-    monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
+    monkeypatch.setattr(mesh_lib, "_MIN_SHARDED_SIZE", 64)
     config = make_tiny_config()
     config.ema_decay = 0.25
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": fsdp})
@@ -106,7 +106,7 @@ def test_column_pairs_change_only_rounding(make_tiny_config):
 
 
 def test_sharded_parameters_change_only_rounding(tiny_run, on_two_devices, monkeypatch):
-    monkeypatch.setattr(mesh_lib, "_MIN_SPLIT_SIZE", 64)
+    monkeypatch.setattr(mesh_lib, "_MIN_SHARDED_SIZE", 64)
     config = tiny_run.config
     mesh = mesh_lib.make_mesh({"data": 1, "fsdp": 2})
     state = train_step.init_state(make_task(config), mesh)

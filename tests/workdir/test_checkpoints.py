@@ -193,7 +193,7 @@ def test_damaged_checkpoint_is_renamed_and_the_earlier_one_restored(run, damage)
     (line,) = lines
     aside = run / "checkpoints/6.damaged"
     assert line.startswith(f"the checkpoint of step 6 is damaged and now in {aside} (")
-    assert line.endswith("); going on from step 4")
+    assert line.endswith("); resuming from step 4")
     assert "\n" not in line
     assert names(run) == ["2", "4", "6.damaged"]
     assert len(list(aside.rglob("*"))) == len(left)
