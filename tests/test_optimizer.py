@@ -190,7 +190,7 @@ def test_unknown_names_are_named(config):
         ("warmup_steps", -1, "warmup_steps is -1; it must be 0 or more"),
         ("factor", 0.0, "factor is 0.0; it must be positive"),
         ("factor", float("nan"), "factor is nan; it must be positive"),
-        ("boundaries", (0.8, 0.5), r"boundaries is \(0.8, 0.5\); .* rising order"),
+        ("boundaries", (0.8, 0.5), r"boundaries is \(0.8, 0.5\); .* ascending order"),
         ("boundaries", (0.0,), r"boundaries is \(0.0,\); .* above 0"),
         ("boundaries", (0.5, 1.1), r"boundaries is \(0.5, 1.1\); .* up to 1"),
         ("boundaries", (float("nan"),), "boundaries is"),
