@@ -177,7 +177,7 @@ def evaluate_run(
         [Any], AbstractContextManager[Callable[[int], None]]
     ] = lambda split: contextlib.nullcontext(lambda images: None),
 ) -> Evaluated:
-    """Evaluates a trained run on any split of its data set, or of a COCO folder.
+    """Evaluates a trained run on any split of its dataset, or of a COCO folder.
 
     Apart from the files of this evaluation nothing in the work directory changes.
 
@@ -186,7 +186,7 @@ def evaluate_run(
       split: the split's name, slices included.
       step: the checkpoint's step; default: the latest.
       path: a COCO folder (dataset.path of dataset.name=coco_folder) to evaluate on
-        instead of the run's data set; its classes must have the names of the run's.
+        instead of the run's dataset; its classes must have the names of the run's.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
         given.
@@ -238,7 +238,7 @@ def _with_classes(split: Any, classes: metadata.Classes, trained: str) -> Any:
     if sorted(split.class_names) != sorted(names):
         raise InputError(
             f"{trained} the classes {', '.join(names)}, {split.dataset} {split.name} "
-            f"has {', '.join(split.class_names)}: name a data set with the same classes"
+            f"has {', '.join(split.class_names)}: name a dataset with the same classes"
         )
     return split if split.class_names == names else split.with_classes(names)
 

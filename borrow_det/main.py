@@ -6,9 +6,9 @@ CONFIG is the name of a packaged config or the path of a Python file, with argum
 after a colon: quickstart, coco_folder:path=DIR, configs/coco_folder.py:path=DIR.
 Started again with the same work directory, the run resumes at its latest checkpoint.
 
-Exit status: 0 when the run is complete; 2 for wrong input; 75 if it was preempted and
-saved a checkpoint; 130 after Ctrl-C before the first step, or a second Ctrl-C; 1 if
-the loss is not finite, or for a bug.
+Exit status: 0 when the run is complete; 1 if the loss is not finite, or for a bug; 2
+for wrong input; 75 after SIGTERM or Ctrl-C, with a checkpoint saved; 130 after Ctrl-C
+before the first step, or a second Ctrl-C.
 """
 
 import errno

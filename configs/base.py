@@ -76,7 +76,7 @@ def _dataset() -> ml_collections.ConfigDict:
     # "kitti", or "imagenet2012" (classification only).
     dataset.name = "scale_pairs"
     dataset.path = ""  # Folder with your images and annotations, for "coco_folder".
-    dataset.data_dir = ""  # Folder for prepared data sets; "": ~/tensorflow_datasets.
+    dataset.data_dir = ""  # Folder for prepared datasets; "": ~/tensorflow_datasets.
     dataset.image_size = 256  # Side of the images of "scale_pairs", in pixels.
     dataset.train_split = "train"
     dataset.eval_splits = ("validation",)

@@ -60,7 +60,7 @@ def pytest_runtest_makereport(item):
 
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
-    """The folder of real data and published figures that lies beside the project."""
+    """Folder of real images and weights, which a stranger's clone does not have."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: it comes with the developers' workplace")
     return SHARED
@@ -114,7 +114,7 @@ def scenes(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def few_scenes():
-    """A function: a context in which scale_pairs has so many scenes."""
+    """Returns a context manager that sets the number of scenes of scale_pairs."""
 
     @contextlib.contextmanager
     def few_scenes(**counts):
@@ -225,11 +225,11 @@ def compile_anew():
 
 
 class StopError(Exception):
-    """Stands for whatever ends a process."""
+    """Simulates the end of a process."""
 
 
 class StoppingBatches:
-    """Batches of which a process sees so many before it ends."""
+    """Batches that end the process after a given number."""
 
     def __init__(self, batches, left):
         self.batches, self.left = batches, left
@@ -246,9 +246,9 @@ class StoppingBatches:
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """A function: from now on, a run ends before it has so many more batches.
+    """Returns a function that ends later runs after a given number of batches.
 
-    Its `error` is what ends it.
+    Its `error` is the exception that ends them.
     """
     endless = pipeline.train_batches
 

@@ -118,7 +118,7 @@ def wait_for(condition, process):
 
 
 def last_step(folder):
-    """The step of the last whole line of the metrics; -1 before the first."""
+    """Returns the step of the last complete line of metrics; -1 before the first."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else -1
@@ -134,7 +134,7 @@ def metrics(folder):
 
 
 def state(folder, mesh=None):
-    """The whole state of the newest checkpoint, on the host; `mesh`: to read it on."""
+    """Returns the state of the latest checkpoint, on the host, restored on `mesh`."""
     config = metadata.load_config(folder)
     task = TASKS[config.task](config, len(metadata.load_classes(folder)[0]))
     mesh = mesh or mesh_lib.make_mesh({"data": -1, "fsdp": 1})

@@ -1,10 +1,10 @@
-"""borrow_det.main, writing down what batches each process makes of a real run.
+"""Runs borrow_det.main and records the batches that each process makes.
 
     python tests/recorded_main.py -m borrow_det.main ARGS
 
-So it can stand for Python where a script starts the program. Environment: RECORD_TO, a
-folder, gets `PROCESS.jsonl`: of each training batch the image ids that this process
-read, and a hash of the whole global batch. SECONDS_A_STEP slows each down.
+Scripts can start it in place of Python. Environment variables: RECORD_TO, a folder for
+`PROCESS.jsonl`, which has the image ids that the process read for each training batch,
+and a hash of the global batch; SECONDS_A_STEP, a delay added to each step.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A run on splits that are counterfactuals of one another, whole and taken up again."""
+"""Runs on splits that are counterfactuals of one another, uninterrupted and resumed."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Pretraining whole: a run like any other, and a detector that starts from it."""
+"""Pretraining from end to end: a run, and a detector that starts from it."""
 
 import json
 import types

@@ -1,1 +1,1 @@
-"""Data sets, batches and augmentation."""
+"""Datasets, batches and augmentation."""

@@ -35,7 +35,7 @@ class Examples(Protocol):
 
     @property
     def dataset(self) -> str:
-        """Name of the data set."""
+        """Name of the dataset."""
 
     @property
     def name(self) -> str:
@@ -288,7 +288,7 @@ class ImageRow:
 
     Attributes:
       canvas: (height, width) in pixels.
-      set_name: name of the data set, for messages.
+      set_name: name of the dataset, for messages.
     """
 
     canvas: tuple[int, int]
@@ -308,7 +308,7 @@ class BoxesRow:
       canvas: (height, width) in pixels.
       max_boxes: G, number of boxes in a row.
       overflow: dataset.overflow, the policy for images with more boxes.
-      set_name: name of the data set, for messages.
+      set_name: name of the dataset, for messages.
     """
 
     canvas: tuple[int, int]

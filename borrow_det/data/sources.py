@@ -1,4 +1,4 @@
-"""Splits of data sets by name, with random access to records."""
+"""Splits of datasets by name, with random access to records."""
 
 import bisect
 import collections
@@ -35,10 +35,10 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split of a data set, with random access by index.
+    """One split of a dataset, with random access by index.
 
     Attributes:
-      dataset: name of the data set, as in dataset.name.
+      dataset: name of the dataset, as in dataset.name.
       name: name of the split as asked for, with its slices.
       class_names: names by class index.
       category_ids: ids in COCO-format files, by class index; gaps are allowed.
@@ -100,14 +100,14 @@ def _relabeled(
 
 
 def load(dataset_config: ml_collections.ConfigDict, name: str) -> Split:
-    """Opens one split of a data set; see `load_splits`."""
+    """Opens one split of a dataset; see `load_splits`."""
     return load_splits(dataset_config, [name])[0]
 
 
 def load_splits(
     dataset_config: ml_collections.ConfigDict, names: Sequence[str]
 ) -> list[Split]:
-    """Opens splits of a data set, after preparing the set if that was not done.
+    """Opens splits of a dataset, after preparing the set if that was not done.
 
     Args:
       dataset_config: config.dataset; name, path, data_dir, image_size and bad_boxes
@@ -152,7 +152,7 @@ def load_splits(
     ]
 
 
-# Every data set that has a name; each opener gets config.dataset and split names.
+# Every dataset that has a name; each opener gets config.dataset and split names.
 _OPENERS: dict[
     str, Callable[[ml_collections.ConfigDict, Collection[str]], OpenedSet]
 ] = {

@@ -76,8 +76,8 @@ def resolve_layout(
 ) -> ml_collections.ConfigDict:
     """Returns `config` with `first_stage=auto` replaced by the platform's choice.
 
-    Networks know of no devices: whoever builds one for the devices of a run passes it
-    the configuration that this returns.
+    Networks know of no devices. Code that builds one for the devices of a run passes it
+    the configuration that this function returns.
 
     Args:
       config: the configuration of a run; it stays as it is.

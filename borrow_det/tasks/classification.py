@@ -187,7 +187,7 @@ class ClassificationEvaluator:
         if len(split.class_names) < 2:
             raise InputError(
                 f"{split.dataset} has the class {split.class_names[0]} alone: "
-                "classification needs two classes; choose another data set"
+                "classification needs two classes; choose another dataset"
             )
         return {}
 

@@ -1,1 +1,1 @@
-"""What a person runs beside training: `python -m borrow_det.tools.NAME`."""
+"""Command-line tools: `borrow-det NAME`, or `python -m borrow_det.tools.NAME`."""

@@ -101,7 +101,7 @@ def start_from(
 
     Args:
       config: the run's configuration, with its pixel statistics resolved.
-      classes: the classes of its data set.
+      classes: the classes of its dataset.
       fresh: variables {params, batch_stats} of its network, or their shapes.
 
     Raises:

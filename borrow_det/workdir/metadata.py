@@ -61,7 +61,7 @@ def prepare(
     Args:
       workdir: the work directory.
       config: the run's configuration.
-      classes: the classes of its data set.
+      classes: the classes of its dataset.
       boxes: counts of the boxes that were clipped, dropped or cut, by split.
       write: whether to write; one process of a run does, the others only check.
 
@@ -78,8 +78,8 @@ def prepare(
         trained = load_classes(workdir)
         if trained != classes:
             raise InputError(
-                f"{workdir} was trained on the classes {_describe(trained)}, the data "
-                f"set has {_describe(classes)}: choose another --workdir"
+                f"{workdir} was trained on the classes {_describe(trained)}, the "
+                f"dataset has {_describe(classes)}: choose another --workdir"
             )
     if not write:
         return workdir

@@ -1,4 +1,4 @@
-"""Small data sets for the tests of this folder."""
+"""Small datasets for the tests of this folder."""
 
 import json
 import pathlib

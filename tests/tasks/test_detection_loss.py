@@ -1,6 +1,6 @@
-"""A batch's loss against loops written from SSD and DESIGN.md, section 1.
+"""The loss of a batch against loops written from the equations.
 
-The network is replaced by what it might say, so only targets and losses are at stake.
+Given predictions replace the network, so that only targets and losses are tested.
 """
 
 import functools
@@ -119,7 +119,7 @@ class CompiledTask:
         return self._prepare(jax.random.key(0), batch)
 
     def loss(self, said, examples, totals):
-        """The terms, and the gradient by what was said, as NumPy arrays."""
+        """Returns the terms and the gradient of the predictions, as NumPy arrays."""
         (_, (terms, _)), gradient = self._loss(said, {}, examples, totals)
         return jax.tree.map(np.asarray, (terms, gradient))
 
@@ -184,7 +184,7 @@ def expected_terms(said, batch):
 
 
 def level_matching(n, i, said, boxes, labels, objects, found):
-    """Sum over the level's descriptors with sources, and how many they are."""
+    """Returns the sum over the level's descriptors with sources, and their number."""
     probability = np.exp(log_softmax(said["scores"][n][i]))
     maps = [(8, 8), (4, 4), (2, 2), (1, 1)]
     centers = [

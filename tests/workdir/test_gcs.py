@@ -189,7 +189,7 @@ def test_unfinished_checkpoint_is_ignored(bucket):
 
 
 def test_files_that_others_write_are_seen(bucket):
-    """gcsfs would go on with the list of files that it made before."""
+    """gcsfs would keep using its earlier list of files."""
     folder = paths.as_path("gs://scenes/listed")
     paths.write_whole(folder / "a", "1")
     assert [path.name for path in folder.iterdir()] == ["a"]

@@ -1,4 +1,4 @@
-"""Checkpoints where the disk is full or refuses: one line that says which and why."""
+"""Checkpoints on a full or read-only disk: one line names it and the reason."""
 
 import pathlib
 import subprocess

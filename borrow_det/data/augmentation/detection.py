@@ -14,7 +14,7 @@ Source: Liu et al., SSD (2016), section 2.2 and 3.6, and its Caffe implementatio
 - A candidate fits a minimum IoU if at least one object has this IoU with it. It must
   also contain the center of an object, if the image has objects.
 - A box is kept if its center is in the window, and is clipped to the window.
-SSD's lighting noise (a permutation of channels) is left out: in some data sets colors
+SSD's lighting noise (a permutation of channels) is left out: in some datasets colors
 distinguish the classes, and SSD's Caffe configuration does not use it either.
 """
 

@@ -1,4 +1,4 @@
-"""Data sets of a user: folders of images with COCO annotation files."""
+"""Datasets of a user: folders of images with COCO annotation files."""
 
 import dataclasses
 import re

@@ -172,7 +172,7 @@ class _AnnotationFile:
         """Returns the images with their annotations, and counts of invalid boxes.
 
         Args:
-          folder: folder of the data set.
+          folder: folder of the dataset.
           split: name of the split.
           label_of: category id to class index.
           policy: dataset.bad_boxes.

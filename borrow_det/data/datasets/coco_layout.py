@@ -1,4 +1,4 @@
-"""Folder layouts of data sets with COCO annotation files."""
+"""Folder layouts of datasets with COCO annotation files."""
 
 import os
 import pathlib
@@ -63,7 +63,7 @@ def find_image(
     """Finds an image next to its annotation file, or in one of the usual folders.
 
     Args:
-      folder: folder of the data set.
+      folder: folder of the dataset.
       annotation_file: file that lists the image.
       split: name of the split.
       file_name: name of the image in the annotation file, which may have folders.

@@ -1,4 +1,4 @@
-"""Classification sets made of the objects of a data set, cropped from its images."""
+"""Classification sets made of the objects of a dataset, cropped from its images."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class ObjectCrops:
 
     @property
     def dataset(self) -> str:
-        """Name of the data set, as in dataset.name."""
+        """Name of the dataset, as in dataset.name."""
         return self.split.dataset
 
     @property
@@ -51,7 +51,7 @@ class ObjectCrops:
 
     @property
     def reference_lines(self) -> Mapping[str, float]:
-        """Empty: those of the data set are of detection."""
+        """Empty: those of the dataset are of detection."""
         return {}
 
     def with_classes(self, names: tuple[str, ...]) -> "ObjectCrops":
@@ -151,7 +151,7 @@ class ObjectRow:
 
     Attributes:
       canvas: (height, width) in pixels.
-      set_name: name of the data set, for messages.
+      set_name: name of the dataset, for messages.
     """
 
     canvas: tuple[int, int]

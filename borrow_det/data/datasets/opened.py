@@ -1,4 +1,4 @@
-"""The result of opening a data set, before splits are sliced."""
+"""The result of opening a dataset, before splits are sliced."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -11,7 +11,7 @@ Record = dict[str, Any]  # datasets/records.py lists the fields.
 
 @dataclasses.dataclass(frozen=True)
 class OpenedSet:
-    """Complete splits of one data set.
+    """Complete splits of one dataset.
 
     Attributes:
       splits: split name to its parts, which follow each other; each is a sequence of
@@ -41,7 +41,7 @@ class OpenedSet:
 def check_split_names(
     dataset: str, names: Collection[str], known: Collection[str]
 ) -> None:
-    """Checks that a data set has the splits of these names.
+    """Checks that a dataset has the splits of these names.
 
     Raises:
       InputError: names the first unknown split and the known ones.

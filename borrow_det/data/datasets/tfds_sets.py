@@ -1,4 +1,4 @@
-"""The data sets that TensorFlow Datasets provides."""
+"""The datasets that TensorFlow Datasets provides."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from borrow_det.data.datasets.opened import OpenedSet, Record, check_split_names
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSet:
-    """One data set of TFDS.
+    """One dataset of TFDS.
 
     Attributes:
       splits: our split name to the (TFDS name, TFDS split) pairs that it consists of.

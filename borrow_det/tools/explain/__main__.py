@@ -3,7 +3,7 @@
   python -m borrow_det.tools.explain --workdir=W --output=DIR IMAGE_OR_FOLDER...
   python -m borrow_det.tools.explain --workdir=W --output=DIR --split=validation[:8]
 
-The second form reads images of the run's own data set. The tool explains every small
+The second form reads images of the run's own dataset. The tool explains every small
 detection with a score of at least --score, or the one that --detection names, and
 writes into DIR
   pictures/          a JPEG each: the object, lines to the strongest source positions,
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _check_flags(options: flags.FlagValues, names: Sequence[str]) -> None:
     if bool(names) == bool(options.split):
-        raise InputError("name images or folders, or a --split of the run's data set")
+        raise InputError("name images or folders, or a --split of the run's dataset")
     for name in ("score", "small"):
         value = getattr(options, name)
         if not math.isfinite(value):
@@ -221,7 +221,7 @@ def _of_files(paths: Sequence[pathlib.Path]) -> list[Callable[[], Picture]]:
 
 
 def _of_split(detector: Detector, name: str) -> list[Callable[[], Picture]]:
-    """Returns a reader for each image of a split of the run's data set."""
+    """Returns a reader for each image of a split of the run's dataset."""
     split = sources.load(detector.config.dataset, name)
     pipeline.check_split(split, detector.config)
 
@@ -239,7 +239,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "split",
         None,
-        "Split of the run's data set to read images from instead of files, or a slice "
+        "Split of the run's dataset to read images from instead of files, or a slice "
         "of it such as validation[3:5].",
         **text,
     )

@@ -1,4 +1,4 @@
-"""Objects of a data set as separate images: their selection and their pixels."""
+"""Objects of a dataset as separate images: their selection and their pixels."""
 
 import numpy as np
 import pytest

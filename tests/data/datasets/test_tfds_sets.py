@@ -1,4 +1,4 @@
-"""TFDS's data sets, prepared by TFDS's builders from small archives.
+"""TFDS's datasets, prepared by TFDS's builders from small archives.
 
 Downloads are replaced, and without TensorFlow the few functions of it that the builders
 call, too (`without_tensorflow`).
