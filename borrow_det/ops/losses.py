@@ -35,9 +35,10 @@ def softmax_cross_entropy(logits: Array, target: Array) -> Array:
     Returns:
       float32 [...], in nats.
     """
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), target
-    )
+    # Equal to the last bit to indexing the log-probabilities; optax's form for integer
+    # labels is not, and a training run would end with other figures.
+    onehot = jax.nn.one_hot(target, logits.shape[-1], dtype=jnp.float32)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), onehot)
 
 
 def smoothed_cross_entropy(logits: Array, label: Array, smoothing: float) -> Array:

@@ -321,3 +321,21 @@ def test_matching_loss_never_holds_all_similarities(monkeypatch):
     shapes = re.findall(r"tensor<((?:\d+x)*\d+)xf32>", text)
     sizes = [np.prod([int(n) for n in shape.split("x")]) for shape in shapes]
     assert max(sizes) < BATCH * QUERIES * POSITIONS
+
+
+def test_cross_entropy_is_bitwise_the_indexed_log_softmax():
+    """Runs of earlier versions are repeated to the last digit."""
+    key, other = jax.random.split(jax.random.key(0))
+    logits = 30 * jax.random.normal(key, (64, 50, 5))
+    target = jax.random.randint(other, (64, 50), 0, 5)
+
+    def indexed(logits):
+        log_p = jax.nn.log_softmax(logits, axis=-1)
+        return -jnp.take_along_axis(log_p, target[..., None], axis=-1)[..., 0]
+
+    def by_optax(logits):
+        return losses.softmax_cross_entropy(logits, target)
+
+    for function in (lambda f: f, lambda f: jax.grad(lambda x: jnp.sum(f(x)))):
+        expected, found = (jax.jit(function(f))(logits) for f in (indexed, by_optax))
+        np.testing.assert_array_equal(found, expected)
