@@ -221,7 +221,8 @@ def evaluate_run(
     if paths.exists(file):
         raise InputError(f"{file} exists: choose another folder with --output")
     evaluator = kind(opened, config)
-    predictor = Predictor(TASKS[config.task](config, len(classes.class_names)), mesh)
+    layout = mesh_lib.resolve_layout(config)
+    predictor = Predictor(TASKS[config.task](layout, len(classes.class_names)), mesh)
     variables = jax.device_get(variables)
     with evaluating(opened) as after_batch:
         metrics, _ = evaluate(predictor, variables, evaluator, file, after_batch)

@@ -96,7 +96,8 @@ class Preemption:
         if self._watcher is None:
             return
         for number, handler in self._earlier.items():
-            signal.signal(number, handler)
+            if handler is not None:  # A handler that C code installed.
+                signal.signal(number, handler)
         signal.set_wakeup_fd(self._earlier_descriptor)
         os.close(self._writer)  # Ends the watcher.
         self._watcher.join()

@@ -104,14 +104,14 @@ def detect(
 def _options(values: flags.FlagValues) -> Options:
     """Returns the options of the detector that the flags give, checked."""
     options: Options = {
-        "tiles": values.tiles,
-        "tile_size": values.tile_size,
+        "tiles": values.tiles or None,
+        "tile_size": values.tile_size or None,
         "overlap": values.overlap,
         "whole": values.whole,
         "batch_size": values.batch,
     }
     # Checked before the network is loaded, which takes a while, and by their flags.
-    tiling.make_tiles(values.tiles, values.tile_size, prefix="--")
+    tiling.make_tiles(values.tiles or None, values.tile_size or None, prefix="--")
     return options
 
 
