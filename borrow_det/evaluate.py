@@ -154,13 +154,13 @@ class Evaluated(NamedTuple):
     """The result of `evaluate_run`.
 
     Attributes:
-      split: the split.
+      evaluator: the evaluator of the split.
       step: the step of the checkpoint.
       path: the file of the metrics.
       metrics: the metrics.
     """
 
-    split: Any
+    evaluator: Evaluator
     step: int
     path: paths.Path
     metrics: dict[str, float]
@@ -212,21 +212,20 @@ def evaluate_run(
         config.dataset.name, config.dataset.path = "coco_folder", os.fspath(path)
         place = f"{paths.as_path(path).name}_{split}"
     kind = EVALUATORS[config.task]
-    (opened,) = kind.open_splits(config, [split])
-    opened = _with_classes(opened, classes, f"{workdir} was trained on")
-    variables = checkpoints.restore_variables(workdir, step)
     file = metrics_path(paths.as_path(workdir), place, step)
     if output is not None:
         file = paths.as_path(output) / file.name
     if paths.exists(file):
         raise InputError(f"{file} exists: choose another folder with --output")
+    (opened,) = kind.open_splits(config, [split])
+    opened = _with_classes(opened, classes, f"{workdir} was trained on")
+    variables = jax.device_get(checkpoints.restore_variables(workdir, step))
     evaluator = kind(opened, config)
     layout = mesh_lib.resolve_layout(config)
     predictor = Predictor(TASKS[config.task](layout, len(classes.class_names)), mesh)
-    variables = jax.device_get(variables)
     with evaluating(opened) as after_batch:
         metrics, _ = evaluate(predictor, variables, evaluator, file, after_batch)
-    return Evaluated(opened, step, file, metrics)
+    return Evaluated(evaluator, step, file, metrics)
 
 
 def _with_classes(split: Any, classes: metadata.Classes, trained: str) -> Any:

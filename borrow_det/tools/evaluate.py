@@ -21,10 +21,8 @@ from absl import flags
 from borrow_det.evaluate import evaluate_run
 from borrow_det.reporting import devices
 from borrow_det.reporting.console import Console
-from borrow_det.tasks import EVALUATORS
 from borrow_det.tools.common import cli
 from borrow_det.visualization.tables import markdown_report
-from borrow_det.workdir import metadata
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,9 +43,8 @@ def main(argv: Sequence[str]) -> int:
             f"{split.dataset} {split.name}", len(split)
         ),
     )
-    figures = EVALUATORS[metadata.load_config(options.workdir).task].figures
-    name = done.split.name
-    lines = done.split.reference_lines
+    figures, split = done.evaluator.figures, done.evaluator.split
+    name, lines = split.name, split.reference_lines
     console.line(f"step {done.step}\n")
     console.line(markdown_report({name: done.metrics}, lines, figures.report))
     if any(field in done.metrics for field in figures.details):
@@ -58,13 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Work directory of the trained run.",
-        required=True,
-        flag_values=values,
-    )
+    cli.define_workdir(values)
     flags.DEFINE_string(
         "split",
         None,

@@ -45,13 +45,7 @@ def parse(
 def run_flags() -> flags.FlagValues:
     """Returns the flags of a tool that applies a trained run: workdir, output, step."""
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Work directory of the trained run.",
-        required=True,
-        flag_values=values,
-    )
+    define_workdir(values)
     flags.DEFINE_string(
         "output",
         None,
@@ -61,6 +55,17 @@ def run_flags() -> flags.FlagValues:
     )
     define_step(values)
     return values
+
+
+def define_workdir(flag_values: flags.FlagValues) -> None:
+    """Defines --workdir, the trained run that a tool applies."""
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Work directory of the trained run.",
+        required=True,
+        flag_values=flag_values,
+    )
 
 
 def define_step(flag_values: flags.FlagValues) -> None:
