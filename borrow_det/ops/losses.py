@@ -35,10 +35,9 @@ def softmax_cross_entropy(logits: Array, target: Array) -> Array:
     Returns:
       float32 [...], in nats.
     """
-    # Equal to the last bit to indexing the log-probabilities; optax's form for integer
-    # labels is not, and a training run would end with other figures.
-    onehot = jax.nn.one_hot(target, logits.shape[-1], dtype=jnp.float32)
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), onehot)
+    # Equal to the last bit to indexing the log-probabilities, as earlier versions did;
+    # optax's form for integer labels is not.
+    return smoothed_cross_entropy(logits, target, smoothing=0.0)
 
 
 def smoothed_cross_entropy(logits: Array, label: Array, smoothing: float) -> Array:
