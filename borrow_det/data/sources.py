@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import ml_collections
 import numpy as np
 
-from borrow_det.data.datasets import bad_boxes, coco_folder, scale_pairs, tfds_sets
+from borrow_det.data.datasets import coco_folder, scale_pairs, tfds_sets
 from borrow_det.data.datasets.opened import OpenedSet, Record
 from borrow_det.errors import InputError
+from borrow_det.evaluation import bad_boxes
 
 _BOUND = r"\s*(-?\d+%?)?\s*"
 _SPLIT = re.compile(rf"\s*([\w.-]+)\s*(?:\[{_BOUND}:{_BOUND}\])?\s*")

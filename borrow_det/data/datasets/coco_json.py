@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from borrow_det.data.datasets import bad_boxes, coco_layout
+from borrow_det.data.datasets import coco_layout
 from borrow_det.errors import InputError
+from borrow_det.evaluation import bad_boxes
 from borrow_det.io import json_files
 
 _LARGEST_AREA = float(np.finfo(np.float32).max)  # Records store areas as float32.

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from borrow_det.data.datasets import bad_boxes
 from borrow_det.data.datasets.opened import Record
 from borrow_det.errors import InputError
+from borrow_det.evaluation import bad_boxes
 
 
 def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:

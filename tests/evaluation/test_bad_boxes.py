@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from borrow_det.data.datasets import bad_boxes
 from borrow_det.errors import InputError
+from borrow_det.evaluation import bad_boxes
 
 NAN, INF = float("nan"), float("inf")
 
