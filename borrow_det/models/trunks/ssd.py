@@ -1,10 +1,12 @@
 """The trunks of SSD300 and SSD512: VGG-16 with a dilated fc6, and extra layers."""
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 from jax import Array
 
+from borrow_det.models.trunks.receptive_field import ReceptiveField
 from borrow_det.models.trunks.vgg import FC_CHANNELS, VGGStages
 
 
@@ -35,6 +37,15 @@ class SSDTrunk(VGGStages):
     """
 
     extra_layers: ClassVar[tuple[ExtraLayer, ...]]
+
+    @classmethod
+    def level_fields(cls, stages: Sequence[int]) -> tuple[ReceptiveField, ...]:
+        """Returns the field of each level's map."""
+        *_, conv4_3, conv5_3 = cls.stage_fields(stages)
+        fields = [conv4_3, conv5_3.after(3).after(3, dilation=6)]
+        for layer in cls.extra_layers:
+            fields.append(fields[-1].after(layer.kernel, layer.stride))
+        return tuple(fields)
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:

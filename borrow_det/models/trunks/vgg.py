@@ -10,6 +10,7 @@ from jax import Array
 
 from borrow_det.models.column_pairs import ColumnPairs, Map
 from borrow_det.models.layers import ConvBlock, max_pool
+from borrow_det.models.trunks.receptive_field import ReceptiveField
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
@@ -48,6 +49,31 @@ class VGGStages(nn.Module):
             remat=config.remat == "trunk",
             pairs=config.first_stage == "pairs",
         )
+
+    @classmethod
+    def receptive_fields(cls, stages: Sequence[int]) -> tuple[int, ...]:
+        """Returns the side of each level's receptive field in pixels of the input.
+
+        The 3x3 convolution of the prediction head is included.
+
+        Args:
+          stages: number of convolutions in each stage.
+        """
+        return tuple(field.after(3).size for field in cls.level_fields(stages))
+
+    @classmethod
+    def level_fields(cls, stages: Sequence[int]) -> tuple[ReceptiveField, ...]:
+        """Returns the field of each level's map."""
+        raise NotImplementedError(f"{cls.__name__} has no detection levels")
+
+    @staticmethod
+    def stage_fields(stages: Sequence[int]) -> list[ReceptiveField]:
+        """Returns the field of the last map of each stage."""
+        fields, field = [], ReceptiveField()
+        for count in stages:
+            fields.append(field.after(3, count=count))
+            field = fields[-1].after(2, stride=2)
+        return fields
 
     def block(
         self,
@@ -133,6 +159,13 @@ class VGG16(VGGStages):
 
     strides: ClassVar = (8, 16, 32, 64)
     level_names: ClassVar = ("conv4_3", "conv5_3", "conv_fc7", "conv6_2")
+
+    @classmethod
+    def level_fields(cls, stages: Sequence[int]) -> tuple[ReceptiveField, ...]:
+        """Returns the field of each level's map."""
+        *_, conv4_3, conv5_3 = cls.stage_fields(stages)
+        conv_fc7 = conv5_3.after(2, stride=2).after(3)
+        return conv4_3, conv5_3, conv_fc7, conv_fc7.after(3, stride=2)
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:

@@ -283,3 +283,18 @@ def test_every_parameter_learns_when_six_levels_borrow():
             silent.add("/".join(key.key for key in path[1:3]))
     # Level 5 has one deeper position: there is nothing to choose among.
     assert silent == {"fmb5/theta", "fmb5/phi", "fmb5/log_temperature"}
+
+
+def test_receptive_fields_are_counted_from_the_layers():
+    # After conv5_3's 196 pixels at stride 16: pool5 and the dilated fc6 add 2 * 16 and
+    # 12 * 16, every 3x3 layer twice the stride, the last layer of SSD512 three times.
+    conv4_3, fc7 = 92 + 2 * 8, 196 + 32 + 192
+    conv6_2, conv7_2 = fc7 + 32, fc7 + 32 + 64
+    assert trunks.TRUNKS["ssd300"].receptive_fields((2, 2, 3, 3, 3)) == (
+        *(conv4_3, fc7 + 2 * 16, conv6_2 + 2 * 32, conv7_2 + 2 * 64),
+        *(conv7_2 + 4 * 64, conv7_2 + 6 * 64),
+    )
+    last = conv7_2 + 2 * 64 + 2 * 128
+    assert trunks.TRUNKS["ssd512"].receptive_fields((2, 2, 3, 3, 3))[5:] == (
+        *(last + 2 * 256, last + 3 * 256 + 2 * 256),
+    )

@@ -294,3 +294,9 @@ def test_max_pool_keeps_channels_as_the_last_axis():
     program = jax.make_jaxpr(layers.max_pool)(jnp.zeros((2, 6, 5, 3)))
     shapes = [out.aval.shape for eqn in program.eqns for out in eqn.outvars]
     assert {(len(shape), shape[-1]) for shape in shapes if shape} == {(4, 3)}
+
+
+def test_receptive_fields_are_counted_from_the_stages():
+    assert vgg.VGG16.receptive_fields((2, 2, 3, 3, 3)) == FIELDS
+    # By hand, with one convolution a stage: 1+2=3, 4; 8, 10; 18, 22; 38 at conv4_3.
+    assert vgg.VGG16.receptive_fields((1, 1, 1, 1, 1))[0] == 38 + 2 * 8
