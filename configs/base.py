@@ -72,10 +72,10 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _dataset() -> ml_collections.ConfigDict:
     dataset = ml_collections.ConfigDict()
-    # "scale_pairs", "coco_folder" (your own images), "voc", "coco/2017", "wider_face",
+    # "scale_pairs", "folder" (your own images), "voc", "coco/2017", "wider_face",
     # "kitti", or "imagenet2012" (classification only).
     dataset.name = "scale_pairs"
-    dataset.path = ""  # Folder with your images and annotations, for "coco_folder".
+    dataset.path = ""  # Folder with your images and annotations, for "folder".
     dataset.data_dir = ""  # Folder for prepared datasets; "": ~/tensorflow_datasets.
     dataset.image_size = 256  # Side of the images of "scale_pairs", in pixels.
     dataset.train_split = "train"
@@ -302,7 +302,8 @@ def _report() -> ml_collections.ConfigDict:
     report = ml_collections.ConfigDict()
     report.num_pictures = 8  # Number of annotated pictures of each evaluation.
     report.min_score = 0.4  # Smallest score of a detection in the pictures.
-    # Number of training images, with their ground truth, in contact_sheet.png; 0: none.
+    # Number of random training images, with their ground truth, in contact_sheet.jpg; 0:
+    # no sheet.
     report.contact_sheet = 0
     report.curves = True  # Plot learning curves at the end of a run.
     return report

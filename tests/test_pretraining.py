@@ -40,7 +40,7 @@ def test_a_run_leaves_its_files(pretrained):
     found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     assert found >= {
         *("config.json", "dataset.json", "environment.json", "metrics.jsonl"),
-        *("parameters.txt", "report.md", "learning_curves.png", "contact_sheet.png"),
+        *("parameters.txt", "report.md", "learning_curves.png", "contact_sheet.jpg"),
         *("evaluations/val/2.json", "evaluations/val/2.predictions.json"),
         *("evaluations/val/2/0_val_0.png", "evaluations/val/2/1_val_0.png"),
     }
@@ -81,7 +81,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
     shown = capsys.readouterr().out
     assert "resuming at step 1" in shown
     figures = "  ".join(f"{n} {metrics['val'][n]:.4f}" for n in ("top1", "loss"))
-    assert f"step 2  coco_folder val: {figures}\n" in shown
+    assert f"step 2  folder val: {figures}\n" in shown
     assert metrics == pretrained.metrics
     found, expected = (
         checkpoints.restore_variables(w) for w in (folder, pretrained.workdir)

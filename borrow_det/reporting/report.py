@@ -5,7 +5,7 @@ from typing import Any
 
 from borrow_det.io import paths
 from borrow_det.tasks.task import Evaluator
-from borrow_det.visualization import annotate, curves
+from borrow_det.visualization import curves, sheets
 from borrow_det.visualization.tables import markdown_report, per_class_table
 
 # Longer tables of classes are left out of the console; report.md has all of them.
@@ -13,22 +13,23 @@ _CONSOLE_CLASSES = 30
 
 
 def write_contact_sheet(
-    evaluator: Evaluator, split: Any, images: int, workdir: paths.Path
+    evaluator: Evaluator, split: Any, images: int, workdir: paths.Path, seed: int
 ) -> None:
-    """Writes `contact_sheet.png`, the first images of a split with their annotations.
+    """Writes `contact_sheet.jpg`, random images of a split with their annotations.
 
     Args:
       evaluator: draws the images.
       split: the training split.
       images: at most that many images; 0 writes no file.
       workdir: the run's work directory.
+      seed: seed of the random choice.
     """
-    count = min(images, len(split))
-    if not count:
+    chosen = sheets.choose(len(split), images, seed)
+    if not chosen:
         return
-    scenes = [evaluator.scene(split, i) for i in range(count)]
-    sheet = annotate.contact_sheet(scenes, columns=max(1, round(count**0.5)))
-    annotate.write_image(workdir / "contact_sheet.png", sheet)
+    side = sheets.cell_side(len(chosen))
+    scenes = [evaluator.scene(split, index, side) for index in chosen]
+    sheets.write(workdir / "contact_sheet.jpg", scenes)
 
 
 def write_report(
@@ -79,7 +80,7 @@ def _files(workdir: paths.Path, results: str) -> str:
     """Returns the paths of the files that exist, one per line."""
     names = {
         "learning curves": "learning_curves.png",
-        "training scenes": "contact_sheet.png",
+        "training scenes": "contact_sheet.jpg",
         f"pictures, figures and {results}": "evaluations",
         "checkpoints": "checkpoints",
     }

@@ -71,6 +71,7 @@ class RunLog:
             train_split,
             self._config.report.contact_sheet,
             self._workdir,
+            self._config.seed,
         )
 
     def compiling(self, step: int) -> None:

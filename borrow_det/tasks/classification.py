@@ -201,10 +201,10 @@ class ClassificationEvaluator:
         return {}
 
     @staticmethod
-    def scene(split: object_crops.ObjectCrops, index: int) -> np.ndarray:
-        """Draws an object with its class, uint8 RGB [H, W, 3]."""
+    def scene(split: object_crops.ObjectCrops, index: int, side: int) -> np.ndarray:
+        """Draws an object with its class; see `Evaluator.scene`."""
         record = split[index]
-        return _captioned(record, record["label"], split.class_names)
+        return _captioned(record, record["label"], split.class_names, side=side)
 
     def batches(
         self, process_index: int = 0, process_count: int = 1
@@ -271,8 +271,11 @@ def _captioned(
     label: int,
     class_names: Sequence[str],
     probability: float | None = None,
+    side: int | None = None,
 ) -> np.ndarray:
-    """Draws an object with the name of a class."""
+    """Draws an object with the name of a class; see `annotate.draw_boxes`."""
     image = object_crops.decode_crop(record, record["file_name"])
     scores = None if probability is None else np.array([probability])
-    return annotate.draw_boxes(image, _WHOLE, np.array([label]), class_names, scores)
+    return annotate.draw_boxes(
+        image, _WHOLE, np.array([label]), class_names, scores, side
+    )

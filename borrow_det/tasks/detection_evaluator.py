@@ -100,12 +100,12 @@ class DetectionEvaluator:
         return counterfactual.metrics(answers, pairs)
 
     @staticmethod
-    def scene(split: sources.Split, index: int) -> np.ndarray:
-        """Draws an image with its annotated boxes, uint8 RGB [H, W, 3]."""
+    def scene(split: sources.Split, index: int, side: int) -> np.ndarray:
+        """Draws an image with its annotated boxes; see `Evaluator.scene`."""
         record = split[index]
         image = decode.decode_image(record, record["file_name"])
         return annotate.draw_boxes(
-            image, record["boxes"], record["labels"], split.class_names
+            image, record["boxes"], record["labels"], split.class_names, side=side
         )
 
     @functools.cached_property

@@ -124,8 +124,12 @@ class Evaluator(Protocol):
         """
 
     @staticmethod
-    def scene(split: Any, index: int) -> np.ndarray:
-        """Draws an image of a split with its annotations, uint8 RGB [H, W, 3]."""
+    def scene(split: Any, index: int, side: int) -> np.ndarray:
+        """Draws an image of a split with its annotations.
+
+        Returns:
+          uint8 RGB [H, W, 3] with a longer side of `side` pixels.
+        """
 
     def batches(self, process_index: int = 0, process_count: int = 1) -> Batches:
         """Yields every image of the split once, in order.

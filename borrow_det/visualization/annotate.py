@@ -49,12 +49,22 @@ def shrink(image: np.ndarray, largest: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
+def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
+    """Returns the image [H, W, 3] with a longer side of at least `side` pixels."""
+    scale = side / max(image.shape[:2])
+    if scale <= 1:
+        return image
+    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+
+
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
     scores: np.ndarray | None = None,
+    side: int | None = None,
 ) -> np.ndarray:
     """Draws boxes with class names on an image, so that small objects stay visible.
 
@@ -67,15 +77,15 @@ def draw_boxes(
       labels: int [n], 0-based.
       class_names: the name of each label.
       scores: float [n] in [0, 1]; None for ground truth.
+      side: longer side of the result in pixels; None for the image's own times an
+        integer from 1 to 4, larger for small images.
 
     Returns:
-      uint8 RGB [f H, f W, 3] with an integer f from 1 to 4, larger for small images.
+      uint8 RGB, the image in its new size.
     """
-    height, width = image.shape[:2]
-    factor = max(1, min(_LARGEST_FACTOR, round(_READABLE_SIDE / max(height, width))))
-    if factor > 1:
-        size = (width * factor, height * factor)
-        image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    longest = max(image.shape[:2])
+    factor = max(1, min(_LARGEST_FACTOR, round(_READABLE_SIDE / longest)))
+    image = _enlarge(shrink(image, side or longest), side or factor * longest)
     picture = Image.fromarray(np.ascontiguousarray(image))
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
