@@ -87,7 +87,7 @@ def main() -> None:
 
     photos, workdir = pathlib.Path("photos"), pathlib.Path("run")
     write_images(photos)
-    config = f"--config=coco_folder_narrow:path=photos,size={SIDE},steps=4"
+    config = f"--config=folder_narrow:path=photos,size={SIDE},steps=4"
     run("borrow-det", "train", config, f"--workdir={workdir}", *OVERRIDES)
     trained = files_of(workdir)
     run(

@@ -206,7 +206,7 @@ def _measure_data(count: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         _write_set(pathlib.Path(folder), count)
         config = base.get_config()
-        config.dataset.name = "coco_folder"
+        config.dataset.name = "folder"
         config.dataset.path = folder
         config.dataset.data_dir = f"{folder}/prepared"
         config.dataset.canvas = (64, 64)

@@ -4,7 +4,7 @@ r"""Compares the input pipeline with tf.data, which makes the same batches.
       [--batch_size=32] [--batches=16] [--threads=1,2] [--rounds=7]
 
 DIR is a folder of JPEG images with COCO annotation files, as for
-configs/coco_folder.py. Both pipelines read records, decode, shrink images larger than
+configs/folder.py. Both pipelines read records, decode, shrink images larger than
 the canvas by area averaging, pad images and boxes, and batch. tf.data reads records
 sequentially in the order that ours draws at random, so it does not shuffle. The batches
 are compared first: they must be equal, except for pixels of shrunk images, which may
@@ -264,7 +264,7 @@ def summary(
 def _config(options: flags.FlagValues) -> ml_collections.ConfigDict:
     config = base.get_config()
     config.batch_size = options.batch_size
-    config.dataset.name = "coco_folder"
+    config.dataset.name = "folder"
     config.dataset.path = options.path
     config.dataset.canvas = (options.canvas, options.canvas)
     return config

@@ -177,7 +177,7 @@ def evaluate_run(
         [Any], AbstractContextManager[Callable[[int], None]]
     ] = lambda split: contextlib.nullcontext(lambda images: None),
 ) -> Evaluated:
-    """Evaluates a trained run on any split of its dataset, or of a COCO folder.
+    """Evaluates a trained run on any split of its dataset, or of a folder.
 
     Apart from the files of this evaluation nothing in the work directory changes.
 
@@ -185,7 +185,7 @@ def evaluate_run(
       workdir: the work directory of the run.
       split: the split's name, slices included.
       step: the checkpoint's step; default: the latest.
-      path: a COCO folder (dataset.path of dataset.name=coco_folder) to evaluate on
+      path: a folder (dataset.path of dataset.name=folder) to evaluate on
         instead of the run's dataset; its classes must have the names of the run's.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
@@ -209,7 +209,7 @@ def evaluate_run(
     config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     place = split
     if path is not None:
-        config.dataset.name, config.dataset.path = "coco_folder", os.fspath(path)
+        config.dataset.name, config.dataset.path = "folder", os.fspath(path)
         place = f"{paths.as_path(path).name}_{split}"
     kind = EVALUATORS[config.task]
     file = metrics_path(paths.as_path(workdir), place, step)

@@ -3,7 +3,7 @@
   python -m borrow_det.main --config=CONFIG --workdir=DIR [--config.field=value ...]
 
 CONFIG is the name of a packaged config or the path of a Python file, with arguments
-after a colon: quickstart, coco_folder:path=DIR, configs/coco_folder.py:path=DIR.
+after a colon: quickstart, folder:path=DIR, configs/folder.py:path=DIR.
 Started again with the same work directory, the run resumes at its latest checkpoint.
 
 Exit status: 0 when the run is complete; 1 if the loss is not finite, or for a bug; 2

@@ -9,7 +9,7 @@ detector with it: fc6 and fc7 become conv_fc6 and conv_fc7 by decimation while l
 (borrow_det/workdir/init_from.py), and the run prints the parameters that it uses.
 
 Arguments: path="" (empty: the scenes of configs/quickstart.py; or your own folder, as
-in configs/coco_folder.py, with a trunk of the same width), train=train, val=validation
+in configs/folder.py, with a trunk of the same width), train=train, val=validation
 (splits), width=0.125 (width of the trunk; must be that of the detector), steps=120,
 flip=0.5 (probability of a flip; only for your own folder, because a mirrored stripe of
 scale_pairs has another class).
@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.eval_every = args.steps
 
     scenes = quickstart.get_config()
-    config.dataset.name = "coco_folder" if args.path else scenes.dataset.name
+    config.dataset.name = "folder" if args.path else scenes.dataset.name
     config.dataset.path = args.path
     config.dataset.image_size = scenes.dataset.image_size
     config.dataset.train_split = args.train

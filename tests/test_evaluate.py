@@ -172,7 +172,7 @@ def copy_val(folder, destination):
 def test_ground_truth_as_detections_scores_one(shared, tmp_path, name):
     coco = copy_val(shared / "data" / name, tmp_path / name)
     config = base.get_config()
-    config.dataset.name = "coco_folder"
+    config.dataset.name = "folder"
     config.dataset.path = str(tmp_path / name)
     config.dataset.data_dir = str(tmp_path)
     config.dataset.bad_boxes = "clip"

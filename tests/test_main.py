@@ -66,7 +66,7 @@ def test_config_arguments_and_fields_reach_the_run(run, monkeypatch):
         (["base.py", "--config.num_steps=many"], "num_steps"),
         (["quickstart.py:borow=False"], "borow"),
         (["quickstart.py:borrow=maybe"], "maybe"),
-        (["coco_folder.py"], "path"),
+        (["folder.py"], "path"),
         (["absent.py"], "absent.py"),
         (["base.py", "--wokdir=W"], "wokdir"),
         (["base.py", "surplus"], "surplus"),

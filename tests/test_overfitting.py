@@ -12,7 +12,7 @@ import pytest
 def test_overfits_sixteen_aquarium_images(shared, tmp_path):
     """Takes minutes. Evaluated on the very images it was trained on."""
     config = (
-        f"configs/coco_folder.py:path={shared / 'data' / 'aquarium'},"
+        f"configs/folder.py:path={shared / 'data' / 'aquarium'},"
         "train=train[:16],val=train[:16],size=320,width=0.125,steps=200,batch=8"
     )
     overrides = {

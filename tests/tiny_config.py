@@ -17,7 +17,7 @@ def get_config(folder: str) -> ml_collections.ConfigDict:
     config.log_every = 2
     config.eval_every = 4
     config.checkpoint_every = 2
-    config.dataset.name = "coco_folder"
+    config.dataset.name = "folder"
     config.dataset.path = folder
     config.dataset.data_dir = str(pathlib.Path(folder) / "prepared")
     config.dataset.eval_splits = ("val",)

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from borrow_det.errors import InputError
 
 HELP = (
-    "Run configuration: the name of a packaged config (quickstart, coco_folder, ...) "
+    "Run configuration: the name of a packaged config (quickstart, folder, ...) "
     "or the path of a Python file, with arguments after a colon; --config.FIELD=VALUE "
     "sets a field."
 )

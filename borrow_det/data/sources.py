@@ -158,7 +158,8 @@ _OPENERS: dict[
     str, Callable[[ml_collections.ConfigDict, Collection[str]], OpenedSet]
 ] = {
     "scale_pairs": scale_pairs.open_set,
-    "coco_folder": coco_folder.open_set,
+    "folder": coco_folder.open_set,
+    "coco_folder": coco_folder.open_set,  # Its former name.
     **{name: functools.partial(tfds_sets.open_set, name) for name in tfds_sets.SETS},
 }
 

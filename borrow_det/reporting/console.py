@@ -171,7 +171,7 @@ class Console:
         if self._on_cpu and total > _DAY:
             self.line(
                 "this config is for an accelerator; on a CPU, train "
-                "--config=coco_folder_narrow:path=DIR on your images, or "
+                "--config=folder_narrow:path=DIR on your images, or "
                 "--config=quickstart"
             )
 

@@ -34,7 +34,7 @@ def test_a_name_gives_the_same_config_as_its_path(monkeypatch, tmp_path):
 
 
 def test_arguments_and_fields_follow_a_name():
-    config = resolve("--config=coco_folder:path=a:b,size=320", "--config.seed=3")
+    config = resolve("--config=folder:path=a:b,size=320", "--config.seed=3")
     assert config.dataset.path == "a:b"
     assert config.input_size == (320, 320)
     assert config.seed == 3

@@ -9,8 +9,8 @@ from borrow_det.errors import InputError
 NAMES = [
     "quickstart",
     "scale_pairs",
-    "coco_folder",
-    "coco_folder_narrow",
+    "folder",
+    "folder_narrow",
     "voc",
     "coco",
     "wider_face",
@@ -22,7 +22,7 @@ NAMES = [
 
 
 def get_config(name, arg):
-    arg = f"path=DIR,{arg}" if name.startswith("coco_folder") else arg
+    arg = f"path=DIR,{arg}" if name.startswith("folder") else arg
     return importlib.import_module(f"borrow_det.configs.{name}").get_config(arg)
 
 
@@ -92,13 +92,13 @@ def test_the_docstring_has_the_command(name):
     assert re.search(command, docstring)
 
 
-def test_coco_folder_needs_a_path():
+def test_folder_needs_a_path():
     with pytest.raises(InputError, match="needs the arguments path"):
-        importlib.import_module("configs.coco_folder").get_config()
+        importlib.import_module("configs.folder").get_config()
 
 
-def test_coco_folder_arguments():
-    config = get_config("coco_folder", "train=a,val=b[:16],size=320,steps=7,batch=4")
+def test_folder_arguments():
+    config = get_config("folder", "train=a,val=b[:16],size=320,steps=7,batch=4")
     assert config.dataset.path == "DIR"
     assert config.dataset.train_split == "a"
     assert config.dataset.eval_splits == ("b[:16]",)

@@ -22,10 +22,10 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.py")
-    if path.stem not in ("__init__", "arguments")
+    if path.stem not in ("__init__", "arguments", "coco_folder", "coco_folder_narrow")
 )
 # Arguments that have no default.
-REQUIRED = {"coco_folder": "path=DIR", "coco_folder_narrow": "path=DIR"}
+REQUIRED = {"folder": "path=DIR", "folder_narrow": "path=DIR"}
 
 
 def get_config(name):
@@ -54,6 +54,13 @@ def as_text(name) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_config_equals_its_golden_text(name):
     assert as_text(name) == (GOLDEN / f"{name}.txt").read_text(), __doc__
+
+
+@pytest.mark.parametrize("name", ["folder", "folder_narrow"])
+def test_former_name_of_a_config_makes_the_same_config(name):
+    former = importlib.import_module(f"borrow_det.configs.coco_{name}")
+    config = get_config(name)
+    assert former.get_config("path=DIR").to_dict() == config.to_dict()
 
 
 def test_every_golden_text_has_a_config():

@@ -72,7 +72,7 @@ class FolderWriter:
     def config(self, policy="error"):
         """Returns the config.dataset that opens this folder."""
         dataset = base.get_config().dataset
-        dataset.name = "coco_folder"
+        dataset.name = "folder"
         dataset.path = str(self.folder)
         dataset.data_dir = str(self.folder / "prepared")
         dataset.bad_boxes = policy

@@ -50,7 +50,7 @@ def test_slow_steps_are_estimated_after_the_first_that_counts(clock, capsys):
 
 
 def test_a_run_that_takes_days_on_a_cpu_gets_advice(clock, capsys):
-    advice = "coco_folder_narrow"
+    advice = "folder_narrow"
     for num_steps, on_cpu, expected in (
         (10_000, True, True),
         (10_000, False, False),

@@ -41,7 +41,7 @@ def test_the_split_of_training_gives_the_metrics_of_training(
     found = json.loads((output / "4.json").read_text())
     assert found == json.loads(expected.read_text())
     out = capsys.readouterr().out
-    assert "evaluating coco_folder val, 7 images ..." in out
+    assert "evaluating folder val, 7 images ..." in out
     assert f"| val   | {tiny_run.metrics['val']['AP']:.3f} |" in out
     assert out.endswith(f"all metrics: {output / '4.json'}\n")
     assert (output / "4.detections.json").exists()
@@ -61,7 +61,7 @@ def test_another_split_gets_a_folder_among_the_runs_evaluations(workdir):
     assert {d["image_id"] for d in images} <= {10, 11, 12, 13, 14}
 
 
-def test_a_coco_folder_is_evaluated_with_the_runs_classes(scenes, workdir, tmp_path):
+def test_a_folder_is_evaluated_with_the_runs_classes(scenes, workdir, tmp_path):
     other = tmp_path / "others"
     shutil.copytree(scenes, other, ignore=shutil.ignore_patterns("prepared"))
     coco = json.loads((other / "annotations" / "val.json").read_text())

@@ -70,7 +70,7 @@ def report_on(tmp_path):
 
 
 def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
-    config = f"--config=coco_folder:path={folder}"
+    config = f"--config=folder:path={folder}"
     data_dir = f"--config.dataset.data_dir={tmp_path / 'prepared'}"
     # One level whose anchors are squares of 16 pixels at 8, 24, 40, ...
     anchors = [
@@ -81,7 +81,7 @@ def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
     ]
     report = report_on(config, data_dir, *anchors)
     train = report["splits"]["train"]
-    assert report["dataset"] == "coco_folder"
+    assert report["dataset"] == "folder"
     assert report["path"] == str(folder)
     assert report["input_size"] == [512, 512]
     assert report["lender_scale"] == 2.0
@@ -131,7 +131,7 @@ def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
 
 def test_a_smaller_input_makes_more_objects_small(folder, tmp_path, report_on):
     report = report_on(
-        f"--config=coco_folder:path={folder},size=256",
+        f"--config=folder:path={folder},size=256",
         f"--config.dataset.data_dir={tmp_path / 'prepared'}",
         "--split=train[:1]",
     )
@@ -144,7 +144,7 @@ def test_a_smaller_input_makes_more_objects_small(folder, tmp_path, report_on):
 
 def test_the_console_shows_the_same_figures(folder, tmp_path, report_on, capsys):
     report_on(
-        f"--config=coco_folder:path={folder}",
+        f"--config=folder:path={folder}",
         f"--config.dataset.data_dir={tmp_path / 'prepared'}",
     )
     lines = capsys.readouterr().out.splitlines()

@@ -5,7 +5,7 @@ import pathlib
 import jax
 import pytest
 
-from borrow_det.configs import arguments, base, coco_folder_narrow, quickstart
+from borrow_det.configs import arguments, base, folder_narrow, quickstart
 from borrow_det.errors import InputError
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.ablate import sweeps
@@ -125,7 +125,7 @@ def test_every_sweep_is_checked():
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_rows_of_a_packaged_sweep_are_valid_and_differ(path):
-    small = coco_folder_narrow.get_config("path=anywhere")
+    small = folder_narrow.get_config("path=anywhere")
     config = small if path.stem == "photographs" else quickstart.get_config()
     rows = sweeps.load(path, config)
     assert len({row.config.to_json() for row in rows}) == len(rows)

@@ -14,7 +14,7 @@ import pytest
 from borrow_det.tools.common import cli
 from borrow_det.tools.design_anchors import __main__ as design_anchors
 
-CONFIG = pathlib.Path(__file__).resolve().parents[3] / "configs" / "coco_folder.py"
+CONFIG = pathlib.Path(__file__).resolve().parents[3] / "configs" / "folder.py"
 
 
 def run(*arguments):
