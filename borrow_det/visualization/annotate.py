@@ -3,23 +3,21 @@
 import colorsys
 import io
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from borrow_det.io import paths
+from borrow_det.visualization import fonts
 
 # Small images are enlarged before drawing, because text and outlines have a minimum
 # size: by the integer factor, at most 4, that brings the longer side nearest to this.
 _READABLE_SIDE = 1000
 _LARGEST_FACTOR = 4
 _Color = tuple[int, int, int]
-_FONT = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def class_color(label: int) -> tuple[int, int, int]:
@@ -65,6 +63,7 @@ def draw_boxes(
     class_names: Sequence[str],
     scores: np.ndarray | None = None,
     side: int | None = None,
+    category_ids: Sequence[int | str] | None = None,
 ) -> np.ndarray:
     """Draws boxes with class names on an image, so that small objects stay visible.
 
@@ -79,6 +78,8 @@ def draw_boxes(
       scores: float [n] in [0, 1]; None for ground truth.
       side: longer side of the result in pixels; None for the image's own times an
         integer from 1 to 4, larger for small images.
+      category_ids: id of each label, drawn where no font has the glyphs of the name;
+        None for the labels.
 
     Returns:
       uint8 RGB, the image in its new size.
@@ -90,7 +91,8 @@ def draw_boxes(
     draw = ImageDraw.Draw(picture)
     side = max(picture.size)
     line = max(2, round(side / 640))
-    font = ImageFont.truetype(str(_FONT), max(12, round(side / 80)))
+    font_size = max(12, round(side / 80))
+    names = fonts.class_texts(class_names, category_ids)
 
     rectangles = np.empty((len(boxes), 4), int)  # [left, top, right, bottom], pixels.
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -102,12 +104,13 @@ def draw_boxes(
         _outline(draw, rectangles[i], class_color(int(labels[i])), line)
     covered = rectangles.copy()
     for i in order:
-        text = class_names[int(labels[i])]
+        text = names[int(labels[i])]
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
-        place = _label_place(draw, text, font, rectangles[i], covered, picture.size)
+        label = fonts.lay_out(text, font_size)
+        place = _label_place(label, rectangles[i], covered, picture.size)
         covered = np.concatenate([covered, [place]])
-        _label(draw, text, font, place, class_color(int(labels[i])))
+        _label(draw, label, place, class_color(int(labels[i])))
     return np.asarray(picture)
 
 
@@ -167,16 +170,14 @@ def _outline(
 
 
 def _label_place(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont,
+    text: fonts.Line,
     rectangle: np.ndarray,
     covered: np.ndarray,
     size: tuple[int, int],
 ) -> np.ndarray:
     """Finds a place for a label next to its box: [left, top, right, bottom]."""
     left, top, right, bottom = rectangle
-    x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font, anchor="la")
+    x0, y0, x1, y1 = text.box
     width, height = int(x1 - min(x0, 0)) + 4, int(y1 - min(y0, 0)) + 3
     gap = 3
     candidates = np.array(
@@ -204,14 +205,9 @@ def _label_place(
 
 
 def _label(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    place: np.ndarray,
-    color: _Color,
+    draw: ImageDraw.ImageDraw, text: fonts.Line, place: np.ndarray, color: _Color
 ) -> None:
     """Writes text on the color of the class."""
     left, top, right, bottom = (int(v) for v in place)
     draw.rectangle((left, top, right - 1, bottom - 1), fill=color)
-    at = (left + 2, top + 1)
-    draw.text(at, text, fill=text_color(color), font=font, anchor="la")
+    text.draw(draw, (left + 2, top + 1), text_color(color))
