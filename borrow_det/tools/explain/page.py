@@ -6,19 +6,16 @@ class names are untrusted text. Without scripts it is a plain list.
 """
 
 import base64
-import hashlib
 import html
-import io
 import json
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-import PIL.Image
 
 from borrow_det.inference.detector import Level
+from borrow_det.tools.common import html_page
 from borrow_det.tools.explain import text
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
 from borrow_det.visualization import annotate
@@ -26,7 +23,6 @@ from borrow_det.visualization import annotate
 _PARTS = pathlib.Path(__file__).parent
 _LARGEST_SIDE = 900  # Pixels of an embedded image.
 _CROP_SIDE = 104  # Pixels of a detection's thumbnail, twice its size on the page.
-_EXACT_SIDE = 256  # Largest side in pixels of images that are tried as PNG.
 
 
 class Page:
@@ -90,7 +86,7 @@ class Page:
             f"<section>\n<h2>{name}</h2>\n"
             f'<img loading="lazy" decoding="async" alt="{html.escape(many)}" '
             f'width="{record["width"]}" height="{record["height"]}" '
-            f'src="{_embedded(image, _LARGEST_SIDE)}">\n'
+            f'src="{html_page.embedded(image, _LARGEST_SIDE)}">\n'
             f"{self._table(detections, image)}"
             f'<script type="application/json">{data}</script>\n</section>\n'
         )
@@ -156,10 +152,7 @@ def _template(levels: Sequence[Level], settings: text.Settings) -> str:
     script = (_PARTS / "page.js").read_text(encoding="utf-8")
     script = f"const LEVELS = {_script_json([v._asdict() for v in levels])};\n{script}"
     fields = {
-        "POLICY": (
-            f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
-            f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
-        ),
+        "POLICY": html_page.policy(style, script),
         "STYLE": style,
         "LEVELS": ", ".join(
             f"{v.number} is {v.name} (stride {v.stride})" for v in levels
@@ -168,13 +161,7 @@ def _template(levels: Sequence[Level], settings: text.Settings) -> str:
         "SCRIPT": script,
     }
     page = (_PARTS / "page.html").read_text(encoding="utf-8")
-    # In one pass: a filled-in text may contain such a mark.
-    return re.sub(r"@([A-Z]+)@", lambda match: fields[match[1]], page)
-
-
-def _hash(content: str) -> str:
-    digest = hashlib.sha256(content.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
+    return html_page.fill(page, fields)
 
 
 def _script_json(value: Any) -> str:
@@ -184,7 +171,7 @@ def _script_json(value: Any) -> str:
 
 def _row(detection: dict[str, Any], image: np.ndarray) -> str:
     name = html.escape(detection["class"])
-    crop = _embedded(_crop(image, detection["bbox"]), _CROP_SIDE)
+    crop = html_page.embedded(_crop(image, detection["bbox"]), _CROP_SIDE)
     cells = [
         f'<img loading="lazy" width="44" height="44" alt="{name}" src="{crop}">',
         name,
@@ -215,21 +202,6 @@ def _crop(image: np.ndarray, bbox: Sequence[float]) -> np.ndarray:
     top, bottom = (round(y + height / 2 + d) for d in (-half, half))
     left, right = (round(x + width / 2 + d) for d in (-half, half))
     return image[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
-
-
-def _embedded(image: np.ndarray, largest: int) -> str:
-    """Returns a data URI of an image, shrunk to `largest` pixels: JPEG or PNG."""
-    image = np.ascontiguousarray(annotate.shrink(image, largest))
-    options: dict[str, dict[str, Any]] = {"jpeg": {"quality": 85}}
-    if max(image.shape[:2]) <= _EXACT_SIDE:
-        options["png"] = {"optimize": True}
-    forms = {}
-    for form, how in options.items():
-        with io.BytesIO() as stream:
-            PIL.Image.fromarray(image).save(stream, form, **how)
-            forms[form] = stream.getvalue()
-    form = min(forms, key=lambda form: len(forms[form]))
-    return f"data:image/{form};base64,{base64.b64encode(forms[form]).decode()}"
 
 
 def class_colors(category_ids: Sequence[int]) -> dict[int, str]:
