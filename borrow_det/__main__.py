@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 import borrow_det
+from borrow_det.io import streams
 
 
 class Command(NamedTuple):
@@ -66,11 +67,10 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that `sys.argv` names, and exits with its status."""
+    streams.prepare()
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        from borrow_det.config import command_line
-
-        command_line.show_help(overview())
+        print(overview())
         sys.exit(0 if arguments else 2)
     if arguments[0] == "--version":
         print(f"borrow-det {borrow_det.__version__}")

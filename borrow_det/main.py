@@ -30,6 +30,7 @@ from borrow_det import train
 from borrow_det.config import command_line, packaged
 from borrow_det.distributed import preemption, processes
 from borrow_det.errors import InputError, PreemptedError
+from borrow_det.io import streams
 
 _CONFIG = packaged.define_config("config", packaged.HELP)
 _WORKDIR = flags.DEFINE_string(
@@ -102,6 +103,7 @@ def _join() -> None:
 
 def run() -> None:
     """Runs the program on `sys.argv`."""
+    streams.prepare()
     # A background job of a script ignores Ctrl-C.
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
@@ -127,7 +129,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
         )
         own = [flags.FLAGS[holder.name] for holder in holders]
-        command_line.show_help(command_line.help_text(__doc__, own))
+        print(command_line.help_text(__doc__, own))
         sys.exit(0)
     try:
         return command_line.parse(flags.FLAGS, argv)

@@ -115,6 +115,7 @@ def prepare_run(
     Args and Raises: see `train_and_evaluate`.
     """
     # Configuration.
+    paths.check_utf8(workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     validate.check(config, TASKS, mesh.size)
     evaluate.check_splits(tuple(config.dataset.eval_splits))

@@ -4,9 +4,7 @@ absl and ml_collections report wrong flags, unknown fields and broken config fil
 half a dozen ways, some of which bury the message of the config file itself.
 """
 
-import os
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -52,15 +50,6 @@ def help_text(description: str, all_flags: Iterable[flags.Flag]) -> str:
     ordered = sorted(all_flags, key=lambda flag: (not _is_required(flag), flag.name))
     blocks = [_describe(flag) for flag in ordered]
     return "\n".join([description.strip(), "", "Flags:", *blocks])
-
-
-def show_help(text: str) -> None:
-    """Prints a text; a reader that closes the pipe early, such as head, is fine."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python flushes standard output again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def resolved(config: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:

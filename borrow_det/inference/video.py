@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 # Other containers state a duration at best, from which OpenCV guesses the count.
 _COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
@@ -19,7 +20,12 @@ def read_frames(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
       InputError: the file does not open or holds no frame. Also after the last frame,
         if the container counts many more (AVI and MP4 do).
     """
-    capture = cv2.VideoCapture(str(path))
+    try:
+        path.open("rb").close()  # OpenCV gives no reason.
+    except OSError as error:
+        raise InputError(f"{path}: {paths.reason(error)}") from error
+    with paths.plain_name(path) as name:
+        capture = cv2.VideoCapture(name)
     try:
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
@@ -53,12 +59,19 @@ class VideoWriter:
           rate: frames per second.
 
         Raises:
-          InputError: OpenCV writes no video of this size and rate.
+          InputError: the file cannot be written, or OpenCV writes no video of this
+            size and rate.
         """
+        self._path, self._size = path, size
         height, width = size
-        path.parent.mkdir(exist_ok=True)
         code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(path), code, rate, (width, height))
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.open("wb").close()  # OpenCV gives no reason.
+        except OSError as error:
+            raise InputError(f"{path}: {paths.reason(error)}") from error
+        with paths.plain_name(path) as name:
+            self._writer = cv2.VideoWriter(name, code, rate, (width, height))
         if not self._writer.isOpened():
             path.unlink(missing_ok=True)
             raise InputError(
@@ -67,7 +80,16 @@ class VideoWriter:
             )
 
     def add(self, frame: np.ndarray) -> None:
-        """Appends a frame, uint8 RGB [H, W, 3]."""
+        """Appends a frame, uint8 RGB [H, W, 3].
+
+        Raises:
+          InputError: the frame is of another size; OpenCV would drop it.
+        """
+        if frame.shape[:2] != self._size:
+            sizes = [f"{w} x {h}" for h, w in (frame.shape[:2], self._size)]
+            raise InputError(
+                f"{self._path}: a frame has {sizes[0]} pixels, the first one {sizes[1]}"
+            )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:

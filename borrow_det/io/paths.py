@@ -2,19 +2,27 @@
 
 Paths on a disk stay pathlib's: epath treats brackets in a folder's name as a pattern
 and opens files in fewer modes. Only paths in a bucket are epath's.
+
+A `~` at the start of a path is the home folder, as in a shell. A name on a disk is any
+bytes: Python's strings hold those that are not UTF-8 as surrogates (PEP 383), which
+libraries in C++ do not take.
 """
 
+import contextlib
 import errno
 import functools
 import importlib.util
 import os
 import pathlib
 import re
+import tempfile
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from etils import epath
 
 from borrow_det.errors import InputError
+from borrow_det.io import streams
 
 # epath reads this variable on first use. With TensorFlow installed it would use
 # TensorFlow's file system, which needs a separate set-up; the core does without it.
@@ -30,17 +38,20 @@ _SCHEME = re.compile(r"[a-z][a-z0-9]+://|gs:/", re.IGNORECASE)
 def as_path(path: str | os.PathLike) -> Path:
     """Returns a path object, after checking the bucket of a remote path.
 
+    Args:
+      path: a path; `~` and `~USER` at its start are home folders.
+
     Raises:
       InputError: the bucket does not exist or access is denied, the libraries that
-        read buckets are not installed, or the path is neither local nor of the form
-        gs://BUCKET/FOLDER.
+        read buckets are not installed, the path is neither local nor of the form
+        gs://BUCKET/FOLDER, or it names the home folder of an unknown user.
     """
     text = os.fspath(path)
     if not text.startswith(_GCS):
         # pathlib would create a folder of that name.
         if _SCHEME.match(text):
             raise InputError(f"{text} is neither a local path nor gs://BUCKET/FOLDER")
-        return pathlib.Path(path)
+        return pathlib.Path(expand_home(text))
     bucket, _, rest = text.removeprefix(_GCS).partition("/")
     if not bucket or not rest.strip("/"):
         raise InputError(f"{text} names no folder in a bucket: gs://BUCKET/FOLDER")
@@ -48,11 +59,27 @@ def as_path(path: str | os.PathLike) -> Path:
     return epath.Path(text)
 
 
+def expand_home(text: str) -> str:
+    """Returns a path with the home folder in place of a `~` or `~USER` at its start.
+
+    Raises:
+      InputError: there is no such user, and no file or folder of that name.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and not os.path.lexists(expanded):
+        name = expanded.partition("/")[0]
+        raise InputError(
+            f"{text}: {name} is the home folder of no user; for a folder of that name, "
+            f"write ./{text}"
+        )
+    return expanded
+
+
 def local_path(path: str | os.PathLike, flag: str) -> pathlib.Path:
     """Returns a local path, for code that works on local files only.
 
     Args:
-      path: value of a flag.
+      path: value of a flag; `~` and `~USER` at its start are home folders.
       flag: name of the flag, for the message.
 
     Raises:
@@ -64,6 +91,79 @@ def local_path(path: str | os.PathLike, flag: str) -> pathlib.Path:
             "afterwards (gcloud storage cp --recursive)"
         )
     return pathlib.Path(as_path(path))
+
+
+def as_text(path: str | os.PathLike) -> str:
+    r"""Returns a path as text for a file or a message: `\xff` for non-UTF-8 bytes.
+
+    The text does not depend on the locale.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # Not a name that the system has given.
+        return os.fspath(path).encode("utf-8", streams.ESCAPE).decode()
+
+
+def from_text(text: str) -> str:
+    """Returns the path that a text from a file names, in any locale.
+
+    Under an ASCII locale, Python writes the bytes of such a name as surrogates.
+    """
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
+def check_utf8(path: str | os.PathLike) -> None:
+    """Refuses a folder whose name TensorStore, XLA and ArrayRecord cannot take.
+
+    Raises:
+      InputError: the local path, made absolute, is not valid UTF-8, or the locale does
+        not let Python write it in UTF-8.
+    """
+    if is_remote(path):
+        return
+    absolute = os.path.abspath(as_path(path))
+    if not _has_surrogates(absolute):
+        return
+    if _has_surrogates(os.fsencode(absolute).decode("utf-8", "surrogateescape")):
+        why = "the name is not valid UTF-8: rename the folder or choose another"
+    else:
+        why = "the locale is ASCII: set LC_ALL=C.UTF-8 and unset PYTHONUTF8"
+    raise InputError(
+        f"{as_text(absolute)}: the libraries that read and write there cannot take "
+        f"this name; {why}"
+    )
+
+
+def _has_surrogates(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+@contextlib.contextmanager
+def plain_name(path: pathlib.Path) -> Iterator[str]:
+    """Yields another name of a file, in ASCII, for a library in C++.
+
+    OpenCV ends the process for a name that is not UTF-8, and takes `%d` for a sequence
+    of files and `cam:` for a protocol.
+
+    Args:
+      path: a file to read, or one to write, whose folder exists.
+
+    Raises:
+      InputError: the folder of temporary files cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = tempfile.TemporaryDirectory(prefix="borrow_det_")
+            suffix = path.suffix if path.suffix.isascii() else ""
+            link = os.path.join(stack.enter_context(folder), "file" + suffix)
+            os.symlink(os.path.abspath(path), link)
+        except OSError as error:
+            raise InputError(
+                f"{path}: a temporary link to it cannot be made ({reason(error)}): set "
+                "TMPDIR to another folder"
+            ) from error
+        check_utf8(link)
+        yield link
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -90,12 +190,14 @@ def make_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Writes a file atomically; text is encoded in UTF-8.
+    """Writes a file atomically; text is encoded in UTF-8, surrogates are escaped.
 
     Raises:
       OSError: the file cannot be written.
     """
-    content = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        # Such an escape stands in JSON, too.
+        content = content.encode("utf-8", "backslashreplace")
     if not is_remote(path):
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_bytes(content)

@@ -376,6 +376,7 @@ def _stored_model(
 
 
 def _folder(workdir: str | os.PathLike) -> epath.Path:
+    paths.check_utf8(workdir)
     path = epath.Path(paths.as_path(workdir))
     # A path in a bucket is absolute, though epath takes it for a relative one.
     return (path if paths.is_remote(path) else path.absolute()) / "checkpoints"

@@ -12,7 +12,7 @@ from absl import flags
 
 from borrow_det.config import command_line
 from borrow_det.errors import InputError
-from borrow_det.io import paths
+from borrow_det.io import paths, streams
 
 
 def parse(
@@ -34,7 +34,7 @@ def parse(
     """
     if command_line.asks_for_help(argv):
         every = [flag_values[name] for name in flag_values]
-        command_line.show_help(command_line.help_text(description, every))
+        print(command_line.help_text(description, every))
         raise SystemExit(0)
     try:
         return command_line.parse(flag_values, argv)[1:]
@@ -101,7 +101,9 @@ def call(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
     """Runs a tool's main and returns its exit status.
 
     An InputError becomes one line on stderr and status 2, Ctrl-C a line and status 130.
+    Output takes any text, and a reader that closes the pipe does not end the tool.
     """
+    streams.prepare()
     try:
         return main(argv)
     except KeyboardInterrupt:
