@@ -27,13 +27,13 @@ import jax
 from absl import app, flags, logging
 
 from borrow_det import train
-from borrow_det.config import command_line, packaged
+from borrow_det.config import command_line, packaged, path_flags
 from borrow_det.distributed import preemption, processes
 from borrow_det.errors import InputError, PreemptedError
 from borrow_det.io import streams
 
 _CONFIG = packaged.define_config("config", packaged.HELP)
-_WORKDIR = flags.DEFINE_string(
+_WORKDIR = path_flags.define_path(
     "workdir", None, "Work directory of the run; a local folder or gs://BUCKET/FOLDER."
 )
 _PROFILE = flags.DEFINE_string(

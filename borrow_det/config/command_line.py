@@ -14,8 +14,11 @@ from absl import flags
 
 from borrow_det.config import renamed_fields
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 _WIDTH = 80
+# Fields of a configuration that hold the path of a folder.
+PATH_FIELDS = ("init_from", "dataset.path", "dataset.data_dir")
 # absl's addition to the help text of flags that may be given several times.
 _REPEAT = "; repeat this option to specify a list of values"
 
@@ -55,19 +58,32 @@ def help_text(description: str, all_flags: Iterable[flags.Flag]) -> str:
 def resolved(config: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:
     """Returns a copy of the config that a flag holds, with references resolved.
 
+    A `~` at the start of a path becomes the home folder.
+
     Args:
       config: the holder or the flag that `packaged.define_config` has defined.
 
     Raises:
-      InputError: the config's file cannot be read.
+      InputError: the config's file cannot be read, or a path names the home folder of
+        no user.
     """
     value: Any = config.value
     try:
-        return value.copy_and_resolve_references()
+        return _with_home(value.copy_and_resolve_references())
     except OSError as error:  # ml_collections keeps it until the value is used.
         # It reports one error three times; the innermost report names the file.
         reason = re.split(r"\[Errno \d+\] ", str(error))[-1]
         raise InputError(f"the config cannot be read: {reason}") from error
+
+
+def _with_home(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    fields = config.to_dict()
+    for name in PATH_FIELDS:
+        group, _, field = name.rpartition(".")
+        path = (fields[group] if group else fields)[field]
+        if path.startswith("~"):
+            config.update_from_flattened_dict({name: paths.expand_home(path)})
+    return config
 
 
 def _input_error(error: BaseException | None) -> InputError | None:

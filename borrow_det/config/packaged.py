@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 HELP = (
     "Run configuration: the name of a packaged config (quickstart, folder, ...) "
@@ -93,7 +94,7 @@ class _ConfigParser(config_flags.config_flags.ConfigFileFlagParser):
 
 
 def _find(kind: str, value: str) -> pathlib.Path:
-    path = pathlib.Path(value)
+    path = pathlib.Path(paths.expand_home(value))
     if path.is_file():
         return path
     known = _files(kind)

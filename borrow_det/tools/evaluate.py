@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from borrow_det.config import path_flags
 from borrow_det.evaluate import evaluate_run
 from borrow_det.reporting import devices
 from borrow_det.reporting.console import Console
@@ -63,14 +64,14 @@ def _flags() -> flags.FlagValues:
         required=True,
         flag_values=values,
     )
-    flags.DEFINE_string(
+    path_flags.define_path(
         "path",
         None,
         "Folder of images with COCO annotation files (default: the run's dataset).",
         flag_values=values,
     )
     cli.define_step(values)
-    flags.DEFINE_string(
+    path_flags.define_path(
         "output",
         None,
         "Folder for the results (default: WORKDIR/evaluations/SPLIT).",

@@ -48,7 +48,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from borrow_det.config import command_line, packaged, validate
+from borrow_det.config import command_line, packaged, path_flags, validate
 from borrow_det.data.datasets import coco_classes
 from borrow_det.errors import InputError, check_choice
 from borrow_det.ops.anchors import make_anchors
@@ -346,8 +346,8 @@ def _config(options: flags.FlagValues) -> ConfigDict:
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text: Any = {"flag_values": values}
-    flags.DEFINE_string("input", None, "Weight file.", required=True, **text)
-    flags.DEFINE_string(
+    path_flags.define_path("input", None, "Weight file.", required=True, **text)
+    path_flags.define_path(
         "output", None, "New local folder for the weights.", required=True, **text
     )
     flags.DEFINE_enum(

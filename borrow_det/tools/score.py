@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from borrow_det.config import path_flags
 from borrow_det.errors import InputError
 from borrow_det.evaluation import average_precision, coco_format, voc
 from borrow_det.io import json_files
@@ -44,14 +45,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string(
+    path_flags.define_path(
         "ground_truth",
         None,
         "COCO annotation file with the ground truth.",
         required=True,
         flag_values=values,
     )
-    flags.DEFINE_string(
+    path_flags.define_path(
         "detections",
         None,
         "COCO results file: a list of objects with image_id, category_id, bbox, score.",

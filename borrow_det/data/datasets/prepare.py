@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import tensorflow_datasets as tfds
 
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 Builder: TypeAlias = tfds.core.DatasetBuilder
 
@@ -31,6 +32,7 @@ def prepared(
     Raises:
       InputError: the set cannot be written.
     """
+    data_dir = _usable(data_dir)
     name = f"{builder_class.name}/{config.name}:{builder_class.VERSION}"
     # Unlike our builders, a read-only builder can be sent to loader workers.
     builder = _find_prepared(name, data_dir)
@@ -62,6 +64,7 @@ def prepared_by_name(
         the set cannot be downloaded or written; or it is stored in another format than
         array_record.
     """
+    data_dir = _usable(data_dir)
     builder = _find_prepared(tfds_name, data_dir)
     if builder is None:
         if not _has_tensorflow():
@@ -89,6 +92,29 @@ def prepared_by_name(
 def data_source(builder: Builder, split: str) -> Sequence[dict[str, Any]]:
     """Returns random access to the records of a complete split, with encoded images."""
     return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def root(data_dir: str) -> pathlib.Path:
+    """Returns the folder of all prepared datasets.
+
+    Args:
+      data_dir: dataset.data_dir; "" for TFDS's default.
+
+    Raises:
+      InputError: the path is remote or not UTF-8.
+    """
+    default = str(tfds.core.constants.get_default_data_dir())
+    folder = paths.local_path(_usable(data_dir) or default, "dataset.data_dir")
+    return folder.absolute()
+
+
+def _usable(data_dir: str) -> str:
+    """Returns dataset.data_dir without `~`; raises InputError if it is not UTF-8."""
+    if not data_dir:
+        return data_dir
+    folder = paths.as_path(data_dir)
+    paths.check_utf8(folder)
+    return str(folder)
 
 
 def _check_manual_files(builder: Builder, names: Sequence[str]) -> None:
@@ -128,16 +154,21 @@ def _download_and_prepare(builder: Builder) -> None:
         # Another process of the run may have prepared the same set in the meantime.
         if builder.is_prepared():
             return
-        if not _is_system_error(error):
+        if not is_system_error(error):
             raise
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{builder.data_path} cannot be prepared ({reason}): free disk space, or "
-            "set dataset.data_dir to a writable folder"
-        ) from error
+        raise cannot_prepare(builder.data_path, error) from error
 
 
-def _is_system_error(error: Exception) -> bool:
+def cannot_prepare(place: object, error: Exception) -> InputError:
+    """Returns the error of a data_dir that cannot be written."""
+    reason = " ".join(str(error).split())
+    return InputError(
+        f"{place} cannot be prepared ({reason}): free disk space, or set "
+        "dataset.data_dir to a writable folder"
+    )
+
+
+def is_system_error(error: Exception) -> bool:
     """Returns true if the file system or the network failed, and not the program.
 
     The writer of array_record, in C++, raises RuntimeError with texts such as

@@ -34,7 +34,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from borrow_det.config import command_line, packaged, validate
+from borrow_det.config import command_line, packaged, path_flags, validate
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
@@ -146,7 +146,7 @@ def _is_boolean(config: ConfigDict, field: str) -> bool:
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string(
+    path_flags.define_path(
         "sweep",
         None,
         "Python file with a function sweep(add), or the name of a packaged sweep.",
@@ -161,7 +161,7 @@ def _flags() -> flags.FlagValues:
         "Row to run, with the baseline; repeat it for several (default: all rows).",
         flag_values=values,
     )
-    flags.DEFINE_string(
+    path_flags.define_path(
         "workdir",
         None,
         "Local folder for the work directories of all cells and for the tables.",

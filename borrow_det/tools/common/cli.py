@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from borrow_det.config import command_line
+from borrow_det.config import command_line, path_flags
 from borrow_det.errors import InputError
 from borrow_det.io import paths, streams
 
@@ -46,7 +46,7 @@ def run_flags() -> flags.FlagValues:
     """Returns the flags of a tool that applies a trained run: workdir, output, step."""
     values = flags.FlagValues()
     define_workdir(values)
-    flags.DEFINE_string(
+    path_flags.define_path(
         "output",
         None,
         "Local folder for the results.",
@@ -59,7 +59,7 @@ def run_flags() -> flags.FlagValues:
 
 def define_workdir(flag_values: flags.FlagValues) -> None:
     """Defines --workdir, the trained run that a tool applies."""
-    flags.DEFINE_string(
+    path_flags.define_path(
         "workdir",
         None,
         "Work directory of the trained run.",

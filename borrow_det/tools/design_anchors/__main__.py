@@ -34,7 +34,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from borrow_det.config import command_line, packaged, validate
+from borrow_det.config import command_line, packaged, path_flags, validate
 from borrow_det.data import sources
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_design, assignment
@@ -333,7 +333,7 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
         "Split whose objects are read (default: dataset.train_split).",
         **text,
     )
-    flags.DEFINE_string(
+    path_flags.define_path(
         "output", "anchor_design", "Local folder for the results.", **text
     )
     flags.DEFINE_float(

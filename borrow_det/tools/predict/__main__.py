@@ -30,6 +30,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
+from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
 from borrow_det.errors import InputError
 from borrow_det.evaluation import coco_format
@@ -175,7 +176,7 @@ def _flags() -> flags.FlagValues:
         "whole", True, "Process the entire image in addition to the tiles.", **text
     )
     flags.DEFINE_boolean("pictures", True, "Write annotated pictures.", **text)
-    flags.DEFINE_string(
+    path_flags.define_path(
         "ids_from",
         None,
         "COCO file whose image ids are used, by file name, so that the score tool can "
