@@ -185,6 +185,7 @@ class Detections:
             drawn.labels,
             drawn.class_names,
             drawn.scores,
+            category_ids=drawn.category_ids,
         )
         return PIL.Image.fromarray(picture)
 

@@ -204,7 +204,7 @@ class ClassificationEvaluator:
     def scene(split: object_crops.ObjectCrops, index: int, side: int) -> np.ndarray:
         """Draws an object with its class; see `Evaluator.scene`."""
         record = split[index]
-        return _captioned(record, record["label"], split.class_names, side=side)
+        return _captioned(record, record["label"], split, side=side)
 
     def batches(
         self, process_index: int = 0, process_count: int = 1
@@ -252,8 +252,8 @@ class ClassificationEvaluator:
             record = split[result["image_id"]]
             best = result["top_labels"][0], result["top_probabilities"][0]
             sides = (
-                _captioned(record, record["label"], split.class_names),
-                _captioned(record, best[0], split.class_names, best[1]),
+                _captioned(record, record["label"], split),
+                _captioned(record, best[0], split, best[1]),
             )
             name = f"{result['image_id']}_{pathlib.Path(record['file_name']).stem}"
             pictures[name] = annotate.contact_sheet(sides, columns=2)
@@ -269,7 +269,7 @@ def _row(
 def _captioned(
     record: dict,
     label: int,
-    class_names: Sequence[str],
+    split: object_crops.ObjectCrops,
     probability: float | None = None,
     side: int | None = None,
 ) -> np.ndarray:
@@ -277,5 +277,11 @@ def _captioned(
     image = object_crops.decode_crop(record, record["file_name"])
     scores = None if probability is None else np.array([probability])
     return annotate.draw_boxes(
-        image, _WHOLE, np.array([label]), class_names, scores, side
+        image,
+        _WHOLE,
+        np.array([label]),
+        split.class_names,
+        scores,
+        side,
+        category_ids=split.category_ids,
     )

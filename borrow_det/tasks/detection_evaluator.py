@@ -105,7 +105,12 @@ class DetectionEvaluator:
         record = split[index]
         image = decode.decode_image(record, record["file_name"])
         return annotate.draw_boxes(
-            image, record["boxes"], record["labels"], split.class_names, side=side
+            image,
+            record["boxes"],
+            record["labels"],
+            split.class_names,
+            side=side,
+            category_ids=split.category_ids,
         )
 
     @functools.cached_property
@@ -177,15 +182,18 @@ class DetectionEvaluator:
     def _picture(self, record: dict, detections: list[dict]) -> tuple[str, np.ndarray]:
         """Returns (name, picture) of one image."""
         image = decode.decode_image(record, record["file_name"])
-        names = self.split.class_names
-        label = {category: i for i, category in enumerate(self.split.category_ids)}
-        truth = annotate.draw_boxes(image, record["boxes"], record["labels"], names)
+        names, ids = self.split.class_names, self.split.category_ids
+        label = {category: i for i, category in enumerate(ids)}
+        truth = annotate.draw_boxes(
+            image, record["boxes"], record["labels"], names, category_ids=ids
+        )
         found = annotate.draw_boxes(
             image,
             _normalized(detections, image.shape[:2]),
             np.array([label[d["category_id"]] for d in detections], int),
             names,
             np.array([d["score"] for d in detections]),
+            category_ids=ids,
         )
         name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
         return name, annotate.contact_sheet((truth, found), columns=2)

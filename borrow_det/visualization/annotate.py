@@ -92,7 +92,6 @@ def draw_boxes(
     side = max(picture.size)
     line = max(2, round(side / 640))
     font_size = max(12, round(side / 80))
-    names = fonts.class_texts(class_names, category_ids)
 
     rectangles = np.empty((len(boxes), 4), int)  # [left, top, right, bottom], pixels.
     corners = np.asarray(boxes, np.float64).reshape(-1, 4)
@@ -104,7 +103,7 @@ def draw_boxes(
         _outline(draw, rectangles[i], class_color(int(labels[i])), line)
     covered = rectangles.copy()
     for i in order:
-        text = names[int(labels[i])]
+        text = fonts.class_text(int(labels[i]), class_names, category_ids)
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
         label = fonts.lay_out(text, font_size)

@@ -1,6 +1,7 @@
 """Learning curves of a run."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
+from borrow_det.visualization import fonts
 
 _EVALUATION = re.compile(r"(?:(?P<split>.*)/)?(?P<metric>A[PR]\d*(?:_\w+)?|top\d)")
 
@@ -40,12 +42,14 @@ def learning_curves(
         return []
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(7 * columns, 4.2 * rows), layout="constrained")
-    for i, (title, curves) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(rows, columns, i)
-        _plot(axes, title, curves)
     file = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
+    texts = itertools.chain(panels, *panels.values())
+    with fonts.figure_text(map(fonts.readable, texts)):
+        figure = Figure(figsize=(7 * columns, 4.2 * rows), layout="constrained")
+        for i, (title, curves) in enumerate(panels.items(), start=1):
+            axes = figure.add_subplot(rows, columns, i)
+            _plot(axes, title, curves)
+        FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
     paths.as_path(png).write_bytes(file.getvalue())
     return list(panels)
 
@@ -85,13 +89,20 @@ def _plot(axes: Axes, title: str, curves: dict[str, _Points]) -> None:
         steps, values = np.array(points, np.float64).T
         # Markers show single evaluations; a training log has too many values for them.
         marker = "o" if len(points) < 40 else None
-        axes.plot(steps, values, linewidth=1.4, marker=marker, ms=3, label=label)
+        axes.plot(
+            steps,
+            values,
+            linewidth=1.4,
+            marker=marker,
+            ms=3,
+            label=fonts.readable(label),
+        )
     values = np.concatenate([[v for _, v in points] for points in curves.values()])
     if title == "loss" and (values > 0).all():
         axes.set_yscale("log")
     elif title not in ("loss", "learning rate"):
         axes.set_ylim(-0.02, 1.02)
-    axes.set_title(title)
+    axes.set_title(fonts.readable(title))
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2 if len(curves) > 6 else 1)

@@ -124,11 +124,13 @@ class Line:
       ascent: pixels from the top of the line to the baseline.
       box: (left, top, right, bottom) of the ink and the advance in pixels, relative to
         the point at which the line is drawn.
+      direction: "ltr" or "rtl", that of the first letter; None if Pillow lacks Raqm.
     """
 
     runs: tuple[tuple[ImageFont.FreeTypeFont, str, int], ...]
     ascent: int
     box: tuple[float, float, float, float]
+    direction: str | None
 
     def draw(
         self, draw: ImageDraw.ImageDraw, at: tuple[int, int], fill: tuple[int, int, int]
@@ -136,23 +138,30 @@ class Line:
         """Draws the line with its top left corner at (x, y)."""
         x, y = at
         for font, text, start in self.runs:
-            draw.text((x + start, y + self.ascent), text, fill, font, anchor="ls")
+            draw.text(
+                (x + start, y + self.ascent),
+                text,
+                fill,
+                font,
+                anchor="ls",
+                direction=self.direction,
+            )
 
 
-def class_texts(
-    class_names: Sequence[str], category_ids: Sequence[int | str] | None = None
-) -> tuple[str, ...]:
-    """Returns the text that is drawn for each class: its name, or "class 3".
+def class_text(
+    label: int,
+    class_names: Sequence[str],
+    category_ids: Sequence[int | str] | None = None,
+) -> str:
+    """Returns the text that is drawn for a class: its name, or "class 3".
 
     Args:
+      label: index of the class.
       class_names: names by label.
       category_ids: ids that replace names without a drawable form; None for labels.
     """
-    ids = range(len(class_names)) if category_ids is None else category_ids
-    return tuple(
-        drawable(name, drawable(f"class {category_id}", f"class {label}"))
-        for label, (name, category_id) in enumerate(zip(class_names, ids, strict=True))
-    )
+    number = label if category_ids is None else category_ids[label]
+    return drawable(class_names[label], drawable(f"class {number}", f"class {label}"))
 
 
 def drawable(text: str, instead: str) -> str:
@@ -162,6 +171,9 @@ def drawable(text: str, instead: str) -> str:
     more than LONGEST characters ends in an ellipsis.
     """
     line = _one_line(text)
+    clusters = _clusters(line)
+    if len(clusters) > LONGEST:
+        line = "".join(clusters[: LONGEST - 1]) + "…"
     return line if line and all(font for font, _ in _split(line)) else instead
 
 
@@ -180,24 +192,26 @@ def lay_out(text: str, size: int) -> Line:
       size: size of the fonts in pixels.
     """
     parts = [(font, part) for font, part in _split(readable(text)) if font]
-    if _starts_from_the_right(text):
+    from_the_right = _starts_from_the_right(text)
+    if from_the_right:
         parts.reverse()
     shaped = features.check("raqm")
-    own = _sized(str(_DEJAVU), size)
+    direction = ("rtl" if from_the_right else "ltr") if shaped else None
+    own = _sized(str(_DEJAVU), size, shaped)
     ascent = own.getmetrics()[0]
     runs, boxes, end = [], [(0.0, 0.0, 0.0, 0.0)], 0
     for font, part in parts:
-        sized = _sized(font.path, size)
+        sized = _sized(font.path, size, shaped)
         part = part if shaped else _visual_order(part)
-        left, top, right, bottom = sized.getbbox(part, anchor="ls")
+        left, top, right, bottom = sized.getbbox(part, direction=direction, anchor="ls")
         boxes.append((end + left, top, end + right, bottom))
         runs.append((sized, part, end))
-        end += round(sized.getlength(part))
+        end += round(sized.getlength(part, direction=direction))
     lefts, tops, rights, bottoms = zip(*boxes[1:] or boxes, strict=True)
     if any(font is not own for font, _, _ in runs):  # Some scripts are taller.
         ascent = max(ascent, -int(min(tops)))
     box = (min(lefts), ascent + min(tops), max(rights), ascent + max(bottoms))
-    return Line(tuple(runs), ascent, box)
+    return Line(tuple(runs), ascent, box, direction)
 
 
 @contextlib.contextmanager
@@ -209,7 +223,7 @@ def figure_text(texts: Iterable[str]) -> Iterator[None]:
     on.
 
     Args:
-      texts: results of `drawable`, `readable` or `class_texts`.
+      texts: results of `drawable`, `readable` or `class_text`.
     """
     families = list(matplotlib.rcParams["font.family"])
     found = {
@@ -290,8 +304,9 @@ def _preference(path: str) -> tuple[bool, int, str]:
 
 
 @functools.lru_cache(maxsize=64)
-def _sized(path: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
+def _sized(path: str, size: int, shaped: bool) -> ImageFont.FreeTypeFont:
+    layout = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
+    return ImageFont.truetype(path, size, layout_engine=layout)
 
 
 def _one_line(text: str) -> str:
@@ -303,10 +318,7 @@ def _one_line(text: str) -> str:
         if not (unicodedata.category(c) in ("Cc", "Cf", "Cs") or _is_selector(c))
         or (c in _JOINERS and _joins(text[i - 1 : i] + text[i + 1 : i + 2]))
     ]
-    clusters = _clusters(unicodedata.normalize("NFC", " ".join("".join(kept).split())))
-    if len(clusters) > LONGEST:
-        clusters = [*clusters[: LONGEST - 1], "…"]
-    return "".join(clusters)
+    return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
 
 
 def _joins(neighbors: str) -> bool:
@@ -346,16 +358,12 @@ def _starts_from_the_right(text: str) -> bool:
 
 def _visual_order(text: str) -> str:
     """Reverses the right-to-left words of a text, and their order."""
-    letters = "".join(
-        "r"
-        if unicodedata.bidirectional(c[0]) in _RIGHT_TO_LEFT
-        else " "
-        if c == " "
-        else "l"
-        for c in _clusters(text)
-    )
     clusters = _clusters(text)
-    for match in re.finditer("r[r ]*r|r", letters):
-        start, end = match.span()
-        clusters[start:end] = clusters[start:end][::-1]
+    marks = "".join(
+        " " if c == " " else "rl"[unicodedata.bidirectional(c[0]) not in _RIGHT_TO_LEFT]
+        for c in clusters
+    )
+    for words in re.finditer("r(?:[r ]*r)?", marks):
+        part = slice(*words.span())
+        clusters[part] = clusters[part][::-1]
     return "".join(clusters)

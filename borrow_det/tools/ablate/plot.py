@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from borrow_det.tools.ablate.summary import Results
+from borrow_det.visualization import fonts
 
 _POINTS = "#1f5fa8"
 _BASELINE = "#e07b00"
@@ -35,6 +36,14 @@ def write(
     for record in records:
         if record["metrics"].get(metric, {}).get("mean") is not None:
             panels.setdefault(record["split"], []).append(record)
+    with fonts.figure_text(map(fonts.readable, (*panels, *results, metric))):
+        _draw(panels, results, metric).print_figure(str(png), dpi=110)
+
+
+def _draw(
+    panels: Mapping[str, Sequence[Mapping[str, Any]]], results: Results, metric: str
+) -> FigureCanvasAgg:
+    """Draws the records of each split; see `write`."""
     rows = [row for row, by_seed in results.items() if by_seed]
     figure = Figure(
         figsize=(3.5 + 3.2 * max(1, len(panels)), 1.4 + 0.3 * len(rows)),
@@ -45,12 +54,12 @@ def write(
         for record in split_records:
             values = [r[split][metric] for r in results[record["name"]].values()]
             _draw_row(panel, rows.index(record["name"]), record, values, metric)
-        panel.set_title(split)
-        panel.set_xlabel(metric)
+        panel.set_title(fonts.readable(split))
+        panel.set_xlabel(fonts.readable(metric))
         panel.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(rows)), rows, parse_math=False)
+    axes[0].set_yticks(range(len(rows)), list(map(fonts.readable, rows)))
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    FigureCanvasAgg(figure).print_figure(str(png), dpi=110)
+    return FigureCanvasAgg(figure)
 
 
 def _draw_row(

@@ -16,7 +16,7 @@ from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
 from borrow_det.tools.explain.page import Page, class_colors
 from borrow_det.tools.explain.picture import draw_explanation
 from borrow_det.tools.explain.text import Settings, readable
-from borrow_det.visualization import annotate
+from borrow_det.visualization import annotate, fonts
 
 _STEM = 100  # Bytes of a file's name that the names of its pictures keep.
 _PICTURE = re.compile(r"\d{4,}_.*_\d+\.jpg")  # Names that `_draw` gives to pictures.
@@ -58,7 +58,9 @@ class ExplanationWriter:
           InputError: the folder cannot be made or written to, here or later.
         """
         self._folder, self._detector, self._settings = folder, detector, settings
-        self._class_names = [readable(name) for name in detector.class_names]
+        names, ids = detector.class_names, detector.category_ids
+        self._class_names = [readable(name) for name in names]
+        self._drawn_names = [fonts.class_text(i, names, ids) for i in range(len(names))]
         self._pictures, self._limit = pictures, limit
         self._images = self._detections = self._explained = self._without = 0
         self._drawn: set[str] = set()
@@ -189,7 +191,7 @@ class ExplanationWriter:
                 done[k],
                 self._detector.levels,
                 self._detector.input_size,
-                self._class_names,
+                self._drawn_names,
                 str(self._settings),
             )
             # The number distinguishes images of one name.

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from matplotlib.transforms import ScaledTranslation
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import text
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
-from borrow_det.visualization import annotate
+from borrow_det.visualization import annotate, fonts
 
 _DPI = 100
 _HEIGHT = 6.6  # Minimum height, inches.
@@ -67,14 +66,14 @@ def draw_explanation(
       borrowed: attention of the detection.
       levels: levels of the run.
       input_size: (height, width) of the network's input in pixels.
-      class_names: name of each label.
+      class_names: text of each label; see `fonts.class_text`.
       footer: text below the picture.
 
     Returns:
       uint8 RGB: the figure, about 840 to 1670 pixels wide.
     """
-    # Names are untrusted text: a dollar sign in them must not start a formula.
-    with matplotlib.rc_context({"text.parse_math": False}):
+    footer = fonts.readable(footer)
+    with fonts.figure_text((*class_names, footer)):
         return _draw(
             _Scene(image, found, k, borrowed, levels, input_size, class_names), footer
         )
