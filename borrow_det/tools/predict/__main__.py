@@ -56,14 +56,16 @@ def main(argv: Sequence[str]) -> int:
     writer = PredictionWriter(output, detector, values.score, values.pictures, ids)
     failures: list[str] = []
     items = read_items(tqdm.tqdm(paths, unit="file", disable=None), failures)
-    for item, found in detect(detector, items, options):
-        writer.add(item, found)
-    writer.close()
-    print(
-        f"{len(writer.images)} images, {writer.drawn} detections with a score of at "
-        f"least {values.score}; {writer.written} in all: "
-        f"{output / 'detections.json'}"
-    )
+    try:
+        for item, found in detect(detector, items, options):
+            writer.add(item, found)
+    finally:  # Ctrl-C and errors leave the results so far.
+        writer.close()
+        print(
+            f"{writer.images} images, {writer.drawn} detections with a score of at "
+            f"least {values.score}; {writer.written} in all: "
+            f"{output / 'detections.json'}"
+        )
     return 1 if failures or writer.failures else 0
 
 
@@ -82,9 +84,11 @@ def read_items(paths: Iterable[pathlib.Path], failures: list[str]) -> Iterator[I
                     kind = "incomplete"
             else:
                 yield Item(path, inputs.read_upright(path))
-        except InputError as error:
-            print(f"{kind}: {error}", file=sys.stderr)
-            failures.append(str(error))
+        except Exception as error:  # Decoders raise any kind for a damaged file.
+            expected = isinstance(error, InputError)
+            told = str(error) if expected else f"{path}: {type(error).__name__}: {error}"
+            tqdm.tqdm.write(f"{kind}: {told}", file=sys.stderr)
+            failures.append(told)
 
 
 def detect(

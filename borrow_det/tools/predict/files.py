@@ -3,16 +3,19 @@
 import json
 import pathlib
 import sys
+import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
+import tqdm
 
 from borrow_det.errors import InputError
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
 from borrow_det.inference.video import VideoWriter
+from borrow_det.io import paths
+from borrow_det.tools.predict.growing_list import GrowingList
 from borrow_det.visualization import annotate
-from borrow_det.workdir import metadata
 
 
 class Item(NamedTuple):
@@ -25,13 +28,12 @@ class Item(NamedTuple):
 
 
 class PredictionWriter:
-    """Writes the output folder of one call of the tool.
+    """Writes the output folder of one call of the tool, image by image.
 
     Attributes:
-      images: COCO image records so far; those of videos have `frame` as well.
-      written: number of detections so far.
       drawn: number of detections so far with at least the score of those drawn.
-      failures: messages about videos that could not be written, also on stderr.
+      failures: messages about pictures and videos that could not be written, also on
+        stderr.
     """
 
     def __init__(
@@ -56,75 +58,84 @@ class PredictionWriter:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Written record by record: the detections of a long video would fill the
-            # memory.
-            self._results = (folder / "detections.json.part").open(
-                "w", encoding="utf-8"
-            )
+            self._results = GrowingList(folder / "detections.json")
+            self._images = _image_list(folder / "images.json", detector)
         except OSError as error:
             raise InputError(f"--output={folder}: {error.strerror}") from error
-        self._folder, self._detector, self._score = folder, detector, score
+        self._folder, self._score = folder, score
         self._pictures, self._ids = pictures, ids
         self._names: set[str] = set()
         self._video: VideoWriter | None = None
-        self.images: list[dict[str, Any]] = []
-        self.written = self.drawn = 0
+        self.drawn = 0
         self.failures: list[str] = []
 
+    @property
+    def images(self) -> int:
+        """Number of images and frames so far."""
+        return self._images.count
+
+    @property
+    def written(self) -> int:
+        """Number of detections so far."""
+        return self._results.count
+
     def add(self, item: Item, found: Detections) -> None:
-        """Writes an image and its detections; frames of a video come in order."""
-        image_id = self._ids[item.path] if self._ids else len(self.images) + 1
+        """Writes an image and its detections; frames of a video come in order.
+
+        A picture that cannot be drawn or written is reported, and no more.
+
+        Raises:
+          InputError: the results cannot be written.
+        """
+        image_id = self._ids[item.path] if self._ids else self.images + 1
         height, width = found.image_size
-        place: dict[str, Any] = {"file_name": str(item.path)}
+        place: dict[str, Any] = {"file_name": paths.as_text(item.path)}
         if item.frame is not None:
             place["frame"] = item.frame
-        self.images.append({"id": image_id, **place, "height": height, "width": width})
-        for record in found.to_coco(image_id):
-            self._results.write("[" if not self.written else ",\n")
-            self._results.write(json.dumps(record | place))
-            self.written += 1
+        image = {"id": image_id, **place, "height": height, "width": width}
+        records = [json.dumps(record | place) for record in found.to_coco(image_id)]
+        # An image that is listed has all of its detections, whenever the process ends.
+        self._results.add(records)
+        self._images.add([textwrap.indent(json.dumps(image, indent=2), 4 * " ")])
         self.drawn += len(found.filter(self._score))
         if self._pictures:
-            self._draw(item, np.asarray(found.plot(self._score)))
+            self._draw(item, found)
 
     def close(self) -> None:
-        """Writes the JSON files and ends the last video."""
+        """Ends the JSON files and the last video."""
         self._end_video()
-        categories = [
-            {"id": i, "name": name}
-            for i, name in zip(
-                self._detector.category_ids, self._detector.class_names, strict=True
-            )
-        ]
-        self._results.write("]\n" if self.written else "[]\n")
         self._results.close()
-        pathlib.Path(self._results.name).replace(self._folder / "detections.json")
-        metadata.write_json(
-            self._folder / "images.json",
-            {"images": self.images, "categories": categories},
-        )
+        self._images.close()
 
-    def _draw(self, item: Item, picture: np.ndarray) -> None:
-        """Writes an annotated picture or frame."""
+    def _draw(self, item: Item, found: Detections) -> None:
+        """Writes an annotated picture or frame; reports if it cannot."""
+        if item.frame == 0:
+            self._end_video()
+        elif item.frame is not None and self._video is None:
+            return  # The video has been reported.
+        try:
+            self._write_picture(item, np.asarray(found.plot(self._score)))
+        except InputError as error:
+            self._report(item, str(error))
+        except Exception as error:  # Libraries raise many kinds; the results matter.
+            place = item.path if item.frame is None else f"{item.path}[{item.frame}]"
+            self._report(item, f"{place}: {type(error).__name__}: {error}")
+
+    def _write_picture(self, item: Item, picture: np.ndarray) -> None:
         if item.frame is None:
             annotate.write_image(self._new_path(item.path, ".jpg"), picture)
             return
-        if item.frame == 0:
-            self._end_video()
-            self._video = self._open_video(item, picture)
-        if self._video is not None:
-            self._video.add(picture)
+        if self._video is None:
+            height, width, _ = picture.shape
+            path = self._new_path(item.path, ".mp4")
+            self._video = VideoWriter(path, (height, width), item.rate)
+        self._video.add(picture)
 
-    def _open_video(self, item: Item, picture: np.ndarray) -> VideoWriter | None:
-        """Opens a video of pictures of this size; reports on stderr if it cannot."""
-        path = self._new_path(item.path, ".mp4")
-        height, width, _ = picture.shape
-        try:
-            return VideoWriter(path, (height, width), item.rate)
-        except InputError as error:
-            print(f"not drawn: {error}", file=sys.stderr)
-            self.failures.append(str(error))
-            return None
+    def _report(self, item: Item, message: str) -> None:
+        tqdm.tqdm.write(f"not drawn: {message}", file=sys.stderr)
+        self.failures.append(message)
+        if item.frame is not None:
+            self._end_video()
 
     def _new_path(self, source: pathlib.Path, suffix: str) -> pathlib.Path:
         """Returns a name in pictures/ that no other input has taken."""
@@ -139,3 +150,14 @@ class PredictionWriter:
         if self._video is not None:
             self._video.close()
             self._video = None
+
+
+def _image_list(path: pathlib.Path, detector: Detector) -> GrowingList:
+    """Opens a COCO file of image records and of the detector's categories."""
+    categories = [
+        {"id": i, "name": name}
+        for i, name in zip(detector.category_ids, detector.class_names, strict=True)
+    ]
+    empty = json.dumps({"images": [], "categories": categories}, indent=2) + "\n"
+    head, tail = empty.split("]", maxsplit=1)
+    return GrowingList(path, head, f"]{tail}", ("\n", "\n", "\n  "))
