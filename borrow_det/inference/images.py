@@ -11,6 +11,7 @@ import PIL.ImageOps
 
 from borrow_det.data.images import inputs, upright
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 ImageLike: TypeAlias = str | os.PathLike | np.ndarray | PIL.Image.Image
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -53,7 +54,7 @@ def read(image: ImageLike, name: str) -> np.ndarray:
 def _read_file(text: str) -> np.ndarray:
     if _URL.match(text):
         raise InputError(f"{text} is a URL: download it, and pass the file's path")
-    path = pathlib.Path(text)
+    path = pathlib.Path(paths.expand_home(text))
     if path.is_dir():
         raise InputError(f"{path} is a folder: pass a list of the images in it")
     if not path.exists():
