@@ -102,7 +102,7 @@ def _plot(axes: Axes, title: str, curves: dict[str, _Points]) -> None:
         axes.set_yscale("log")
     elif title not in ("loss", "learning rate"):
         axes.set_ylim(-0.02, 1.02)
-    axes.set_title(fonts.readable(title))
+    axes.set_title(fonts.readable(title), parse_math=False)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, ncols=2 if len(curves) > 6 else 1)

@@ -218,9 +218,8 @@ def lay_out(text: str, size: int) -> Line:
 def figure_text(texts: Iterable[str]) -> Iterator[None]:
     """Lets the figures that Matplotlib draws meanwhile contain these texts.
 
-    The figures must be created and drawn inside. Their texts are taken literally: a
-    dollar sign starts no formula. Matplotlib joins and orders letters from version 3.11
-    on.
+    The figures must be created and drawn inside. Matplotlib joins and orders letters
+    from version 3.11 on.
 
     Args:
       texts: results of `drawable`, `readable` or `class_text`.
@@ -234,8 +233,7 @@ def figure_text(texts: Iterable[str]) -> Iterator[None]:
         if font
     }
     families += [_family(path) for path in found]
-    options = {"font.family": families, "text.parse_math": False}
-    with matplotlib.rc_context(options):
+    with matplotlib.rc_context({"font.family": families}):
         yield
 
 

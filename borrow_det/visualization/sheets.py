@@ -24,9 +24,7 @@ def choose(total: int, count: int, seed: int) -> list[int]:
       count: at most that many indices.
       seed: seed of the choice.
     """
-    chosen = np.random.default_rng(seed).choice(
-        total, min(count, total), replace=False
-    )
+    chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
     return sorted(chosen.tolist())
 
 

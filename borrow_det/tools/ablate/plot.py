@@ -45,6 +45,7 @@ def _draw(
 ) -> FigureCanvasAgg:
     """Draws the records of each split; see `write`."""
     rows = [row for row, by_seed in results.items() if by_seed]
+    labels = [fonts.drawable(row, f"row {i}") for i, row in enumerate(rows, start=1)]
     figure = Figure(
         figsize=(3.5 + 3.2 * max(1, len(panels)), 1.4 + 0.3 * len(rows)),
         layout="constrained",
@@ -54,10 +55,10 @@ def _draw(
         for record in split_records:
             values = [r[split][metric] for r in results[record["name"]].values()]
             _draw_row(panel, rows.index(record["name"]), record, values, metric)
-        panel.set_title(fonts.readable(split))
+        panel.set_title(fonts.readable(split), parse_math=False)
         panel.set_xlabel(fonts.readable(metric))
         panel.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(rows)), list(map(fonts.readable, rows)))
+    axes[0].set_yticks(range(len(rows)), labels, parse_math=False)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     return FigureCanvasAgg(figure)
 

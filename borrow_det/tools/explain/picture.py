@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
@@ -73,7 +74,9 @@ def draw_explanation(
       uint8 RGB: the figure, about 840 to 1670 pixels wide.
     """
     footer = fonts.readable(footer)
-    with fonts.figure_text((*class_names, footer)):
+    # Names are untrusted text: a dollar sign in them must not start a formula.
+    literal = matplotlib.rc_context({"text.parse_math": False})
+    with literal, fonts.figure_text((*class_names, footer)):
         return _draw(
             _Scene(image, found, k, borrowed, levels, input_size, class_names), footer
         )
