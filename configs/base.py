@@ -83,13 +83,27 @@ def _dataset() -> ml_collections.ConfigDict:
     # (height, width) that images are padded to before they are sent to the device.
     # Larger images are shrunk to fit, with their aspect ratio.
     dataset.canvas = (512, 512)
-    dataset.max_boxes = 100  # Number of ground-truth boxes per image.
+    # Largest number of ground-truth boxes of an image; 0: that of the training split,
+    # rounded up. It changes the shapes of the program, but not its results.
+    dataset.max_boxes = 100
     # Images with more boxes: "error", "keep_largest" or "keep_first". Boxes that are
     # cut are counted and logged.
     dataset.overflow = "error"
     # Boxes without area, with infinite coordinates or outside the image: "error",
     # "clip" or "drop". Clipped and dropped boxes are counted.
     dataset.bad_boxes = "error"
+    # Images of "folder" that are missing or damaged, or have another size than their
+    # annotations: "error" or "skip". Skipped images are counted.
+    dataset.bad_images = "error"
+    # Largest number of pixels of an image of "folder"; 0: Pillow's limit against
+    # decompression bombs, 179 million.
+    dataset.max_pixels = 0
+    # Share of the training images of "folder" that is held out for validation, if there
+    # is no validation split. Images of the same group, that is with the same value in
+    # the field "group" of the annotation file, stay together. "": the first of video_id,
+    # video, camera, sequence, seq_id and location that all images have.
+    dataset.held_out = 0.2
+    dataset.group = ""
     # Classification crops the boxes of objects. Margin around a box, relative to its
     # sides; and smallest side of a box, in pixels of the original image.
     dataset.crop_context = 0.0

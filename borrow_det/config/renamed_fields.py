@@ -6,7 +6,10 @@ from typing import Any
 # Old name: new name.
 FIELDS = {"evaluation.source_scale": "evaluation.lender_scale"}
 # Field, by its new name: {old value: new value}.
-VALUES = {"loss.ignored": {"spared": "ignored"}}
+VALUES = {
+    "dataset.name": {"coco_folder": "folder"},
+    "loss.ignored": {"spared": "ignored"},
+}
 
 
 def current(fields: Mapping[str, Any]) -> dict[str, Any]:

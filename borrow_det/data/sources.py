@@ -12,10 +12,12 @@ from typing import Any, Protocol
 import ml_collections
 import numpy as np
 
-from borrow_det.data.datasets import coco_folder, scale_pairs, tfds_sets
+from borrow_det.data.datasets import folder, scale_pairs, tfds_sets
 from borrow_det.data.datasets.opened import OpenedSet, Record
 from borrow_det.errors import InputError
 from borrow_det.evaluation import bad_boxes
+from borrow_det.evaluation.coco_values import Id
+from borrow_det.io.problems import Problem
 
 _BOUND = r"\s*(-?\d+%?)?\s*"
 _SPLIT = re.compile(rf"\s*([\w.-]+)\s*(?:\[{_BOUND}:{_BOUND}\])?\s*")
@@ -47,9 +49,12 @@ class Split:
       convert: function of (builder's record, index) that returns a record of
         datasets/records.py.
       reference_lines: values to compare metrics on this set with, by meaning.
-      counts: numbers of boxes that dataset.bad_boxes "clipped" and "dropped" when the
-        set was prepared, in the complete splits without slices. {} for sets whose boxes
-        are checked while reading; `pipeline.check_training_data` counts these.
+      counts: numbers of boxes that dataset.bad_boxes "clipped" and "dropped", and of
+        "skipped_images" if there are any, in the complete splits without slices. {} for
+        sets whose boxes are checked while reading; `pipeline.check_training_data`
+        counts these.
+      problems: everything that is wrong with the files of the complete splits.
+      notices: lines about this set for a run's start.
       whole_images: every record has one box, the entire image: the set has classes of
         images, but no positions of objects.
       counterfactual_of: name of the split, sliced alike, whose scenes this split shows
@@ -59,11 +64,13 @@ class Split:
     dataset: str
     name: str
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[Id, ...]
     records: Records
     convert: Callable[[Record, int], Record]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()
     whole_images: bool = False
     counterfactual_of: str = ""
 
@@ -76,6 +83,20 @@ class Split:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.dataset} {self.name} has no image {index}")
         return self.convert(self.records[index], index)
+
+    def without_images(self) -> "Split":
+        """Returns the split for reading annotations only.
+
+        Its records may lack their images, where these are stored apart.
+        """
+        without = getattr(self.records, "without_images", None)
+        return dataclasses.replace(self, records=without()) if without else self
+
+    @functools.cached_property
+    def box_counts(self) -> np.ndarray:
+        """Numbers of boxes of the images, int [n]; reads all annotations once."""
+        split = self.without_images()
+        return np.array([len(split[i]["boxes"]) for i in range(len(split))], int)
 
     def with_classes(self, names: tuple[str, ...]) -> "Split":
         """Returns the split with its labels in another order of the classes.
@@ -106,22 +127,26 @@ def load(dataset_config: ml_collections.ConfigDict, name: str) -> Split:
 
 
 def load_splits(
-    dataset_config: ml_collections.ConfigDict, names: Sequence[str]
+    dataset_config: ml_collections.ConfigDict,
+    names: Sequence[str],
+    refuse: bool = True,
 ) -> list[Split]:
     """Opens splits of a dataset, after preparing the set if that was not done.
 
     Args:
-      dataset_config: config.dataset; name, path, data_dir, image_size and bad_boxes
-        are used.
+      dataset_config: config.dataset.
       names: names of splits, or slices in TFDS's syntax: `train[:16]`,
         `train[80%:]`, `train+validation`.
+      refuse: whether problems of a folder that the policies do not allow are an error.
+        Otherwise they are in `Split.problems` only; wrong records and bad images are
+        left out, and bad boxes are clipped.
 
     Returns:
       A split for each of `names`.
 
     Raises:
       InputError: the set or a split is unknown (the message lists the known ones), an
-        annotation or image of coco_folder is missing or invalid, or TensorFlow is
+        annotation or image of a folder is missing or invalid, or TensorFlow is
         needed to prepare the set and not installed.
     """
     bad_boxes.check_policy(dataset_config.bad_boxes)
@@ -132,7 +157,10 @@ def load_splits(
         )
     slices = [[_parse_slice(part) for part in name.split("+")] for name in names]
     complete = {split_name for parts in slices for split_name, *_ in parts}
-    opened = _OPENERS[dataset](dataset_config, complete)
+    open_set = _OPENERS[dataset]
+    if not refuse and open_set is folder.open_set:
+        open_set = functools.partial(folder.open_set, refuse=False)
+    opened = open_set(dataset_config, complete)
     policy = dataset_config.bad_boxes
 
     convert = functools.partial(_convert, opened.convert, policy)
@@ -146,6 +174,14 @@ def load_splits(
             convert=convert,
             reference_lines=opened.reference_lines,
             counts=_sum_counts(opened, {split_name for split_name, *_ in parts}),
+            problems=tuple(
+                dict.fromkeys(
+                    problem
+                    for split_name, *_ in parts
+                    for problem in opened.problems.get(split_name, ())
+                )
+            ),
+            notices=opened.notices,
             whole_images=opened.whole_images,
             counterfactual_of=opened.counterfactual_of(name),
         )
@@ -158,8 +194,8 @@ _OPENERS: dict[
     str, Callable[[ml_collections.ConfigDict, Collection[str]], OpenedSet]
 ] = {
     "scale_pairs": scale_pairs.open_set,
-    "folder": coco_folder.open_set,
-    "coco_folder": coco_folder.open_set,  # Its former name.
+    "folder": folder.open_set,
+    "coco_folder": folder.open_set,  # Its former name.
     **{name: functools.partial(tfds_sets.open_set, name) for name in tfds_sets.SETS},
 }
 
@@ -256,6 +292,19 @@ class _Ranges:
         i = bisect.bisect_right(self._ends, index)
         records, _, stop = self.ranges[i]
         return records[stop - (self._ends[i] - index)]
+
+    def without_images(self) -> "_Ranges":
+        """Returns the records without images, where these are stored apart."""
+        return _Ranges(
+            tuple(
+                (
+                    part.without_images() if hasattr(part, "without_images") else part,
+                    start,
+                    stop,
+                )
+                for part, start, stop in self.ranges
+            )
+        )
 
     def cut(self, start: int, stop: int) -> list[tuple[Records, int, int]]:
         """Returns the ranges that hold records start to stop of the sequence."""

@@ -37,7 +37,7 @@ from absl import flags
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.configs import coco_folder
 from borrow_det.data import sources
-from borrow_det.data.datasets import coco_layout
+from borrow_det.data.datasets import folder_layout
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation.average_precision import AREA_RANGES
 from borrow_det.io import paths
@@ -358,7 +358,7 @@ def _config_and_splits(
     config = coco_folder.get_config("path=.")
     config.dataset.path = options.path
     folder = pathlib.Path(options.path).expanduser().absolute()
-    return config, list(coco_layout.find_splits(folder))
+    return config, list(folder_layout.find_splits(folder))
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:

@@ -33,6 +33,10 @@ _LATER = {
     "first_stage": "plain",
     "borrow.attention": "plain",
     "borrow.query_block": 512,
+    "dataset.bad_images": "error",
+    "dataset.max_pixels": 0,
+    "dataset.held_out": 0.2,
+    "dataset.group": "",
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = ("borrow.attention", "borrow.query_block", "remat", "first_stage")

@@ -1,15 +1,15 @@
 """Formats of folders with images and annotations, recognized by their files.
 
-Every reader returns one split as `coco_format.Annotations` and adds what is wrong with
-single records to `Problems`, so that training, evaluation, `inspect` and `convert` treat
-all formats alike.
+Every reader returns one split as `Annotations` and adds what is wrong with single
+records to `Problems`, so that training, evaluation, `inspect` and `convert` treat all
+formats alike.
 """
 
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from borrow_det.data.datasets import coco_layout, split_files
+from borrow_det.data.datasets import folder_layout, split_files
 from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError
 from borrow_det.evaluation import coco_format
@@ -65,7 +65,7 @@ def _coco_evidence(folder: pathlib.Path) -> str:
 
 
 def _coco_splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
-    files = coco_layout.find_splits(folder)
+    files = folder_layout.find_splits(folder)
     return {name: SplitFiles(folder, name, (file,)) for name, file in files.items()}
 
 

@@ -1,10 +1,12 @@
 """The result of opening a dataset, before splits are sliced."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from borrow_det.errors import InputError
+from borrow_det.evaluation.coco_values import Id
+from borrow_det.io.problems import Problem
 
 Record = dict[str, Any]  # datasets/records.py lists the fields.
 
@@ -23,6 +25,9 @@ class OpenedSet:
       reference_lines: values to compare metrics on this set with, by meaning.
       counts: split name to the numbers of boxes that dataset.bad_boxes "clipped" and
         "dropped" when the set was prepared.
+      problems: split name to everything that is wrong with its files, also what the
+        policies allow.
+      notices: lines about the splits for a run's start.
       whole_images: every record has one box, the entire image.
       counterfactual_of: function from the name of a split to that of the split whose
         scenes it shows with a change; "" without one.
@@ -30,10 +35,14 @@ class OpenedSet:
 
     splits: dict[str, list[Sequence[Record]]]
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[Id, ...]
     convert: Callable[[Record, int, str], Record]
     reference_lines: dict[str, float] = dataclasses.field(default_factory=dict)
     counts: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    problems: Mapping[str, tuple[Problem, ...]] = dataclasses.field(
+        default_factory=dict
+    )
+    notices: tuple[str, ...] = ()
     whole_images: bool = False
     counterfactual_of: Callable[[str], str] = lambda split: ""
 

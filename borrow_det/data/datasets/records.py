@@ -3,12 +3,17 @@
 A record describes one image:
   image: bytes, JPEG or PNG that decodes to 8 bits per channel, upright.
   file_name: str.
-  image_id: int, unique within a split.
+  image_id: int64, unique within a split.
+  file_id: int or str, id in COCO-format files: usually image_id.
+  fields: other fields of the image by name, such as that of its video.
   height, width: int, in pixels of the original.
   boxes: float32 [n, 4], [y_min, x_min, y_max, x_max] in [0, 1].
+  bbox: float64 [n, 4], [x, y, width, height] in pixels of the original, for metrics.
+    They are the numbers of the annotation file, if there is one, also where a box
+    leaves its image by less than bad_boxes.TOLERANCE; `boxes` are clipped there.
   labels: int32 [n], 0-based.
   is_crowd, is_difficult: bool [n]; evaluation and loss ignore these boxes.
-  area: float32 [n], square pixels of the original: the area of the annotation (that of
+  area: float64 [n], square pixels of the original: the area of the annotation (that of
     a mask, for example), or that of the box if there is none.
   bad_boxes: int, number of boxes that dataset.bad_boxes clipped or dropped while
     reading.
@@ -20,6 +25,7 @@ its mock data has stacked arrays; both are accepted.
 
 import io
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,23 +35,44 @@ import PIL.Image
 from borrow_det.data.datasets.opened import Record
 from borrow_det.errors import InputError
 from borrow_det.evaluation import bad_boxes
+from borrow_det.evaluation.coco_values import Id
 
 
 def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:
     """Converts a record of `datasets.scale_pairs`, whose boxes are always valid."""
     del index, policy
-    return _from_own_builder(record)
-
-
-def convert_coco_folder(record: Record, index: int, policy: str) -> Record:
-    """Converts a record of `datasets.coco_folder`, prepared with the policy applied."""
-    del index, policy
     objects = record["objects"]
-    return _from_own_builder(
-        record,
-        is_crowd=_array(objects["is_crowd"], np.bool_),
-        is_difficult=_array(objects["is_difficult"], np.bool_),
-        area=_array(objects["area"], np.float32),
+    return _record(
+        image=record["image"],
+        file_name=_text(record["file_name"]),
+        image_id=int(record["image_id"]),
+        size=(int(record["height"]), int(record["width"])),
+        boxes=_array(objects["bbox"], np.float32, (-1, 4)),
+        labels=_array(objects["label"], np.int32),
+    )
+
+
+def convert_folder(record: Record, index: int, policy: str) -> Record:
+    """Converts a record of `folder.FolderRecords`, which have applied the policy."""
+    del policy
+    size = record["height"], record["width"]
+    boxes, bbox = record["boxes"], record["bbox"].copy()
+    clipped = record["faults"] != bad_boxes.GOOD
+    bbox[clipped] = _as_bbox(boxes[clipped])
+    area = record["area"]
+    return _record(
+        image=record["image"],
+        file_name=record["file_name"],
+        image_id=index if record["numbered"] else record["id"],
+        size=size,
+        boxes=(boxes / np.array([*size, *size], np.float64)).astype(np.float32),
+        labels=record["labels"],
+        is_crowd=record["is_crowd"],
+        is_difficult=record["is_difficult"],
+        area=np.where(np.isnan(area), bbox[:, 2] * bbox[:, 3], area),
+        bbox=bbox,
+        file_id=record["id"],
+        fields=record["fields"],
     )
 
 
@@ -148,20 +175,6 @@ def convert_imagenet2012(record: Record, index: int, policy: str) -> Record:
     )
 
 
-def _from_own_builder(record: Record, **fields: np.ndarray) -> Record:
-    """Converts the features that our own builders share; `fields` go to `_record`."""
-    objects = record["objects"]
-    return _record(
-        image=record["image"],
-        file_name=_text(record["file_name"]),
-        image_id=int(record["image_id"]),
-        size=(int(record["height"]), int(record["width"])),
-        boxes=_array(objects["bbox"], np.float32, (-1, 4)),
-        labels=_array(objects["label"], np.int32),
-        **fields,
-    )
-
-
 def _record(
     *,
     image: bytes,
@@ -173,6 +186,9 @@ def _record(
     is_crowd: np.ndarray | None = None,
     is_difficult: np.ndarray | None = None,
     area: np.ndarray | None = None,
+    bbox: np.ndarray | None = None,
+    file_id: Id | None = None,
+    fields: Mapping[str, Any] | None = None,
 ) -> Record:
     height, width = size
     if area is None:
@@ -183,15 +199,29 @@ def _record(
         "image": image,
         "file_name": file_name,
         "image_id": image_id,
+        "file_id": image_id if file_id is None else file_id,
+        "fields": {} if fields is None else fields,
         "height": height,
         "width": width,
         "boxes": boxes,
+        "bbox": _bbox_of(boxes, size) if bbox is None else bbox,
         "labels": labels,
         "is_crowd": none if is_crowd is None else is_crowd,
         "is_difficult": none if is_difficult is None else is_difficult,
-        "area": area,
+        "area": area.astype(np.float64),
         "bad_boxes": 0,
     }
+
+
+def _bbox_of(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Converts normalized boxes to `bbox` of a record."""
+    return _as_bbox(boxes.astype(np.float64) * np.tile(size, 2))
+
+
+def _as_bbox(corners: np.ndarray) -> np.ndarray:
+    """Converts [y_min, x_min, y_max, x_max] to [x, y, width, height]."""
+    y0, x0, y1, x1 = corners.T
+    return np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1)
 
 
 def _with_policy(record: Record, policy: str) -> Record:
@@ -206,8 +236,9 @@ def _with_policy(record: Record, policy: str) -> Record:
         boxes * scale, record["height"], record["width"], policy, describe
     )
     record["boxes"] = (pixels / scale).astype(np.float32)
+    record["bbox"] = _bbox_of(record["boxes"], (record["height"], record["width"]))
     record["bad_boxes"] = sum(counts.values())
-    for name in ("boxes", "labels", "is_crowd", "is_difficult", "area"):
+    for name in ("boxes", "bbox", "labels", "is_crowd", "is_difficult", "area"):
         record[name] = record[name][keep]
     return record
 

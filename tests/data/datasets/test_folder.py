@@ -15,7 +15,7 @@ import pytest
 
 from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
-from borrow_det.data.datasets import coco_json, coco_layout
+from borrow_det.data.datasets import coco_json, folder_layout
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
@@ -107,7 +107,7 @@ def test_annotation_files_of_other_tasks_are_ignored(folder, noise_image):
     for name in ("captions_train2017", "person_keypoints_train2017", "results"):
         (folder.folder / "annotations" / f"{name}.json").write_text("{}")
     (folder.folder / "package.json").write_text("{}")
-    assert list(coco_layout.find_splits(folder.folder)) == ["train2017"]
+    assert list(folder_layout.find_splits(folder.folder)) == ["train2017"]
 
 
 def test_classes_are_those_of_all_splits(folder, noise_image):

@@ -1,6 +1,5 @@
 """Folder layouts of datasets with COCO annotation files."""
 
-import os
 import pathlib
 import re
 
@@ -57,34 +56,22 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return splits
 
 
-def find_image(
-    folder: pathlib.Path, annotation_file: pathlib.Path, split: str, file_name: str
-) -> pathlib.Path:
-    """Finds an image next to its annotation file, or in one of the usual folders.
+def image_places(
+    folder: pathlib.Path, annotations: pathlib.Path, split: str
+) -> list[pathlib.Path]:
+    """Returns the usual folders of a split's images, in the order of the search.
 
     Args:
       folder: folder of the dataset.
-      annotation_file: file that lists the image.
+      annotations: file or folder of the annotations.
       split: name of the split.
-      file_name: name of the image in the annotation file, which may have folders.
-
-    Raises:
-      InputError: there is no such image.
     """
-    name = file_name.replace("\\", "/")
-    places = [
-        annotation_file.parent,
+    beside = annotations if annotations.is_dir() else annotations.parent
+    return [
+        beside,
         folder,
         folder / "images",
         folder / "images" / split,
         folder / split,
         folder / split / "images",
     ]
-    for place in places:
-        # Path.is_file raises for names that are invalid for files.
-        if os.path.isfile(place / name):
-            return place / name
-    raise InputError(
-        f"{annotation_file} lists the image {file_name!r}, which is in none of "
-        f"{', '.join(dict.fromkeys(map(str, places)))}"
-    )

@@ -1,0 +1,392 @@
+"""Datasets of a user: folders of images with annotations in any of the known formats."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Collection, Iterable, Mapping
+
+import ml_collections
+import numpy as np
+
+from borrow_det.data.datasets import (
+    folder_copy,
+    folder_layout,
+    folder_splits,
+    formats,
+    records,
+)
+from borrow_det.data.datasets.folder_copy import Copy
+from borrow_det.data.datasets.folder_splits import Part
+from borrow_det.data.datasets.opened import OpenedSet, Record
+from borrow_det.data.datasets.split_files import SplitFiles
+from borrow_det.errors import InputError, check_choice
+from borrow_det.evaluation import bad_boxes
+from borrow_det.evaluation.annotations import Category
+from borrow_det.evaluation.coco_values import id_key, id_order
+from borrow_det.io import file_names, paths
+from borrow_det.io.problems import Problem, Problems
+
+BAD_IMAGES = ("error", "skip")
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderRecords:
+    """Images of one copy, with random access, under a policy for boxes.
+
+    Attributes:
+      copy: the copy.
+      policy: dataset.bad_boxes.
+      labels: int32, class index of each category of the copy.
+      indices: indices of the images in the copy.
+      numbered: whether image ids of batches are positions, because ids in the files
+        are not 64-bit integers.
+      with_images: whether records have their images.
+    """
+
+    copy: Copy
+    policy: str
+    labels: np.ndarray
+    indices: np.ndarray
+    numbered: bool
+    with_images: bool = True
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Record:
+        """Returns the fields that `records.convert_folder` takes."""
+        position = int(self.indices[index])
+        arrays, image = self.copy.arrays, self.copy.images[position]
+        start, stop = arrays["starts"][position : position + 2]
+        keep = np.flatnonzero(self._kept[start:stop]) + start
+        chosen = {
+            name: values[keep] for name, values in arrays.items() if name != "starts"
+        }
+        return {
+            **image,
+            **chosen,
+            "image": self.copy.encoded(position) if self.with_images else b"",
+            "labels": self.labels[chosen["category"]],
+            "numbered": self.numbered,
+        }
+
+    def without_images(self) -> "FolderRecords":
+        """Returns the same records with empty images, which read no image file."""
+        return dataclasses.replace(self, with_images=False)
+
+    def counts(self) -> dict[str, int]:
+        """Returns the numbers of boxes that the policy "clipped" and "dropped"."""
+        starts = self.copy.arrays["starts"]
+        chosen = np.zeros(len(starts) - 1, np.bool_)
+        chosen[self.indices] = True
+        objects = np.repeat(chosen, np.diff(starts))
+        return bad_boxes.counts(self.copy.arrays["faults"][objects], self.policy)
+
+    @functools.cached_property
+    def _kept(self) -> np.ndarray:
+        return bad_boxes.kept(self.copy.arrays["faults"], self.policy)
+
+
+def open_set(
+    dataset_config: ml_collections.ConfigDict,
+    split_names: Collection[str],
+    refuse: bool = True,
+) -> OpenedSet:
+    """Opens splits of the folder dataset.path, after preparing them if necessary.
+
+    Only these splits are read.
+
+    Args:
+      dataset_config: config.dataset; path, data_dir, train_split, eval_splits,
+        held_out, group, max_pixels and the policies are used.
+      split_names: names of complete splits. `val`, `valid`, `validation` and `dev`
+        stand for whichever of them is there, or for images held out of the training
+        split.
+      refuse: whether problems that the policies do not allow are an error. Otherwise
+        wrong records and bad images are left out, and bad boxes are clipped.
+
+    Raises:
+      InputError: a split is unknown or cannot be read as a whole, the copy cannot be
+        written, or there are problems; the message counts them by kind and names a
+        report with all of them.
+    """
+    check_choice("dataset.bad_images", dataset_config.bad_images, BAD_IMAGES)
+    path = _folder_path(dataset_config.path)
+    kind = formats.recognize(path)
+    files = kind.splits(path)
+    parts = _choose(dataset_config, split_names, files, path)
+    copies = _open_copies(
+        kind, {part.split: files[part.split] for part in parts.values()}, dataset_config
+    )
+    categories = _merge_categories(copies)
+    if refuse:
+        _refuse(copies, dataset_config, path)
+    policy = dataset_config.bad_boxes
+    if policy == "error":  # Copies without bad boxes, unless the caller wants them.
+        policy = "clip"
+    label_of = {id_key(category.id): i for i, category in enumerate(categories)}
+    numbered = not all(_are_numbers(copy) for copy in copies.values())
+    opened, notices = {}, [kind.describe(path)]
+    for name, part in parts.items():
+        copy = copies[part.split]
+        indices, notice = _select(copy, part, dataset_config, name, path)
+        notices += notice
+        labels = [label_of[id_key(category.id)] for category in copy.categories]
+        opened[name] = FolderRecords(
+            copy, policy, np.array(labels, np.int32), indices, numbered
+        )
+    counts = {name: _counts(opened[name], part) for name, part in parts.items()}
+    notices += _count_notices(copies, parts, counts, dataset_config)
+    return OpenedSet(
+        splits={name: [split] for name, split in opened.items()},
+        class_names=tuple(category.name for category in categories),
+        category_ids=tuple(category.id for category in categories),
+        convert=records.convert_folder,
+        counts=counts,
+        problems={
+            name: tuple(_problems(copies[part.split])) for name, part in parts.items()
+        },
+        notices=tuple(notices),
+    )
+
+
+def split_names(path: str) -> list[str]:
+    """Returns the names of a folder's splits, in the order of the format's reader.
+
+    Raises:
+      InputError: the folder is missing or has no annotations of a known format.
+    """
+    folder = _folder_path(path)
+    return list(formats.recognize(folder).splits(folder))
+
+
+def _folder_path(path: str) -> pathlib.Path:
+    if not path:
+        raise InputError(
+            "dataset.path is not set: set it to the folder of your images and "
+            "annotations (--config=configs/folder.py:path=DIR)"
+        )
+    return paths.local_path(path, "dataset.path").absolute()
+
+
+def _choose(
+    dataset_config: ml_collections.ConfigDict,
+    asked: Collection[str],
+    files: Mapping[str, SplitFiles],
+    path: pathlib.Path,
+) -> dict[str, Part]:
+    train = _complete_names([dataset_config.train_split])
+    return folder_splits.choose(
+        asked,
+        list(files),
+        in_config=[*train, *_complete_names(dataset_config.eval_splits)],
+        train=train[0] if train else "",
+        held_out=dataset_config.held_out,
+        dataset=str(path),
+    )
+
+
+def _complete_names(names: Iterable[str]) -> list[str]:
+    """Returns the names of splits without slices: train[:9]+val -> train, val."""
+    return [
+        part.partition("[")[0].strip() for name in names for part in name.split("+")
+    ]
+
+
+def _open_copies(
+    kind: formats.Format,
+    files: Mapping[str, SplitFiles],
+    dataset_config: ml_collections.ConfigDict,
+) -> dict[str, Copy]:
+    """Opens the copies of splits; one split that cannot be read stops no other.
+
+    Raises:
+      InputError: a split cannot be read; the message has all such splits.
+    """
+    read, errors = [], []
+    for split in files.values():
+        try:
+            read.append(_read(kind, split, dataset_config.max_pixels))
+        except InputError as error:
+            errors.append(str(error))
+    if errors:
+        raise InputError("; ".join(errors))
+    return {
+        source.split: folder_copy.open_copy(source, dataset_config.data_dir)
+        for source in read
+    }
+
+
+def _read(
+    kind: formats.Format, files: SplitFiles, max_pixels: int
+) -> folder_copy.Source:
+    """Reads the annotations of a split and finds its images."""
+    problems, missing = Problems(), Problems()
+    annotations = kind.read(files, problems)
+    if not annotations.images and not problems:
+        raise InputError(
+            f"{annotations.path} lists no images: remove it, or add images"
+        )
+    if not annotations.categories and not problems:
+        raise InputError(f"{annotations.path} lists no categories: add them")
+    index = file_names.FileIndex(files.folder)
+    places = folder_layout.image_places(files.folder, annotations.path, files.name)
+    found: list[pathlib.Path | None] = []
+    for image in annotations.images:
+        match = index.resolve(image.file_name, places)
+        found.append(match.found)
+        if match.found is None:
+            reason = file_names.reason(image.file_name, match, files.folder)
+            kind_ = "ambiguous file name" if match.candidates else "missing image"
+            missing.add(kind_, annotations.path, image.record, reason)
+    return folder_copy.Source(
+        folder=files.folder,
+        split=files.name,
+        annotations=annotations,
+        paths=found,
+        annotation_problems=tuple(problems),
+        image_problems=tuple(missing),
+        max_pixels=max_pixels,
+    )
+
+
+def _problems(copy: Copy) -> list[Problem]:
+    """Returns everything that is wrong with a split."""
+    kinds = ("annotations", "images", "boxes")
+    return [problem for kind in kinds for problem in copy.problems(kind)]
+
+
+def _refuse(
+    copies: Mapping[str, Copy],
+    dataset_config: ml_collections.ConfigDict,
+    path: pathlib.Path,
+) -> None:
+    """Raises InputError for the problems that the policies do not allow."""
+    refused, advice = Problems(), ["Correct the files"]
+    kinds = {
+        "annotations": (True, ""),
+        "images": (
+            dataset_config.bad_images == "error",
+            "set dataset.bad_images=skip to leave bad images out",
+        ),
+        "boxes": (
+            dataset_config.bad_boxes == "error",
+            "set dataset.bad_boxes to clip or drop for bad boxes",
+        ),
+    }
+    for kind, (is_refused, other_way) in kinds.items():
+        found = [p for copy in copies.values() for p in copy.problems(kind)]
+        if is_refused and found:
+            refused.extend(found)
+            advice += [other_way] if other_way else []
+    report = folder_copy.place(path, dataset_config.data_dir) / "problems.json"
+    report.unlink(missing_ok=True)
+    refused.refuse(report, ", or ".join(advice))
+    for name, copy in copies.items():
+        if not len(copy):
+            raise InputError(f"{path}: no image of the split {name} can be read")
+
+
+def _merge_categories(copies: Mapping[str, Copy]) -> list[Category]:
+    """Merges the categories of splits; checks that they agree on the names.
+
+    Raises:
+      InputError: two splits have other names for one id, or none has a category.
+    """
+    merged: dict[str, Category] = {}
+    origin: dict[str, str] = {}
+    for split, copy in copies.items():
+        for category in copy.categories:
+            key = id_key(category.id)
+            known = merged.setdefault(key, category)
+            if _plain_name(known) != _plain_name(category):
+                raise InputError(
+                    f"{split} calls category {category.id} {category.name!r}, and "
+                    f"{origin[key]} calls it {known.name!r}: use the same categories "
+                    "in both"
+                )
+            origin.setdefault(key, split)
+    ordered = sorted(merged.values(), key=lambda category: id_order(category.id))
+    names: list[str] = []
+    for category in ordered:
+        name = _plain_name(category)
+        while name in names:
+            name += f" ({category.id})"
+        names.append(name)
+    return [
+        Category(category.id, name)
+        for category, name in zip(ordered, names, strict=True)
+    ]
+
+
+def _plain_name(category: Category) -> str:
+    """Returns a name without the id that tells repeated names of a file apart."""
+    return category.name.removesuffix(f" ({category.id})")
+
+
+def _are_numbers(copy: Copy) -> bool:
+    return all(
+        isinstance(image["id"], int) and image["id"] in _INT64 for image in copy.images
+    )
+
+
+def _select(
+    copy: Copy,
+    part: Part,
+    dataset_config: ml_collections.ConfigDict,
+    name: str,
+    path: pathlib.Path,
+) -> tuple[np.ndarray, list[str]]:
+    """Returns the indices of an asked split's images, and notices."""
+    if part.held_out is None:
+        renamed = [f"{name} is the split {part.split} of {path}"]
+        return np.arange(len(copy)), renamed if name != part.split else []
+    field = folder_splits.group_field(copy.images, dataset_config.group)
+    mask = folder_splits.hold_out(copy.images, dataset_config.held_out, field)
+    if not part.held_out:
+        return np.flatnonzero(~mask), []
+    by_group = f", whole groups by {field}" if field else ""
+    notice = (
+        f"{path} has no validation split: {mask.sum():,} of the {len(mask):,} images of "
+        f"{part.split} are held out as {name} (dataset.held_out="
+        f"{dataset_config.held_out:g}{by_group})"
+    )
+    return np.flatnonzero(mask), [notice]
+
+
+def _counts(split: FolderRecords, part: Part) -> dict[str, int]:
+    """Returns the counts of a split for dataset.json."""
+    counts = split.counts()
+    skipped = len(split.copy.problems("images"))
+    if skipped and not part.held_out:
+        counts["skipped_images"] = skipped
+    return counts
+
+
+def _count_notices(
+    copies: Mapping[str, Copy],
+    parts: Mapping[str, Part],
+    counts: Mapping[str, Mapping[str, int]],
+    dataset_config: ml_collections.ConfigDict,
+) -> list[str]:
+    """Returns a line about each split with bad images or boxes."""
+    notices = []
+    for name, copy in copies.items():
+        for defect, count in copy.repairs.items():
+            images = "image was" if count == 1 else "images were"
+            notices.append(f"{name}: {count} {images} repaired: {defect}")
+        if skipped := Problems(copy.problems("images")):
+            kinds = ", ".join(f"{n} {kind}" for kind, n in skipped.counts().items())
+            notices.append(
+                f"{name}: dataset.bad_images=skip left out {len(skipped)} images "
+                f"({kinds}), the first: {next(iter(skipped))}"
+            )
+    for name in parts:
+        clipped, dropped = counts[name]["clipped"], counts[name]["dropped"]
+        if clipped or dropped:
+            notices.append(
+                f"{name}: dataset.bad_boxes={dataset_config.bad_boxes} clipped "
+                f"{clipped} boxes and dropped {dropped}"
+            )
+    return notices

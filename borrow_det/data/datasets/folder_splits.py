@@ -1,0 +1,141 @@
+"""Splits that a run asks for, and the splits that a folder has.
+
+Validation splits have several names in use, and a folder may lack one: then a share of
+the training images is held out.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from borrow_det.data.datasets.opened import check_split_names
+from borrow_det.errors import InputError
+
+# Names of the validation split, the preferred one first.
+VALIDATION = ("val", "valid", "validation", "dev")
+# Fields of images that name their video, camera or place, the preferred one first.
+GROUP_FIELDS = ("video_id", "video", "camera", "sequence", "seq_id", "location")
+
+
+class Part(NamedTuple):
+    """The images of an asked split.
+
+    Attributes:
+      split: name of the split in the folder.
+      held_out: true for the images that are held out of it, false for the others,
+        None for all images.
+    """
+
+    split: str
+    held_out: bool | None = None
+
+
+def choose(
+    asked: Collection[str],
+    known: Collection[str],
+    in_config: Collection[str],
+    train: str,
+    held_out: float,
+    dataset: str,
+) -> dict[str, Part]:
+    """Finds the splits of a folder that serve as the asked ones.
+
+    Args:
+      asked: names of complete splits.
+      known: names of the folder's splits.
+      in_config: names of the complete splits that the run trains and evaluates on: if
+        one of them is held out, `train` lacks its images.
+      train: name of the training split.
+      held_out: dataset.held_out.
+      dataset: path of the folder, for messages.
+
+    Raises:
+      InputError: a split is unknown; lists the known ones.
+    """
+    present = [name for name in VALIDATION if name in known]
+    absent = {*asked, *in_config} & set(VALIDATION) - set(known)
+    takes_share = bool(absent) and not present and held_out > 0 and train in known
+    parts: dict[str, Part] = {}
+    for name in asked:
+        if name in absent and present:
+            parts[name] = Part(present[0])
+        elif name in absent and takes_share:
+            parts[name] = Part(train, held_out=True)
+        else:
+            check_split_names(dataset, [name], known)
+            is_rest = takes_share and name == train
+            parts[name] = Part(name, held_out=False if is_rest else None)
+    return parts
+
+
+def group_field(images: Sequence[Mapping[str, Any]], field: str) -> str:
+    """Returns the field whose values group the images; "" if there is none.
+
+    Args:
+      images: `Copy.images`.
+      field: dataset.group.
+
+    Raises:
+      InputError: an image lacks the field that dataset.group names.
+    """
+    if field:
+        for image in images:
+            if image["fields"].get(field) is None:
+                raise InputError(
+                    f"image {image['file_name']!r} has no field {field!r}: correct "
+                    "dataset.group"
+                )
+        return field
+    for name in GROUP_FIELDS:
+        if images and all(image["fields"].get(name) is not None for image in images):
+            return name
+    return ""
+
+
+def hold_out(
+    images: Sequence[Mapping[str, Any]], share: float, field: str
+) -> np.ndarray:
+    """Chooses the images that are held out for validation.
+
+    All images of a group are on one side. The choice depends on the names of the
+    groups, or of the images without groups, and on nothing else: not on their order,
+    and not on a seed.
+
+    Args:
+      images: `Copy.images`, at least two.
+      share: dataset.held_out.
+      field: field whose values group the images; "" for single images.
+
+    Returns:
+      bool [n], true for images that are held out.
+
+    Raises:
+      InputError: there are fewer than two groups.
+    """
+    keys = [
+        json.dumps(image["fields"][field] if field else image["file_name"])
+        for image in images
+    ]
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    if len(groups) < 2:
+        what = f"group (field {field})" if field else "image"
+        raise InputError(
+            f"{len(groups)} {what} cannot be divided into training and validation "
+            "images: add a validation split, or set dataset.group to another field"
+        )
+    target = max(1, round(share * len(images)))
+    order = sorted(groups, key=lambda key: hashlib.sha256(key.encode()).digest())
+    chosen: list[int] = []
+    for key in order:
+        if len(chosen) + len(groups[key]) <= target:
+            chosen += groups[key]
+    if not chosen:  # All groups are larger than the share.
+        chosen = groups[min(order, key=lambda key: len(groups[key]))]
+    mask = np.zeros(len(images), np.bool_)
+    mask[chosen] = True
+    return mask
