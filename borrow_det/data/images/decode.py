@@ -22,10 +22,7 @@ def decode_image(record: Mapping[str, Any], name: str) -> np.ndarray:
     Raises:
       InputError: the image does not decode, or has another size than the record.
     """
-    encoded = np.frombuffer(record["image"], np.uint8)
-    # Stored images are upright: an orientation tag would rotate them again.
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(encoded, flags) if len(encoded) else None
+    image = decode_bytes(record["image"])
     if image is None:
         raise InputError(f"{name} does not decode: prepare the set again")
     if image.shape[:2] != (record["height"], record["width"]):
@@ -34,6 +31,18 @@ def decode_image(record: Mapping[str, Any], name: str) -> np.ndarray:
             f"record has {record['width']} x {record['height']}: prepare the set again"
         )
     return image
+
+
+def decode_bytes(encoded: bytes) -> np.ndarray | None:
+    """Decodes a JPEG or PNG file as it is stored, without EXIF's rotation.
+
+    Returns:
+      uint8 RGB [H, W, 3]; None if it does not decode.
+    """
+    content = np.frombuffer(encoded, np.uint8)
+    # Stored images are upright: an orientation tag would rotate them again.
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(content, flags) if len(content) else None
 
 
 def to_canvas(

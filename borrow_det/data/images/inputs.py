@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from borrow_det.data.images import decode, upright
+from borrow_det.data.images import upright
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -37,7 +38,7 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> list[pathlib.Path]:
       InputError: an input does not exist, or contains no image or video.
     """
     found: dict[pathlib.Path, None] = {}
-    for name in inputs:
+    for name in map(paths.expand_home, inputs):
         path = pathlib.Path(name)
         if path.exists():
             files = _below(path) if path.is_dir() else [path]
@@ -74,6 +75,4 @@ def read_upright(path: pathlib.Path) -> np.ndarray:
       InputError: the file is missing, truncated or not an image, or its size exceeds
         the limit against decompression bombs.
     """
-    stored = upright.read(path)
-    record = {"image": stored.encoded, "height": stored.height, "width": stored.width}
-    return decode.decode_image(record, str(path))
+    return upright.read(path).pixels

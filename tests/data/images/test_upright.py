@@ -201,3 +201,41 @@ def test_the_error_names_unsupported_pixels(pixels, kind, save):
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     with pytest.raises(InputError, match=r"gone\.png: No such file"):
         upright_lib.read(tmp_path / "gone.png")
+
+
+def test_the_limit_on_pixels_is_an_option(save, noise_image, monkeypatch):
+    path = save(noise_image(), "a.png")
+    with pytest.raises(
+        InputError,
+        match=r"a\.png is larger than dataset\.max_pixels=767: set "
+        r"dataset\.max_pixels=768 if you trust the file",
+    ):
+        upright_lib.read(path, max_pixels=24 * 32 - 1)
+    assert upright_lib.read(path, max_pixels=24 * 32).width == 32
+    # Above Pillow's limit, too, which stays in place for others.
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
+    assert upright_lib.read(path, max_pixels=24 * 32).width == 32
+    assert PIL.Image.MAX_IMAGE_PIXELS == 100
+    with pytest.raises(InputError, match=r"200 pixels\): set --max_pixels=768 if"):
+        upright_lib.read(path, option="--max_pixels")
+
+
+def test_an_image_too_large_for_opencv_says_so(save, noise_image, monkeypatch):
+    monkeypatch.setattr(upright_lib, "_DECODABLE_PIXELS", 24 * 32 - 1)
+    with pytest.raises(InputError, match=r"a\.png has more than 767 pixels"):
+        upright_lib.read(save(noise_image(), "a.png"))
+
+
+@pytest.mark.parametrize("removed", [1, 4, 8, 12])
+def test_a_png_without_its_last_chunk_is_stored_whole(removed, save, noise_image):
+    path = save(noise_image(), "a.png")
+    path.write_bytes(path.read_bytes()[:-removed])
+    stored = upright_lib.read(path)
+    assert stored.repairs == ("it has no end chunk",)
+    np.testing.assert_array_equal(decode(stored.encoded), np.asarray(noise_image()))
+
+
+def test_the_pixels_are_those_of_the_stored_file(save, noise_image):
+    for name in ("a.png", "a.jpg", "a.bmp", "a.gif"):
+        stored = upright_lib.read(save(noise_image(), name))
+        np.testing.assert_array_equal(stored.pixels, decode(stored.encoded))
