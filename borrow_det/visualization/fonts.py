@@ -99,7 +99,7 @@ class _Library:
         self._found: dict[str, _Font | None] = {}
 
     def find(self, text: str) -> _Font | None:
-        """Returns the first font that draws the whole text, or None."""
+        """Returns the first font that draws all of the text, or None."""
         if text not in self._found:
             self._found[text] = next((f for f in self if f.draws(text)), None)
         return self._found[text]
@@ -195,7 +195,7 @@ def lay_out(text: str, size: int) -> Line:
     from_the_right = _starts_from_the_right(text)
     if from_the_right:
         parts.reverse()
-    shaped = features.check("raqm")
+    shaped = _shapes_letters()
     direction = ("rtl" if from_the_right else "ltr") if shaped else None
     own = _sized(str(_DEJAVU), size, shaped)
     ascent = own.getmetrics()[0]
@@ -259,9 +259,9 @@ def _split(text: str) -> list[tuple[_Font | None, str]]:
     library = _library(os.environ.get(FOLDER_VARIABLE, ""))
     runs: list[tuple[_Font | None, str]] = []
     for piece in re.findall(" +|[^ ]+", text):
-        whole = library.find(piece)
-        for part in [piece] if whole else _clusters(piece):
-            font = whole or library.find(part)
+        one = library.find(piece)
+        for part in [piece] if one else _clusters(piece):
+            font = one or library.find(part)
             last = runs[-1][0] if runs else None
             if runs and last and part[0] == " " and last.draws(" "):
                 font = last
@@ -324,8 +324,13 @@ def _joins(neighbors: str) -> bool:
     return (
         len(neighbors) == 2
         and all(unicodedata.category(c)[0] in "LM" for c in neighbors)
-        and features.check("raqm")
+        and _shapes_letters()
     )
+
+
+def _shapes_letters() -> bool:
+    """Returns whether Pillow joins and orders letters."""
+    return bool(features.check("raqm"))
 
 
 def _clusters(text: str) -> list[str]:
