@@ -4,8 +4,8 @@ Ground truth is a COCO dictionary with `images` (`id`), `annotations` (`image_id
 `category_id`, `bbox`; optionally `area`, `iscrowd`, `difficult`) and `categories`
 (`id`, `name`). Detections are a COCO results list (`image_id`, `category_id`,
 `bbox`, `score`; `with_areas` adds `box_area`). `bbox` is [x, y, width, height] in
-pixels. The functions do not change the records and do not check them;
-evaluation/coco_format.py checks the files of a user.
+pixels. The functions do not change the records and do not check them:
+evaluation/coco_format.py and coco_results.py read the files of a user.
 """
 
 import logging
@@ -130,9 +130,12 @@ def subset_metrics(
 
 
 def object_area(annotation: Mapping[str, Any]) -> float:
-    """Returns an object's size in square pixels: its `area`, or that of its box."""
+    """Returns an object's size in square pixels: its `area`, or that of its box.
+
+    An area that is absent, null or 0 is unknown.
+    """
     _, _, width, height = map(float, annotation["bbox"])
-    return float(annotation.get("area", width * height))
+    return float(annotation.get("area") or width * height)
 
 
 def with_areas(
@@ -203,7 +206,8 @@ def _coco_arrays(
     the detections.
     """
     # The reference breaks ties of scores by the order of the image ids.
-    image_ids = sorted(image["id"] for image in ground_truth["images"])
+    ids = (image["id"] for image in ground_truth["images"])
+    image_ids = sorted(ids, key=lambda value: (isinstance(value, str), value))
     images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
     objects = grouped(ground_truth["annotations"], "category_id")
     detected = grouped(detections, "category_id")

@@ -4,7 +4,9 @@
 
 Prints one JSON object of metrics to stdout: COCO's box metrics and, with --voc, Pascal
 VOC's. The names are those of evaluation/average_precision.py; a metric without objects
-is null. The exit status is 2 after wrong input, with one line on stderr.
+is null. They equal the metrics of a run on the same files, with the run's
+dataset.bad_boxes as --bad_boxes. The exit status is 2 after wrong input, with one line
+on stderr that counts the wrong records by kind.
 """
 
 import json
@@ -16,8 +18,15 @@ from absl import flags
 
 from borrow_det.config import path_flags
 from borrow_det.errors import InputError
-from borrow_det.evaluation import average_precision, coco_format, voc
-from borrow_det.io import json_files
+from borrow_det.evaluation import (
+    average_precision,
+    bad_boxes,
+    coco_format,
+    coco_results,
+    coco_truth,
+    voc,
+)
+from borrow_det.io.problems import Problems
 from borrow_det.tools.common import cli
 
 
@@ -27,10 +36,13 @@ def main(argv: Sequence[str]) -> int:
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     if options["iou"].present and not options.voc:
         raise InputError("--iou can only be used with --voc: it is VOC's threshold")
-    ground_truth = json_files.read(options.ground_truth)
-    coco_format.check_ground_truth(ground_truth, options.ground_truth)
-    detections = json_files.read(options.detections)
-    coco_format.check_detections(detections, ground_truth, options.detections)
+    problems = Problems()
+    annotations = coco_format.read_annotations(options.ground_truth, problems)
+    ground_truth = coco_truth.to_coco(annotations, options.bad_boxes, problems)
+    problems.refuse(
+        None, "Correct the ground truth; --bad_boxes=clip or drop accepts wrong boxes"
+    )
+    detections = coco_results.read_results(options.detections, annotations)
     metrics = average_precision.coco_metrics(
         ground_truth, detections, options.max_detections
     )
@@ -64,6 +76,14 @@ def _flags() -> flags.FlagValues:
         100,
         "Number of detections per image and class that COCO's metrics use.",
         lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "bad_boxes",
+        "error",
+        bad_boxes.POLICIES,
+        "Boxes of the ground truth that are not finite, empty or outside their image: "
+        "an error, clipped to the image, or dropped, as dataset.bad_boxes of a run.",
         flag_values=values,
     )
     flags.DEFINE_boolean("voc", False, "Add Pascal VOC's metrics.", flag_values=values)

@@ -102,12 +102,13 @@ def test_without_detections_the_score_is_0(tmp_path, capsys):
 
 
 NOTE, FOUND = TRUTH["annotations"][0], DETECTIONS[0]
+NOT_COCO = "truth.json is not in COCO's format: "
 BAD_TRUTHS = {
     "truth.json: not JSON: ": "{",
-    "truth.json: the ground truth must be a JSON object": [],
-    "truth.json: the key 'images' is missing": changed(TRUTH, images=None),
-    "truth.json: the key 'annotations' is missing": changed(TRUTH, annotations=None),
-    "truth.json: the key 'categories' is missing": changed(TRUTH, categories=None),
+    f"{NOT_COCO}it must be a JSON object": [],
+    f"{NOT_COCO}the key 'images' is missing": changed(TRUTH, images=None),
+    f"{NOT_COCO}the key 'annotations' is missing": changed(TRUTH, annotations=None),
+    f"{NOT_COCO}the key 'categories' is missing": changed(TRUTH, categories=None),
     "truth.json: images[1]: id 1 is not unique": changed(
         TRUTH, images=[{"id": 1}, {"id": 1}]
     ),
@@ -115,33 +116,35 @@ BAD_TRUTHS = {
     "truth.json: images[0]: id [1] is not an integer": changed(
         TRUTH, images=[{"id": [1]}]
     ),
-    "truth.json: images: some ids are integers": changed(
+    "truth.json: images[1]: id '1' is not unique": changed(
         TRUTH, images=[{"id": 1}, {"id": "1"}]
     ),
     "truth.json: categories[0]: the name None is missing": changed(
         TRUTH, categories=[{"id": 5}]
     ),
-    "truth.json: categories[1]: the name 'cat' is missing or not unique": (
-        changed(TRUTH, categories=[{"id": 5, "name": "cat"}, {"id": 7, "name": "cat"}])
-    ),
 }
 BAD_ANNOTATIONS = {
     "truth.json: annotations[0]: must be a JSON object": 3,
-    "truth.json: annotations[0]: the key 'bbox' is missing": changed(NOTE, bbox=None),
-    "truth.json: annotations[0]: image_id 9 is not in": changed(NOTE, image_id=9),
-    "truth.json: annotations[0]: category_id 6 is not in": changed(NOTE, category_id=6),
-    "truth.json: annotations[0]: bbox [0, 0, -1, 9] has a negative width": changed(
-        NOTE, bbox=[0, 0, -1, 9]
+    "truth.json: annotations[0] (id 1): the box None in image 1 is not four numbers": (
+        changed(NOTE, bbox=None)
     ),
-    "truth.json: annotations[0]: area is -4": changed(NOTE, area=-4),
-    "truth.json: annotations[0]: iscrowd is 'no'": changed(NOTE, iscrowd="no"),
+    "truth.json: annotations[0] (id 1): image_id 9 is not in": changed(
+        NOTE, image_id=9
+    ),
+    "truth.json: annotations[0] (id 1): category_id 6 is not in": changed(
+        NOTE, category_id=6
+    ),
+    "truth.json: annotations[0] (id 1): the box [0, 0, -1, 9] in image 1 has no area": (
+        changed(NOTE, bbox=[0, 0, -1, 9])
+    ),
+    "truth.json: annotations[0] (id 1): iscrowd is 'no'": changed(NOTE, iscrowd="no"),
 }
 BAD_DETECTIONS = {
     "found.json: detections[0]: the key 'score' is missing": changed(FOUND, score=None),
     "found.json: detections[0]: score is nan": changed(FOUND, score=float("nan")),
     "found.json: detections[0]: score is True": changed(FOUND, score=True),
     "found.json: detections[0]: image_id 3 is not in": changed(FOUND, image_id=3),
-    "found.json: detections[0]: image_id '1' is not in": changed(FOUND, image_id="1"),
+    "found.json: detections[0]: image_id '3' is not in": changed(FOUND, image_id="3"),
     "found.json: detections[0]: image_id [1] is not in": changed(FOUND, image_id=[1]),
     "found.json: detections[0]: category_id 1 is not in": changed(FOUND, category_id=1),
     "found.json: detections[0]: bbox [0, 0, 9] is not": changed(FOUND, bbox=[0, 0, 9]),
@@ -181,8 +184,65 @@ def test_wrong_files_are_named_in_one_line(tmp_path, capsys, message, files):
     assert run(tmp_path, **files) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith(f"error: {tmp_path}/{message}")
+    assert output.err.startswith("error: ")
+    assert f"{tmp_path}/{message}" in output.err
     assert output.err.count("\n") == 1
+
+
+def test_all_wrong_records_are_counted_and_some_of_each_kind_are_shown(
+    tmp_path, capsys
+):
+    notes = [changed(NOTE, id=i, iscrowd="no") for i in range(5)]
+    notes += [changed(NOTE, id=5, bbox=[0, 0, 0, 9])]
+    assert run(tmp_path, truth=changed(TRUTH, annotations=notes)) == 2
+    place = f"{tmp_path}/truth.json: annotations"
+    assert capsys.readouterr().err == (
+        "error: 6 problems. wrong flag (5): "
+        f"{place}[0] (id 0): iscrowd is 'no', not 0, 1, true or false; "
+        f"{place}[1] (id 1): iscrowd is 'no', not 0, 1, true or false; "
+        f"{place}[2] (id 2): iscrowd is 'no', not 0, 1, true or false; and 2 more. "
+        f"box without area (1): {place}[5] (id 5): the box [0, 0, 0, 9] in image 1 has "
+        "no area. Correct the ground truth; --bad_boxes=clip or drop accepts wrong "
+        "boxes\n"
+    )
+    found = [changed(FOUND, score="0.5"), *[changed(FOUND, image_id=7)] * 9]
+    assert run(tmp_path, detections=found) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: 10 problems. unknown image (9): ")
+    assert "and 6 more. wrong score (1): " in error
+
+
+def test_bad_boxes_are_refused_clipped_or_dropped(tmp_path, capsys):
+    truth = changed(
+        TRUTH,
+        images=[{"id": 1, "width": 20, "height": 9}, {"id": 2}],
+        annotations=[
+            changed(NOTE, id=1, bbox=[10, 0, 30, 9]),
+            changed(NOTE, id=2, bbox=[0, 0, 0, 9]),
+        ],
+    )
+    found = [changed(FOUND, bbox=[10, 0, 10, 9])]
+    assert run(tmp_path, truth=truth, detections=found) == 2
+    error = capsys.readouterr().err
+    assert "the box [10, 0, 30, 9] in image 1 is outside the image of 20 x 9" in error
+    assert "--bad_boxes=clip" in error
+    for policy, expected in (("clip", 1.0), ("drop", None)):
+        arguments = [f"--bad_boxes={policy}"]
+        assert run(tmp_path, *arguments, truth=truth, detections=found) == 0
+        assert json.loads(capsys.readouterr().out)["AP/cat"] == expected
+
+
+def test_a_box_that_leaves_its_image_by_a_pixel_stays_as_annotated(tmp_path, capsys):
+    truth = changed(
+        TRUTH,
+        images=[{"id": 1, "width": 8, "height": 9}],
+        annotations=[changed(NOTE, bbox=[0, 0, 9, 9])],
+    )
+    for policy in ("error", "clip", "drop"):
+        assert run(tmp_path, f"--bad_boxes={policy}", truth=truth) == 0
+        metrics = json.loads(capsys.readouterr().out)
+        # The detection [0, 0, 9, 9] has an IoU of 8 / 9 with the clipped box.
+        assert metrics["AP/cat"] == 1.0
 
 
 @pytest.mark.parametrize(
