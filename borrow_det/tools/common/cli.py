@@ -78,6 +78,18 @@ def define_step(flag_values: flags.FlagValues) -> None:
     )
 
 
+def define_max_pixels(flag_values: flags.FlagValues) -> None:
+    """Defines --max_pixels, the largest image that a tool reads."""
+    flags.DEFINE_integer(
+        "max_pixels",
+        0,
+        "Number of pixels above which an image is refused; 0: Pillow's limit against "
+        "decompression bombs (179 million).",
+        0,
+        flag_values=flag_values,
+    )
+
+
 def refuse_arguments(arguments: Sequence[str]) -> None:
     """Refuses arguments of a tool that takes flags only.
 

@@ -64,10 +64,16 @@ def main(argv: Sequence[str]) -> int:
     _check_flags(options, names)
     output = cli.output_folder(options.output)
     # Files are searched before the network is built, which takes a while.
-    paths = inputs.find(names, leave_out=output / "pictures") if names else []
+    paths, others = (
+        inputs.find(names, leave_out=output / "pictures") if names else ([], {})
+    )
     detector = Detector.load(options.workdir, options.step)
     check_level(detector, options.level)
-    readers = _of_split(detector, options.split) if options.split else _of_files(paths)
+    readers = (
+        _of_split(detector, options.split)
+        if options.split
+        else _of_files(paths, options.max_pixels)
+    )
     if options.detection is not None and len(readers) != 1:
         raise InputError(
             f"--detection={options.detection} is an index in one image, and there are "
@@ -89,7 +95,8 @@ def main(argv: Sequence[str]) -> int:
         for picture, found, parts in explained:
             _report_notes(picture.name, parts)
             writer.add(picture.name, picture.image, found, parts)
-    print(readable(writer.summary()))
+    unread = f"\nnot looked at: {inputs.described(others)}" if others else ""
+    print(readable(writer.summary() + unread))
     return 1 if failures else 0
 
 
@@ -209,13 +216,19 @@ def _pictures(
             yield picture._replace(name=readable(picture.name))
 
 
-def _of_files(paths: Sequence[pathlib.Path]) -> list[Callable[[], Picture]]:
+def _of_files(
+    paths: Sequence[pathlib.Path], max_pixels: int
+) -> list[Callable[[], Picture]]:
     """Returns a reader for each file."""
+
+    def warn(message: str) -> None:
+        tqdm.tqdm.write(f"warning: {readable(message)}", file=sys.stderr)
 
     def read(path: pathlib.Path) -> Picture:
         if inputs.is_video(path):
             raise InputError(f"{path} is a video: explain reads images only")
-        return Picture(str(path), inputs.read_upright(path))
+        image = inputs.read_upright(path, max_pixels, "--max_pixels", warn)
+        return Picture(str(path), image)
 
     return [functools.partial(read, path) for path in paths]
 
@@ -281,6 +294,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "pictures", True, "Draw pictures; the page needs none.", **text
     )
+    cli.define_max_pixels(values)
     flags.DEFINE_integer(
         "limit",
         8,

@@ -23,7 +23,7 @@ entire image, and the tool merges their detections (inference/tiling.py).
 import collections
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,13 +33,12 @@ from absl import flags
 from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
 from borrow_det.errors import InputError
-from borrow_det.evaluation import coco_format
 from borrow_det.inference import tiling, video
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
-from borrow_det.io import json_files
 from borrow_det.tools.common import cli
 from borrow_det.tools.predict.files import Item, PredictionWriter
+from borrow_det.tools.predict.image_ids import image_ids
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,12 +49,18 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("name at least one image, folder, pattern or video")
     options = _options(values)
     output = cli.output_folder(values.output)
-    paths = inputs.find(names, leave_out=output / "pictures")
-    ids = _image_ids(values.ids_from, paths) if values.ids_from else None
+    paths, others = inputs.find(names, leave_out=output / "pictures")
+    ids = image_ids(values.ids_from, paths) if values.ids_from else None
     detector = Detector.load(values.workdir, values.step)
     writer = PredictionWriter(output, detector, values.score, values.pictures, ids)
     failures: list[str] = []
-    items = read_items(tqdm.tqdm(paths, unit="file", disable=None), failures)
+    repaired: list[str] = []
+    items = read_items(
+        tqdm.tqdm(paths, unit="file", disable=None),
+        failures,
+        repaired,
+        values.max_pixels,
+    )
     try:
         for item, found in detect(detector, items, options):
             writer.add(item, found)
@@ -64,17 +69,42 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"{writer.images} images, {writer.drawn} detections with a score of at "
             f"least {values.score}; {writer.written} in all: "
-            f"{output / 'detections.json'}"
+            f"{output / 'detections.json'}{_remarks(repaired, others)}"
         )
     return 1 if failures or writer.failures else 0
 
 
-def read_items(paths: Iterable[pathlib.Path], failures: list[str]) -> Iterator[Item]:
+def _remarks(repaired: Sequence[str], others: Mapping[str, int]) -> str:
+    """Returns the end of the last line: files that were mended or not looked at."""
+    text = f"; incomplete images that were mended: {len(repaired)}" if repaired else ""
+    if others:
+        text += f"; not looked at: {inputs.described(others)}"
+    return text
+
+
+def read_items(
+    paths: Iterable[pathlib.Path],
+    failures: list[str],
+    repaired: list[str],
+    max_pixels: int = 0,
+) -> Iterator[Item]:
     """Yields the images of files and the frames of videos.
 
     A file that cannot be read is reported on stderr and in `failures`, and so is a
     video that breaks off, after its readable frames.
+
+    Args:
+      paths: images and videos.
+      failures: gets a message for each file that is not read whole.
+      repaired: gets a message for each image that was mended, as stderr does.
+      max_pixels: number of pixels above which an image is refused; 0 for Pillow's
+        limit.
     """
+
+    def warn(message: str) -> None:
+        tqdm.tqdm.write(f"warning: {message}", file=sys.stderr)
+        repaired.append(message)
+
     for path in paths:
         kind = "skipped"
         try:
@@ -83,7 +113,8 @@ def read_items(paths: Iterable[pathlib.Path], failures: list[str]) -> Iterator[I
                     yield Item(path, image, frame, rate)
                     kind = "incomplete"
             else:
-                yield Item(path, inputs.read_upright(path))
+                image = inputs.read_upright(path, max_pixels, "--max_pixels", warn)
+                yield Item(path, image)
         except Exception as error:  # Decoders raise any kind for a damaged file.
             expected = isinstance(error, InputError)
             told = str(error) if expected else f"{path}: {type(error).__name__}: {error}"
@@ -118,31 +149,6 @@ def _options(values: flags.FlagValues) -> Options:
     # Checked before the network is loaded, which takes a while, and by their flags.
     tiling.make_tiles(values.tiles or None, values.tile_size or None, prefix="--")
     return options
-
-
-def _image_ids(
-    annotations: str, paths: Iterable[pathlib.Path]
-) -> dict[pathlib.Path, Any]:
-    """Returns the image id that a COCO file has for each path, by file name."""
-    data = json_files.read(annotations)
-    coco_format.check_ground_truth(data, annotations)
-    by_name: dict[str, list] = {}
-    for image in data["images"]:
-        name = pathlib.PurePath(str(image.get("file_name")))
-        by_name.setdefault(name.name, []).append((name.parts, image["id"]))
-    ids: dict[pathlib.Path, Any] = {}
-    for path in paths:
-        candidates = by_name.get(path.name, [])
-        # Equal names in different folders are distinguished by their folders.
-        exact = [c for c in candidates if path.parts[-len(c[0]) :] == c[0]]
-        chosen = exact if len(exact) == 1 else candidates
-        if len(chosen) != 1 or chosen[0][1] in ids.values() or inputs.is_video(path):
-            raise InputError(
-                f"{path}: --ids_from={annotations} has no image of that name, or not "
-                "exactly one"
-            )
-        ids[path] = chosen[0][1]
-    return ids
 
 
 def _flags() -> flags.FlagValues:
@@ -180,6 +186,7 @@ def _flags() -> flags.FlagValues:
         "whole", True, "Process the entire image in addition to the tiles.", **text
     )
     flags.DEFINE_boolean("pictures", True, "Write annotated pictures.", **text)
+    cli.define_max_pixels(values)
     path_flags.define_path(
         "ids_from",
         None,
