@@ -25,7 +25,8 @@ ESCAPE = "borrow_det.escape"
 def prepare() -> None:
     """Prepares `sys.stdout` and `sys.stderr` of a command; later calls do nothing.
 
-    A stream that is not the process's own, such as a test's, is left alone.
+    A stream that has replaced the process's own, such as a test's, is kept, and takes
+    any text.
     """
     for name, original in (("stdout", sys.__stdout__), ("stderr", sys.__stderr__)):
         stream = getattr(sys, name)
@@ -34,6 +35,8 @@ def prepare() -> None:
             setattr(sys, name, sink)
         elif stream is original and isinstance(stream, io.TextIOWrapper):
             setattr(sys, name, _lasting(stream))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
 
 
 def _lasting(stream: io.TextIOWrapper) -> TextIO:

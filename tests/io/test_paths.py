@@ -3,7 +3,9 @@
 import contextlib
 import http.server
 import importlib.util
+import os
 import pathlib
+import pwd
 import threading
 
 import pytest
@@ -134,3 +136,89 @@ def test_tools_write_to_local_folders_only():
     ]
     with pytest.raises(InputError, match="--workdir=gs://b/out must be a local folder"):
         ablate.main(["ablate", "--workdir=gs://b/out", *sweep])
+
+
+# --- the home folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The home folder; the current folder is another one."""
+    home = tmp_path / "home"
+    here = tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    return home
+
+
+def test_a_tilde_is_the_home_folder(home):
+    assert paths.as_path("~/run") == home / "run"
+    assert paths.as_path("~") == home
+    assert paths.as_path(pathlib.Path("~/run")) == home / "run"
+    assert paths.local_path("~/run", "--output") == home / "run"
+    assert paths.as_path("a/~/run") == pathlib.Path("a/~/run")
+    user = pwd.getpwuid(0)
+    assert paths.as_path(f"~{user.pw_name}/x") == pathlib.Path(user.pw_dir) / "x"
+
+
+def test_the_home_folder_of_no_user_is_refused_unless_a_file_has_the_name(home):
+    message = "~nobody_here/run: ~nobody_here is the home folder of no user; .* ./~nob"
+    with pytest.raises(InputError, match=message):
+        paths.as_path("~nobody_here/run")
+    pathlib.Path("~draft.jpg").touch()
+    assert paths.as_path("~draft.jpg") == pathlib.Path("~draft.jpg")
+    assert paths.as_path("./~nobody_here") == pathlib.Path("~nobody_here")
+
+
+# --- names that are not UTF-8
+
+BYTES = os.fsdecode(b"a\xff\xe7\x8c\xab.avi")  # A byte 0xff and a Chinese letter.
+
+
+def test_the_text_of_a_path_is_valid_in_every_file():
+    assert paths.as_text(pathlib.Path("a") / BYTES) == "a/a\\xff猫.avi"
+    assert paths.as_text("å.jpg") == "å.jpg"
+    assert paths.as_text("\ud800") == "\\ud800"  # JSON can hold it, no disk.
+    assert paths.from_text("å.jpg") == "å.jpg"
+    assert paths.from_text(BYTES) == BYTES
+
+
+def test_folders_for_cpp_libraries_must_be_utf8(tmp_path, monkeypatch):
+    paths.check_utf8(tmp_path / "猫")
+    paths.check_utf8("gs://bucket/猫")
+    with pytest.raises(InputError, match=r"a\\xff猫.avi: .* not valid UTF-8"):
+        paths.check_utf8(tmp_path / BYTES)
+    (tmp_path / BYTES).mkdir()
+    monkeypatch.chdir(tmp_path / BYTES)
+    with pytest.raises(InputError, match="not valid UTF-8: rename the folder"):
+        paths.check_utf8("run")
+
+
+@pytest.mark.parametrize("name", ["a.avi", BYTES, "x%03d.avi", "cam:1.avi", "a.\udcff"])
+def test_a_plain_name_reads_and_writes_the_file(tmp_path, name):
+    path = tmp_path / name
+    with paths.plain_name(path) as plain:
+        pathlib.Path(plain).write_text("written")  # It makes the file.
+        assert plain.isascii()
+        assert pathlib.Path(plain).suffix == (".avi" if "avi" in name else "")
+    assert path.read_text() == "written"
+    with paths.plain_name(path) as plain:
+        assert pathlib.Path(plain).read_text() == "written"
+    assert not pathlib.Path(plain).parent.exists()
+
+
+def test_a_plain_name_needs_a_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths.tempfile, "tempdir", str(tmp_path / "absent"))
+    with (
+        pytest.raises(InputError, match=r"a\.avi: a temporary link .* TMPDIR"),
+        paths.plain_name(tmp_path / "a.avi"),
+    ):
+        pass
+
+
+def test_text_with_surrogates_is_written_escaped(tmp_path):
+    path = tmp_path / "file"
+    paths.write_whole(path, "a\udcff")
+    assert path.read_bytes() == rb"a\udcff"

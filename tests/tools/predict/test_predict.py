@@ -1,7 +1,11 @@
 """The predict tool, with a detector that finds blobs of pure color exactly."""
 
 import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 import types
 
 import cv2
@@ -12,7 +16,10 @@ import pytest
 
 from borrow_det.configs import base
 from borrow_det.data.images import decode
+from borrow_det.errors import InputError
+from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
+from borrow_det.io import paths
 from borrow_det.tasks import detection
 from borrow_det.tools import score
 from borrow_det.tools.common import cli
@@ -342,6 +349,210 @@ def test_an_annotated_video_that_cannot_be_written_is_reported(
     told = f"not drawn: {tmp_path}/out/pictures/clip.mp4: OpenCV cannot write an MP4 of"
     assert capsys.readouterr().err.count(told) == 1
     assert not list((tmp_path / "out" / "pictures").iterdir())
+
+
+def write_video(path, frames, code="MJPG", rate=12.0):
+    """Writes frames, RGB; the name may be any bytes."""
+    height, width, _ = frames[0].shape
+    with paths.plain_name(path) as plain:
+        writer = cv2.VideoWriter(
+            plain, cv2.VideoWriter_fourcc(*code), rate, (width, height)
+        )
+        for frame in frames:
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        writer.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (b"\xff", "\\xff"),  # Not UTF-8: OpenCV would crash.
+        ("猫".encode(), "猫"),
+        (b"%03d", "%03d"),  # A sequence of files to OpenCV.
+        (b"cam:1", "cam:1"),  # A protocol to FFmpeg.
+        (b"a\nb", "a\nb"),
+    ],
+)
+def test_files_of_any_name_are_read_and_written(tmp_path, detector, capsys, name, told):
+    detector.tolerance = 90
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    stem = os.fsdecode(name)
+    write_video(folder / f"{stem}.avi", [scene(48, 64, green=[4, 16, 16, 16])] * 3)
+    PIL.Image.fromarray(scene(20, 20, red=[1, 1, 4, 4])).save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(folder / f"{stem}.png")
+    output = tmp_path / os.fsdecode(b"out" + name)
+    assert run(output, str(folder)) == 0
+    assert capsys.readouterr().err == ""
+    found = results(output)
+    place = f"{tmp_path}/{told}/{told}"
+    assert [r["file_name"] for r in found] == [f"{place}.avi"] * 3 + [f"{place}.png"]
+    listed = json.loads((output / "images.json").read_text())["images"]
+    assert [image["file_name"] for image in listed] == [r["file_name"] for r in found]
+    pictures = output / "pictures"
+    assert PIL.Image.open(pictures / f"{stem}.jpg").size == (80, 80)
+    annotated = list(predict.video.read_frames(pictures / f"{stem}.mp4"))
+    assert [frame.shape for _, frame in annotated] == [(192, 256, 3)] * 3
+
+
+def test_a_damaged_video_of_any_name_is_reported(tmp_path, detector, capsys):
+    (tmp_path / os.fsdecode(b"\xff.avi")).write_bytes(b"junk")
+    still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", str(tmp_path)) == 1
+    assert "\\xff.avi cannot be read as a video" in capsys.readouterr().err
+    assert [r["file_name"] for r in results(tmp_path / "out")] == [still]
+
+
+# --- calls that end early
+
+
+def parts(output):
+    """The (detections, images) that a call has written so far."""
+    names = ("detections.json.part", "images.json.part")
+    found, listed = (json.loads((output / name).read_text()) for name in names)
+    return [r["image_id"] for r in found], [i["id"] for i in listed["images"]]
+
+
+def test_results_are_readable_after_every_batch(tmp_path, detector, monkeypatch):
+    names = [f"{i}.png" for i in range(6)]
+    for name in names:
+        save(tmp_path / "in" / name, scene(20, 20, red=[1, 1, 4, 4]))
+    seen, detect = [], detector.detect_canvases
+
+    def detect_canvases(*arguments):
+        seen.append(parts(tmp_path / "out"))
+        return detect(*arguments)
+
+    monkeypatch.setattr(detector, "detect_canvases", detect_canvases)
+    assert run(tmp_path / "out", "--batch=2", str(tmp_path / "in")) == 0
+    assert seen == [([], []), ([1, 2], [1, 2]), ([1, 2, 3, 4], [1, 2, 3, 4])]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, 130), (InputError("no more"), 2)]
+)
+def test_a_call_that_ends_early_leaves_what_is_done(
+    tmp_path, detector, monkeypatch, capsys, error, status
+):
+    save(tmp_path / "in" / "0.png", scene(20, 20, red=[1, 1, 4, 4]))
+    write_video(tmp_path / "in" / "1.avi", [scene(20, 20, red=[1, 1, 4, 4])] * 9)
+    detect = detector.detect_canvases
+
+    def detect_canvases(*arguments):
+        if len(detector.shapes) == 3:
+            raise error
+        return detect(*arguments)
+
+    monkeypatch.setattr(detector, "detect_canvases", detect_canvases)
+    output = tmp_path / "out"
+    assert run(output, "--batch=2", str(tmp_path / "in")) == status
+    told = capsys.readouterr()
+    assert told.out.startswith("6 images, ")
+    assert told.err.count("\n") == 1
+    listed = json.loads((output / "images.json").read_text())
+    assert [image.get("frame") for image in listed["images"]] == [None, 0, 1, 2, 3, 4]
+    assert {r["image_id"] for r in results(output)} <= set(range(1, 7))
+    assert [path.name for path in output.glob("*.part")] == []
+    annotated = list(predict.video.read_frames(output / "pictures" / "1.mp4"))
+    assert len(annotated) == 5
+
+
+KILLED = """
+import os, signal, sys
+from borrow_det.errors import InputError
+from borrow_det.inference.detections import Detections
+from borrow_det.inference.detector import Detector
+from borrow_det.tools.common import cli
+from borrow_det.tools.predict import __main__ as predict
+from tests.tools.predict.test_predict import BlobDetector
+
+class Killed(BlobDetector):
+    def detect_canvases(self, *arguments):
+        if len(self.shapes) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().detect_canvases(*arguments)
+
+Detector.load = staticmethod(lambda workdir, step: Killed())
+cli.call(predict.main, ["predict", "--workdir=W", "--batch=2", *sys.argv[1:]])
+"""
+
+
+def test_a_killed_call_loses_its_last_batch_only(tmp_path):
+    for i in range(6):
+        save(tmp_path / "in" / f"{i}.png", scene(20, 20, red=[1, 1, 4, 4]))
+    output = tmp_path / "out"
+    root = pathlib.Path(__file__).resolve().parents[3]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, f"--output={output}", str(tmp_path / "in")],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert parts(output) == ([1, 2, 3, 4], [1, 2, 3, 4])
+    assert len(list((output / "pictures").iterdir())) == 4
+
+
+# --- failures that end no call
+
+
+def test_an_input_that_fails_in_any_way_is_skipped(
+    tmp_path, detector, monkeypatch, capsys
+):
+    read = predict.inputs.read_upright
+
+    def broken(path, *arguments):
+        if path.name == "b.png":
+            raise MemoryError("no room for its pixels")
+        return read(path, *arguments)
+
+    monkeypatch.setattr(predict.inputs, "read_upright", broken)
+    for name in "abc":
+        save(tmp_path / "in" / f"{name}.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", str(tmp_path / "in")) == 1
+    told = f"skipped: {tmp_path}/in/b.png: MemoryError: no room for its pixels\n"
+    assert capsys.readouterr().err == told
+    assert [r["file_name"][-5:] for r in results(tmp_path / "out")] == [
+        "a.png",
+        "c.png",
+    ]
+
+
+def test_a_picture_that_cannot_be_drawn_is_reported(
+    tmp_path, detector, monkeypatch, capsys
+):
+    plot = Detections.plot
+
+    def broken(found, score):
+        if found.image_size == (20, 30):
+            raise ValueError("no such font")
+        return plot(found, score)
+
+    monkeypatch.setattr(Detections, "plot", broken)
+    save(tmp_path / "in" / "a.png", scene(20, 30, red=[1, 1, 4, 4]))
+    save(tmp_path / "in" / "b.png", scene(20, 20, red=[1, 1, 4, 4]))
+    write_video(tmp_path / "in" / "c.avi", [scene(20, 30)] * 3)
+    assert run(tmp_path / "out", str(tmp_path / "in")) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"not drawn: {tmp_path}/in/a.png: ValueError: no such font",
+        f"not drawn: {tmp_path}/in/c.avi[0]: ValueError: no such font",
+    ]
+    assert len(results(tmp_path / "out")) == 2
+    assert [p.name for p in (tmp_path / "out" / "pictures").iterdir()] == ["b.jpg"]
+
+
+def test_a_video_whose_frames_change_their_size_is_drawn_up_to_there(
+    tmp_path, detector, monkeypatch, capsys
+):
+    frames = [(12.0, scene(64, side, red=[1, 1, 4, 4])) for side in (64, 64, 80, 80)]
+    monkeypatch.setattr(predict.video, "read_frames", lambda path: iter(frames))
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    assert run(tmp_path / "out", str(tmp_path / "clip.mp4")) == 1
+    assert [r["frame"] for r in results(tmp_path / "out")] == [0, 1, 2, 3]
+    told = "clip.mp4: a frame has 320 x 256 pixels, the first one 256 x 256\n"
+    assert capsys.readouterr().err.endswith(told)
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "pictures" / "clip.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 2
 
 
 # --- against ground truth
