@@ -137,6 +137,8 @@ def prepare_run(
     workdir = metadata.prepare(workdir, config, classes, data.boxes, write=main)
     compilation_cache.keep_in(workdir, write=main)
     log = RunLog(config, workdir, data.evaluators) if main else SilentLog()
+    for notice in data.notices:
+        log.line(notice)
     checkpoints = Checkpoints(
         workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
     )

@@ -99,9 +99,9 @@ def _dataset() -> ml_collections.ConfigDict:
     # decompression bombs, 179 million.
     dataset.max_pixels = 0
     # Share of the training images of "folder" that is held out for validation, if there
-    # is no validation split. Images of the same group, that is with the same value in
-    # the field "group" of the annotation file, stay together. "": the first of video_id,
-    # video, camera, sequence, seq_id and location that all images have.
+    # is no validation split. Images with the same value in the field "group" of the
+    # annotation file stay together. "": the first of video_id, video, camera, sequence,
+    # seq_id and location that all images have.
     dataset.held_out = 0.2
     dataset.group = ""
     # Classification crops the boxes of objects. Margin around a box, relative to its

@@ -4,7 +4,8 @@
         --config=configs/folder.py:path=DIR,train=train,val=val --workdir=W
 
 Arguments: path (required: the folder), train=train and val=val (splits, or slices such
-as train[:16]), size=512 (side of the network's input in pixels), width=0.5 (width of
+as train[:16]), held_out=0.2 (share of the training images to validate on if there is no
+validation split), size=512 (side of the network's input in pixels), width=0.5 (width of
 the trunk), steps=10000, batch=16, borrow=True (False: plain SSD on the same levels, the
 baseline).
 
@@ -36,6 +37,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         path=str,
         train="train",
         val="val",
+        held_out=0.2,
         size=512,
         width=0.5,
         steps=10_000,
@@ -53,6 +55,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.dataset.path = args.path
     config.dataset.train_split = args.train
     config.dataset.eval_splits = (args.val,)
+    config.dataset.held_out = args.held_out
+    config.dataset.max_boxes = 0
     # With twice the side of the input, crops of training images keep their resolution.
     config.dataset.canvas = (2 * args.size, 2 * args.size)
 

@@ -4,7 +4,8 @@
         --config=configs/folder_narrow.py:path=DIR,train=train,val=val --workdir=W
 
 Arguments: path (required: the folder), train=train and val=val (splits, as in
-configs/folder.py), size=256 (side of the network's input in pixels), steps=400,
+configs/folder.py), held_out=0.2 (share of the training images to validate on if there
+is no validation split), size=256 (side of the network's input in pixels), steps=400,
 borrow=True (False: plain SSD on the same levels, the baseline).
 
 The trunk has an eighth of the width and is trained from scratch. A run takes minutes
@@ -19,14 +20,20 @@ from borrow_det.configs import arguments, folder
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(
-        arg, path=str, train="train", val="val", size=256, steps=400, borrow=True
+        arg,
+        path=str,
+        train="train",
+        val="val",
+        held_out=0.2,
+        size=256,
+        steps=400,
+        borrow=True,
     )
     config = folder.get_config(
-        f"path={args.path},train={args.train},val={args.val},size={args.size},"
-        f"steps={args.steps},width=0.125,batch=8,borrow={args.borrow}"
+        f"path={args.path},train={args.train},val={args.val},held_out={args.held_out},"
+        f"size={args.size},steps={args.steps},width=0.125,batch=8,borrow={args.borrow}"
     )
     config.eval_every = config.checkpoint_every = args.steps
-    config.dataset.max_boxes = 60
     config.model.stages = (1, 1, 2, 2, 2)
     # Most small objects have 10 to 30 of 256 pixels.
     config.anchors.sizes = (16.0, 32.0, 64.0, 128.0)

@@ -28,7 +28,7 @@ def _are_positive(count: int) -> Callable[[Sequence[float]], bool]:
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "log_every eval_every checkpoint_every keep_checkpoints "
-        "dataset.max_boxes model.group_size borrow.context_kernel borrow.query_block "
+        "model.group_size borrow.context_kernel borrow.query_block "
         "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections",
         lambda value: value >= 1,
         "at least 1",
@@ -38,7 +38,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "
-        "dataset.crop_context anchors.next_size",
+        "dataset.crop_context dataset.max_boxes dataset.max_pixels anchors.next_size",
         lambda value: value >= 0,
         "at least 0",
     ),
@@ -56,7 +56,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "between 0 and 1",
     ),
     (
-        "ema_decay model.dropout loss.label_smoothing",
+        "ema_decay model.dropout loss.label_smoothing dataset.held_out",
         lambda value: 0 <= value < 1,
         "at least 0 and below 1",
     ),

@@ -175,7 +175,7 @@ def train_batches(
           at the top left, padded with zeros.
         image_size: int32 [B, 2], (height, width) of the image on the canvas.
         boxes: float32 [B, G, 4], [y_min, x_min, y_max, x_max] normalized to the image
-          (not to the canvas); G = dataset.max_boxes.
+          (not to the canvas); G = `BoxesRow.max_boxes`.
         labels: int32 [B, G], 0-based.
         box_mask: bool [B, G], false on padding.
         ignore: bool [B, G], true for crowds and difficult objects.
@@ -222,11 +222,18 @@ def eval_batches(
 
 
 def check_training_data(
-    split: sources.Split, config: ml_collections.ConfigDict
+    split: sources.Split,
+    config: ml_collections.ConfigDict,
+    observe: Callable[[Record], None] = lambda record: None,
 ) -> dict[str, int]:
     """Checks the boxes of all images, so that a run does not fail in mid-epoch.
 
     This decodes no images.
+
+    Args:
+      split: training split.
+      config: configuration of the run.
+      observe: called with the record of each image, possibly without its image.
 
     Returns:
       The numbers of boxes of an epoch in `Batches.counts`.
@@ -239,10 +246,20 @@ def check_training_data(
     check_split(split, config)
     row = BoxesRow.of(split, config.dataset)
     counts = dict.fromkeys(_COUNTS, 0)
+    crowded = 0
+    most: Record | None = None
+    annotations = split.without_images()
     for index in range(len(split)):
-        record = split[index]
-        counts["cut_boxes"] += len(record["boxes"]) - len(row.choose(record))
+        record = annotations[index]
+        observe(record)
+        excess = max(len(record["boxes"]) - row.max_boxes, 0)
+        counts["cut_boxes"] += excess
         counts["bad_boxes"] += record["bad_boxes"]
+        crowded += excess > 0
+        if most is None or len(record["boxes"]) > len(most["boxes"]):
+            most = record
+    if most is not None and crowded and row.overflow == "error":
+        raise row.too_many(most, others=crowded - 1)
     return counts
 
 
@@ -318,17 +335,22 @@ class BoxesRow:
 
     @classmethod
     def of(
-        cls, split: Examples, dataset_config: ml_collections.ConfigDict
+        cls, split: sources.Split, dataset_config: ml_collections.ConfigDict
     ) -> "BoxesRow":
         """Makes the function for a split.
+
+        With dataset.max_boxes=0, rows have room for the boxes of every image.
 
         Raises:
           InputError: dataset.overflow is unknown.
         """
         check_choice("dataset.overflow", dataset_config.overflow, OVERFLOWS)
+        max_boxes = dataset_config.max_boxes
+        if not max_boxes:
+            max_boxes = room_for(int(split.box_counts.max(initial=0)))
         return cls(
             canvas=tuple(dataset_config.canvas),
-            max_boxes=dataset_config.max_boxes,
+            max_boxes=max_boxes,
             overflow=dataset_config.overflow,
             set_name=split.dataset,
         )
@@ -357,21 +379,44 @@ class BoxesRow:
         if len(boxes) <= self.max_boxes:
             return np.arange(len(boxes))
         if self.overflow == "error":
-            raise InputError(
-                f"{record['file_name']} of {self.set_name} has {len(boxes)} boxes, "
-                f"more than dataset.max_boxes = {self.max_boxes}: increase that, or "
-                "set dataset.overflow to keep_largest or keep_first"
-            )
+            raise self.too_many(record)
         if self.overflow == "keep_first":
             return np.arange(self.max_boxes)
         sides = boxes[:, 2:] - boxes[:, :2]
         largest = np.argsort(-sides[:, 0] * sides[:, 1], kind="stable")
         return np.sort(largest[: self.max_boxes])
 
+    def too_many(self, record: Record, others: int = 0) -> InputError:
+        """Returns the error of an image with more than `max_boxes` boxes.
+
+        Args:
+          record: the image.
+          others: number of other such images; none of them has more boxes.
+        """
+        images = "image has" if others == 1 else "images have"
+        also = f" ({others:,} other {images} too many, too)" if others else ""
+        return InputError(
+            f"{record['file_name']} of {self.set_name} has {len(record['boxes'])} "
+            f"boxes, more than dataset.max_boxes = {self.max_boxes}{also}: increase "
+            "that, or set dataset.overflow to keep_largest or keep_first"
+        )
+
     def _pad(self, values: np.ndarray) -> np.ndarray:
         padded = np.zeros((self.max_boxes, *values.shape[1:]), values.dtype)
         padded[: len(values)] = values
         return padded
+
+
+def room_for(boxes: int) -> int:
+    """Returns a number of boxes, rounded up so that datasets share programs.
+
+    The results are 8, 12, 16, 24, 32, 48, ...: powers of two, and a step between them.
+    """
+    room = 8
+    while room < boxes:
+        # From 2^k to 1.5 * 2^k, from there to 2^(k + 1).
+        room += room // 2 if room & (room - 1) == 0 else room // 3
+    return room
 
 
 def image_fields(image: np.ndarray, image_id: int, canvas: tuple[int, int]) -> Row:

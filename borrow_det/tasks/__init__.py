@@ -31,5 +31,9 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
         config, (dataset.train_split, *dataset.eval_splits)
     )
     boxes = {split.name: dict(split.counts) for split in others}
-    boxes[train.name] = {**train.counts, **kind.check_training_split(train, config)}
-    return Data(train, [kind(split, config) for split in others], boxes)
+    counts, notices = kind.check_training_split(train, config)
+    boxes[train.name] = {**train.counts, **counts}
+    evaluators = [kind(split, config) for split in others]
+    for evaluator in evaluators:
+        notices += evaluator.notices()
+    return Data(train, evaluators, boxes, (*train.notices, *notices))

@@ -177,8 +177,8 @@ class ClassificationEvaluator:
     @staticmethod
     def check_training_split(
         split: object_crops.ObjectCrops, config: ml_collections.ConfigDict
-    ) -> dict[str, int]:
-        """Returns {}: `open_splits` has counted the objects.
+    ) -> tuple[dict[str, int], list[str]]:
+        """Returns nothing: `open_splits` has counted the objects.
 
         Raises:
           InputError: the split has a single class.
@@ -189,7 +189,11 @@ class ClassificationEvaluator:
                 f"{split.dataset} has the class {split.class_names[0]} alone: "
                 "classification needs two classes; choose another dataset"
             )
-        return {}
+        return {}, []
+
+    def notices(self) -> list[str]:
+        """Returns nothing: every crop has a class."""
+        return []
 
     @staticmethod
     def compare(

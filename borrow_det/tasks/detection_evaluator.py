@@ -10,10 +10,11 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from borrow_det.data import pipeline, sources
+from borrow_det.data import learnable, pipeline, sources
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 from borrow_det.evaluation import average_precision, borrowing, counterfactual, voc
+from borrow_det.evaluation.coco_values import Id
 from borrow_det.models.borrowing import source_levels
 from borrow_det.tasks.detection import DetectionPrediction
 from borrow_det.tasks.task import Figures
@@ -46,9 +47,9 @@ class DetectionEvaluator:
         self.split = split
         self.config = config
         self.truth = sources.ground_truth(split) if truth is None else truth
-        self._sizes = {
-            image["id"]: np.array([image["height"], image["width"]])
-            for image in self.truth["images"]
+        # Images by their image_id in batches.
+        self._images = {
+            image.get("batch_id", image["id"]): image for image in self.truth["images"]
         }
 
     @staticmethod
@@ -74,9 +75,19 @@ class DetectionEvaluator:
     @staticmethod
     def check_training_split(
         split: sources.Split, config: ml_collections.ConfigDict
-    ) -> dict[str, int]:
+    ) -> tuple[dict[str, int], list[str]]:
         """Reads all boxes of the split; see `pipeline.check_training_data`."""
-        return pipeline.check_training_data(split, config)
+        objects = learnable.LearnableObjects(config)
+        counts = pipeline.check_training_data(split, config, objects.observe)
+        return counts, objects.notices(split)
+
+    def notices(self) -> list[str]:
+        """Returns a line if the split has no object that counts."""
+        annotations = self.truth["annotations"]
+        if not all(map(average_precision.is_ignored, annotations)):
+            return []
+        why = "all are crowds, difficult or ignored" if annotations else "it has none"
+        return [f"{self.split.name} has no object to find ({why}): its AP is undefined"]
 
     @staticmethod
     def compare(
@@ -118,15 +129,16 @@ class DetectionEvaluator:
         """The function that makes rows of the split's batches.
 
         No box is left out: rows have room for dataset.max_boxes, or for a multiple of
-        it if an image has more, so that splits share a compiled program.
+        it if an image has more, so that splits share a compiled program. If that is 0,
+        the largest number of boxes is rounded up (`pipeline.room_for`).
         """
         counts = collections.Counter(
             annotation["image_id"] for annotation in self.truth["annotations"]
         )
-        unit = self.config.dataset.max_boxes
-        units = max(1, -(-max(counts.values(), default=0) // unit))
+        most = max(counts.values(), default=0)
+        unit = self.config.dataset.max_boxes or pipeline.room_for(most)
         row = pipeline.BoxesRow.of(self.split, self.config.dataset)
-        row = dataclasses.replace(row, max_boxes=units * unit)
+        row = dataclasses.replace(row, max_boxes=max(1, -(-most // unit)) * unit)
         return EvalRow(row, area_size(self.config))
 
     def batches(
@@ -141,9 +153,10 @@ class DetectionEvaluator:
         """Returns one image's detections in COCO's results format."""
         found = prediction.found
         kept = np.asarray(found.mask)
+        image = self._images[image_id]
         return coco_results(
-            image_id,
-            self._sizes[image_id],
+            image["id"],
+            np.array([image["height"], image["width"]]),
             np.asarray(found.boxes)[kept],
             np.asarray(found.scores)[kept],
             np.asarray(found.labels)[kept],
@@ -172,12 +185,12 @@ class DetectionEvaluator:
         """Draws the first images: annotations left, detections right."""
         count = min(self.config.report.num_pictures, len(self.split))
         records = [self.split[i] for i in range(count)]
-        drawn: dict[int, list[dict]] = {record["image_id"]: [] for record in records}
+        drawn: dict[Id, list[dict]] = {record["file_id"]: [] for record in records}
         for detection in results:
             visible = detection["score"] >= self.config.report.min_score
             if visible and detection["image_id"] in drawn:
                 drawn[detection["image_id"]].append(detection)
-        return dict(self._picture(r, drawn[r["image_id"]]) for r in records)
+        return dict(self._picture(r, drawn[r["file_id"]]) for r in records)
 
     def _picture(self, record: dict, detections: list[dict]) -> tuple[str, np.ndarray]:
         """Returns (name, picture) of one image."""
@@ -246,12 +259,12 @@ def sized(
 
 
 def coco_results(
-    image_id: int,
+    image_id: Id,
     size: np.ndarray,
     boxes: np.ndarray,
     scores: np.ndarray,
     labels: np.ndarray,
-    category_ids: tuple[int, ...],
+    category_ids: Sequence[Id],
 ) -> list[dict[str, Any]]:
     """Returns one image's detections in COCO's results format.
 

@@ -105,12 +105,18 @@ class Evaluator(Protocol):
     @staticmethod
     def check_training_split(
         split: Any, config: ml_collections.ConfigDict
-    ) -> dict[str, int]:
-        """Checks that a run can train on a split; returns counts of changed boxes.
+    ) -> tuple[dict[str, int], list[str]]:
+        """Checks that a run can train on a split.
+
+        Returns:
+          Counts of changed boxes, and lines about the split for the run's start.
 
         Raises:
           InputError: it cannot.
         """
+
+    def notices(self) -> list[str]:
+        """Returns lines about the split for the start of a run."""
 
     @staticmethod
     def compare(
@@ -161,11 +167,13 @@ class Data(NamedTuple):
       train: the training split.
       evaluators: one for each of dataset.eval_splits.
       boxes: counts of changed boxes by split, for dataset.json.
+      notices: lines for the start of the run.
     """
 
     train: Any
     evaluators: list[Evaluator]
     boxes: dict[str, dict[str, int]]
+    notices: tuple[str, ...] = ()
 
 
 def init_variables(

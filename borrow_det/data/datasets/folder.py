@@ -1,4 +1,4 @@
-"""Datasets of a user: folders of images with annotations in any of the known formats."""
+"""Datasets of a user: folders of images with annotations in any known format."""
 
 import dataclasses
 import functools
@@ -348,8 +348,8 @@ def _select(
         return np.flatnonzero(~mask), []
     by_group = f", whole groups by {field}" if field else ""
     notice = (
-        f"{path} has no validation split: {mask.sum():,} of the {len(mask):,} images of "
-        f"{part.split} are held out as {name} (dataset.held_out="
+        f"{path} has no validation split: {mask.sum():,} of the {len(mask):,} images "
+        f"of {part.split} are held out as {name} (dataset.held_out="
         f"{dataset_config.held_out:g}{by_group})"
     )
     return np.flatnonzero(mask), [notice]

@@ -10,6 +10,7 @@ from borrow_det.data import pipeline, sources
 from borrow_det.data.datasets.opened import Record
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
+from borrow_det.evaluation.coco_values import Id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +46,14 @@ class ObjectCrops:
         return self.split.class_names
 
     @property
-    def category_ids(self) -> tuple[int, ...]:
+    def category_ids(self) -> tuple[Id, ...]:
         """Category ids by class index."""
         return self.split.category_ids
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Lines about the dataset for a run's start."""
+        return self.split.notices
 
     @property
     def reference_lines(self) -> Mapping[str, float]:
@@ -110,8 +116,9 @@ def _objects_of(
         return ObjectCrops(split, None, context, {})
     objects: list[tuple[int, int]] = []
     left_out = bad_boxes = 0
+    annotations = split.without_images()
     for image in range(len(split)):
-        record = split[image]
+        record = annotations[image]
         usable = _usable(record, dataset_config.min_crop_side)
         objects += [(image, int(box)) for box in np.flatnonzero(usable)]
         left_out += int((~usable).sum())

@@ -3,6 +3,9 @@
 import ml_collections
 import numpy as np
 
+# Room for boxes with dataset.max_boxes=0, where no data tells how many there are.
+BOXES_WITHOUT_DATA = 128
+
 
 def make_batch(
     config: ml_collections.ConfigDict, classes: int, images: int, objects: int = 8
@@ -19,7 +22,8 @@ def make_batch(
       objects: number of objects per image, at most `dataset.max_boxes`.
     """
     random = np.random.default_rng(0)
-    canvas, room = tuple(config.dataset.canvas), config.dataset.max_boxes
+    canvas = tuple(config.dataset.canvas)
+    room = config.dataset.max_boxes or BOXES_WITHOUT_DATA
     shape, place = (images, room), np.arange(room)
     valid = np.broadcast_to(place < objects, shape)
     sides = np.where(place % 2, 0.1, 0.4) * random.uniform(0.8, 1.2, shape)
