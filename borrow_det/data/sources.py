@@ -207,31 +207,35 @@ def ground_truth(split: Split) -> dict[str, Any]:
       {"images": [{id, file_name, width, height}], "annotations": [{id, image_id,
       category_id, bbox, area, iscrowd, difficult}], "categories": [{id, name}]}. bbox
       is [x, y, width, height] in pixels of the original image, area is in square pixels
-      of it, iscrowd and difficult are 0 or 1.
+      of it, iscrowd and difficult are 0 or 1. An image whose id is not its image_id in
+      batches has that as batch_id. For a folder's split, the values equal those of
+      evaluation/coco_truth.py for its annotation file.
 
     Raises:
       InputError: two images of the split have the same id.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    seen: dict[int, str] = {}
+    seen: dict[Id, str] = {}
+    annotated = split.without_images()
     for index in range(len(split)):
-        record = split[index]
-        image_id, file_name = record["image_id"], record["file_name"]
+        record = annotated[index]
+        image_id, file_name = record["file_id"], record["file_name"]
         if image_id in seen:
             raise InputError(
                 f"{file_name} and {seen[image_id]} of {split.dataset} {split.name} "
                 f"have the same image id {image_id}: evaluate these splits separately"
             )
         seen[image_id] = file_name
-        images.append(
-            {
-                "id": image_id,
-                "file_name": file_name,
-                "width": record["width"],
-                "height": record["height"],
-            }
-        )
+        image = {
+            "id": image_id,
+            "file_name": file_name,
+            "width": record["width"],
+            "height": record["height"],
+        }
+        if record["image_id"] != image_id:
+            image["batch_id"] = record["image_id"]
+        images.append(image)
         for annotation in _annotations(record, split.category_ids):
             annotations.append({"id": len(annotations) + 1, **annotation})
     categories = [
@@ -242,15 +246,13 @@ def ground_truth(split: Split) -> dict[str, Any]:
 
 
 def _annotations(
-    record: Record, category_ids: tuple[int, ...]
+    record: Record, category_ids: tuple[Id, ...]
 ) -> Iterator[dict[str, Any]]:
-    scale = np.tile([record["height"], record["width"]], 2)
-    for i, box in enumerate(record["boxes"].astype(np.float64) * scale):
-        y_min, x_min, y_max, x_max = box.tolist()
+    for i, bbox in enumerate(record["bbox"].tolist()):
         yield {
-            "image_id": record["image_id"],
+            "image_id": record["file_id"],
             "category_id": category_ids[record["labels"][i]],
-            "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
+            "bbox": bbox,
             "area": float(record["area"][i]),
             "iscrowd": int(record["is_crowd"][i]),
             "difficult": int(record["is_difficult"][i]),

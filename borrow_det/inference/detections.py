@@ -33,7 +33,7 @@ class Detection(NamedTuple):
     score: float
     label: int
     class_name: str
-    category_id: int
+    category_id: int | str
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +58,7 @@ class Detections:
     scores: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | str, ...]
     image_size: tuple[int, int]
     image: np.ndarray
 

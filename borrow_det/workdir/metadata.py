@@ -47,7 +47,7 @@ class Classes(NamedTuple):
     """The classes of a run, in the order of its labels."""
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]  # In COCO files.
+    category_ids: tuple[int | str, ...]  # In COCO files.
 
 
 def prepare(

@@ -221,7 +221,7 @@ def image_record(
     found: LevelDetections,
     explained: Sequence[Explained],
     class_names: Sequence[str],
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | str],
     drawn: dict[int, str],
 ) -> dict[str, Any]:
     """Returns an image's entry in explanations.json.

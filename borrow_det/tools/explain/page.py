@@ -33,7 +33,7 @@ class Page:
         file: TextIO,
         levels: Sequence[Level],
         input_size: tuple[int, int],
-        colors: Mapping[int, str],
+        colors: Mapping[int | str, str],
         settings: text.Settings,
     ):
         """Writes the beginning of the page.
@@ -204,7 +204,7 @@ def _crop(image: np.ndarray, bbox: Sequence[float]) -> np.ndarray:
     return image[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
 
 
-def class_colors(category_ids: Sequence[int]) -> dict[int, str]:
+def class_colors(category_ids: Sequence[int | str]) -> dict[int | str, str]:
     """Returns the CSS color of each class, by category id, as in the pictures."""
     return {
         category: "#{:02x}{:02x}{:02x}".format(*annotate.class_color(label))
