@@ -111,7 +111,7 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> Found:
     for name in inputs:
         name = paths.expand_home(name)
         path = pathlib.Path(name)
-        matches = [path] if path.exists() else _matches(name)
+        matches = [path] if os.path.exists(path) else _matches(name)
         kept = []
         counted: collections.Counter[str] = collections.Counter()
         for match in matches:

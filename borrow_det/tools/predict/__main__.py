@@ -10,10 +10,12 @@ INPUT is an image, a folder, a pattern or a video. The tool writes into DIR
   images.json      COCO's `images` and `categories`, which the ids refer to;
   pictures/        annotated JPEG pictures, and an annotated MP4 for each video, with
                    the detections that have a score of at least --score.
+The JSON files have the suffix .part until the call ends. They are complete after every
+batch: a process that is killed loses its last batch at most.
 
-Exit status: 0; 1 if an input could not be read completely (it is named on stderr, the
-others are processed) or an annotated video could not be written; 2 if nothing could
-start.
+Exit status: 0; 1 if an input could not be read completely or a picture could not be
+written (it is named on stderr, the others are processed); 2 if nothing could start, or
+the disk is full; 130 after Ctrl-C. All but a kill leave the results so far.
 
 Images larger than the network's input lose their small objects when they are shrunk
 to it. With --tiles or --tile_size, the network processes overlapping tiles and the
@@ -69,14 +71,18 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"{writer.images} images, {writer.drawn} detections with a score of at "
             f"least {values.score}; {writer.written} in all: "
-            f"{output / 'detections.json'}{_remarks(repaired, others)}"
+            f"{output / 'detections.json'}{_remarks(failures, repaired, others)}"
         )
     return 1 if failures or writer.failures else 0
 
 
-def _remarks(repaired: Sequence[str], others: Mapping[str, int]) -> str:
-    """Returns the end of the last line: files that were mended or not looked at."""
-    text = f"; incomplete images that were mended: {len(repaired)}" if repaired else ""
+def _remarks(
+    failures: Sequence[str], repaired: Sequence[str], others: Mapping[str, int]
+) -> str:
+    """Returns the end of the last line: files that were not read, or were mended."""
+    text = f"; not read, or not to their end: {len(failures)}" if failures else ""
+    if repaired:
+        text += f"; incomplete images that were mended: {len(repaired)}"
     if others:
         text += f"; not looked at: {inputs.described(others)}"
     return text
