@@ -34,8 +34,8 @@ from array_record.python import array_record_data_source, array_record_module
 from borrow_det.data.datasets import prepare
 from borrow_det.data.images import upright
 from borrow_det.errors import InputError
-from borrow_det.evaluation import bad_boxes
-from borrow_det.evaluation.annotations import Annotations, Category, Image, Object
+from borrow_det.evaluation import bad_boxes, coco_truth
+from borrow_det.evaluation.annotations import Annotations, Category, Image
 from borrow_det.io.problems import Problem, Problems
 
 _VERSION = 1  # Of the files; another one makes copies anew.
@@ -337,11 +337,8 @@ class _Content:
     def _add_objects(self, image: Image, stored: upright.StoredImage | None) -> None:
         """Adds an image with its objects; of a bad one only the wrong boxes."""
         objects = image.objects
-        bbox = np.array([o.bbox or (np.nan,) * 4 for o in objects], np.float64).reshape(
-            -1, 4
-        )
-        x, y, width, height = bbox.T
-        corners = np.stack([y, x, y + height, x + width], axis=-1)
+        bbox = coco_truth.annotated_boxes(objects)
+        corners = coco_truth.corners(bbox)
         if stored is not None:
             stated = _stated_size(image, stored)
         elif image.height is None or image.width is None:
@@ -350,7 +347,14 @@ class _Content:
             stated = image.height, image.width
         clipped, faults = bad_boxes.judge(corners, np.array(stated))
         for i in np.flatnonzero(faults != bad_boxes.GOOD):
-            self._add_box_problem(image, objects[i], int(faults[i]), stated)
+            coco_truth.add_box_problem(
+                self._box_problems,
+                self._source.annotations.path,
+                image,
+                objects[i],
+                int(faults[i]),
+                stated,
+            )
         if stored is None:
             return
         if stated != (stored.height, stored.width):
@@ -362,7 +366,7 @@ class _Content:
             "bbox": bbox,
             "boxes": clipped,
             "faults": faults,
-            "area": np.array([o.area or np.nan for o in objects], np.float64),
+            "area": coco_truth.annotated_areas(objects),
             "is_crowd": np.array([o.is_crowd for o in objects], np.bool_),
             "is_difficult": np.array([o.is_difficult for o in objects], np.bool_),
         }
@@ -378,37 +382,6 @@ class _Content:
                 "fields": dict(image.fields),
             }
         )
-
-    def _add_box_problem(
-        self,
-        image: Image,
-        annotation: Object,
-        fault: int,
-        size: tuple[int, int],
-    ) -> None:
-        shown = annotation.bbox_text or _text(annotation.bbox)
-        reason = bad_boxes.reason(fault, *size)
-        if annotation.bbox is None:
-            fault, reason = -1, "is not four numbers [x, y, width, height]"
-        self._box_problems.add(
-            _BOX_KINDS[fault],
-            self._source.annotations.path,
-            annotation.record,
-            f"the box {shown} in {image.file_name} {reason}",
-        )
-
-
-_BOX_KINDS = {
-    -1: "box that is not four numbers",
-    bad_boxes.NOT_FINITE: "box that is not finite",
-    bad_boxes.EMPTY: "box without area",
-    bad_boxes.BESIDE: "box outside its image",
-    bad_boxes.OUTSIDE: "box outside its image",
-}
-
-
-def _text(bbox: Sequence[float] | None) -> str:
-    return "[" + ", ".join(f"{value:.10g}" for value in bbox or ()) + "]"
 
 
 def _stated_size(image: Image, stored: upright.StoredImage) -> tuple[int, int]:

@@ -34,7 +34,7 @@ import PIL.Image
 
 from borrow_det.data.datasets.opened import Record
 from borrow_det.errors import InputError
-from borrow_det.evaluation import bad_boxes
+from borrow_det.evaluation import bad_boxes, coco_truth
 from borrow_det.evaluation.coco_values import Id
 
 
@@ -56,10 +56,8 @@ def convert_folder(record: Record, index: int, policy: str) -> Record:
     """Converts a record of `folder.FolderRecords`, which have applied the policy."""
     del policy
     size = record["height"], record["width"]
-    boxes, bbox = record["boxes"], record["bbox"].copy()
-    clipped = record["faults"] != bad_boxes.GOOD
-    bbox[clipped] = _as_bbox(boxes[clipped])
-    area = record["area"]
+    boxes = record["boxes"]
+    bbox = coco_truth.boxes_of_metrics(record["bbox"], boxes, record["faults"])
     return _record(
         image=record["image"],
         file_name=record["file_name"],
@@ -69,7 +67,7 @@ def convert_folder(record: Record, index: int, policy: str) -> Record:
         labels=record["labels"],
         is_crowd=record["is_crowd"],
         is_difficult=record["is_difficult"],
-        area=np.where(np.isnan(area), bbox[:, 2] * bbox[:, 3], area),
+        area=coco_truth.areas_of_metrics(record["area"], bbox),
         bbox=bbox,
         file_id=record["id"],
         fields=record["fields"],
@@ -215,13 +213,8 @@ def _record(
 
 def _bbox_of(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Converts normalized boxes to `bbox` of a record."""
-    return _as_bbox(boxes.astype(np.float64) * np.tile(size, 2))
-
-
-def _as_bbox(corners: np.ndarray) -> np.ndarray:
-    """Converts [y_min, x_min, y_max, x_max] to [x, y, width, height]."""
-    y0, x0, y1, x1 = corners.T
-    return np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1)
+    y_min, x_min, y_max, x_max = (boxes.astype(np.float64) * np.tile(size, 2)).T
+    return np.stack([x_min, y_min, x_max - x_min, y_max - y_min], axis=-1)
 
 
 def _with_policy(record: Record, policy: str) -> Record:
