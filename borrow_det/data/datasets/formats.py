@@ -3,16 +3,29 @@
 Every reader returns one split as `Annotations` and adds what is wrong with single
 records to `Problems`, so that training, evaluation, `inspect` and `convert` treat all
 formats alike.
+
+supervision (0.31) reads most of these formats, too. It is not used here: its boxes are
+float32, it stops at the first wrong record, it draws a mask for each polygon and does
+not tell difficult objects apart.
 """
 
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from borrow_det.data.datasets import folder_layout, split_files
+from borrow_det.data.datasets import (
+    cvat,
+    folder_files,
+    folder_layout,
+    labelme,
+    voc_xml,
+    yolo,
+    yolo_layout,
+)
 from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError
 from borrow_det.evaluation import coco_format
+from borrow_det.evaluation.annotations import Annotations
 from borrow_det.io.problems import Problems
 
 
@@ -32,7 +45,7 @@ class Format(NamedTuple):
     name: str
     evidence: Callable[[pathlib.Path], str]
     splits: Callable[[pathlib.Path], dict[str, SplitFiles]]
-    read: Callable[[SplitFiles, Problems], coco_format.Annotations]
+    read: Callable[[SplitFiles, Problems], Annotations]
 
     def describe(self, folder: pathlib.Path) -> str:
         """Returns one line for a run's start: folder, format and splits.
@@ -40,28 +53,79 @@ class Format(NamedTuple):
         Raises:
           InputError: as `splits`.
         """
-        evidence = self.evidence(folder)
-        title = f"{self.name} ({evidence})" if evidence else self.name
-        return split_files.describe(folder, title, self.splits(folder))
+        splits = self.splits(folder)
+        noun = "split" if len(splits) == 1 else "splits"
+        others = [o.name for o in FORMATS if o.name != self.name and o.evidence(folder)]
+        beside = f", not {' or '.join(others)}" if others else ""
+        return (
+            f"{folder}: {self.name} ({self.evidence(folder)}){beside}, {noun} "
+            f"{', '.join(splits)}"
+        )
 
 
 def recognize(folder: pathlib.Path) -> Format:
     """Returns the format of the annotations in a folder.
 
+    COCO files come before all others: they have the ids that results files need. YOLO's
+    data.yaml alone, without label files, does not count beside another format.
+
     Raises:
-      InputError: the folder is missing, has annotations of none of the formats, or of
+      InputError: the folder is missing, or has annotations of none of the formats or of
         several.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: correct dataset.path")
-    return COCO
+    found = [(kind, kind.evidence(folder)) for kind in FORMATS]
+    found = [(kind, evidence) for kind, evidence in found if evidence]
+    if len(found) > 1 and not yolo_layout.has_labels(folder):
+        found = [(kind, evidence) for kind, evidence in found if kind != YOLO]
+    if not found and any(folder.glob("*.json")):
+        return COCO  # Damaged files, or files of another content: its reader says so.
+    if not found:
+        raise InputError(_nothing_found(folder))
+    if len(found) > 1 and found[0][0] != COCO:
+        names = " and ".join(f"{kind.name} ({evidence})" for kind, evidence in found)
+        raise InputError(
+            f"{folder} has annotations in several formats, {names}: move all but "
+            "one of them to another folder"
+        )
+    return found[0][0]
+
+
+def _nothing_found(folder: pathlib.Path) -> str:
+    inner = [
+        place.name
+        for place in folder_files.folders(folder)
+        if any(kind.evidence(place) for kind in FORMATS)
+    ]
+    advice = f": did you mean {folder / inner[0]}?" if len(inner) == 1 else ""
+    return (
+        f"{folder} has no annotations of a known format{advice}; looked for COCO "
+        "(annotations/NAME.json, NAME/_annotations.coco.json or NAME.json), YOLO "
+        "(data.yaml, or classes.txt with labels/), Pascal VOC (XML files beside the "
+        "images, in Annotations/ or in NAME/), CVAT (annotations.xml) and LabelMe "
+        "(JSON files beside the images)"
+    )
 
 
 def _coco_evidence(folder: pathlib.Path) -> str:
+    """Returns the name of an annotation file in COCO's format, or ""."""
     for pattern in ("annotations/*.json", "*/_annotations.coco.json", "*.json"):
-        for file in sorted(folder.glob(pattern)):
-            return str(file.relative_to(folder))
+        files = [f for f in sorted(folder.glob(pattern)) if not labelme.is_labelme(f)]
+        # Any other JSON file may be in DIR.
+        files = [f for f in files if pattern != "*.json" or _has_keys_of_coco(f)]
+        if files:
+            return folder_files.relative(folder, files[0])
     return ""
+
+
+def _has_keys_of_coco(path: pathlib.Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(2**16)
+    except OSError:
+        return False
+    return any(f'"{key}"'.encode() in head for key in ("images", "annotations"))
 
 
 def _coco_splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
@@ -69,8 +133,13 @@ def _coco_splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     return {name: SplitFiles(folder, name, (file,)) for name, file in files.items()}
 
 
-def _read_coco(split: SplitFiles, problems: Problems) -> coco_format.Annotations:
+def _read_coco(split: SplitFiles, problems: Problems) -> Annotations:
     return coco_format.read_annotations(split.files[0], problems)
 
 
 COCO = Format("COCO", _coco_evidence, _coco_splits, _read_coco)
+YOLO = Format("YOLO", yolo.evidence, yolo.splits, yolo.read)
+VOC = Format("Pascal VOC XML", voc_xml.evidence, voc_xml.splits, voc_xml.read)
+CVAT = Format("CVAT XML", cvat.evidence, cvat.splits, cvat.read)
+LABELME = Format("LabelMe", labelme.evidence, labelme.splits, labelme.read)
+FORMATS = (COCO, YOLO, VOC, CVAT, LABELME)

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from borrow_det.errors import InputError
 
@@ -54,11 +54,5 @@ def by_name(
 
 
 def split_name(text: str) -> str:
-    """Returns a text as the name of a split: other characters than \\w become _."""
+    """Returns a name with _ for all characters other than letters, digits and _."""
     return re.sub(r"\W", "_", text, flags=re.ASCII)
-
-
-def describe(folder: pathlib.Path, title: str, splits: Mapping[str, object]) -> str:
-    """Returns the line of a run's start: "DIR: YOLO (data.yaml), splits train, val"."""
-    noun = "split" if len(splits) == 1 else "splits"
-    return f"{folder}: {title}, {noun} {', '.join(splits)}"

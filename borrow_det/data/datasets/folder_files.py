@@ -1,0 +1,161 @@
+"""Annotation files and images of a folder, found by the names that tools give them."""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+
+import PIL.Image
+
+from borrow_det.data.images import inputs, upright
+from borrow_det.io import file_names
+
+_ORIENTATION = 0x0112  # EXIF tag.
+_ROTATED = (5, 6, 7, 8)  # Values of the tag that swap width and height.
+# Folders of annotations of all splits, or of the only split.
+_PLAIN = (
+    *("ann", "annotations", "json", "jsons", "label", "labels", "xml", "xmls"),
+    *("img", "images", "jpegimages"),
+)
+_PICTURES = ("JPEGImages", "images", "Images", "img")
+_NO_LIMIT = 2**62  # Pixels.
+_TRIED = 5  # Files of a folder that are opened to recognize a format.
+
+
+def annotation_folders(
+    folder: pathlib.Path, suffix: str, is_ours: Callable[[pathlib.Path], bool]
+) -> list[tuple[str, pathlib.Path]]:
+    """Finds folders with an annotation file for each image.
+
+    These are DIR, DIR/annotations and DIR/images (the split "train"), DIR/NAME,
+    DIR/annotations/NAME, DIR/images/NAME and DIR/NAME/annotations (the split NAME).
+
+    Args:
+      folder: folder of the dataset, DIR.
+      suffix: suffix of the files, such as ".xml".
+      is_ours: returns true for a file of the format.
+
+    Returns:
+      (name of the split, folder of its files) of each split, in the order of the names.
+    """
+    found = []
+    for place in [folder, *folders(folder)]:
+        for inner in [place, *(folders(place) if place != folder else [])]:
+            parts = inner.relative_to(folder).parts
+            names = [part for part in parts if part.lower() not in _PLAIN]
+            if len(names) < 2 and any(map(is_ours, _first(inner, suffix))):
+                found.append((names[0] if names else "train", inner))
+    return sorted(found)
+
+
+def files_with(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:
+    """Returns the files directly in a folder with one of the suffixes, sorted."""
+    wanted = tuple(suffixes)
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [
+        folder / name
+        for name in sorted(names)
+        if name.lower().endswith(wanted) and not name.startswith(".")
+    ]
+
+
+def folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders directly in a folder, except hidden ones, sorted."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return [folder / name for name in sorted(names) if not name.startswith(".")]
+
+
+def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images directly in a folder, sorted."""
+    return files_with(folder, inputs.IMAGE_SUFFIXES)
+
+
+def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images in a folder and its subfolders, except hidden ones, sorted."""
+    found = []
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        found += [
+            pathlib.Path(place, name)
+            for name in names
+            if is_image(name) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Returns true if the suffix of a file name is that of an image."""
+    return os.path.splitext(name)[1].lower() in inputs.IMAGE_SUFFIXES
+
+
+def relative(folder: pathlib.Path, path: pathlib.Path) -> str:
+    """Returns a path relative to a folder, with slashes; unchanged if it is outside."""
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:
+        return str(path)
+
+
+class ImageFinder:
+    """Finds the images that the annotation files of a split name."""
+
+    def __init__(self, folder: pathlib.Path, split: str):
+        """Reads the names of the files in the folder of the dataset."""
+        self._folder = folder
+        self._split = split
+        self._index = file_names.FileIndex(folder)
+        self._places: dict[pathlib.Path, list[pathlib.Path]] = {}
+
+    def find(self, annotation: pathlib.Path, *names: str) -> str | None:
+        """Returns an image's path relative to the folder, or None if there is none.
+
+        Args:
+          annotation: annotation file.
+          names: names of the image in the annotation file, tried in their order. An
+            image with the stem of the annotation file is tried last.
+        """
+        places = self._likely_folders(annotation.parent)
+        for name in (*names, annotation.stem):
+            found = self._index.resolve(name, places).found if name else None
+            if found is not None and is_image(found.name):
+                return relative(self._folder, pathlib.Path(os.path.normpath(found)))
+        return None
+
+    def _likely_folders(self, annotations: pathlib.Path) -> list[pathlib.Path]:
+        """Returns the folders that may have the images, the most likely first."""
+        if annotations in self._places:
+            return self._places[annotations]
+        above = annotations.parent if annotations != self._folder else annotations
+        roots = [annotations, above, self._folder / self._split, self._folder]
+        pictures = [root / name for root in roots for name in _PICTURES]
+        splits = [path / self._split for path in (*pictures, annotations)]
+        found = dict.fromkeys([annotations, *splits, *pictures, *roots[1:]])
+        self._places[annotations] = [path for path in found if path.is_dir()]
+        return self._places[annotations]
+
+
+def upright_size(path: pathlib.Path) -> tuple[int, int]:
+    """Reads (height, width) after EXIF's rotation from the header of an image.
+
+    The number of pixels is not limited, because they are not decoded.
+
+    Raises:
+      InputError: the header is not that of an image.
+    """
+    with (
+        upright.errors_named(path, _NO_LIMIT, ""),
+        upright.pixel_limit(_NO_LIMIT),
+        PIL.Image.open(path) as image,
+    ):
+        width, height = image.size
+        # The method of PNG files decodes all pixels before it looks.
+        exif = PIL.Image.Image.getexif(image)
+    rotated = exif.get(_ORIENTATION) in _ROTATED
+    return (width, height) if rotated else (height, width)
+
+
+def _first(folder: pathlib.Path, suffix: str) -> list[pathlib.Path]:
+    return files_with(folder, (suffix,))[:_TRIED]

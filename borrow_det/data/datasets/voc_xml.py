@@ -1,0 +1,177 @@
+"""Pascal VOC's XML files, as LabelImg, CVAT and Roboflow write them: a file an image.
+
+xmin, ymin, xmax and ymax are taken as they are written, as distances of the borders of
+the box from the left and upper border of the image. That is how these tools write them.
+The original VOC counts pixels from 1 and includes the last: there, a box differs by a
+pixel from that of `--config=voc`, which reads VOC exactly.
+"""
+
+import pathlib
+import reprlib
+import xml.etree.ElementTree as ET
+
+from borrow_det.data.datasets import folder_files, split_files, xml_files
+from borrow_det.data.datasets.named_classes import Collector, box_around
+from borrow_det.data.datasets.split_files import SplitFiles
+from borrow_det.errors import InputError
+from borrow_det.evaluation.annotations import Annotations, Object
+from borrow_det.evaluation.coco_values import as_flag, as_size
+from borrow_det.io.problems import Problems
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def evidence(folder: pathlib.Path) -> str:
+    """Returns the name of a folder with VOC's XML files; "" if there is none."""
+    for _, place in folder_files.annotation_folders(folder, ".xml", _is_voc):
+        return folder_files.relative(folder, place / "*.xml")
+    return ""
+
+
+def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
+    """Finds the splits of a folder.
+
+    ImageSets/Main/NAME.txt lists the images of a split. Without such lists, a split has
+    the XML files of a folder: those of DIR, DIR/Annotations or DIR/images are "train",
+    those of DIR/NAME, DIR/Annotations/NAME or DIR/NAME/Annotations are NAME.
+
+    Raises:
+      InputError: names of splits conflict.
+    """
+    lists = sorted(folder.glob("ImageSets/Main/*.txt"))
+    found = [(path.stem, [path]) for path in lists if _is_list_of_images(path)]
+    if not found:
+        folders = folder_files.annotation_folders(folder, ".xml", _is_voc)
+        found = [(name, [path]) for name, path in folders]
+    return split_files.by_name(folder, found)
+
+
+def read(split: SplitFiles, problems: Problems) -> Annotations:
+    """Reads a split.
+
+    Images without an XML file are no part of it: LabelImg writes none for an image that
+    was not looked at. Problems are XML files that are missing or damaged, objects
+    without a name, and flags that are none.
+
+    Raises:
+      InputError: no XML file can be read.
+    """
+    source = split.files[0]
+    if source.is_dir():
+        files = folder_files.files_with(source, (".xml",))
+    else:
+        files = _listed(split.folder, source)
+    finder = folder_files.ImageFinder(split.folder, split.name)
+    collector = Collector(split)
+    for file in files:
+        try:
+            root = xml_files.read(file)
+        except InputError as error:
+            reason = str(error).removeprefix(f"{file}: ").removeprefix(f"{file} ")
+            problems.add("damaged annotation file", file, "", reason)
+            continue
+        if root.tag != "annotation":
+            reason = f"its root is <{root.tag}>, not <annotation>"
+            problems.add("damaged annotation file", file, "", reason)
+            continue
+        record = folder_files.relative(split.folder, file)
+        _read_image(root, file, record, finder, collector, problems)
+    return collector.annotations(source)
+
+
+def _read_image(
+    root: ET.Element,
+    file: pathlib.Path,
+    record: str,
+    finder: folder_files.ImageFinder,
+    collector: Collector,
+    problems: Problems,
+) -> None:
+    objects = []
+    for number, element in enumerate(root.iter("object"), 1):
+        name = xml_files.text(element, "name")
+        if not name:
+            problems.add(
+                "object without class", file, f"object {number}", "it has no name"
+            )
+            continue
+        try:
+            difficult = as_flag(xml_files.text(element, "difficult") or 0)
+        except ValueError:
+            problems.add(
+                "wrong flag",
+                file,
+                f"object {number} ({name})",
+                f"difficult is {reprlib.repr(xml_files.text(element, 'difficult'))}, "
+                "not 0, 1, true or false",
+            )
+            continue
+        bbox, bbox_text = _box(element)
+        objects.append(
+            Object(
+                record=f"{record}, object {number} ({name})",
+                category=collector.label(name),
+                bbox=bbox,
+                bbox_text=bbox_text,
+                is_difficult=difficult,
+            )
+        )
+    named = [xml_files.text(root, "filename"), xml_files.text(root, "path")]
+    found = finder.find(file, *named)
+    size = tuple(
+        as_size(xml_files.number(xml_files.text(root, f"size/{side}")))
+        for side in ("height", "width")
+    )
+    collector.add(
+        record,
+        found or next(filter(None, named), file.stem),
+        (size[0], size[1]),
+        objects,
+    )
+
+
+def _box(
+    element: ET.Element,
+) -> tuple[tuple[float, float, float, float] | None, str]:
+    """Returns the box of an object, or that around its polygon, and a text of it."""
+    box = element.find("bndbox")
+    if box is not None:
+        texts = [xml_files.text(box, side) for side in _SIDES]
+        shown = ", ".join(f"{s} {t}" for s, t in zip(_SIDES, texts, strict=True))
+        x0, y0, x1, y1 = map(xml_files.number, texts)
+        if x0 is None or y0 is None or x1 is None or y1 is None:
+            return None, shown
+        return (x0, y0, x1 - x0, y1 - y0), shown
+    polygon = element.find("polygon")
+    if polygon is None:
+        return None, "no bndbox"
+    values = [(item.tag, xml_files.number(item.text)) for item in polygon]
+    xs = [value for tag, value in values if tag.startswith("x") and value is not None]
+    ys = [value for tag, value in values if tag.startswith("y") and value is not None]
+    return box_around(xs, ys), f"polygon of {len(xs)} points"
+
+
+def _is_voc(path: pathlib.Path) -> bool:
+    return xml_files.root_tag(path) == "annotation"
+
+
+def _is_list_of_images(path: pathlib.Path) -> bool:
+    """Returns false for an empty list and VOC's lists of a class: "000012 -1"."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError:
+        return False
+    first = next((line.split() for line in lines if line.strip()), [])
+    return bool(first) and not (len(first) > 1 and first[-1] in ("-1", "0", "1"))
+
+
+def _listed(folder: pathlib.Path, path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the XML files of a list of images."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    place = folder / "Annotations"
+    place = place if place.is_dir() else folder / "annotations"
+    stems = dict.fromkeys(line.strip() for line in lines if line.strip())
+    return [place / f"{pathlib.PurePosixPath(stem)}.xml" for stem in stems]

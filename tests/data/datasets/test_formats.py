@@ -1,0 +1,127 @@
+import json
+
+import pytest
+
+from borrow_det.data.datasets import formats
+from borrow_det.errors import InputError
+from borrow_det.io.problems import Problems
+
+SIZE = (100, 50)
+COCO = json.dumps(
+    {
+        "images": [{"id": 4, "file_name": "a.png", "width": 100, "height": 50}],
+        "annotations": [
+            {"id": 1, "image_id": 4, "category_id": 7, "bbox": [40, 15, 20, 20]}
+        ],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+)
+YAML = "names: [cat]\ntrain: ../train/images"
+VOC = (
+    "<annotation><filename>a.png</filename><object><name>cat</name><bndbox>"
+    "<xmin>40</xmin><ymin>15</ymin><xmax>60</xmax><ymax>35</ymax></bndbox></object>"
+    "</annotation>"
+)
+CVAT = (
+    '<annotations><image name="a.png"><box label="cat" xtl="40" ytl="15" xbr="60" '
+    'ybr="35"/></image></annotations>'
+)
+LABELME = json.dumps(
+    {
+        "shapes": [
+            {
+                "label": "cat",
+                "points": [[40, 15], [60, 35]],
+                "shape_type": "rectangle",
+            }
+        ],
+        "imagePath": "a.png",
+    }
+)
+FOLDERS = {
+    "COCO": {"annotations/train.json": COCO, "images/a.png": SIZE},
+    "YOLO": {
+        "data.yaml": YAML,
+        "train/images/a.png": SIZE,
+        "train/labels/a.txt": "0 0.5 0.5 0.2 0.4",
+    },
+    "Pascal VOC XML": {"train/a.xml": VOC, "train/a.png": SIZE},
+    "CVAT XML": {"annotations.xml": CVAT, "images/a.png": SIZE},
+    "LabelMe": {"train/a.json": LABELME, "train/a.png": SIZE},
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_format_gives_the_same_object(name, write):
+    folder = write(FOLDERS[name] | {"package.json": "{}", "notes.txt": "cat"})
+    kind = formats.recognize(folder)
+    assert kind.name == name
+    problems = Problems()
+    annotations = kind.read(kind.splits(folder)["train"], problems)
+    assert not len(problems)
+    (image,) = annotations.images
+    (item,) = image.objects
+    assert item.bbox == (40, 15, 20, 20)
+    assert annotations.categories[item.category].name == "cat"
+
+
+@pytest.mark.parametrize("name", ["YOLO", "Pascal VOC XML", "CVAT XML"])
+def test_coco_comes_before_other_formats(name, write):
+    folder = write(FOLDERS[name] | {"train/_annotations.coco.json": COCO})
+    kind = formats.recognize(folder)
+    assert kind is formats.COCO
+    assert kind.describe(folder) == (
+        f"{folder}: COCO (train/_annotations.coco.json), not {name}, split train"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("YOLO", "Pascal VOC XML", r"YOLO \(data.yaml\) and Pascal VOC XML \(train/\*"),
+        ("YOLO", "LabelMe", r"YOLO \(data.yaml\) and LabelMe \(train/\*.json\)"),
+        ("CVAT XML", "LabelMe", r"CVAT XML \(annotations.xml\) and LabelMe"),
+    ],
+)
+def test_several_formats_are_an_error_that_names_them(first, second, message, write):
+    folder = write(FOLDERS[first] | FOLDERS[second])
+    with pytest.raises(InputError, match=f"several formats, {message}.*: move all but"):
+        formats.recognize(folder)
+
+
+def test_data_yaml_without_labels_does_not_count_beside_another_format(write):
+    folder = write(FOLDERS["Pascal VOC XML"] | {"data.yaml": YAML})
+    assert formats.recognize(folder) is formats.VOC
+
+
+def test_json_files_of_labelme_in_a_folder_annotations_are_not_coco(write):
+    folder = write({"annotations/a.json": LABELME, "images/a.png": SIZE})
+    assert formats.recognize(folder) is formats.LABELME
+
+
+def test_damaged_json_file_counts_as_coco_so_that_its_reader_explains_it(write):
+    folder = write({"train.json": "{"})
+    assert formats.recognize(folder) is formats.COCO
+
+
+def test_nothing_recognized_names_what_was_looked_for(write):
+    folder = write({"a.png": SIZE, "notes/b.txt": "cat"})
+    with pytest.raises(InputError) as error:
+        formats.recognize(folder)
+    for word in ("COCO (annotations/NAME.json", "data.yaml", "CVAT (annotations.xml)"):
+        assert word in str(error.value)
+    assert "did you mean" not in str(error.value)
+
+
+def test_folder_in_the_folder_is_suggested(write):
+    files = {f"export/{name}": text for name, text in FOLDERS["YOLO"].items()}
+    folder = write(files)
+    with pytest.raises(InputError, match=f"did you mean {folder / 'export'}?"):
+        formats.recognize(folder)
+
+
+def test_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(
+        InputError, match=r"none is not a folder: correct dataset\.path"
+    ):
+        formats.recognize(tmp_path / "none")
