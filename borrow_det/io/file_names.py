@@ -5,6 +5,7 @@ backslashes, folders that do not exist here, the address of a server, or another
 normal form.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -219,7 +220,13 @@ def _tail(parts: Parts, form: _Form, length: int) -> Parts:
 
 
 def _composed(text: str) -> str:
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    if text.isascii():
+        return text
+    # Under an ASCII locale, Python lists the bytes of such a name as surrogates.
+    with contextlib.suppress(UnicodeEncodeError):
+        raw = text.encode("utf-8", "surrogateescape")
+        text = raw.decode("utf-8", "surrogateescape")
+    return unicodedata.normalize("NFC", text)
 
 
 def _same(text: str) -> str:

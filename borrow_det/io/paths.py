@@ -104,14 +104,6 @@ def as_text(path: str | os.PathLike) -> str:
         return os.fspath(path).encode("utf-8", streams.ESCAPE).decode()
 
 
-def from_text(text: str) -> str:
-    """Returns the path that a text from a file names, in any locale.
-
-    Under an ASCII locale, Python writes the bytes of such a name as surrogates.
-    """
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
-
-
 def check_utf8(path: str | os.PathLike) -> None:
     """Refuses a folder whose name TensorStore, XLA and ArrayRecord cannot take.
 

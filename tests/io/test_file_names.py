@@ -170,3 +170,11 @@ def test_an_index_of_recorded_names_finds_them_by_path():
     path = pathlib.PurePosixPath("/here/val/x.jpg")
     assert items.find([path.parts]).found == recorded[1]
     assert len(items.find([("x.jpg",)]).candidates) == 2
+
+
+def test_names_that_an_ascii_locale_gives_as_bytes_are_found():
+    # os.listdir gives such a name under LC_ALL=POSIX and PYTHONUTF8=0.
+    listed = "猫.jpg".encode().decode("ascii", "surrogateescape")
+    items = file_names.NameIndex([((listed,), listed)])
+    assert items.find([("猫.jpg",)]).found == listed
+    assert items.find([("\udcff.jpg",)]).found is None
