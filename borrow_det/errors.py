@@ -1,5 +1,6 @@
 """Exceptions for wrong input and for preemption."""
 
+import unicodedata
 from collections.abc import Collection
 from typing import Any
 
@@ -7,9 +8,23 @@ from typing import Any
 class InputError(ValueError):
     """A wrong file, field or record; the message names it and says what to do.
 
-    Command-line entry points print it in one line and exit with status 2. Every other
-    exception is a bug and keeps its traceback.
+    Command-line entry points print it and exit with status 2. Every other exception is
+    a bug and keeps its traceback. The message is one line: line breaks and control
+    characters of the names in it are escaped.
     """
+
+    def __init__(self, message: str):
+        super().__init__(_escape_controls(message))
+
+
+def _escape_controls(text: str) -> str:
+    """Escapes line breaks and control characters as in Python's string literals."""
+    return "".join(
+        c.encode("unicode_escape").decode()
+        if unicodedata.category(c) in ("Cc", "Zl", "Zp")
+        else c
+        for c in text
+    )
 
 
 def check_choice(field: str, value: Any, choices: Collection) -> None:

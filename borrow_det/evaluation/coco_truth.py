@@ -73,7 +73,9 @@ def corners(bbox: np.ndarray) -> np.ndarray:
       float64 [n, 4] in pixels.
     """
     x, y, width, height = bbox.T
-    return np.stack([y, x, y + height, x + width], axis=-1)
+    # Infinite numbers are the business of bad_boxes.judge.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.stack([y, x, y + height, x + width], axis=-1)
 
 
 def boxes_of_metrics(

@@ -6,6 +6,7 @@ raises ValueError, for a value that does not have the meaning in question.
 
 import math
 import re
+import reprlib
 from typing import Any, TypeAlias
 
 Id: TypeAlias = int | str
@@ -55,7 +56,7 @@ def as_flag(value: Any) -> bool:
             return flag
     elif isinstance(value, int | float) and value in (0, 1):
         return bool(value)
-    raise ValueError(f"{value!r} is not a flag")
+    raise ValueError(f"{reprlib.repr(value)} is not a flag")
 
 
 def as_number(value: Any) -> float | None:

@@ -10,6 +10,7 @@ from borrow_det.errors import InputError
 from borrow_det.io import paths
 
 _SHOWN = 3  # Problems of each kind that a summary quotes.
+_LONGEST = 500  # Characters of each part of a quoted problem.
 
 
 class Problem(NamedTuple):
@@ -28,8 +29,15 @@ class Problem(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        place = f"{self.file}: {self.record}" if self.record else self.file
-        return f"{place}: {self.reason}"
+        parts = (self.file, self.record, self.reason)
+        return ": ".join(_shortened(part) for part in parts if part)
+
+
+def _shortened(text: str) -> str:
+    """Returns a text without its middle if it quotes something very long."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 class Problems:
