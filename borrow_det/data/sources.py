@@ -156,7 +156,7 @@ def load_splits(
             f"dataset.name {dataset!r} is unknown; known are {', '.join(_OPENERS)}"
         )
     slices = [[_parse_slice(part) for part in name.split("+")] for name in names]
-    complete = {split_name for parts in slices for split_name, *_ in parts}
+    complete = dict.fromkeys(name for parts in slices for name, *_ in parts)
     open_set = _OPENERS[dataset]
     if not refuse and open_set is folder.open_set:
         open_set = functools.partial(folder.open_set, refuse=False)

@@ -76,6 +76,7 @@ class FolderWriter:
         dataset.path = str(self.folder)
         dataset.data_dir = str(self.folder / "prepared")
         dataset.bad_boxes = policy
+        dataset.eval_splits = ("train",)
         return dataset
 
 

@@ -119,7 +119,9 @@ def open_set(
     copies = _open_copies(
         kind, {part.split: files[part.split] for part in parts.values()}, dataset_config
     )
-    categories = _merge_categories(copies)
+    categories = merge_categories(
+        {split: copy.categories for split, copy in copies.items()}
+    )
     if refuse:
         _refuse(copies, dataset_config, path)
     policy = dataset_config.bad_boxes
@@ -207,7 +209,7 @@ def _open_copies(
     read, errors = [], []
     for split in files.values():
         try:
-            read.append(_read(kind, split, dataset_config.max_pixels))
+            read.append(read_source(kind, split, dataset_config.max_pixels))
         except InputError as error:
             errors.append(str(error))
     if errors:
@@ -218,12 +220,23 @@ def _open_copies(
     }
 
 
-def _read(
-    kind: formats.Format, files: SplitFiles, max_pixels: int
+def read_source(
+    kind: formats.Format, files: SplitFiles, max_pixels: int = 0
 ) -> folder_copy.Source:
-    """Reads the annotations of a split and finds its images."""
-    problems, missing = Problems(), Problems()
+    """Reads the annotations of a split and finds its images.
+
+    Args:
+      kind: format of the folder.
+      files: files of the split.
+      max_pixels: dataset.max_pixels.
+
+    Raises:
+      InputError: the split cannot be read as a whole, or has no images or categories.
+    """
+    problems = Problems()
     annotations = kind.read(files, problems)
+    missing = Problems(p for p in problems if p.kind in split_files.IMAGE_PROBLEMS)
+    problems = Problems(p for p in problems if p not in set(missing))
     if not annotations.images and not problems:
         raise InputError(
             f"{annotations.path} lists no images: remove it, or add images"
@@ -288,7 +301,7 @@ def _refuse(
             raise InputError(f"{path}: no image of the split {name} can be read")
 
 
-def _merge_categories(copies: Mapping[str, Copy]) -> list[Category]:
+def merge_categories(splits: Mapping[str, Sequence[Category]]) -> list[Category]:
     """Merges the categories of splits; checks that they agree on the names.
 
     Raises:
@@ -296,8 +309,8 @@ def _merge_categories(copies: Mapping[str, Copy]) -> list[Category]:
     """
     merged: dict[str, Category] = {}
     origin: dict[str, str] = {}
-    for split, copy in copies.items():
-        for category in copy.categories:
+    for split, categories in splits.items():
+        for category in categories:
             key = id_key(category.id)
             known = merged.setdefault(key, category)
             if _plain_name(known) != _plain_name(category):
@@ -342,8 +355,13 @@ def _select(
     if part.held_out is None:
         renamed = [f"{name} is the split {part.split} of {path}"]
         return np.arange(len(copy)), renamed if name != part.split else []
-    field = folder_splits.group_field(copy.images, dataset_config.group)
-    mask = folder_splits.hold_out(copy.images, dataset_config.held_out, field)
+    if not part.held_out and len(copy) < 2:  # The run itself fails without validation.
+        return np.arange(len(copy)), []
+    try:
+        field = folder_splits.group_field(copy.images, dataset_config.group)
+        mask = folder_splits.hold_out(copy.images, dataset_config.held_out, field)
+    except InputError as error:
+        raise InputError(f"{path}, split {part.split}: {error}") from error
     if not part.held_out:
         return np.flatnonzero(~mask), []
     by_group = f", whole groups by {field}" if field else ""

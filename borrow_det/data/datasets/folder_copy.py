@@ -314,7 +314,7 @@ class _Content:
             stored = upright.read(path, self._source.max_pixels)
         except InputError as error:
             reason = str(error).removeprefix(str(path)).lstrip(": ")
-            self._image_problems.add("damaged image", path, "", reason)
+            self._image_problems.add("damaged image", path, "", f"the file {reason}")
             return None
         stated = _stated_size(image, stored)
         sizes = (

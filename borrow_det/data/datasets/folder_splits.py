@@ -74,6 +74,8 @@ def choose(
 def group_field(images: Sequence[Mapping[str, Any]], field: str) -> str:
     """Returns the field whose values group the images; "" if there is none.
 
+    Without dataset.group, all images must have the field, and not all the same value.
+
     Args:
       images: `Copy.images`.
       field: dataset.group.
@@ -90,7 +92,8 @@ def group_field(images: Sequence[Mapping[str, Any]], field: str) -> str:
                 )
         return field
     for name in GROUP_FIELDS:
-        if images and all(image["fields"].get(name) is not None for image in images):
+        values = {json.dumps(image["fields"].get(name)) for image in images}
+        if len(values) > 1 and "null" not in values:
             return name
     return ""
 

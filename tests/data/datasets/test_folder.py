@@ -1,4 +1,3 @@
-import collections
 import io
 import json
 import os
@@ -15,9 +14,11 @@ import pytest
 
 from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
-from borrow_det.data.datasets import coco_json, folder_layout
+from borrow_det.data.datasets import folder as folders
+from borrow_det.data.datasets import folder_copy, folder_layout, formats
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
+from borrow_det.io.problems import Problems
 
 
 def test_records_equal_the_annotation_file(folder, noise_image):
@@ -44,13 +45,16 @@ def test_records_equal_the_annotation_file(folder, noise_image):
     np.testing.assert_array_equal(a["labels"], [1, 0])
     np.testing.assert_array_equal(a["is_crowd"], [True, False])
     np.testing.assert_array_equal(a["is_difficult"], [False, True])
-    np.testing.assert_array_equal(a["area"], np.float32([11.5, 32 * 24]))
+    np.testing.assert_array_equal(a["area"], [11.5, 32 * 24])
+    np.testing.assert_array_equal(a["bbox"], [[4, 6, 8, 3], [0, 0, 32, 24]])
+    assert (a["file_id"], a["fields"], empty["file_id"]) == (10, {}, 20)
     assert empty["boxes"].shape == (0, 4)
     assert empty["labels"].shape == (0,)
     np.testing.assert_allclose(
         b["boxes"], [[2.25 / 40, 1.5 / 20, 6.25 / 40, 4.5 / 20]], atol=1e-7
     )
-    assert {a["boxes"].dtype, a["area"].dtype} == {np.dtype(np.float32)}
+    assert a["boxes"].dtype == np.float32
+    assert {a["bbox"].dtype, a["area"].dtype} == {np.dtype(np.float64)}
     assert a["labels"].dtype == np.int32
 
 
@@ -66,7 +70,7 @@ def test_ground_truth_equals_the_annotation_file(folder, noise_image):
     ):
         assert found["image_id"] == given["image_id"]
         assert found["category_id"] == given["category_id"]
-        np.testing.assert_allclose(found["bbox"], given["bbox"], atol=1e-5)
+        assert found["bbox"] == given["bbox"]
         assert found["area"] == given["bbox"][2] * given["bbox"][3]
         assert (found["iscrowd"], found["difficult"]) == (0, 0)
 
@@ -96,9 +100,11 @@ def test_layouts_of_folders(annotation, image, split, tmp_path, noise_image):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / annotation).write_text(json.dumps(coco))
     noise_image().save(tmp_path / image)
-    found = coco_json.read_folder(str(tmp_path), "error")
-    assert list(found.splits) == [split]
-    assert found.splits[split][0].path == tmp_path / image
+    dataset = base.get_config().dataset
+    dataset.name, dataset.path = "folder", str(tmp_path)
+    dataset.data_dir = str(tmp_path / "prepared")
+    assert folders.split_names(str(tmp_path)) == [split]
+    assert sources.load(dataset, split)[0]["image"] == (tmp_path / image).read_bytes()
 
 
 def test_annotation_files_of_other_tasks_are_ignored(folder, noise_image):
@@ -110,20 +116,22 @@ def test_annotation_files_of_other_tasks_are_ignored(folder, noise_image):
     assert list(folder_layout.find_splits(folder.folder)) == ["train2017"]
 
 
-def test_classes_are_those_of_all_splits(folder, noise_image):
+def test_classes_are_those_of_the_asked_splits(folder, noise_image):
     folder.add("a.png", noise_image(), [(7, [1, 1, 5, 5])])
     folder.coco["categories"] = [{"id": 7, "name": "dog"}]
     folder.write("train.json")
     folder.coco["categories"] = [{"id": 90, "name": "dog"}, {"id": 2, "name": "cat"}]
     folder.coco["annotations"][0]["category_id"] = 90
     folder.write("val.json")
-    train, val = (sources.load(folder.config(), s) for s in ("train", "val"))
+    train, val = sources.load_splits(folder.config(), ["train", "val"])
     # Two classes called dog: the later one is told apart by its id.
     assert train.class_names == val.class_names == ("cat", "dog", "dog (90)")
     assert train.category_ids == (2, 7, 90)
     assert (train[0]["labels"], val[0]["labels"]) == (1, 2)
     with pytest.raises(InputError, match="have the same image id 10"):
         sources.ground_truth(sources.load(folder.config(), "train+val"))
+    alone = sources.load(folder.config(), "train")
+    assert (alone.class_names, alone.category_ids) == (("dog",), (7,))
 
 
 @pytest.mark.parametrize("stated", ["upright", "stored"])
@@ -175,7 +183,7 @@ def test_images_of_all_modes_are_decoded(folder, noise_image):
     np.testing.assert_array_equal(batch["image_size"], [[24, 32]] * 5)
 
 
-def test_policies_and_their_counts(folder, noise_image, caplog):
+def test_policies_and_their_counts(folder, noise_image):
     boxes = [
         (1, [4, 4, 8, 8]),
         (7, [20, 4, 20, 8]),  # Sticks out by 8.
@@ -186,14 +194,15 @@ def test_policies_and_their_counts(folder, noise_image, caplog):
     folder.add("a.png", noise_image(24, 32), boxes)
     folder.write()
     with pytest.raises(
-        InputError, match=r"\[20, 4, 20, 8\] of annotation 2 in a\.png is outside"
+        InputError, match=r"\(id 2\): the box \[20, 4, 20, 8\] in a\.png is outside"
     ):
         sources.load(folder.config("error"), "train")
     split = sources.load(folder.config("drop"), "train")
     assert split.counts == {"clipped": 0, "dropped": 3}
     dropped = split[0]
     np.testing.assert_array_equal(dropped["labels"], [0, 0])
-    assert "train: dataset.bad_boxes=drop clipped 0 boxes and dropped 3" in caplog.text
+    notice = "train: dataset.bad_boxes=drop clipped 0 boxes and dropped 3"
+    assert notice in split.notices
     split = sources.load(folder.config("clip"), "train[:1]")
     assert split.counts == {"clipped": 1, "dropped": 2}
     clipped = split[0]
@@ -201,28 +210,35 @@ def test_policies_and_their_counts(folder, noise_image, caplog):
     np.testing.assert_allclose(
         clipped["boxes"][1:], [[4 / 24, 20 / 32, 0.5, 1], [4 / 24, 0, 0.5, 7.3 / 32]]
     )
-    assert "train: dataset.bad_boxes=clip clipped 1 boxes and dropped 2" in caplog.text
-    metadata = [
-        json.loads(path.read_text())["counts"]["train"]
-        for path in (folder.folder / "prepared").rglob("metadata.json")
+    # Metrics use the box of the file where training clips what is rounding only.
+    np.testing.assert_array_equal(
+        clipped["bbox"], [[4, 4, 8, 8], [20, 4, 12, 8], [-0.7, 4, 8, 8]]
+    )
+    np.testing.assert_array_equal(clipped["area"], [64, 96, 64])
+    assert clipped["bad_boxes"] == 0
+    notice = "train: dataset.bad_boxes=clip clipped 1 boxes and dropped 2"
+    assert notice in split.notices
+    # One copy serves every policy.
+    assert len(list((folder.folder / "prepared").rglob("copy.json"))) == 1
+    assert [problem.kind for problem in split.problems] == [
+        "box outside its image",
+        "box without area",
+        "box that is not finite",
     ]
-    assert {"clipped": 1, "dropped": 2} in metadata
-    assert {"clipped": 0, "dropped": 3} in metadata
-    assert len(metadata) == 2  # One set a policy, none of the failed one.
 
 
-def test_a_folder_is_read_once_for_all_splits(folder, noise_image, caplog, monkeypatch):
+def test_each_split_is_read_once(folder, noise_image, monkeypatch):
     folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 0, 8])])
     folder.write("train.json")
     folder.add("b.png", noise_image(24, 32), [(7, [20, 4, 20, 8])])
     folder.write("val.json")
-    read, calls = coco_json.read_folder, []
+    read, calls = folders._read, []
 
     def count(*args):
         calls.append(args)
         return read(*args)
 
-    monkeypatch.setattr(coco_json, "read_folder", count)
+    monkeypatch.setattr(folders, "_read", count)
     names = ["val", "train", "val[1:]", "train+val"]
     found = sources.load_splits(folder.config("clip"), names)
     assert [split.name for split in found] == names
@@ -235,9 +251,10 @@ def test_a_folder_is_read_once_for_all_splits(folder, noise_image, caplog, monke
         {"clipped": 1, "dropped": 1},
         {"clipped": 1, "dropped": 2},
     ]
-    assert len(calls) == 1
-    assert caplog.text.count("train: dataset.bad_boxes=clip") == 1
-    assert caplog.text.count("val: dataset.bad_boxes=clip") == 1
+    assert len(calls) == 2
+    notices = " ".join(found[0].notices)
+    assert notices.count("train: dataset.bad_boxes=clip") == 1
+    assert notices.count("val: dataset.bad_boxes=clip") == 1
 
 
 def test_ids_of_64_bits_and_numbers_beyond_floats(folder, noise_image):
@@ -253,48 +270,84 @@ def test_ids_of_64_bits_and_numbers_beyond_floats(folder, noise_image):
     np.testing.assert_array_equal(record["area"], [30])
 
 
-def test_changed_data_makes_a_new_set(folder, noise_image):
+def copies(folder) -> list[pathlib.Path]:
+    """Returns the complete copies of the folder's splits."""
+    return [p.parent for p in (folder.folder / "prepared").rglob("copy.json")]
+
+
+def test_a_copy_of_changed_data_replaces_the_old_one(folder, noise_image):
     folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
     folder.write()
-    prepared = folder.folder / "prepared" / "coco_folder"
-
-    def load():
-        split = sources.load(folder.config(), "train")
-        return split[0], len(list(prepared.iterdir()))
-
-    record, number = load()
-    assert number == 1
-    assert load()[1] == 1
+    split = sources.load(folder.config(), "train")
+    (first,) = copies(folder)
+    assert (
+        sources.load(folder.config(), "train").records.ranges[0][0].copy.path == first
+    )
+    record = split[0]
+    del split
     folder.coco["annotations"][0]["category_id"] = 7
     folder.write()
-    changed, number = load()
-    assert (changed["labels"][0], number) == (1, 2)
+    assert sources.load(folder.config(), "train")[0]["labels"][0] == 1
+    (second,) = copies(folder)
     image = folder.folder / "images" / "a.png"
     noise_image(seed=5).save(image)
-    repainted, number = load()
-    assert number == 3
+    repainted = sources.load(folder.config(), "train")[0]
+    (third,) = copies(folder)
+    assert len({first, second, third}) == 3
     assert repainted["image"] == image.read_bytes() != record["image"]
 
 
-def test_a_killed_preparation_is_repeated(folder, noise_image):
+def test_a_copy_that_a_run_reads_is_kept_until_it_ends(folder, noise_image):
+    folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
+    folder.write()
+    reader = sources.load(folder.config(), "train")
+    before = reader[0]["image"]
+    noise_image(seed=5).save(folder.folder / "images" / "a.png")
+    other = sources.load(folder.config(), "train")
+    assert len(copies(folder)) == 2
+    assert reader[0]["image"] == before != other[0]["image"]
+    del reader
+    sources.load(folder.config(), "train")
+    assert len(copies(folder)) == 1
+
+
+def test_preparing_prints_a_line_before_and_after(folder, noise_image, capfd):
+    for i in range(3):
+        folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
+    folder.write()
+    sources.load(folder.config(), "train")
+    first, last = capfd.readouterr().err.splitlines()
+    place = folder_copy.place(folder.folder, folder.config().data_dir) / "train"
+    assert first.startswith(
+        f"preparing train of {folder.folder}: 3 images, kept in {place}/"
+    )
+    assert last == "prepared train: 0.1 MB in 0 s"
+    sources.load(folder.config(), "train")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_killed_preparation_is_repeated_and_its_remains_go(folder, noise_image):
     for i in range(6):
         folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
     folder.write()
     script = textwrap.dedent(
         f"""
         import sys, time
-        from borrow_det.data.datasets import coco_folder
+        from borrow_det.configs import base
+        from borrow_det.data import sources
         from borrow_det.data.images import upright
         read, left = upright.read, [4]
-        def slow(path):
+        def slow(*args):
             left[0] -= 1
             if not left[0]:
                 print("halfway", flush=True)
                 time.sleep(600)
-            return read(path)
+            return read(*args)
         upright.read = slow
-        folder = {str(folder.folder)!r}
-        coco_folder.open_folder(folder, "error", folder + "/prepared")
+        dataset = base.get_config().dataset
+        dataset.name, dataset.path = "folder", {str(folder.folder)!r}
+        dataset.data_dir = dataset.path + "/prepared"
+        sources.load(dataset, "train")
         """
     )
     root = str(pathlib.Path(sources.__file__).parents[2])
@@ -306,27 +359,33 @@ def test_a_killed_preparation_is_repeated(folder, noise_image):
     )
     while "halfway" not in process.stdout.readline():
         assert process.poll() is None
+    # While it lives, its files stay.
+    split = sources.load(folder.config(), "train")
+    assert len(list((folder.folder / "prepared").rglob("unfinished_*"))) == 1
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert list((folder.folder / "prepared").rglob("incomplete.*"))
+    assert len(copies(folder)) == 1
+    del split
+    shutil.rmtree(copies(folder)[0])
     split = sources.load(folder.config(), "train")
     assert [split[i]["image_id"] for i in range(len(split))] == list(range(10, 70, 10))
+    assert not list((folder.folder / "prepared").rglob("unfinished_*"))
 
 
 def test_another_process_may_prepare_the_set_first(folder, noise_image, monkeypatch):
-    from borrow_det.data.datasets import coco_folder
-
     folder.add("a.png", noise_image(), [(1, [4, 4, 5, 5])])
     folder.write()
-    example = coco_folder._example
+    write = folder_copy._write
 
-    def overtaken(image):
-        monkeypatch.setattr(coco_folder, "_example", example)
+    def overtaken(*args):
+        monkeypatch.setattr(folder_copy, "_write", write)
         sources.load(folder.config(), "train")
-        return example(image)
+        write(*args)
 
-    monkeypatch.setattr(coco_folder, "_example", overtaken)
+    monkeypatch.setattr(folder_copy, "_write", overtaken)
     assert len(sources.load(folder.config(), "train")) == 1
+    assert len(copies(folder)) == 1
+    assert not list((folder.folder / "prepared").rglob("unfinished_*"))
 
 
 def copy_some(data: pathlib.Path, split: str, count: int, to: pathlib.Path) -> dict:
@@ -347,7 +406,7 @@ def copy_some(data: pathlib.Path, split: str, count: int, to: pathlib.Path) -> d
 def test_images_and_annotations_of_real_data_sets(name, shared, tmp_path):
     coco = copy_some(shared / "data" / name, "val", 6, tmp_path / name)
     dataset = base.get_config().dataset
-    dataset.name = "coco_folder"
+    dataset.name = "folder"
     dataset.path = str(tmp_path / name)
     dataset.data_dir = str(tmp_path / "prepared")
     split = sources.load(dataset, "val")
@@ -357,8 +416,8 @@ def test_images_and_annotations_of_real_data_sets(name, shared, tmp_path):
     given = sorted(coco["annotations"], key=lambda a: order[a["image_id"]])
     for a, b in zip(truth["annotations"], given, strict=True):
         assert a["category_id"] == b["category_id"]
-        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
-        np.testing.assert_allclose(a["area"], b["area"], rtol=1e-6)
+        assert a["bbox"] == b["bbox"]
+        assert a["area"] == b["area"]
     for i in range(len(split)):
         record = split[i]
         pixels = decode.decode_image(record, record["file_name"])
@@ -384,17 +443,21 @@ def test_images_and_annotations_of_real_data_sets(name, shared, tmp_path):
     ],
 )
 def test_numbers_of_images_and_boxes_of_real_data_sets(name, counts, classes, shared):
-    folder = coco_json.read_folder(str(shared / "data" / name), "error")
+    path = shared / "data" / name
+    kind = formats.recognize(path)
+    problems = Problems()
+    read = {
+        split: kind.read(files, problems) for split, files in kind.splits(path).items()
+    }
     found = {
-        split: (len(images), sum(len(image.boxes) for image in images))
-        for split, images in folder.splits.items()
+        split: (
+            len(content.images),
+            sum(len(image.objects) for image in content.images),
+        )
+        for split, content in read.items()
     }
     assert found == counts
-    assert len(folder.class_names) == classes
+    assert not problems
+    assert {len(content.categories) for content in read.values()} == {classes}
     if name == "aquarium":
-        totals = collections.Counter()
-        for images in folder.splits.values():
-            for image in images:
-                totals.update(folder.class_names[i] for i in image.labels)
-        assert totals.total() == 3323 + 909
-        assert min(len(i.boxes) for i in folder.splits["train"]) == 0
+        assert min(len(i.objects) for i in read["train"].images) == 0

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from borrow_det.configs import base
 from borrow_det.data import sources
-from borrow_det.data.datasets import coco_folder, prepare, records
+from borrow_det.data.datasets import folder_copy, prepare, records
 from borrow_det.errors import InputError
 
 
@@ -79,7 +79,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_prepared_set(folder, noise_image)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
         with pytest.raises(
-            InputError, match=r"prepared/coco_folder.* cannot be prepared \(.*too large"
+            InputError, match=r"prepared/folder/.* cannot be prepared \(.*too large"
         ) as error:
             sources.load(folder.config(), "train")
     finally:
@@ -91,12 +91,12 @@ def test_a_full_disk_is_an_error_and_leaves_no_prepared_set(folder, noise_image)
 
 
 def test_bugs_keep_their_traceback(folder, noise_image, monkeypatch):
-    def fail(image):
+    def fail(source):
         raise RuntimeError("a bug")
 
     folder.add("a.png", noise_image())
     folder.write()
-    monkeypatch.setattr(coco_folder, "_example", fail)
+    monkeypatch.setattr(folder_copy, "_Content", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         sources.load(folder.config(), "train")
 
