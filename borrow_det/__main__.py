@@ -41,7 +41,8 @@ COMMANDS = {
         f"{_TOOLS}.explain.__main__", "Show what each detection borrowed from."
     ),
     "inspect": Command(
-        f"{_TOOLS}.inspect", "Report on a dataset: objects, lenders, anchors."
+        f"{_TOOLS}.inspect.__main__",
+        "Show a dataset before training: objects, lenders, mistakes, duplicates.",
     ),
     "export": Command(
         f"{_TOOLS}.export.__main__", "Export a trained run to StableHLO or ONNX."

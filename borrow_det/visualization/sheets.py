@@ -11,8 +11,8 @@ from borrow_det.io import paths
 from borrow_det.visualization import annotate
 
 MAX_BYTES = 1_000_000  # Size of a file of a sheet.
-_WIDTH = 1920  # Pixels of a sheet, about.
-_LARGEST_CELL = 960
+_WIDTH = 1440  # Pixels of a sheet, about.
+_LARGEST_CELL = 720
 _QUALITIES = (90, 80, 70, 60, 50)
 
 
@@ -59,13 +59,21 @@ def jpeg(image: np.ndarray, max_bytes: int = MAX_BYTES) -> bytes:
         image = annotate.shrink(image, round(0.8 * max(image.shape[:2])))
 
 
+def encode(scenes: Sequence[np.ndarray]) -> bytes:
+    """Encodes a sheet of images as a JPEG of at most MAX_BYTES.
+
+    Args:
+      scenes: uint8 RGB [H_i, W_i, 3], at least one.
+    """
+    return jpeg(annotate.contact_sheet(scenes, columns(len(scenes))))
+
+
 def write(path: paths.Path, scenes: Sequence[np.ndarray]) -> None:
-    """Writes a sheet of images as a JPEG of at most MAX_BYTES.
+    """Writes a sheet of images; see `encode`.
 
     Args:
       path: path of the file, which ends in .jpg.
       scenes: uint8 RGB [H_i, W_i, 3], at least one.
     """
-    sheet = annotate.contact_sheet(scenes, columns(len(scenes)))
     paths.make_folder(path.parent)
-    path.write_bytes(jpeg(sheet))
+    path.write_bytes(encode(scenes))

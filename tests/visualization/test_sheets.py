@@ -22,7 +22,7 @@ def test_a_choice_has_distinct_images_and_depends_on_the_seed_alone():
 
 def test_sheets_are_square_and_fit_a_screen():
     assert [sheets.columns(n) for n in (1, 2, 4, 5, 9, 16)] == [1, 2, 2, 3, 3, 4]
-    assert [sheets.cell_side(n) for n in (1, 4, 9, 16)] == [960, 960, 640, 480]
+    assert [sheets.cell_side(n) for n in (1, 4, 9, 16)] == [720, 720, 480, 360]
 
 
 def test_a_jpeg_of_noise_is_shrunk_until_it_is_small_enough():

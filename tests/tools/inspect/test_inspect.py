@@ -5,8 +5,8 @@ import json
 import PIL.Image
 import pytest
 
-from borrow_det.tools import inspect
 from borrow_det.tools.common import cli
+from borrow_det.tools.inspect import __main__ as inspect
 
 
 def run(*arguments):

@@ -1,0 +1,168 @@
+"""The inspection of a dataset: its report, and everything that pictures need."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from borrow_det.config import validate
+from borrow_det.data import sources
+from borrow_det.data.datasets import folder_splits
+from borrow_det.errors import check_choice
+from borrow_det.tools.inspect import (
+    dataset,
+    duplicates,
+    figures,
+    lenders,
+    reading,
+    suggestion,
+    suspicious,
+)
+from borrow_det.tools.inspect.duplicates import Place
+from borrow_det.tools.inspect.objects import Image, Objects
+from borrow_det.tools.inspect.suspicious import Label
+from borrow_det.visualization import sheets
+
+_SAMPLE = 9  # Images on a sheet.
+
+
+class Inspection(NamedTuple):
+    """An inspected dataset.
+
+    Attributes:
+      report: content of inspection.json; see `inspect`.
+      config: the configuration.
+      splits: the splits by name.
+      train: name of the split that the answer and the sheets are about.
+      sample: indices of its images on the sheets.
+      labels: labels that look wrong, by split and kind.
+      groups: groups of duplicates, `exact` and `near`.
+    """
+
+    report: dict[str, Any]
+    config: ml_collections.ConfigDict
+    splits: dict[str, sources.Split]
+    train: str
+    sample: list[int]
+    labels: dict[str, dict[str, list[Label]]]
+    groups: dict[str, list[list[Place]]]
+
+
+def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspection:
+    """Inspects some splits of a config's dataset.
+
+    Args:
+      config: a detection config.
+      names: names of splits, or slices of them (`train[:16]`).
+
+    Returns:
+      The inspection, whose report has plain JSON values: `dataset`, `path`,
+      `input_size`, `lender_scale`, `positive_iou`; for each split under `splits` the
+      figures of `figures.measure` and, under `lenders`, those of `lenders.measure`;
+      `problems` (`Problems.to_json`), `duplicates` (`duplicates.figures`); `labels`:
+      `counts` and `found`, the labels that look wrong; `answer`: `answer`, `split`,
+      `sentences`, `suggestions` and `fragment`; `sample`: `split`, `seed`, `images` and
+      `augmented` of the sheets.
+
+    Raises:
+      InputError: a field is out of its range, or no split can be opened.
+    """
+    check_choice("task", config.task, ("detection",))
+    validate.check_fields(config)
+    splits, problems = dataset.open_splits(config.dataset, names)
+    read = {name: reading.read(split, config) for name, split in splits.items()}
+    measured = {
+        name: _measure(splits[name], objects, images, config)
+        for name, (objects, images) in read.items()
+    }
+    groups = duplicates.find(
+        {name: [i.fingerprint for i in images] for name, (_, images) in read.items()}
+    )
+    labels = {
+        name: suspicious.find(name, objects, images, splits[name].class_names)
+        for name, (objects, images) in read.items()
+    }
+    report: dict[str, Any] = {
+        "dataset": config.dataset.name,
+        "path": config.dataset.path,
+        "input_size": list(config.input_size),
+        "lender_scale": config.evaluation.lender_scale,
+        "positive_iou": config.loss.positive_iou,
+        "splits": measured,
+        "problems": problems.to_json(),
+        "duplicates": duplicates.figures(
+            groups,
+            {name: [i.file_name for i in images] for name, (_, images) in read.items()},
+        ),
+        "labels": {
+            "counts": suspicious.counts(labels),
+            "found": {
+                name: {
+                    kind: [one._asdict() for one in found] for kind, found in of.items()
+                }
+                for name, of in labels.items()
+            },
+        },
+    }
+    train = _training_split(config, measured)
+    report["answer"] = _answer(train, report, *read[train], problems.counts(), config)
+    sample = sheets.choose(len(splits[train]), _SAMPLE, config.seed)
+    report["sample"] = {
+        "split": train,
+        "seed": config.seed,
+        "images": [read[train][1][index].file_name for index in sample],
+        "augmented": bool(config.augment.enabled),
+    }
+    return Inspection(report, config, splits, train, sample, labels, groups)
+
+
+def _measure(
+    split: sources.Split,
+    objects: Objects,
+    images: Sequence[Image],
+    config: ml_collections.ConfigDict,
+) -> dict[str, Any]:
+    """Returns the figures of a split."""
+    described = [{"file_name": i.file_name, "fields": i.fields} for i in images]
+    field = folder_splits.group_field(described, config.dataset.group)
+    groups = [json.dumps(image.fields[field]) if field else None for image in images]
+    small = figures.is_small(objects, config.input_size)
+    return {
+        **figures.measure(objects, split.class_names, config),
+        "lenders": lenders.measure(objects, small, groups, field or None, config),
+    }
+
+
+def _training_split(
+    config: ml_collections.ConfigDict, measured: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """Returns the split that a run would train on, or else the largest one."""
+    for name in (config.dataset.train_split, "train"):
+        if name in measured:
+            return name
+    return max(measured, key=lambda name: measured[name]["images"])
+
+
+def _answer(
+    train: str,
+    report: Mapping[str, Any],
+    objects: Objects,
+    images: Sequence[Image],
+    problems: Mapping[str, int],
+    config: ml_collections.ConfigDict,
+) -> dict[str, Any]:
+    """Returns the answer and the suggestions."""
+    split = report["splits"][train]
+    answer, sentences = suggestion.verdict(train, split, report)
+    found = suggestion.suggest(answer, split, objects, images, problems, config)
+    return {
+        "answer": answer,
+        "split": train,
+        "sentences": sentences,
+        "suggestions": [
+            {"reason": one.reason, "flags": one.lines(), "hint": one.hint}
+            for one in found
+        ],
+        "fragment": suggestion.fragment(found),
+    }

@@ -1,0 +1,324 @@
+"""The answer to whether borrowing is for a dataset, and changes of the config."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from borrow_det.errors import InputError
+from borrow_det.ops import anchor_design
+from borrow_det.ops import anchors as anchor_ops
+from borrow_det.tools.design_anchors import proposal
+from borrow_det.tools.inspect.objects import Image, Objects
+
+# Below the first share of small objects with a lender there is nothing to borrow from;
+# from the second on, borrowing serves most of them.
+_FEW, _MOST = 0.1, 0.5
+_LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
+_SIDE_UNIT = 64
+_WELL_REACHED = 0.95  # Share of the objects from which anchors are left as they are.
+_WORTHWHILE = 0.02  # Gain in that share for which other anchors are suggested.
+
+
+class Suggestion(NamedTuple):
+    """A change of the configuration.
+
+    Attributes:
+      reason: one or two sentences.
+      fields: new values of fields of the config, by name.
+      hint: other command-line flags or advice; "" for none.
+    """
+
+    reason: str
+    fields: dict[str, Any]
+    hint: str = ""
+
+    def lines(self) -> list[str]:
+        """Returns the flags for the command line, quoted for a shell."""
+        return [
+            f"--config.{name}={shlex.quote(str(value))}"
+            for name, value in self.fields.items()
+        ]
+
+
+def verdict(
+    name: str, split: Mapping[str, Any], report: Mapping[str, Any]
+) -> tuple[str, list[str]]:
+    """Answers whether borrowing is for a dataset, by its training split.
+
+    Args:
+      name: name of the split.
+      split: figures of the split, with those of its lenders under `lenders`.
+      report: `input_size` and `lender_scale`.
+
+    Returns:
+      "yes", "partly", "no" or "no small objects", and the sentences of the answer.
+    """
+    height, width = report["input_size"]
+    found = split["lenders"]
+    small, objects = found["small"], split["objects"]
+    at_input = f"at the input of {width} x {height} pixels"
+    if not small:
+        return "no small objects", [
+            f"None of the {objects} objects of {name} is small (below 32 x 32 pixels "
+            f"{at_input}): borrowing serves small objects, and here it has none."
+        ]
+    with_lender = found["in_image"]["objects"]
+    share = with_lender / small
+    group = found["in_image_or_group"]
+    wide = group["objects"] / small if group else share
+    answer = "no" if wide < _FEW else "yes" if share >= _MOST else "partly"
+    have, their = ("has", "its") if with_lender == 1 else ("have", "their")
+    lenders = (
+        f"{with_lender} of {small} small objects {have} a larger object of {their} "
+        f"class in {their} image"
+    )
+    if share < _FEW:
+        lenders += ": borrowing has nothing to borrow from here."
+    elif share < _MOST:
+        lenders += ": borrowing can help these, and not the others."
+    else:
+        lenders += ": this is data that borrowing is for."
+    sentences = [
+        lenders,
+        f"{small} of the {objects} objects of {name} are small (below 32 x 32 pixels "
+        f"{at_input}). Larger means at least {report['lender_scale']:g} times the "
+        "side.",
+        _group_sentence(found),
+    ]
+    if with_lender:
+        sentences.append(_distance_sentence(found))
+    reached = split["by_size"]["small"]["reached_by_anchors"]
+    sentences.append(
+        f"Anchors of the config reach {reached / small:.1%} of the small objects with "
+        f"an IoU of at least {report['positive_iou']:g}; of the others, each gets its "
+        "best anchor only."
+    )
+    return answer, sentences
+
+
+def _group_sentence(found: Mapping[str, Any]) -> str:
+    field = found["group_field"]
+    if field is None:
+        return (
+            "No field of the images names their video or camera, so it is unknown "
+            "whether other images of a group have lenders."
+        )
+    if not found["groups"]:
+        return f"Every image has a group of its own by the field {field}."
+    own, both = found["in_image"]["objects"], found["in_image_or_group"]["objects"]
+    more = both - own
+    return (
+        f"{found['in_group']['objects']} have one in other images of their group "
+        f"(field {field}, {found['groups']} groups); {more} of these have none in "
+        "their own image."
+    )
+
+
+def _distance_sentence(found: Mapping[str, Any]) -> str:
+    first, total = found["fields"][0], found["in_image"]["objects"]
+    beyond = total - first["objects"]
+    away = f"{found['distance'][1]:.0f} pixels away"
+    if total == 1:
+        lies = f"{away}, {'outside' if beyond else 'inside'}"
+    else:
+        lies = f"{away} (median); for {beyond} of the {total} it lies outside"
+    return (
+        f"The nearest lender is {lies} the field of {first['field']} pixels that a "
+        f"descriptor of {first['level']} sees without borrowing."
+    )
+
+
+def suggest(
+    answer: str,
+    split: Mapping[str, Any],
+    objects: Objects,
+    images: Sequence[Image],
+    problems: Mapping[str, int],
+    config: ml_collections.ConfigDict,
+) -> list[Suggestion]:
+    """Suggests changes of the configuration for a dataset.
+
+    Args:
+      answer: result of `verdict`.
+      split: figures of the training split.
+      objects: objects of the training split.
+      images: its images.
+      problems: number of problems of the dataset by kind.
+      config: the configuration.
+    """
+    if not split["objects"]:
+        return []
+    resized = larger_input(split["sizes"][0], images, config)
+    input_size = (
+        resized.fields.get("input_size", config.input_size) if resized else None
+    )
+    found = [
+        resized,
+        _anchors(objects, input_size or config.input_size, config),
+        _max_boxes(split["objects_per_image"]["largest"], config),
+        _borrowing(answer, config),
+        _group(split["lenders"], config),
+        *_policies(problems, config),
+    ]
+    return [suggestion for suggestion in found if suggestion is not None]
+
+
+def fragment(suggestions: Sequence[Suggestion]) -> list[str]:
+    """Returns the flags of all suggestions, ready to paste after a command."""
+    return [line for suggestion in suggestions for line in suggestion.lines()]
+
+
+def larger_input(
+    smallest: float, images: Sequence[Image], config: ml_collections.ConfigDict
+) -> Suggestion | None:
+    """Suggests an input in which small objects have the side of a position.
+
+    The input is enlarged until 95 % of the objects are as large as a position of the
+    first level, but not beyond the images' resolution, and to at most 1024 pixels.
+
+    Args:
+      smallest: side that 95 % of the objects exceed, in pixels of the input.
+      images: images of the training split.
+      config: the configuration.
+    """
+    stride = config.anchors.strides[0]
+    longest = max(config.input_size)
+    resolution = float(np.median([max(image.size) for image in images]))
+    if smallest >= stride or resolution <= longest:
+        return None
+    wanted = min(longest * stride / smallest, resolution, _LARGEST_SIDE)
+    side = _SIDE_UNIT * math.ceil(wanted / _SIDE_UNIT)
+    why = (
+        f"5 % of the objects have sides below {smallest:.1f} pixels at the input, less "
+        f"than one position of the first level ({stride} pixels), and the images have "
+        f"more pixels (longer side {resolution:.0f}, median)."
+    )
+    tiles = ""
+    if smallest * side / longest < stride and resolution > side:
+        tiles = (
+            "At prediction, tiles keep all pixels of larger images: borrow-det predict "
+            "--tiles=auto"
+        )
+    if side <= longest:
+        return Suggestion(why, {}, tiles) if tiles else None
+    factor = side / longest
+    fields = {
+        "input_size": tuple(_rounded(length * factor) for length in config.input_size)
+    }
+    canvas = tuple(config.dataset.canvas)
+    if any(c < size for c, size in zip(canvas, fields["input_size"], strict=True)):
+        fields["dataset.canvas"] = tuple(2 * size for size in fields["input_size"])
+    return Suggestion(f"{why} Steps take longer and need more memory.", fields, tiles)
+
+
+def _rounded(length: float) -> int:
+    return _SIDE_UNIT * max(1, round(length / _SIDE_UNIT))
+
+
+def _anchors(
+    objects: Objects, input_size: Sequence[int], config: ml_collections.ConfigDict
+) -> Suggestion | None:
+    """Suggests anchors by Eq. (1) if those of the config miss many objects."""
+    size = (int(input_size[0]), int(input_size[1]))
+    theta = config.loss.positive_iou
+    own = _reached(objects, config.anchors, size, theta)
+    levels = len(config.anchors.strides)
+    fitting = levels == len(config.anchors.sizes) == len(config.anchors.aspect_ratios)
+    if own >= _WELL_REACHED or not fitting:
+        return None
+    measured = proposal.measure(objects.boxes, size)
+    try:
+        proposed, _ = proposal.propose(measured, config.anchors, size, theta, 0.99)
+    except InputError:  # No set of anchors reaches this IoU.
+        return None
+    share = _reached(objects, proposed, size, theta)
+    if share < own + _WORTHWHILE:
+        return None
+    counts = [
+        sum(anchor_ops.anchors_per_position(a)) for a in (config.anchors, proposed)
+    ]
+    return Suggestion(
+        f"The anchors of the config reach {own:.1%} of the objects at {size[1]} x "
+        f"{size[0]} pixels, these {share:.1%}, with {counts[1]} instead of {counts[0]} "
+        "anchors over the positions of the levels.",
+        {f"anchors.{name}": getattr(proposed, name) for name in proposal.FIELDS},
+    )
+
+
+def _reached(
+    objects: Objects,
+    anchors: ml_collections.ConfigDict,
+    input_size: tuple[int, int],
+    theta: float,
+) -> float:
+    placed = anchor_ops.make_anchors(anchors, input_size)
+    return float((anchor_design.best_iou(objects.boxes, placed) >= theta).mean())
+
+
+def _max_boxes(largest: int, config: ml_collections.ConfigDict) -> Suggestion | None:
+    limit = config.dataset.max_boxes
+    if not limit or largest <= limit:
+        return None
+    return Suggestion(
+        f"An image has {largest} objects, more than dataset.max_boxes={limit}; 0 is as "
+        "many as the data needs.",
+        {"dataset.max_boxes": 0},
+    )
+
+
+def _borrowing(answer: str, config: ml_collections.ConfigDict) -> Suggestion | None:
+    if answer not in ("no", "no small objects") or not config.borrow.enabled:
+        return None
+    return Suggestion(
+        "With so few lenders, a detector that does not borrow is simpler and faster; "
+        "compare the two if in doubt.",
+        {"borrow.enabled": False, "loss.matching": 0.0},
+    )
+
+
+def _group(
+    found: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> Suggestion | None:
+    """Suggests to keep groups together if the images have them."""
+    if found["group_field"] is None or config.dataset.group:
+        return None
+    both = found["in_image_or_group"]["objects"]
+    more = both - found["in_image"]["objects"]
+    fields = {"dataset.group": found["group_field"]}
+    return Suggestion(
+        f"The images have groups (field {found['group_field']}), and {more} small "
+        "objects have a lender in other images of their group only. With this field, "
+        "groups stay together where a validation split is held out.",
+        fields,
+    )
+
+
+def _policies(
+    problems: Mapping[str, int], config: ml_collections.ConfigDict
+) -> list[Suggestion]:
+    """Suggests policies with which a run starts in spite of problems."""
+    boxes = sum(n for kind, n in problems.items() if kind.startswith("box "))
+    images = sum(
+        n for kind, n in problems.items() if "image" in kind and kind[:4] != "box "
+    )
+    found = []
+    if boxes and config.dataset.bad_boxes == "error":
+        found.append(
+            Suggestion(
+                f"A run refuses the {boxes} bad boxes; this clips them to their "
+                "images, and drops those without area there.",
+                {"dataset.bad_boxes": "clip"},
+            )
+        )
+    if images and config.dataset.bad_images == "error":
+        found.append(
+            Suggestion(
+                f"A run refuses the {images} bad images; this leaves them out.",
+                {"dataset.bad_images": "skip"},
+            )
+        )
+    return found
