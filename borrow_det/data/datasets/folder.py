@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -14,6 +14,7 @@ from borrow_det.data.datasets import (
     folder_splits,
     formats,
     records,
+    split_files,
 )
 from borrow_det.data.datasets.folder_copy import Copy
 from borrow_det.data.datasets.folder_splits import Part
@@ -235,8 +236,8 @@ def read_source(
     """
     problems = Problems()
     annotations = kind.read(files, problems)
-    missing = Problems(p for p in problems if p.kind in split_files.IMAGE_PROBLEMS)
-    problems = Problems(p for p in problems if p not in set(missing))
+    of_images = split_files.IMAGE_PROBLEMS
+    missing = Problems(problem for problem in problems if problem.kind in of_images)
     if not annotations.images and not problems:
         raise InputError(
             f"{annotations.path} lists no images: remove it, or add images"
@@ -258,7 +259,7 @@ def read_source(
         split=files.name,
         annotations=annotations,
         paths=found,
-        annotation_problems=tuple(problems),
+        annotation_problems=tuple(p for p in problems if p.kind not in of_images),
         image_problems=tuple(missing),
         max_pixels=max_pixels,
     )

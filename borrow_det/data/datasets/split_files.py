@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from borrow_det.errors import InputError
 
+# Kinds of problems that dataset.bad_images covers. The image is left out.
+IMAGE_PROBLEMS = ("missing image", "damaged image")
+
 
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:

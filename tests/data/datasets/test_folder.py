@@ -232,13 +232,13 @@ def test_each_split_is_read_once(folder, noise_image, monkeypatch):
     folder.write("train.json")
     folder.add("b.png", noise_image(24, 32), [(7, [20, 4, 20, 8])])
     folder.write("val.json")
-    read, calls = folders._read, []
+    read, calls = folders.read_source, []
 
     def count(*args):
         calls.append(args)
         return read(*args)
 
-    monkeypatch.setattr(folders, "_read", count)
+    monkeypatch.setattr(folders, "read_source", count)
     names = ["val", "train", "val[1:]", "train+val"]
     found = sources.load_splits(folder.config("clip"), names)
     assert [split.name for split in found] == names
