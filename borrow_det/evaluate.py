@@ -115,7 +115,8 @@ def evaluate(
     paths.write_whole(_results_path(evaluator, path), json.dumps(results))
     pictures = evaluator.pictures(results)
     for name, picture in pictures.items():
-        annotate.write_image(path.with_suffix("") / f"{name}.png", picture)
+        file = path.with_suffix("") / paths.fitting_name(name, ".png")
+        annotate.write_image(file, picture)
     _write_metrics(path, metrics)
     return metrics, list(pictures.values())
 
@@ -210,6 +211,8 @@ def evaluate_run(
     place = split
     if path is not None:
         config.dataset.name, config.dataset.path = "folder", os.fspath(path)
+        # Its training images are held out only if they are asked for as validation.
+        config.dataset.train_split, config.dataset.eval_splits = "train", (split,)
         place = f"{paths.as_path(path).name}_{split}"
     kind = EVALUATORS[config.task]
     file = metrics_path(paths.as_path(workdir), place, step)
@@ -218,7 +221,7 @@ def evaluate_run(
     if paths.exists(file):
         raise InputError(f"{file} exists: choose another folder with --output")
     (opened,) = kind.open_splits(config, [split])
-    opened = _with_classes(opened, classes, f"{workdir} was trained on")
+    opened = opened.with_classes(*classes)
     variables = jax.device_get(checkpoints.restore_variables(workdir, step))
     evaluator = kind(opened, config)
     layout = mesh_lib.resolve_layout(config)
@@ -226,21 +229,6 @@ def evaluate_run(
     with evaluating(opened) as after_batch:
         metrics, _ = evaluate(predictor, variables, evaluator, file, after_batch)
     return Evaluated(evaluator, step, file, metrics)
-
-
-def _with_classes(split: Any, classes: metadata.Classes, trained: str) -> Any:
-    """Returns a split with its labels in the order of the run's classes.
-
-    Raises:
-      InputError: its classes have other names.
-    """
-    names = classes.class_names
-    if sorted(split.class_names) != sorted(names):
-        raise InputError(
-            f"{trained} the classes {', '.join(names)}, {split.dataset} {split.name} "
-            f"has {', '.join(split.class_names)}: name a dataset with the same classes"
-        )
-    return split if split.class_names == names else split.with_classes(names)
 
 
 def check_splits(splits: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -30,6 +31,7 @@ os.environ.setdefault("EPATH_USE_TF", "false")
 
 Path: TypeAlias = pathlib.Path | epath.Path
 _GCS = "gs://"
+_NAME_BYTES = 255  # Length of a file's name, in bytes.
 _SECONDS_TO_REACH = 20.0  # A bucket that does not answer for longer is an error.
 # `gs:/` is the form that pathlib makes of gs://.
 _SCHEME = re.compile(r"[a-z][a-z0-9]+://|gs:/", re.IGNORECASE)
@@ -51,12 +53,22 @@ def as_path(path: str | os.PathLike) -> Path:
         # pathlib would create a folder of that name.
         if _SCHEME.match(text):
             raise InputError(f"{text} is neither a local path nor gs://BUCKET/FOLDER")
-        return pathlib.Path(expand_home(text))
+        return pathlib.Path(_on_disk(expand_home(text)))
     bucket, _, rest = text.removeprefix(_GCS).partition("/")
     if not bucket or not rest.strip("/"):
         raise InputError(f"{text} names no folder in a bucket: gs://BUCKET/FOLDER")
     _check_bucket(bucket)
     return epath.Path(text)
+
+
+def _on_disk(text: str) -> str:
+    """Returns a path that Python can open under any locale.
+
+    Under an ASCII locale, it opens the bytes of UTF-8 as surrogates only.
+    """
+    if sys.getfilesystemencoding() == "utf-8":
+        return text
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def expand_home(text: str) -> str:
@@ -102,6 +114,15 @@ def as_text(path: str | os.PathLike) -> str:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # Not a name that the system has given.
         return os.fspath(path).encode("utf-8", streams.ESCAPE).decode()
+
+
+def fitting_name(stem: str, suffix: str) -> str:
+    """Returns a file's name, its stem cut to the bytes that file systems take."""
+    raw = stem.encode("utf-8", "surrogateescape")
+    room = _NAME_BYTES - len(suffix.encode())
+    if len(raw) > room:
+        stem = raw[:room].decode("utf-8", "ignore")
+    return stem + suffix
 
 
 def check_utf8(path: str | os.PathLike) -> None:

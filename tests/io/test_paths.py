@@ -183,6 +183,14 @@ def test_the_text_of_a_path_is_valid_in_every_file():
     assert paths.as_text("\ud800") == "\\ud800"  # JSON can hold it, no disk.
 
 
+def test_a_name_is_cut_to_the_length_that_a_disk_takes(tmp_path):
+    assert paths.fitting_name("a", ".png") == "a.png"
+    assert paths.fitting_name(251 * "a", ".png") == 251 * "a" + ".png"
+    assert paths.fitting_name(300 * "a", "_2.png") == 249 * "a" + "_2.png"
+    assert paths.fitting_name(84 * "猫", ".png") == 83 * "猫" + ".png"
+    (tmp_path / paths.fitting_name(300 * BYTES, ".png")).touch()
+
+
 def test_folders_for_cpp_libraries_must_be_utf8(tmp_path, monkeypatch):
     paths.check_utf8(tmp_path / "猫")
     paths.check_utf8("gs://bucket/猫")
