@@ -44,6 +44,9 @@ COMMANDS = {
         f"{_TOOLS}.inspect.__main__",
         "Show a dataset before training: objects, lenders, mistakes, duplicates.",
     ),
+    "convert": Command(
+        f"{_TOOLS}.convert", "Convert YOLO, VOC, CVAT or LabelMe folders to COCO."
+    ),
     "export": Command(
         f"{_TOOLS}.export.__main__", "Export a trained run to StableHLO or ONNX."
     ),

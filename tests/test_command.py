@@ -34,8 +34,8 @@ def test_the_overview_has_a_line_for_each_command(run):
     assert (status, err) == (0, "")
     lines = [line.split() for line in out.splitlines()[2:-2]]
     assert [line[0] for line in lines] == [
-        *("train", "evaluate", "predict", "explain", "inspect", "export", "score"),
-        *("ablate", "design-anchors", "benchmark", "aot-compile", "import-weights"),
+        *("train", "evaluate", "predict", "explain", "inspect", "convert", "export"),
+        *("score", "ablate", "design-anchors", "benchmark", "aot-compile", "import-weights"),
     ]
     assert all(len(line) > 3 for line in lines)
     assert run("-h") == run("help") == (0, out, "")

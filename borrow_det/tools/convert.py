@@ -1,0 +1,294 @@
+"""Converts a folder in any known format to COCO's.
+
+  python -m borrow_det.tools.convert --input=DIR --output=DIR [--images=copy|link|none]
+
+Reads the formats that `--config=folder:path=DIR` trains on, and writes
+OUTPUT/annotations/SPLIT.json for each split, and its images to OUTPUT/images/SPLIT. Ids
+become integers, and all splits get the same categories. Boxes, areas, crowds, difficult
+objects and further fields of images are kept; masks and keypoints are not. Everything
+that is wrong is found before anything is written. The exit status is 2 after wrong
+input, with one line on stderr that counts the wrong records by kind.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tqdm
+from absl import flags
+
+from borrow_det.config import path_flags
+from borrow_det.data.datasets import folder, folder_files, formats
+from borrow_det.data.datasets.folder_copy import Source
+from borrow_det.errors import InputError
+from borrow_det.evaluation import bad_boxes, coco_truth
+from borrow_det.evaluation.annotations import Annotations, Category, Image
+from borrow_det.evaluation.coco_values import id_key
+from borrow_det.io import paths
+from borrow_det.io.problems import Problems
+from borrow_det.tools.common import cli
+
+_IMAGES = ("copy", "link", "none")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the tool and returns the exit status."""
+    options = _flags()
+    cli.refuse_arguments(cli.parse(options, argv, __doc__))
+    origin = paths.local_path(options.input, "--input").absolute()
+    output = cli.output_folder(options.output).absolute()
+    if not origin.is_dir():
+        raise InputError(f"--input={origin} is not a folder")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output={output} exists and is not empty: choose another")
+    sources = _read(origin, options.splits)
+    _write(_convert(sources, options, output), options.images, output)
+    print(f"wrote {output}, to train on with --config=folder:path={output}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Converted:
+    """One split in COCO's format.
+
+    Attributes:
+      name: name of the split.
+      coco: content of its annotation file.
+      files: path of each image by the name of the file to write below images/SPLIT.
+    """
+
+    name: str
+    coco: dict[str, Any]
+    files: dict[str, pathlib.Path]
+
+
+def _read(origin: pathlib.Path, chosen: Sequence[str]) -> dict[str, Source]:
+    """Reads the splits that were chosen; all without a choice."""
+    kind = formats.recognize(origin)
+    print(kind.describe(origin))
+    splits = kind.splits(origin)
+    for name in chosen:
+        if name not in splits:
+            raise InputError(
+                f"--splits: {origin} has no split {name!r}; it has {', '.join(splits)}"
+            )
+    return {
+        name: folder.read_source(kind, files)
+        for name, files in splits.items()
+        if name in chosen or not chosen
+    }
+
+
+def _convert(
+    sources: Mapping[str, Source], options: flags.FlagValues, output: pathlib.Path
+) -> list[_Converted]:
+    """Returns the splits in COCO's format.
+
+    Raises:
+      InputError: there are problems that --bad_boxes and --bad_images do not allow; a
+        report beside the output has all of them.
+    """
+    merged = folder.merge_categories(
+        {name: source.annotations.categories for name, source in sources.items()}
+    )
+    all_int = all(isinstance(category.id, int) for category in merged)
+    categories = {
+        id_key(category.id): Category(category.id if all_int else number, category.name)
+        for number, category in enumerate(merged, 1)
+    }
+    refused = Problems()
+    converted = []
+    for name, source in sources.items():
+        refused.extend(source.annotation_problems)
+        of_images = Problems(source.image_problems)
+        annotations, files = _good_images(source, of_images, options.images != "none")
+        annotations = dataclasses.replace(
+            annotations,
+            categories=tuple(categories[id_key(c.id)] for c in annotations.categories),
+        )
+        coco = coco_truth.to_coco(annotations, options.bad_boxes, refused)
+        coco["categories"] = [category._asdict() for category in categories.values()]
+        for record, image in zip(coco["images"], annotations.images, strict=True):
+            record |= {k: v for k, v in image.fields.items() if k not in record}
+        if options.bad_images == "error":
+            refused.extend(of_images)
+        converted.append(_Converted(name, coco, files))
+        _print_counts(name, coco, annotations, of_images)
+    report = output.with_name(f"{output.name}.problems.json")
+    report.unlink(missing_ok=True)
+    refused.refuse(
+        report,
+        "Correct the files; --bad_boxes=clip or drop accepts wrong boxes, "
+        "--bad_images=skip leaves bad images out",
+    )
+    return converted
+
+
+def _good_images(
+    source: Source, problems: Problems, renamed: bool
+) -> tuple[Annotations, dict[str, pathlib.Path]]:
+    """Returns a split without missing and damaged images, and the files of the others.
+
+    Images get integers as ids, their size, and the name of the file to write.
+
+    Args:
+      source: the split.
+      problems: receives the bad images.
+      renamed: whether images are written; else they keep their names.
+    """
+    annotations = source.annotations
+    found: list[tuple[Image, pathlib.Path]] = []
+    for image, path in zip(annotations.images, source.paths, strict=True):
+        if path is None:
+            continue  # A problem already.
+        try:
+            size = folder_files.upright_size(path)
+        except InputError as error:
+            reason = str(error).removeprefix(str(path)).lstrip(": ")
+            problems.add("damaged image", path, "", reason)
+            continue
+        height, width = image.height or size[0], image.width or size[1]
+        if (height, width) not in (size, size[::-1]):
+            problems.add(
+                "image of another size",
+                annotations.path,
+                image.record,
+                f"{image.file_name} is {size[1]} x {size[0]} pixels, but its "
+                f"annotation has {width} x {height}",
+            )
+            continue
+        found.append((dataclasses.replace(image, height=height, width=width), path))
+    numbered = not all(isinstance(image.id, int) for image, _ in found)
+    names = _names([path for _, path in found])
+    images = [
+        dataclasses.replace(
+            image,
+            id=number if numbered else image.id,
+            file_name=(name if renamed else folder_files.relative(source.folder, path)),
+        )
+        for number, ((image, path), name) in enumerate(
+            zip(found, names, strict=True), 1
+        )
+    ]
+    files = {name: path for name, (_, path) in zip(names, found, strict=True)}
+    return dataclasses.replace(annotations, images=tuple(images)), files
+
+
+def _names(files: Sequence[pathlib.Path]) -> list[str]:
+    """Returns paths of files relative to the deepest folder with all of them."""
+    if not files:
+        return []
+    common = os.path.commonpath([path.parent for path in files])
+    return [path.relative_to(common).as_posix() for path in files]
+
+
+def _print_counts(
+    name: str, coco: Mapping[str, Any], annotations: Annotations, bad: Problems
+) -> None:
+    """Prints the numbers of images and boxes of a split, and of those left out."""
+    boxes = len(coco["annotations"])
+    line = f"{name}: {_count(len(coco['images']), 'image')}, {_count(boxes, 'box')}"
+    dropped = sum(len(image.objects) for image in annotations.images) - boxes
+    if dropped:
+        line += f"; {_count(dropped, 'wrong box')} left out"
+    if bad:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in bad.counts().items())
+        line += f"; images left out: {kinds}"
+    print(line)
+
+
+def _count(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 box", "2,000 boxes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("x") else "s"
+    return f"{number:,} {noun}{ending}"
+
+
+def _write(splits: Sequence[_Converted], images: str, output: pathlib.Path) -> None:
+    """Writes annotation files and images.
+
+    Raises:
+      InputError: a file cannot be read or written.
+    """
+    try:
+        for split in splits:
+            if images != "none":
+                _write_images(split, images, output / "images" / split.name)
+            file = output / "annotations" / f"{split.name}.json"
+            paths.make_folder(file.parent)
+            paths.write_whole(file, json.dumps(split.coco))
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or output} cannot be written: {paths.reason(error)}"
+        ) from error
+
+
+def _write_images(split: _Converted, images: str, place: pathlib.Path) -> None:
+    bar = tqdm.tqdm(
+        split.files.items(),
+        desc=split.name,
+        unit="image",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+    for name, path in bar:
+        to = place / name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if images == "link":
+            to.symlink_to(path.resolve())
+        else:
+            shutil.copyfile(path, to)
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    path_flags.define_path(
+        "input",
+        None,
+        "Folder of images and annotations in COCO's, YOLO's, Pascal VOC's, CVAT's or "
+        "LabelMe's format.",
+        required=True,
+        flag_values=values,
+    )
+    path_flags.define_path(
+        "output",
+        None,
+        "Local folder to write, which must be empty or absent.",
+        required=True,
+        flag_values=values,
+    )
+    flags.DEFINE_list(
+        "splits", [], "Splits to convert (default: all).", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "images",
+        "copy",
+        _IMAGES,
+        "Images in the output: copies, symbolic links, or none. With none, file names "
+        "are relative to the input.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "bad_boxes",
+        "error",
+        bad_boxes.POLICIES,
+        "Handling of boxes that are not finite, empty or outside the image, as "
+        "dataset.bad_boxes.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "bad_images",
+        "error",
+        folder.BAD_IMAGES,
+        "Handling of images that are missing or damaged, as dataset.bad_images.",
+        flag_values=values,
+    )
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(cli.call(main, sys.argv))
