@@ -560,24 +560,31 @@ def test_a_video_whose_frames_change_their_size_is_drawn_up_to_there(
 # --- against ground truth
 
 
+@pytest.mark.parametrize("make_id", [int, str])
 def test_the_score_tool_reads_detections_with_ids_from_a_coco_file(
-    tmp_path, detector, capsys
+    tmp_path, detector, capsys, make_id
 ):
     truth = {"images": [], "annotations": []}
-    truth["categories"] = [{"id": 3, "name": "red"}, {"id": 9, "name": "green"}]
+    truth["categories"] = [
+        {"id": make_id(3), "name": "red"},
+        {"id": make_id(9), "name": "green"},
+    ]
     for i, folder in enumerate(("x", "y")):
         box = [5 + i, 6, 7, 8]
         save(tmp_path / folder / "a.png", scene(30, 30, red=box))
-        image_id = 70 - i
+        image_id = make_id(70 - i)
         truth["images"].append({"id": image_id, "file_name": f"{folder}/a.png"})
         truth["annotations"].append(
-            {"image_id": image_id, "category_id": 3, "bbox": box}
+            {"image_id": image_id, "category_id": make_id(3), "bbox": box}
         )
     path = tmp_path / "truth.json"
     path.write_text(json.dumps(truth))
     folders = [str(tmp_path / "x"), str(tmp_path / "y")]
     assert run(tmp_path / "out", f"--ids_from={path}", *folders) == 0
-    assert [r["image_id"] for r in results(tmp_path / "out")] == [70, 69]
+    assert [r["image_id"] for r in results(tmp_path / "out")] == [
+        make_id(70),
+        make_id(69),
+    ]
     capsys.readouterr()
     arguments = [
         f"--ground_truth={path}",
