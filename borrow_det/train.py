@@ -122,13 +122,14 @@ def prepare_run(
     config = init_from.resolve_pixel_statistics(config, workdir)
 
     # Data.
-    data = open_data(config)
+    resumes = metadata.has_checkpoints(workdir)
+    data = open_data(config, metadata.load_classes(workdir) if resumes else None)
     classes = metadata.Classes(data.train.class_names, data.train.category_ids)
 
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
     task = TASKS[config.task](mesh_lib.resolve_layout(config), len(classes.class_names))
     shapes = abstract_state(task, mesh)
-    start, resumes = None, metadata.has_checkpoints(workdir)
+    start = None
     if config.init_from and not resumes:
         start = init_from.start_from(config, classes, shapes.variables)
 

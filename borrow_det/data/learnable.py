@@ -58,9 +58,13 @@ class LearnableObjects:
         if self.with_lender or not self._borrows:
             return []
         height, width = self._size
-        small = f"none of the {self.small:,} small objects" if self.small else "nothing"
+        at_size = f"at the input size of {width} x {height} pixels"
+        found = (
+            f"0 of {self.small:,} small objects have a lender in their image {at_size}"
+            if self.small
+            else f"no object is small {at_size}"
+        )
         return [
-            f"{split.name}: {small} has a lender in its image at the input size of "
-            f"{width} x {height} pixels, so borrowing has nothing to learn from; "
-            "borrow-det inspect shows the sizes"
+            f"{split.name}: {found}, so there is nothing to borrow; borrow-det inspect "
+            "shows the sizes"
         ]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import ml_collections
 import numpy as np
 
+from borrow_det.data import classes
 from borrow_det.data.datasets import folder, scale_pairs, tfds_sets
 from borrow_det.data.datasets.opened import OpenedSet, Record
 from borrow_det.errors import InputError
@@ -98,18 +99,31 @@ class Split:
         split = self.without_images()
         return np.array([len(split[i]["boxes"]) for i in range(len(split))], int)
 
-    def with_classes(self, names: tuple[str, ...]) -> "Split":
-        """Returns the split with its labels in another order of the classes.
+    def with_classes(
+        self, names: tuple[str, ...], category_ids: tuple[Id, ...]
+    ) -> "Split":
+        """Returns the split with the labels of a trained run.
 
         Args:
-          names: the names of `class_names` in the order of the new labels.
+          names: names of the run's classes, by label.
+          category_ids: ids of the run's classes.
+
+        Raises:
+          InputError: the split has a class that the run lacks.
         """
-        labels = np.array([names.index(name) for name in self.class_names], np.int32)
-        ids = dict(zip(self.class_names, self.category_ids, strict=True))
+        own = self.class_names, self.category_ids
+        indices = classes.indices_among(*own, names, category_ids)
+        if indices is None:
+            raise InputError(
+                f"the run was trained on the classes {', '.join(names)}, "
+                f"{self.dataset} {self.name} has {', '.join(self.class_names)}: name a "
+                "dataset with the same classes"
+            )
+        labels = np.array(indices, np.int32)
         return dataclasses.replace(
             self,
             class_names=names,
-            category_ids=tuple(ids[name] for name in names),
+            category_ids=classes.ids_of(indices, self.category_ids, category_ids),
             convert=functools.partial(_relabeled, self.convert, labels),
         )
 

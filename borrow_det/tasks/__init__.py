@@ -1,7 +1,10 @@
 """Tasks by name: the kinds of run, and their data."""
 
+import contextlib
+
 import ml_collections
 
+from borrow_det.errors import InputError
 from borrow_det.tasks.classification import (
     ClassificationEvaluator,
     ClassificationTask,
@@ -9,6 +12,7 @@ from borrow_det.tasks.classification import (
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 from borrow_det.tasks.task import Data, Evaluator, Task
+from borrow_det.workdir import metadata
 
 TASKS: dict[str, type[Task]] = {
     "detection": DetectionTask,
@@ -20,8 +24,14 @@ EVALUATORS: dict[str, type[Evaluator]] = {
 }
 
 
-def open_data(config: ml_collections.ConfigDict) -> Data:
+def open_data(
+    config: ml_collections.ConfigDict, classes: metadata.Classes | None = None
+) -> Data:
     """Opens and checks the splits that `config.dataset` names.
+
+    Args:
+      config: the run's configuration.
+      classes: classes of the run that resumes, by label; None for a new run.
 
     Raises:
       InputError: a split is unknown, empty or unsuitable, or a field is wrong.
@@ -30,6 +40,12 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
     train, *others = kind.open_splits(
         config, (dataset.train_split, *dataset.eval_splits)
     )
+    if classes is not None:
+        # The check of the work directory refuses other classes.
+        with contextlib.suppress(InputError):
+            train, *others = [
+                split.with_classes(*classes) for split in (train, *others)
+            ]
     boxes = {split.name: dict(split.counts) for split in others}
     counts, notices = kind.check_training_split(train, config)
     boxes[train.name] = {**train.counts, **counts}

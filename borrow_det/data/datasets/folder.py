@@ -1,7 +1,5 @@
 """Datasets of a user: folders of images with annotations in any known format."""
 
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -16,12 +14,13 @@ from borrow_det.data.datasets import (
     records,
     split_files,
 )
+from borrow_det.data.datasets.folder_content import Source
 from borrow_det.data.datasets.folder_copy import Copy
+from borrow_det.data.datasets.folder_records import FolderRecords
 from borrow_det.data.datasets.folder_splits import Part
-from borrow_det.data.datasets.opened import OpenedSet, Record
+from borrow_det.data.datasets.opened import OpenedSet
 from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError, check_choice
-from borrow_det.evaluation import bad_boxes
 from borrow_det.evaluation.annotations import Category
 from borrow_det.evaluation.coco_values import id_key, id_order
 from borrow_det.io import file_names, paths
@@ -29,64 +28,6 @@ from borrow_det.io.problems import Problem, Problems
 
 BAD_IMAGES = ("error", "skip")
 _INT64 = range(-(2**63), 2**63)
-
-
-@dataclasses.dataclass(frozen=True)
-class FolderRecords:
-    """Images of one copy, with random access, under a policy for boxes.
-
-    Attributes:
-      copy: the copy.
-      policy: dataset.bad_boxes.
-      labels: int32, class index of each category of the copy.
-      indices: indices of the images in the copy.
-      numbered: whether image ids of batches are positions, because ids in the files
-        are not 64-bit integers.
-      with_images: whether records have their images.
-    """
-
-    copy: Copy
-    policy: str
-    labels: np.ndarray
-    indices: np.ndarray
-    numbered: bool
-    with_images: bool = True
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int, /) -> Record:
-        """Returns the fields that `records.convert_folder` takes."""
-        position = int(self.indices[index])
-        arrays, image = self.copy.arrays, self.copy.images[position]
-        start, stop = arrays["starts"][position : position + 2]
-        keep = np.flatnonzero(self._kept[start:stop]) + start
-        chosen = {
-            name: values[keep] for name, values in arrays.items() if name != "starts"
-        }
-        return {
-            **image,
-            **chosen,
-            "image": self.copy.encoded(position) if self.with_images else b"",
-            "labels": self.labels[chosen["category"]],
-            "numbered": self.numbered,
-        }
-
-    def without_images(self) -> "FolderRecords":
-        """Returns the same records with empty images, which read no image file."""
-        return dataclasses.replace(self, with_images=False)
-
-    def counts(self) -> dict[str, int]:
-        """Returns the numbers of boxes that the policy "clipped" and "dropped"."""
-        starts = self.copy.arrays["starts"]
-        chosen = np.zeros(len(starts) - 1, np.bool_)
-        chosen[self.indices] = True
-        objects = np.repeat(chosen, np.diff(starts))
-        return bad_boxes.counts(self.copy.arrays["faults"][objects], self.policy)
-
-    @functools.cached_property
-    def _kept(self) -> np.ndarray:
-        return bad_boxes.kept(self.copy.arrays["faults"], self.policy)
 
 
 def open_set(
@@ -221,9 +162,7 @@ def _open_copies(
     }
 
 
-def read_source(
-    kind: formats.Format, files: SplitFiles, max_pixels: int = 0
-) -> folder_copy.Source:
+def read_source(kind: formats.Format, files: SplitFiles, max_pixels: int = 0) -> Source:
     """Reads the annotations of a split and finds its images.
 
     Args:
@@ -254,7 +193,7 @@ def read_source(
             reason = file_names.reason(image.file_name, match, files.folder)
             kind_ = "ambiguous file name" if match.candidates else "missing image"
             missing.add(kind_, annotations.path, image.record, reason)
-    return folder_copy.Source(
+    return Source(
         folder=files.folder,
         split=files.name,
         annotations=annotations,
@@ -394,7 +333,8 @@ def _count_notices(
     for name, copy in copies.items():
         for defect, count in copy.repairs.items():
             images = "image was" if count == 1 else "images were"
-            notices.append(f"{name}: {count} {images} repaired: {defect}")
+            reason = defect.replace("it ", "the file ", 1)
+            notices.append(f"{name}: {count} {images} repaired: {reason}")
         if skipped := Problems(copy.problems("images")):
             kinds = ", ".join(f"{n} {kind}" for kind, n in skipped.counts().items())
             notices.append(

@@ -11,7 +11,6 @@ opened. Runs that use a copy hold a shared lock on it, so that a copy of files t
 changed in the meantime is deleted only when nobody reads it.
 """
 
-import collections
 import fcntl
 import functools
 import hashlib
@@ -24,21 +23,17 @@ import shutil
 import sys
 import time
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import tqdm
 from array_record.python import array_record_data_source, array_record_module
 
 from borrow_det.data.datasets import prepare
-from borrow_det.data.images import upright
-from borrow_det.errors import InputError
-from borrow_det.evaluation import bad_boxes, coco_truth
-from borrow_det.evaluation.annotations import Annotations, Category, Image
-from borrow_det.io.problems import Problem, Problems
+from borrow_det.data.datasets.folder_content import Content, Source
+from borrow_det.evaluation.annotations import Category
+from borrow_det.io.problems import Problem
 
-_VERSION = 1  # Of the files; another one makes copies anew.
 _IMAGES, _ARRAYS, _COPY, _LOCK = (
     "images.array_record",
     "annotations.npz",
@@ -48,50 +43,6 @@ _IMAGES, _ARRAYS, _COPY, _LOCK = (
 _UNFINISHED = "unfinished_"
 # Images have their size in a compressed form already.
 _WRITER = "group_size:1,uncompressed"
-
-
-class Source(NamedTuple):
-    """A split of a folder, read from its annotation files and not yet prepared.
-
-    Attributes:
-      folder: folder of the dataset.
-      split: name of the split in the folder.
-      annotations: content of the annotation files.
-      paths: file of each image; None if it is missing.
-      annotation_problems: what is wrong with the annotations, except boxes.
-      image_problems: images that are missing.
-      max_pixels: dataset.max_pixels.
-    """
-
-    folder: pathlib.Path
-    split: str
-    annotations: Annotations
-    paths: Sequence[pathlib.Path | None]
-    annotation_problems: tuple[Problem, ...]
-    image_problems: tuple[Problem, ...]
-    max_pixels: int
-
-    def fingerprint(self) -> str:
-        """Returns a hash of everything that the copy depends on.
-
-        These are the annotations, their problems, and the size and modification time
-        of each image.
-        """
-        digest = hashlib.sha256()
-
-        def add(*values: object) -> None:
-            digest.update(repr(values).encode("utf-8", "surrogatepass"))
-
-        add(_VERSION, self.max_pixels, self.annotations.categories)
-        add(*self.annotation_problems, *self.image_problems)
-        for image, path in zip(self.annotations.images, self.paths, strict=True):
-            add(image.id, image.file_name, image.height, image.width, image.fields)
-            for o in image.objects:
-                add(o.category, o.bbox, o.is_crowd, o.is_difficult, o.area)
-            if path is not None:
-                status = path.stat()
-                add(str(path), status.st_size, status.st_mtime_ns)
-        return digest.hexdigest()[:16]
 
 
 class Copy:
@@ -236,7 +187,7 @@ def _prepare(
 
 def _write(source: Source, to: pathlib.Path) -> None:
     """Writes the three files of a copy."""
-    content = _Content(source)
+    content = Content(source)
     writer = array_record_module.ArrayRecordWriter(str(to / _IMAGES), _WRITER)
     try:
         for encoded in content.encoded():
@@ -245,155 +196,6 @@ def _write(source: Source, to: pathlib.Path) -> None:
         writer.close()
     np.savez(to / _ARRAYS, **content.arrays())
     (to / _COPY).write_text(json.dumps(content.to_json(), default=str))
-
-
-class _Content:
-    """Collects the content of a copy while its images are read."""
-
-    def __init__(self, source: Source):
-        self._source = source
-        self._images: list[dict[str, Any]] = []
-        self._repairs: collections.Counter[str] = collections.Counter()
-        self._image_problems = Problems(source.image_problems)
-        self._box_problems = Problems()
-        self._parts: dict[str, list[np.ndarray]] = {
-            "category": [np.empty(0, np.int32)],
-            "bbox": [np.empty((0, 4))],
-            "boxes": [np.empty((0, 4))],
-            "faults": [np.empty(0, np.uint8)],
-            "area": [np.empty(0)],
-            "is_crowd": [np.empty(0, np.bool_)],
-            "is_difficult": [np.empty(0, np.bool_)],
-        }
-        self._starts = [0]
-
-    def encoded(self) -> Iterator[bytes]:
-        """Reads the images and yields the good ones."""
-        source = self._source
-        pairs = zip(source.annotations.images, source.paths, strict=True)
-        bar = tqdm.tqdm(
-            pairs,
-            total=len(source.paths),
-            unit="image",
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        for image, path in bar:
-            stored = self._read(image, path)
-            self._add_objects(image, stored)
-            if stored is not None:
-                yield stored.encoded
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns `Copy.arrays`."""
-        arrays = {name: np.concatenate(parts) for name, parts in self._parts.items()}
-        return {"starts": np.array(self._starts, np.int64), **arrays}
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the content of copy.json."""
-        return {
-            "folder": str(self._source.folder),
-            "split": self._source.split,
-            "categories": self._source.annotations.categories,
-            "repairs": self._repairs,
-            "problems": {
-                "annotations": self._source.annotation_problems,
-                "images": list(self._image_problems),
-                "boxes": list(self._box_problems),
-            },
-            "images": self._images,
-        }
-
-    def _read(
-        self, image: Image, path: pathlib.Path | None
-    ) -> upright.StoredImage | None:
-        """Reads an image; None if it is missing, damaged or of another size."""
-        if path is None:
-            return None
-        try:
-            stored = upright.read(path, self._source.max_pixels)
-        except InputError as error:
-            reason = str(error).removeprefix(str(path)).lstrip(": ")
-            self._image_problems.add("damaged image", path, "", f"the file {reason}")
-            return None
-        stated = _stated_size(image, stored)
-        sizes = (
-            (stored.height, stored.width),
-            (stored.file_height, stored.file_width),
-        )
-        if stated not in sizes:
-            self._image_problems.add(
-                "image of another size",
-                self._source.annotations.path,
-                image.record,
-                f"{image.file_name} is {stored.width} x {stored.height} pixels, but "
-                f"its annotation has {stated[1]} x {stated[0]}: correct width and "
-                "height there, or restore the image that was annotated",
-            )
-            return None
-        self._repairs.update(stored.repairs)
-        return stored
-
-    def _add_objects(self, image: Image, stored: upright.StoredImage | None) -> None:
-        """Adds an image with its objects; of a bad one only the wrong boxes."""
-        objects = image.objects
-        bbox = coco_truth.annotated_boxes(objects)
-        corners = coco_truth.corners(bbox)
-        if stored is not None:
-            stated = _stated_size(image, stored)
-        elif image.height is None or image.width is None:
-            return
-        else:
-            stated = image.height, image.width
-        clipped, faults = bad_boxes.judge(corners, np.array(stated))
-        for i in np.flatnonzero(faults != bad_boxes.GOOD):
-            coco_truth.add_box_problem(
-                self._box_problems,
-                self._source.annotations.path,
-                image,
-                objects[i],
-                int(faults[i]),
-                stated,
-            )
-        if stored is None:
-            return
-        if stated != (stored.height, stored.width):
-            clipped = upright.rotate_boxes(clipped, stored)
-            y0, x0, y1, x1 = upright.rotate_boxes(corners, stored).T
-            bbox = np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1)
-        added = {
-            "category": np.array([o.category for o in objects], np.int32),
-            "bbox": bbox,
-            "boxes": clipped,
-            "faults": faults,
-            "area": coco_truth.annotated_areas(objects),
-            "is_crowd": np.array([o.is_crowd for o in objects], np.bool_),
-            "is_difficult": np.array([o.is_difficult for o in objects], np.bool_),
-        }
-        for name, values in added.items():
-            self._parts[name].append(values)
-        self._starts.append(self._starts[-1] + len(objects))
-        self._images.append(
-            {
-                "id": image.id,
-                "file_name": image.file_name,
-                "height": stored.height,
-                "width": stored.width,
-                "fields": dict(image.fields),
-            }
-        )
-
-
-def _stated_size(image: Image, stored: upright.StoredImage) -> tuple[int, int]:
-    """Returns (height, width) in whose pixels the boxes are.
-
-    Annotation tools give the size of the upright image or of the image as stored. Where
-    there is none, it is that of the upright image.
-    """
-    return (
-        stored.height if image.height is None else image.height,
-        stored.width if image.width is None else image.width,
-    )
 
 
 class _Lock:

@@ -60,9 +60,12 @@ class ObjectCrops:
         """Empty: those of the dataset are of detection."""
         return {}
 
-    def with_classes(self, names: tuple[str, ...]) -> "ObjectCrops":
-        """Returns the objects with their labels in another order; see `Split`."""
-        return dataclasses.replace(self, split=self.split.with_classes(names))
+    def with_classes(
+        self, names: tuple[str, ...], category_ids: tuple[Id, ...]
+    ) -> "ObjectCrops":
+        """Returns the objects with the labels of a trained run; see `Split`."""
+        split = self.split.with_classes(names, category_ids)
+        return dataclasses.replace(self, split=split)
 
     def __len__(self) -> int:
         """Returns the number of objects."""

@@ -53,7 +53,7 @@ def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:
 
 
 def convert_folder(record: Record, index: int, policy: str) -> Record:
-    """Converts a record of `folder.FolderRecords`, which have applied the policy."""
+    """Converts a record of `FolderRecords`, which have applied the policy."""
     del policy
     size = record["height"], record["width"]
     boxes = record["boxes"]

@@ -39,6 +39,7 @@ def resolve(config: ml_collections.ConfigDict, given: int | None) -> int:
     if known:
         return known
     try:
-        return len(sources.load(config.dataset, config.dataset.train_split).class_names)
+        names = [config.dataset.train_split, *config.dataset.eval_splits]
+        return len(sources.load_splits(config.dataset, names)[0].class_names)
     except InputError as error:
         raise InputError(f"{error}; or set --num_classes") from error

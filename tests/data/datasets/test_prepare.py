@@ -96,7 +96,7 @@ def test_bugs_keep_their_traceback(folder, noise_image, monkeypatch):
 
     folder.add("a.png", noise_image())
     folder.write()
-    monkeypatch.setattr(folder_copy, "_Content", fail)
+    monkeypatch.setattr(folder_copy, "Content", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         sources.load(folder.config(), "train")
 
