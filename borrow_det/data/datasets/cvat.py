@@ -3,7 +3,7 @@
 Rectangles, ellipses, polygons, polylines, masks and cuboids are objects with the box
 around them, after their rotation. Points, skeletons and tags of images are not objects.
 Attributes with the names difficult, ignore, iscrowd or is_crowd are flags of an object.
-Frames of a video are read if they are beside the file as images.
+Frames of a video are read if there are images of them.
 """
 
 import math
@@ -24,6 +24,7 @@ from borrow_det.io.problems import Problems
 _Box = tuple[float, float, float, float]
 _SHAPES = ("box", "ellipse", "polygon", "polyline", "mask", "cuboid")
 _FLAGS = ("difficult", "ignore", "iscrowd", "is_crowd")
+_MOST_FILES = 50  # Files of a folder that are opened: CVAT has one a split.
 _ONLY = ("annotations", "default")  # Stems of files that do not name a split.
 
 
@@ -53,7 +54,7 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
 def read(split: SplitFiles, problems: Problems) -> Annotations:
     """Reads a split.
 
-    Problems are objects without a label and flags that are none.
+    Problems are objects without a label and flags that are not 0, 1, true or false.
 
     Raises:
       InputError: the file cannot be read, has no images of the split, or is of a video
@@ -223,6 +224,8 @@ def _box(shape: ET.Element) -> _Box | None:
 def _rotated_box(shape: ET.Element) -> _Box | None:
     """Returns the box around a rectangle or an ellipse, rotated by degrees."""
     angle = math.radians(xml_files.number(shape.get("rotation")) or 0.0)
+    if not math.isfinite(angle):
+        return None
     cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
     if shape.tag == "ellipse":
         values = _numbers(shape, "cx", "cy", "rx", "ry")
@@ -291,10 +294,8 @@ def _files(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     found = []
     for place in [folder, *folder_files.folders(folder)]:
         inside = place != folder and place.name.lower() != "annotations"
-        for file in folder_files.files_with(place, (".xml",)):
+        for file in folder_files.files_with(place, (".xml",))[:_MOST_FILES]:
             if xml_files.root_tag(file) == "annotations":
                 stem = "" if file.stem.lower() in _ONLY else file.stem
                 found.append((place.name if inside else stem, file))
-            elif len(found) == 0:
-                break  # A folder of other files is not opened file by file.
     return found

@@ -5,6 +5,7 @@ line with the corners of an oriented box or the points of a polygon is the box a
 them.
 """
 
+import os
 import pathlib
 import reprlib
 
@@ -29,8 +30,8 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
     that are damaged or have an unknown class.
 
     Raises:
-      InputError: the names of the classes or a list of images cannot be read, or there
-        are no images.
+      InputError: the names of the classes or a list of images cannot be read, or no
+        image can be.
     """
     classes = yolo_layout.classes(split.folder)
     label_of = {index: label for label, index in enumerate(classes.names)}
@@ -39,7 +40,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
         try:
             size = folder_files.upright_size(path)
         except InputError as error:
-            kind = "damaged image" if path.exists() else "missing image"
+            kind = "damaged image" if os.path.exists(path) else "missing image"
             reason = str(error).removeprefix(str(path)).lstrip(": ")
             problems.add(kind, path, "", reason)
             continue
@@ -127,7 +128,7 @@ def _parse(
       keypoints: numbers that follow the box in a pose label.
 
     Raises:
-      ValueError: says what is wrong with the line.
+      ValueError: the line is damaged; the message describes it.
     """
     try:
         values = [float(text) for text in line.split()]

@@ -125,8 +125,8 @@ def images(split: SplitFiles) -> list[pathlib.Path]:
 def label_file(folder: pathlib.Path, image: pathlib.Path) -> pathlib.Path:
     """Returns the label file of an image, which may be missing: no objects.
 
-    It is in the folder `labels` in the place of the folder `images`, or else beside the
-    image.
+    It is in the folder `labels` in the place of the folder `images`, or else next to
+    the image.
     """
     beside = image.with_suffix(".txt")
     parts = list(beside.parts)
@@ -140,7 +140,7 @@ def label_file(folder: pathlib.Path, image: pathlib.Path) -> pathlib.Path:
     candidates.append(beside)
     candidates.append(image.parent / "labels" / beside.name)
     candidates.append(folder / "labels" / beside.name)
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if os.path.isfile(path)), candidates[0])
 
 
 def _yaml_file(folder: pathlib.Path) -> pathlib.Path | None:
@@ -233,7 +233,8 @@ def _root(folder: pathlib.Path, data: Mapping[str, Any]) -> pathlib.Path:
     if not isinstance(entry, str) or not entry:
         return folder
     place = folder / os.path.expanduser(entry)
-    return place if place.is_dir() else folder
+    # A path that is too long for the system is no error here.
+    return place if os.path.isdir(place) else folder
 
 
 def _resolve(

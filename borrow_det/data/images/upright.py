@@ -23,6 +23,7 @@ _ROTATED = (5, 6, 7, 8)  # Values of the tag that swap width and height.
 
 # OpenCV decodes no larger image.
 _DECODABLE_PIXELS = 2**30
+_DECODABLE_SIDE = 10**6
 _PNG_END = b"IEND\xaeB\x60\x82"
 _PIL_LIMIT_LOCK = threading.Lock()
 
@@ -165,8 +166,11 @@ def check_size(size: tuple[int, int]) -> None:
     """Refuses an image (width, height) that is too large to be decoded as a whole.
 
     Raises:
-      UnsupportedPixelsError: it has more pixels than OpenCV decodes.
+      UnsupportedPixelsError: it has more pixels than OpenCV decodes, or a longer side
+        than libpng does.
     """
+    if max(size) > _DECODABLE_SIDE:
+        raise UnsupportedPixelsError(f"more than {_DECODABLE_SIDE} pixels on a side")
     if size[0] * size[1] > _DECODABLE_PIXELS:
         raise UnsupportedPixelsError(f"more than {_DECODABLE_PIXELS} pixels")
 

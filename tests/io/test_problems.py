@@ -1,0 +1,20 @@
+"""Summaries of problems."""
+
+import json
+
+import pytest
+
+from borrow_det.errors import InputError
+from borrow_det.io.problems import Problem, Problems
+
+
+def test_very_long_parts_of_a_problem_are_shortened_in_messages_only(tmp_path):
+    problem = Problem("wrong flag", "a.json", "images[0]", "x" * 251 + "y" * 5000)
+    assert str(problem) == f"a.json: images[0]: {'x' * 250} … {'y' * 250}"
+    assert str(Problem("k", "a.json", "", "is wrong")) == "a.json: is wrong"
+    report = tmp_path / "problems.json"
+    with pytest.raises(InputError, match="wrong flag") as error:
+        Problems([problem, problem]).refuse(report, "Correct it")
+    assert len(str(error.value)) < 2000
+    reasons = [p["reason"] for p in json.loads(report.read_text())["problems"]]
+    assert reasons == [problem.reason] * 2
