@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from jax import Array
 
-from borrow_det.data import pipeline, sources
+from borrow_det.data import rows, sources
 from borrow_det.data.augmentation import detection as augment
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing
@@ -70,9 +70,9 @@ class DetectionTask:
             self.input_size, config.anchors.strides
         )
 
-    def train_row(self, split: sources.Split) -> pipeline.BoxesRow:
+    def train_row(self, split: sources.Split) -> rows.BoxesRow:
         """Returns the function that makes rows with boxes from records of a split."""
-        return pipeline.BoxesRow.of(split, self.config.dataset)
+        return rows.BoxesRow.of(split, self.config.dataset)
 
     def init(self, key: Array) -> dict:
         """Returns initial variables {params, batch_stats}; jit-able."""

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from borrow_det.data import learnable, pipeline, sources
+from borrow_det.data import learnable, pipeline, rows, sources
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 from borrow_det.evaluation import average_precision, borrowing, counterfactual, voc
@@ -130,14 +130,14 @@ class DetectionEvaluator:
 
         No box is left out: rows have room for dataset.max_boxes, or for a multiple of
         it if an image has more, so that splits share a compiled program. If that is 0,
-        the largest number of boxes is rounded up (`pipeline.room_for`).
+        the largest number of boxes is rounded up (`rows.room_for`).
         """
         counts = collections.Counter(
             annotation["image_id"] for annotation in self.truth["annotations"]
         )
         most = max(counts.values(), default=0)
-        unit = self.config.dataset.max_boxes or pipeline.room_for(most)
-        row = pipeline.BoxesRow.of(self.split, self.config.dataset)
+        unit = self.config.dataset.max_boxes or rows.room_for(most)
+        row = rows.BoxesRow.of(self.split, self.config.dataset)
         row = dataclasses.replace(row, max_boxes=max(1, -(-most // unit)) * unit)
         return EvalRow(row, area_size(self.config))
 
@@ -221,7 +221,7 @@ class EvalRow:
       size: (height, width) in whose pixels areas are measured; None: the image's own.
     """
 
-    boxes_row: pipeline.BoxesRow
+    boxes_row: rows.BoxesRow
     size: tuple[int, int] | None
 
     def __call__(self, record: dict) -> dict[str, np.ndarray]:

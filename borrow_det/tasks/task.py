@@ -15,7 +15,8 @@ import ml_collections
 import numpy as np
 from jax import Array
 
-from borrow_det.data.pipeline import Batches, MakeRow
+from borrow_det.data.pipeline import Batches
+from borrow_det.data.rows import MakeRow
 
 
 class Figures(NamedTuple):

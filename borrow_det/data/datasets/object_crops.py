@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 import numpy as np
 
-from borrow_det.data import pipeline, sources
+from borrow_det.data import rows, sources
 from borrow_det.data.datasets.opened import Record
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
@@ -168,10 +168,10 @@ class ObjectRow:
     set_name: str
 
     def __call__(self, record: Record) -> dict[str, np.ndarray]:
-        """Returns `pipeline.image_fields` of the crop, and `label` int32 []."""
+        """Returns `rows.image_fields` of the crop, and `label` int32 []."""
         image = decode_crop(record, f"{record['file_name']} of {self.set_name}")
         return {
-            **pipeline.image_fields(image, record["image_id"], self.canvas),
+            **rows.image_fields(image, record["image_id"], self.canvas),
             "label": np.array(record["label"], np.int32),
         }
 

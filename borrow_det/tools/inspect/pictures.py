@@ -9,9 +9,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from borrow_det.data import pipeline, sources
+from borrow_det.data import sources
 from borrow_det.data.augmentation import detection as augmentation
 from borrow_det.data.images import decode
+from borrow_det.data.rows import BoxesRow
 from borrow_det.errors import InputError
 from borrow_det.models.layers import PixelStatistics
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
@@ -119,7 +120,7 @@ def _batch(
     """Returns a training batch of images; those that do not decode are left out."""
     records = [split[index] for index in chosen]
     most = max((len(record["boxes"]) for record in records), default=0)
-    row = pipeline.BoxesRow.of(split, config.dataset)
+    row = BoxesRow.of(split, config.dataset)
     row = dataclasses.replace(row, max_boxes=max(most, 1))
     rows = []
     for record in records:
