@@ -91,7 +91,7 @@ def _convert(
 
     Raises:
       InputError: there are problems that --bad_boxes and --bad_images do not allow; a
-        report beside the output has all of them.
+        report next to the output has all of them.
     """
     merged = folder.merge_categories(
         {name: source.annotations.categories for name, source in sources.items()}

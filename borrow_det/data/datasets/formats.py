@@ -6,7 +6,7 @@ formats alike.
 
 supervision (0.31) reads most of these formats, too. It is not used here: its boxes are
 float32, it stops at the first wrong record, it draws a mask for each polygon and does
-not tell difficult objects apart.
+not know difficult objects.
 """
 
 import pathlib

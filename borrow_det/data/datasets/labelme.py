@@ -61,8 +61,9 @@ def is_labelme(path: pathlib.Path) -> bool:
 def read(split: SplitFiles, problems: Problems) -> Annotations:
     """Reads a split.
 
-    Images without a JSON file are no part of it, nor are JSON files of other formats.
-    Problems are damaged files, shapes without a label, and flags that are none.
+    Images without a JSON file are not part of it, and neither are JSON files of other
+    formats. Problems are damaged files, shapes without a label, and flags that are not
+    0, 1, true or false.
 
     Raises:
       InputError: no file can be read.

@@ -63,7 +63,7 @@ class Collector:
           path: file or folder that was read.
 
         Raises:
-          InputError: there are no images.
+          InputError: no image was added.
         """
         if not self._images:
             raise InputError(

@@ -49,9 +49,9 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
 def read(split: SplitFiles, problems: Problems) -> Annotations:
     """Reads a split.
 
-    Images without an XML file are no part of it: LabelImg writes none for an image that
-    was not looked at. Problems are XML files that are missing or damaged, objects
-    without a name, and flags that are none.
+    Images without an XML file are not part of it: LabelImg writes none for an image
+    that was not looked at. Problems are XML files that are missing or damaged, objects
+    without a name, and flags that are not 0, 1, true or false.
 
     Raises:
       InputError: no XML file can be read.

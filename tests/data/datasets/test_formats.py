@@ -1,7 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 
+from borrow_det.configs import base
+from borrow_det.data import sources
 from borrow_det.data.datasets import formats
 from borrow_det.errors import InputError
 from borrow_det.io.problems import Problems
@@ -125,3 +128,49 @@ def test_missing_folder_is_an_error(tmp_path):
         InputError, match=r"none is not a folder: correct dataset\.path"
     ):
         formats.recognize(tmp_path / "none")
+
+
+def open_splits(folder, names, **fields):
+    dataset = base.get_config().dataset
+    dataset.name, dataset.path = "folder", str(folder)
+    dataset.data_dir = str(folder / "prepared")
+    dataset.update(fields)
+    return sources.load_splits(dataset, names)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_format_opens_as_a_dataset(name, write):
+    folder = write(FOLDERS[name])
+    (split,) = open_splits(folder, ["train"])
+    assert split.class_names == ("cat",)
+    ids = {"COCO": (7,), "YOLO": (1,)}
+    assert split.category_ids == ids.get(name, ("cat",))
+    record = split[0]
+    assert record["boxes"].tolist() == np.float32([[0.3, 0.4, 0.7, 0.6]]).tolist()
+    (annotation,) = sources.ground_truth(split)["annotations"]
+    assert annotation["category_id"] == split.category_ids[0]
+    assert annotation["bbox"] == [40, 15, 20, 20]
+    assert annotation["area"] == 400
+
+
+def test_bad_images_of_yolo_are_skipped_if_asked(write):
+    folder = write(FOLDERS["YOLO"] | {"train/images/b.png": "no image"})
+    with pytest.raises(InputError, match=r"damaged image \(1\).*bad_images=skip"):
+        open_splits(folder, ["train"])
+    (split,) = open_splits(folder, ["train"], bad_images="skip")
+    assert [split[i]["file_name"] for i in range(len(split))] == ["train/images/a.png"]
+    assert split.counts["skipped_images"] == 1
+
+
+def test_classes_of_splits_without_ids_are_merged_by_name(write):
+    other = VOC.replace("cat", "ant")
+    folder = write(FOLDERS["Pascal VOC XML"] | {"val/a.xml": other, "val/a.png": SIZE})
+    train, val = open_splits(folder, ["train", "val"])
+    assert train.class_names == val.class_names == ("ant", "cat")
+    assert (train[0]["labels"].tolist(), val[0]["labels"].tolist()) == ([1], [0])
+
+
+def test_former_name_of_the_dataset_opens_the_same_folder(write):
+    folder = write(FOLDERS["YOLO"])
+    (split,) = open_splits(folder, ["train"], name="coco_folder")
+    assert split.class_names == ("cat",)
