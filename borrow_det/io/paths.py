@@ -113,7 +113,7 @@ def as_text(path: str | os.PathLike) -> str:
     try:
         return os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # Not a name that the system has given.
-        return os.fspath(path).encode("utf-8", streams.ESCAPE).decode()
+        return streams.escaped(os.fspath(path))
 
 
 def fitting_name(stem: str, suffix: str) -> str:

@@ -39,6 +39,11 @@ def prepare() -> None:
             stream.reconfigure(errors=ESCAPE)
 
 
+def escaped(text: str) -> str:
+    """Returns a text that can be written in UTF-8, with surrogates escaped."""
+    return text.encode("utf-8", ESCAPE).decode()
+
+
 def _lasting(stream: io.TextIOWrapper) -> TextIO:
     """Returns a stream to the same descriptor whose writes do not fail."""
     raw = getattr(stream.buffer, "raw", stream.buffer)

@@ -19,7 +19,7 @@ import tensorboardX
 from tensorboardX import summary
 
 from borrow_det.errors import InputError
-from borrow_det.io import paths
+from borrow_det.io import paths, streams
 
 _writers = itertools.count()
 # A bucket cannot append: metrics.jsonl is rewritten there, at most this often. (An
@@ -85,8 +85,9 @@ class MetricWriter:
         """Writes a run's settings to TensorBoard, nested ones as `group.field`."""
         flat = flax.traverse_util.flatten_dict(dict(hparams), sep=".")
         plain = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in flat.items()
+            # A path may have bytes that are not UTF-8.
+            name: v if isinstance(v, bool | int | float) else streams.escaped(str(v))
+            for name, v in flat.items()
         }
         for part in summary.hparams(plain, {}):
             self._events.writer.file_writer.add_summary(part)
