@@ -1,13 +1,14 @@
 """Work directories of earlier versions: they resume, and detect."""
 
 import json
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from borrow_det import train
+from borrow_det import evaluate, train
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
 from borrow_det.workdir import metadata
@@ -20,8 +21,11 @@ def old_workdir(tiny_run, tmp_path):
     fields = json.loads((folder / "config.json").read_text())
     fields["evaluation"]["source_scale"] = fields["evaluation"].pop("lender_scale")
     fields["loss"]["ignored"] = "spared"
+    fields["dataset"]["name"] = "coco_folder"
     for younger in ("remat", "first_stage"):
         del fields[younger]
+    for younger in ("bad_images", "max_pixels", "held_out", "group"):
+        del fields["dataset"][younger]
     (folder / "config.json").write_text(json.dumps(fields))
     return folder
 
@@ -31,6 +35,7 @@ def test_renamed_fields_and_values_are_read(old_workdir, tiny_run):
     assert config.evaluation.lender_scale == 2.0
     assert config.loss.ignored == "ignored"
     assert "source_scale" not in config.evaluation
+    assert (config.dataset.name, config.dataset.bad_images) == ("folder", "error")
     assert metadata.differences(config, tiny_run.config) == {}
 
 
@@ -57,6 +62,34 @@ def test_old_run_resumes_with_more_steps(old_workdir, tiny_run, capsys):
     stored = json.loads((old_workdir / "config.json").read_text())
     assert stored["evaluation"]["lender_scale"] == 2.0
     assert stored["loss"]["ignored"] == "ignored"
+
+
+def test_old_run_is_evaluated(old_workdir, tiny_run, tmp_path):
+    done = evaluate.evaluate_run(old_workdir, "val", output=tmp_path / "again")
+    assert done.metrics["AP"] == tiny_run.metrics["val"]["AP"]
+
+
+def test_old_run_that_took_a_root_category_for_a_class_goes_on(old_workdir, tiny_run):
+    # The run as if its second class had been that of Roboflow's root.
+    folder = pathlib.Path(tiny_run.config.dataset.path)
+    config = tiny_run.config.copy_and_resolve_references()
+    config.num_steps = config.eval_every = 5
+    path = old_workdir / "dataset.json"
+    dataset = json.loads(path.read_text())
+    copy = shutil.copytree(folder, old_workdir.parent / "fewer")
+    for file in (copy / "annotations").glob("*.json"):
+        coco = json.loads(file.read_text())
+        (root,) = (c for c in coco["categories"] if c["id"] == 5)
+        coco["categories"].remove(root)
+        coco["annotations"] = [a for a in coco["annotations"] if a["category_id"] != 5]
+        file.write_text(json.dumps(coco))
+    config.dataset.path = str(copy)
+    with jax.numpy_dtype_promotion("standard"):
+        metrics = train.train_and_evaluate(config, old_workdir)
+    assert np.isfinite(metrics["val"]["AP"])
+    written = json.loads(path.read_text())
+    for name in ("class_names", "category_ids"):
+        assert written[name] == dataset[name]
 
 
 def test_old_run_detects_as_before(old_workdir, tiny_run):
