@@ -11,6 +11,9 @@ from borrow_det.evaluation.coco_values import Id, as_id, as_number, id_key
 from borrow_det.io import json_files
 from borrow_det.io.problems import Problems
 
+# Numbers of a box; the areas of larger ones may be infinite.
+_LARGEST = 1e100
+
 
 def read_results(
     path: str | os.PathLike, annotations: Annotations
@@ -105,6 +108,10 @@ def _detection(record: Any, known: Mapping[str, Mapping[str, Id]]) -> dict[str, 
         raise _WrongRecordError(
             "wrong box",
             f"bbox {reprlib.repr(box)} is not [x, y, width, height] in finite numbers",
+        )
+    if max(map(abs, box)) > _LARGEST:
+        raise _WrongRecordError(
+            "wrong box", f"bbox {reprlib.repr(box)} is not a box in pixels"
         )
     if min(box[2:]) < 0:
         raise _WrongRecordError(

@@ -97,13 +97,14 @@ def boxes_of_metrics(
 
 
 def areas_of_metrics(area: np.ndarray, bbox: np.ndarray) -> np.ndarray:
-    """Returns the annotated areas, or those of the boxes where there is none.
+    """Returns the annotated areas, or those of the boxes if they are unknown.
 
     Args:
       area: float64 [n], square pixels as annotated; nan if absent.
       bbox: float64 [n, 4], of `boxes_of_metrics`.
     """
-    return np.where(np.isnan(area), bbox[:, 2] * bbox[:, 3], area)
+    with np.errstate(over="ignore", invalid="ignore"):  # Of boxes that are dropped.
+        return np.where(np.isnan(area), bbox[:, 2] * bbox[:, 3], area)
 
 
 def annotated_boxes(objects: Sequence[Object]) -> np.ndarray:

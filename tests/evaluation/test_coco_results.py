@@ -68,6 +68,7 @@ def test_detections_of_a_root_category_are_left_out(tmp_path):
         ({"bbox": [1, 2, 3, True]}, "wrong box", "bbox [1, 2, 3, True] is not"),
         ({"bbox": [1, 2, 3, math.nan]}, "wrong box", "bbox [1, 2, 3, nan] is not"),
         ({"bbox": [1, 2, 3, 10**400]}, "wrong box", "bbox [1, 2, 3, 1"),
+        ({"bbox": [1, 2, 1e300, 4]}, "wrong box", "bbox [1, 2, 1e+300, 4] is not a"),
         ({"bbox": "1234"}, "wrong box", "bbox '1234' is not"),
         ({"bbox": [1, 2, -3, 4]}, "wrong box", "bbox [1, 2, -3, 4] has a negative"),
         ({"score": "0.5"}, "wrong score", "score is '0.5', not a finite number"),
