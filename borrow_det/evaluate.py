@@ -187,7 +187,7 @@ def evaluate_run(
       split: the split's name, slices included.
       step: the checkpoint's step; default: the latest.
       path: a folder (dataset.path of dataset.name=folder) to evaluate on
-        instead of the run's dataset; its classes must have the names of the run's.
+        instead of the run's dataset; its classes must be among the run's.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
         given.

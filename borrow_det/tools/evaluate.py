@@ -4,8 +4,8 @@
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --path=FOLDER
 
 The split is one of the run's dataset, or a slice of it such as test[:100]; with --path
-it is one of a folder with COCO annotation files, whose classes must have the names of
-the run's classes. The tool prints the main metrics and writes to --output (default:
+it is one of a folder of images and annotations, whose classes must be among those of
+the run. The tool prints the main metrics and writes to --output (default:
 W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
   STEP.json             all metrics, null if undefined;
   STEP.detections.json  the results (of a detector in COCO's format);
@@ -14,7 +14,9 @@ An existing evaluation is not overwritten.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 from absl import flags
 
@@ -40,9 +42,7 @@ def main(argv: Sequence[str]) -> int:
         step=options.step,
         path=options.path,
         output=options.output,
-        evaluating=lambda split: console.evaluating(
-            f"{split.dataset} {split.name}", len(split)
-        ),
+        evaluating=lambda split: _evaluating(console, split),
     )
     figures, split = done.evaluator.figures, done.evaluator.split
     name, lines = split.name, split.reference_lines
@@ -52,6 +52,15 @@ def main(argv: Sequence[str]) -> int:
         console.line("\n" + markdown_report({name: done.metrics}, {}, figures.details))
     console.line(f"\nall metrics: {done.path}")
     return 0
+
+
+def _evaluating(
+    console: Console, split: Any
+) -> AbstractContextManager[Callable[[int], None]]:
+    """Prints the notices of a split, and shows the progress of its evaluation."""
+    for notice in split.notices:
+        console.line(notice)
+    return console.evaluating(f"{split.dataset} {split.name}", len(split))
 
 
 def _flags() -> flags.FlagValues:
