@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -35,7 +36,14 @@ def test_the_overview_has_a_line_for_each_command(run):
     lines = [line.split() for line in out.splitlines()[2:-2]]
     assert [line[0] for line in lines] == [
         *("train", "evaluate", "predict", "explain", "inspect", "convert", "export"),
-        *("score", "ablate", "design-anchors", "benchmark", "aot-compile", "import-weights"),
+        *(
+            "score",
+            "ablate",
+            "design-anchors",
+            "benchmark",
+            "aot-compile",
+            "import-weights",
+        ),
     ]
     assert all(len(line) > 3 for line in lines)
     assert run("-h") == run("help") == (0, out, "")
@@ -120,6 +128,69 @@ def test_help_may_be_cut_off_by_its_reader():
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, b"")
+
+
+ASCII = {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}
+
+
+def shell(command, **variables):
+    """Runs a command line of bash, `{command}` in it the console command."""
+    command = command.format(command=f"{sys.executable} -m borrow_det")
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_scores_of_any_class_are_printed_in_any_locale_and_may_be_cut_off(tmp_path):
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    box = {"image_id": 1, "category_id": 0, "bbox": [0, 0, 40, 40]}
+    images = [{"id": 1, "width": 64, "height": 64, "file_name": "猫.jpg"}]
+    categories = [{"id": 0, "name": "猫"}, {"id": 1, "name": "قطة"}]
+    categories += [{"id": i, "name": f"猫 {i}"} for i in range(2, 2000)]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    truth.write_text(json.dumps(content))
+    found.write_text(json.dumps([{**box, "score": 0.5}]))
+    score = f"{{command}} score --ground_truth={truth} --detections={found}"
+    done = shell(score, **ASCII)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)["AP/猫"] == 1.0
+    # The text is longer than a pipe holds.
+    cut = shell(f"{score} | head -n 1")
+    assert (cut.returncode, cut.stdout, cut.stderr) == (0, b"{\n", b"")
+    wrong = shell(
+        f"{{command}} score --ground_truth={tmp_path}/猫 --detections=a", **ASCII
+    )
+    message = rb"/\xe7\x8c\xab: No such file or directory" + b"\n"
+    assert (wrong.returncode, wrong.stderr[-len(message) :]) == (2, message)
+
+
+def test_a_run_whose_reader_goes_away_trains_on_in_any_locale(scenes, tmp_path):
+    for split in ("train", "val"):
+        path = scenes / "annotations" / f"{split}.json"
+        content = json.loads(path.read_text())
+        content["categories"][0]["name"] = "猫"
+        image = content["images"][0]
+        (tmp_path / f"{split} 猫.jpg").symlink_to(scenes / image["file_name"])
+        for other in content["images"][1:]:
+            (tmp_path / other["file_name"]).symlink_to(scenes / other["file_name"])
+        image["file_name"] = f"{split} 猫.jpg"
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    workdir = tmp_path / "W"
+    done = shell(
+        f"{{command}} train --config=tests/tiny_config.py:{tmp_path} "
+        f"--workdir={workdir} --config.num_steps=2 2>&1 | head -n 1",
+        **ASCII,
+        JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "jax"),
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"preparing train")
+    assert "猫" in (workdir / "report.md").read_text(encoding="utf-8")
+    pictures = workdir / "evaluations" / "val" / "2"
+    assert "10_val 猫.png" in [path.name for path in pictures.iterdir()]
 
 
 def test_training_and_its_help_start_from_any_folder(tmp_path):

@@ -87,7 +87,12 @@ def test_a_line_that_is_not_a_metric_is_named(tmp_path, bad):
 def test_tensorboard_events_hold_scalars_images_and_settings(tmp_path):
     writer = MetricWriter(tmp_path)
     writer.write_hparams(
-        {"seed": 7, "loss": {"matching": 1.5, "on": True}, "s": (1, 2)}
+        {
+            "seed": 7,
+            "loss": {"matching": 1.5, "on": True},
+            "s": (1, 2),
+            "path": "a\udcff",  # A folder's name that is not UTF-8.
+        }
     )
     writer.write_scalars(4, {"loss": 0.25})
     writer.write_images(4, {"scenes": np.full((2, 6, 5, 3), 9, np.uint8)})
@@ -107,5 +112,5 @@ def test_tensorboard_events_hold_scalars_images_and_settings(tmp_path):
         for _, v in values
         if v.tag == "_hparams_/session_start_info"
     ]
-    for name in (b"seed", b"loss.matching", b"loss.on", b"(1, 2)"):
+    for name in (b"seed", b"loss.matching", b"loss.on", b"(1, 2)", rb"a\xff"):
         assert name in settings
