@@ -316,8 +316,8 @@ def _report() -> ml_collections.ConfigDict:
     report = ml_collections.ConfigDict()
     report.num_pictures = 8  # Number of annotated pictures of each evaluation.
     report.min_score = 0.4  # Smallest score of a detection in the pictures.
-    # Number of random training images, with their ground truth, in contact_sheet.jpg; 0:
-    # no sheet.
+    # Number of random training images, with their ground truth, in contact_sheet.jpg;
+    # 0: no sheet.
     report.contact_sheet = 0
     report.curves = True  # Plot learning curves at the end of a run.
     return report

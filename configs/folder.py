@@ -4,7 +4,7 @@
         --config=configs/folder.py:path=DIR,train=train,val=val --workdir=W
 
 Arguments: path (required: the folder), train=train and val=val (splits, or slices such
-as train[:16]), held_out=0.2 (share of the training images to validate on if there is no
+as train[:16]), held_out=0.2 (share of the training images to validate on without a
 validation split), size=512 (side of the network's input in pixels), width=0.5 (width of
 the trunk), steps=10000, batch=16, borrow=True (False: plain SSD on the same levels, the
 baseline).

@@ -4,8 +4,8 @@
         --config=configs/folder_narrow.py:path=DIR,train=train,val=val --workdir=W
 
 Arguments: path (required: the folder), train=train and val=val (splits, as in
-configs/folder.py), held_out=0.2 (share of the training images to validate on if there
-is no validation split), size=256 (side of the network's input in pixels), steps=400,
+configs/folder.py), held_out=0.2 (share of the training images to validate on without
+a validation split), size=256 (side of the network's input in pixels), steps=400,
 borrow=True (False: plain SSD on the same levels, the baseline).
 
 The trunk has an eighth of the width and is trained from scratch. A run takes minutes

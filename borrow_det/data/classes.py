@@ -15,7 +15,8 @@ def indices_among(
 
     A split may lack classes of the run, for example because its annotation file lists
     fewer. Classes agree if their ids and names do; or else, for datasets with other
-    ids, if their names do. An id that tells repeated names apart is no part of a name.
+    ids, if their names do. The id that distinguishes repeated names is not part of a
+    name.
 
     Returns:
       The index of each class among the trained ones; None if one is not there.

@@ -130,7 +130,9 @@ def train_dataset(
     """
     check_split(split, config)
     batch_size = _share(config.batch_size, process_count, "batch_size")
-    make_row = make_row or BoxesRow.of(split, config.dataset)
+    if make_row is None:
+        assert isinstance(split, sources.Split), "other examples have other rows"
+        make_row = BoxesRow.of(split, config.dataset)
     # Batches have the size of a process, and the slice comes after them: in step s,
     # process p has rows [p B/P, (p+1) B/P) of a global batch that does not depend on
     # the number P of processes.

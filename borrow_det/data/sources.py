@@ -7,14 +7,14 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import ml_collections
 import numpy as np
 
 from borrow_det.data import classes
 from borrow_det.data.datasets import folder, scale_pairs, tfds_sets
-from borrow_det.data.datasets.opened import OpenedSet, Record
+from borrow_det.data.datasets.opened import OpenedSet, Record, Records
 from borrow_det.errors import InputError
 from borrow_det.evaluation import bad_boxes
 from borrow_det.evaluation.coco_values import Id
@@ -25,16 +25,6 @@ _SPLIT = re.compile(rf"\s*([\w.-]+)\s*(?:\[{_BOUND}:{_BOUND}\])?\s*")
 
 # (name of a complete split, first bound, second bound); None for an absent bound.
 _Slice = tuple[str, str | None, str | None]
-
-
-class Records(Protocol):
-    """Builder's records with random access by index."""
-
-    def __len__(self) -> int:
-        """Returns the number of records."""
-
-    def __getitem__(self, index: int, /) -> Record:
-        """Returns one record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +41,9 @@ class Split:
         datasets/records.py.
       reference_lines: values to compare metrics on this set with, by meaning.
       counts: numbers of boxes that dataset.bad_boxes "clipped" and "dropped", and of
-        "skipped_images" if there are any, in the complete splits without slices. {} for
-        sets whose boxes are checked while reading; `pipeline.check_training_data`
-        counts these.
+        "skipped_images" if images were skipped, in the complete splits without slices.
+        {} for sets whose boxes are checked while reading;
+        `pipeline.check_training_data` counts these.
       problems: everything that is wrong with the files of the complete splits.
       notices: lines about this set for a run's start.
       whole_images: every record has one box, the entire image: the set has classes of

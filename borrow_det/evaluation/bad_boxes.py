@@ -109,7 +109,7 @@ def counts(faults: np.ndarray, policy: str) -> dict[str, int]:
 
 
 def reason(fault: int, height: float, width: float) -> str:
-    """Returns a clause that says what is wrong with a box.
+    """Returns a clause that describes the fault of a box.
 
     Args:
       fault: of `judge`, not GOOD.

@@ -43,13 +43,13 @@ def open_set(
       dataset_config: config.dataset; path, data_dir, train_split, eval_splits,
         held_out, group, max_pixels and the policies are used.
       split_names: names of complete splits. `val`, `valid`, `validation` and `dev`
-        stand for whichever of them is there, or for images held out of the training
+        are names of the same split; without it, images are held out of the training
         split.
       refuse: whether problems that the policies do not allow are an error. Otherwise
         wrong records and bad images are left out, and bad boxes are clipped.
 
     Raises:
-      InputError: a split is unknown or cannot be read as a whole, the copy cannot be
+      InputError: a split is unknown or cannot be read, the copy cannot be
         written, or there are problems; the message counts them by kind and names a
         report with all of them.
     """
@@ -171,7 +171,7 @@ def read_source(kind: formats.Format, files: SplitFiles, max_pixels: int = 0) ->
       max_pixels: dataset.max_pixels.
 
     Raises:
-      InputError: the split cannot be read as a whole, or has no images or categories.
+      InputError: the split cannot be read, or has no images or categories.
     """
     problems = Problems()
     annotations = kind.read(files, problems)
@@ -274,7 +274,7 @@ def merge_categories(splits: Mapping[str, Sequence[Category]]) -> list[Category]
 
 
 def _plain_name(category: Category) -> str:
-    """Returns a name without the id that tells repeated names of a file apart."""
+    """Returns a name without the id that distinguishes repeated names of a file."""
     return category.name.removesuffix(f" ({category.id})")
 
 

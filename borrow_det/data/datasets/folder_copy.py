@@ -8,7 +8,7 @@ A copy is a folder DATA_DIR/folder/NAME_HASH/SPLIT/FINGERPRINT with three files:
 
 A copy holds no policy: dataset.bad_boxes and dataset.bad_images are applied when it is
 opened. Runs that use a copy hold a shared lock on it, so that a copy of files that have
-changed in the meantime is deleted only when nobody reads it.
+changed in the meantime is deleted only when no run reads it.
 """
 
 import fcntl
@@ -194,7 +194,7 @@ def _write(source: Source, to: pathlib.Path) -> None:
             writer.write(encoded)
     finally:
         writer.close()
-    np.savez(to / _ARRAYS, **content.arrays())
+    np.savez(to / _ARRAYS, allow_pickle=False, **content.arrays())
     (to / _COPY).write_text(json.dumps(content.to_json(), default=str))
 
 

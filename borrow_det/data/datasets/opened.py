@@ -2,13 +2,23 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from borrow_det.errors import InputError
 from borrow_det.evaluation.coco_values import Id
 from borrow_det.io.problems import Problem
 
 Record = dict[str, Any]  # datasets/records.py lists the fields.
+
+
+class Records(Protocol):
+    """Builder's records with random access by index."""
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+
+    def __getitem__(self, index: int, /) -> Record:
+        """Returns one record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +43,7 @@ class OpenedSet:
         scenes it shows with a change; "" without one.
     """
 
-    splits: dict[str, list[Sequence[Record]]]
+    splits: Mapping[str, Sequence[Records]]
     class_names: tuple[str, ...]
     category_ids: tuple[Id, ...]
     convert: Callable[[Record, int, str], Record]
