@@ -43,5 +43,5 @@ class PathParser(flags.ArgumentParser):
     """Parses the value of a flag that `define_path` has made."""
 
     def parse(self, argument: Any) -> str:
-        """Returns the path; raises InputError for the home folder of no user."""
+        """Returns the path; raises InputError for `~USER` of an unknown user."""
         return paths.expand_home(argument)

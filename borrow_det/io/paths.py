@@ -81,8 +81,8 @@ def expand_home(text: str) -> str:
     if expanded.startswith("~") and not os.path.lexists(expanded):
         name = expanded.partition("/")[0]
         raise InputError(
-            f"{text}: {name} is the home folder of no user; for a folder of that name, "
-            f"write ./{text}"
+            f"{text}: there is no user {name[1:]}, whose home folder {name} would be; "
+            f"for a folder of that name, write ./{text}"
         )
     return expanded
 

@@ -3,7 +3,7 @@
 Names of files and classes may hold characters that the console's encoding lacks, and
 bytes that are not UTF-8 (surrogates in Python's strings). A reader such as head may
 close the pipe, and a terminal may go away while a run trains for days. Neither ends a
-command: it goes on without output, and its exit status stays its own.
+command: it continues without output, and its exit status stays its own.
 """
 
 import codecs
@@ -62,7 +62,7 @@ def _lasting(stream: io.TextIOWrapper) -> TextIO:
 
 
 class _LastingFile(io.FileIO):
-    """A file that drops its output once nobody reads it."""
+    """A file that drops its output once its reader has gone."""
 
     def write(self, data: "ReadableBuffer", /) -> int:
         try:

@@ -48,10 +48,10 @@ def test_every_flag_that_holds_a_path_takes_the_home_folder(name, monkeypatch):
     assert taken >= 1 or name in ("benchmark", "aot-compile")
 
 
-def test_a_flag_with_the_home_folder_of_no_user_is_refused():
+def test_a_flag_that_names_an_unknown_user_is_refused():
     values = flags.FlagValues()
     path_flags.define_path("output", None, "Folder.", flag_values=values)
-    with pytest.raises(InputError, match="~nobody_here is the home folder of no user"):
+    with pytest.raises(InputError, match="there is no user nobody_here"):
         command_line.parse(values, ["tool", "--output=~nobody_here/x"])
 
 
@@ -90,7 +90,7 @@ def test_every_text_field_without_a_default_is_known_to_be_a_path_or_not():
 def test_fields_that_hold_a_path_take_the_home_folder(resolved, tmp_path, field):
     config = resolved("--config=quickstart", f"--config.{field}=~/x")
     assert dict(text_fields(config))[field] == str(tmp_path / "x")
-    with pytest.raises(InputError, match="home folder of no user"):
+    with pytest.raises(InputError, match="there is no user nobody_here"):
         resolved("--config=quickstart", f"--config.{field}=~nobody_here/x")
 
 

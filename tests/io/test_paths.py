@@ -163,8 +163,8 @@ def test_a_tilde_is_the_home_folder(home):
     assert paths.as_path(f"~{user.pw_name}/x") == pathlib.Path(user.pw_dir) / "x"
 
 
-def test_the_home_folder_of_no_user_is_refused_unless_a_file_has_the_name(home):
-    message = "~nobody_here/run: ~nobody_here is the home folder of no user; .* ./~nob"
+def test_an_unknown_user_is_refused_unless_a_file_has_that_name(home):
+    message = "~nobody_here/run: there is no user nobody_here, .* ./~nobody_here/run"
     with pytest.raises(InputError, match=message):
         paths.as_path("~nobody_here/run")
     pathlib.Path("~draft.jpg").touch()
