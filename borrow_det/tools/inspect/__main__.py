@@ -94,7 +94,10 @@ def _config_and_splits(
         return config, list(dict.fromkeys([dataset.train_split, *dataset.eval_splits]))
     config = folder_config.get_config("path=.")
     config.dataset.path = options.path
-    return config, folder.split_names(options.path)
+    names = folder.split_names(options.path)
+    # Without a validation split, a run would hold images out of the training split.
+    config.dataset.eval_splits = tuple(names)
+    return config, names
 
 
 def _flags(argv: Sequence[str]) -> flags.FlagValues:

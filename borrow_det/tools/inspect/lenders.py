@@ -18,7 +18,7 @@ from borrow_det.tools.inspect import figures as figure_ops
 from borrow_det.tools.inspect.objects import Objects
 
 # Images are padded to powers of two, at least this: few shapes are compiled.
-_LEAST_PADDED = 8
+_LEAST_PADDED = 64
 
 
 def in_image(
@@ -74,32 +74,26 @@ def in_group(
       groups: group of each image; None for an image without a group.
       scale: config.evaluation.lender_scale.
     """
-    sides = _sides(objects)
-    # The largest object of each group and class, and the largest of its other images.
-    largest: dict[tuple[str, int], list[tuple[float, int]]] = {}
-    keys = [
-        (groups[image], label)
-        for image, label in zip(
-            objects.images.tolist(), objects.labels.tolist(), strict=True
-        )
-    ]
-    for (group, label), image, side in zip(
-        keys, objects.images.tolist(), sides.tolist(), strict=True
+    extent = (objects.boxes[:, 2:] - objects.boxes[:, :2]).astype(np.float64)
+    sides = np.sqrt(extent.prod(axis=1))
+    members: dict[tuple[str, int], list[int]] = {}
+    for k, (image, label) in enumerate(
+        zip(objects.images.tolist(), objects.labels.tolist(), strict=True)
     ):
+        group = groups[image]
         if group is not None:
-            best = dict((i, s) for s, i in largest.get((group, label), ()))
-            best[image] = max(best.get(image, 0.0), side)
-            ranked = sorted(((s, i) for i, s in best.items()), reverse=True)
-            largest[group, label] = ranked[:2]
+            members.setdefault((group, label), []).append(k)
     found = np.zeros(len(sides), bool)
-    for k, ((group, label), image) in enumerate(
-        zip(keys, objects.images.tolist(), strict=True)
-    ):
-        if group is not None:
-            others = [s for s, i in largest[group, label] if i != image]
-            found[k] = bool(others) and bool(
-                borrow_targets.is_larger(np.array(others[0]), sides[k], scale)
-            )
+    for indices in members.values():
+        images, of_image = np.unique(objects.images[indices], return_inverse=True)
+        largest = np.zeros(len(images))
+        np.maximum.at(largest, of_image, sides[indices])
+        top = largest.argmax()
+        in_others = np.full(len(images), largest[top])
+        in_others[top] = np.delete(largest, top).max(initial=0)
+        found[indices] = borrow_targets.is_larger(
+            in_others[of_image], sides[indices], scale
+        )
     return found
 
 
@@ -166,8 +160,3 @@ def receptive_fields(config: ml_collections.ConfigDict) -> list[tuple[str, int]]
     trunk = TRUNKS[config.model.trunk]
     fields = trunk.receptive_fields(tuple(config.model.stages))
     return list(zip(trunk.level_names, fields, strict=True))
-
-
-def _sides(objects: Objects) -> np.ndarray:
-    extent = (objects.boxes[:, 2:] - objects.boxes[:, :2]).astype(np.float64)
-    return np.sqrt(extent.prod(axis=1))

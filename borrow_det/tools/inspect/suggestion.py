@@ -21,6 +21,7 @@ _LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
 _SIDE_UNIT = 64
 _WELL_REACHED = 0.95  # Share of the objects from which anchors are left as they are.
 _WORTHWHILE = 0.02  # Gain in that share for which other anchors are suggested.
+_SEARCHED = 1000  # Objects, about, that the search for anchors looks at.
 
 
 class Suggestion(NamedTuple):
@@ -63,8 +64,8 @@ def verdict(
     at_input = f"at the input of {width} x {height} pixels"
     if not small:
         return "no small objects", [
-            f"None of the {objects} objects of {name} is small (below 32 x 32 pixels "
-            f"{at_input}): borrowing serves small objects, and here it has none."
+            f"No object of {name}, of {objects} in all, is small (below 32 x 32 pixels "
+            f"{at_input}): borrowing serves small objects only."
         ]
     with_lender = found["in_image"]["objects"]
     share = with_lender / small
@@ -112,9 +113,9 @@ def _group_sentence(found: Mapping[str, Any]) -> str:
     own, both = found["in_image"]["objects"], found["in_image_or_group"]["objects"]
     more = both - own
     return (
-        f"{found['in_group']['objects']} have one in other images of their group "
-        f"(field {field}, {found['groups']} groups); {more} of these have none in "
-        "their own image."
+        f"Lenders in other images of the group (field {field}, {found['groups']} with "
+        f"several images): for {found['in_group']['objects']} of the small objects, "
+        f"including {more} without one in the same image."
     )
 
 
@@ -230,7 +231,8 @@ def _anchors(
     fitting = levels == len(config.anchors.sizes) == len(config.anchors.aspect_ratios)
     if own >= _WELL_REACHED or not fitting:
         return None
-    measured = proposal.measure(objects.boxes, size)
+    every = math.ceil(len(objects.boxes) / _SEARCHED)
+    measured = proposal.measure(objects.boxes[::every], size)
     try:
         proposed, _ = proposal.propose(measured, config.anchors, size, theta, 0.99)
     except InputError:  # No set of anchors reaches this IoU.

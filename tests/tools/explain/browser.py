@@ -78,6 +78,7 @@ class Browser:
     def open(self, path, width, height=900, scripts=True):
         """Opens a file in a window of this size in pixels."""
         self.events.clear()
+        self._page = path.as_uri()
         self.size(width, height)
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Page.navigate", url=path.as_uri())
@@ -166,7 +167,7 @@ class Browser:
                 told.append(params["args"])
             elif method == "Network.requestWillBeSent":
                 url = params["request"]["url"]
-                if not url.startswith("data:") and not url.endswith("index.html"):
+                if not url.startswith("data:") and url != self._page:
                     told.append(url)
         return told
 

@@ -2,36 +2,18 @@
 
 import json
 
-import PIL.Image
 import pytest
 
+from borrow_det.configs import folder as folder_config
+from borrow_det.data.datasets import folder as folder_set
 from borrow_det.tools.common import cli
 from borrow_det.tools.inspect import __main__ as inspect
+from borrow_det.tools.inspect import inspection
+from tests.tools.inspect.made_folder import write_split
 
 
 def run(*arguments):
     return cli.call(inspect.main, ["inspect", *arguments])
-
-
-def write_split(folder, name, images, side=512):
-    """Writes blank images with (class, x, y, width, height, extra fields) boxes."""
-    coco = {"images": [], "annotations": []}
-    coco["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
-    for i, boxes in enumerate(images):
-        file_name = f"{name}{i}.png"
-        PIL.Image.new("L", (side, side)).save(folder / file_name)
-        coco["images"].append(
-            {"id": i, "file_name": file_name, "width": side, "height": side}
-        )
-        for category, x, y, width, height, *more in boxes:
-            annotation = {
-                "id": len(coco["annotations"]),
-                "image_id": i,
-                "category_id": category,
-                "bbox": [x, y, width, height],
-            }
-            coco["annotations"].append(annotation | dict(*more))
-    (folder / f"{name}.json").write_text(json.dumps(coco))
 
 
 @pytest.fixture
@@ -81,6 +63,8 @@ def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
     ]
     report = report_on(config, data_dir, *anchors)
     train = report["splits"]["train"]
+    lenders = train.pop("lenders")
+    histograms = train.pop("histograms")
     assert report["dataset"] == "folder"
     assert report["path"] == str(folder)
     assert report["input_size"] == [512, 512]
@@ -122,6 +106,29 @@ def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
             "cat": {"objects": 2, "share": 0.4, "images": 1},
             "dog": {"objects": 3, "share": 0.6, "images": 2},
         },
+    }
+    # The centers of the cat and its lender are 100 pixels apart along both axes.
+    assert lenders == {
+        "small": 3,
+        "in_image": {"objects": 1, "share": 0.333333},
+        "group_field": None,
+        "groups": 0,
+        "in_group": None,
+        "in_image_or_group": None,
+        "distance": [100.0, 100.0, 100.0],
+        "fields": [
+            {"level": name, "field": field, "objects": count, "share": float(count)}
+            for name, field, count in (
+                *(("conv4_3", 108, 0), ("conv5_3", 228, 1)),
+                *(("conv_fc7", 340, 1), ("conv6_2", 468, 1)),
+            )
+        ],
+    }
+    # Sides of 16, 20, 31, 40 and 141 pixels; ratios of 1 and 0.5; 3, 2 and 0 objects.
+    assert histograms == {
+        "sizes": [0, 0, 3, 1, 0, 1, 0, 0],
+        "aspect_ratios": [0, 0, 1, 4, 0, 0, 0],
+        "objects_per_image": [1, 0, 2, 0, 0, 0, 0, 0],
     }
     val = report["splits"]["val"]
     assert (val["images"], val["objects"]) == (1, 0)
@@ -176,22 +183,39 @@ def test_wrong_input_gets_one_line(capsys, arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "splits", "train_objects"),
+    ("name", "splits", "train_objects", "answer", "first_words"),
     [
-        ("aquarium", ["train", "val"], 3323),
-        ("bccd", ["test", "train", "val"], 2800),
-        ("traffic_vehicles", ["test", "train", "val"], 3420),
+        (
+            *("aquarium", ["train", "val"], 3323, "yes"),
+            "790 of 1116 small objects have a larger object of their class in their "
+            "image: this is data that borrowing is for.",
+        ),
+        (
+            *("bccd", ["test", "train", "val"], 2800, "no"),
+            "1 of 43 small objects has a larger object of its class in its image: "
+            "borrowing has nothing to borrow from here.",
+        ),
+        (
+            *("traffic_vehicles", ["test", "train", "val"], 3420, "yes"),
+            "1298 of 1418 small objects have a larger object of their class in their "
+            "image: this is data that borrowing is for.",
+        ),
     ],
 )
 def test_lenders_of_real_folders_are_those_of_their_files(
-    shared, monkeypatch, tmp_path, report_on, name, splits, train_objects
+    shared, monkeypatch, tmp_path, name, splits, train_objects, answer, first_words
 ):
     folder = shared / "data" / name
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent: it comes with the developers' workplace")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
-    report = report_on(f"--path={folder}")
+    config = folder_config.get_config(f"path={folder}")
+    report = inspection.inspect(config, folder_set.split_names(str(folder))).report
     assert list(report["splits"]) == splits
+    assert report["answer"]["split"] == "train"
+    assert report["answer"]["answer"] == answer
+    assert report["answer"]["sentences"][0] == first_words
+    assert report["problems"]["problems"] == []
     train = report["splits"]["train"]
     assert train["objects"] == train_objects
     coco = json.loads((folder / "annotations" / "train.json").read_text())

@@ -1,0 +1,100 @@
+"""Images that occur twice, in one split or in several."""
+
+import io
+
+import numpy as np
+import PIL.Image
+
+from borrow_det.tools.inspect import duplicates
+from tests.tools.inspect.made_folder import scenes
+
+
+def encoded(image, form="jpeg", **options):
+    with io.BytesIO() as stream:
+        PIL.Image.fromarray(image).save(stream, form, **options)
+        return stream.getvalue()
+
+
+def prints(*images):
+    return [duplicates.fingerprint(image) for image in images]
+
+
+def places(groups):
+    return [[tuple(place) for place in group] for group in groups]
+
+
+def test_equal_files_are_exact_and_changed_ones_near_duplicates():
+    a, b, c, d = scenes(4)
+    smaller = np.asarray(PIL.Image.fromarray(b).resize((170, 150)))
+    darker = (0.8 * c).astype(np.uint8)
+    found = duplicates.find(
+        {
+            "train": prints(encoded(a), encoded(b), encoded(c), encoded(d)),
+            "val": prints(encoded(a), encoded(smaller, quality=40)),
+            "test": prints(encoded(darker, "png")),
+        }
+    )
+    assert places(found["exact"]) == [[("train", 0), ("val", 0)]]
+    assert places(found["near"]) == [
+        [("train", 1), ("val", 1)],
+        [("train", 2), ("test", 0)],
+    ]
+
+
+def test_the_report_counts_groups_across_splits_as_leaks():
+    a, b = map(encoded, scenes(2))
+    found = duplicates.find({"train": prints(a, a, b), "val": prints(b)})
+    names = {"train": ["a.jpg", "a copy.jpg", "b.jpg"], "val": ["b again.jpg"]}
+    figures = duplicates.figures(found, names)
+    none = {"groups": 0, "images": 0, "across_splits": 0, "found": []}
+    assert figures["near"] == none
+    exact = figures["exact"]
+    assert (exact["groups"], exact["images"], exact["across_splits"]) == (2, 4, 1)
+    assert exact["found"][1] == [
+        {"split": "train", "file_name": "b.jpg"},
+        {"split": "val", "file_name": "b again.jpg"},
+    ]
+
+
+def test_unrelated_scenes_are_no_duplicates():
+    images = [encoded(scene) for scene in scenes(60, seed=5)]
+    assert duplicates.find({"train": prints(*images)}) == {"exact": [], "near": []}
+
+
+def test_blank_images_of_different_brightness_are_no_duplicates():
+    blank = [encoded(np.full((64, 64, 3), v, np.uint8)) for v in (0, 120, 250, 3)]
+    found = duplicates.find({"train": prints(*blank)})
+    assert places(found["near"]) == [[("train", 0), ("train", 3)]]
+
+
+def test_small_and_broken_images_have_fingerprints():
+    tiny = encoded(scenes(1)[0][:20, :9])
+    broken = duplicates.fingerprint(b"no image")
+    assert duplicates.fingerprint(tiny).thumbnail.shape == (16, 17)
+    assert broken.thumbnail is None
+    assert duplicates.find({"train": [broken, *prints(tiny)]})["near"] == []
+
+
+def test_pairs_are_those_of_all_comparisons():
+    rng = np.random.default_rng(0)
+    base_ = scenes(12, side=64, seed=3)
+    images = [
+        np.clip(base_[i % 12] + rng.normal(0, noise, (64, 64, 3)), 0, 255).astype("u1")
+        for i, noise in enumerate(np.linspace(0, 60, 48))
+    ]
+    found = duplicates.find({"train": prints(*(encoded(i, "png") for i in images))})
+    thumbnails = [
+        duplicates.fingerprint(encoded(i, "png")).thumbnail.astype(int) for i in images
+    ]
+    linked = {k: {k} for k in range(48)}
+    for i in range(48):
+        for j in range(i):
+            a, b = thumbnails[i], thumbnails[j]
+            bits = ((a[:, 1:] > a[:, :-1]) != (b[:, 1:] > b[:, :-1])).sum()
+            if bits <= duplicates.MAX_BITS and np.abs(a - b).mean() <= 40:
+                merged = linked[i] | linked[j]
+                for k in merged:
+                    linked[k] = merged
+    expected = sorted({tuple(sorted(g)) for g in linked.values() if len(g) > 1})
+    assert [tuple(p.index for p in group) for group in found["near"]] == expected
+    assert expected

@@ -1,0 +1,180 @@
+"""The answer to whether borrowing is for a dataset, and the changes it suggests."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+from absl import flags
+
+from borrow_det.config import command_line, packaged, validate
+from borrow_det.configs import folder as folder_config
+from borrow_det.tools.inspect import inspection, suggestion
+from borrow_det.tools.inspect.duplicates import Fingerprint
+from borrow_det.tools.inspect.objects import Image
+from tests.tools.inspect.made_folder import write_split
+
+
+@pytest.fixture
+def inspect_boxes(tmp_path, monkeypatch):
+    """A function: the report on images with these boxes of 512 x 512 pixels."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+
+    def inspect_boxes(images, **more):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        write_split(folder, "train", images, **more)
+        config = folder_config.get_config(f"path={folder}")
+        config.dataset.eval_splits = ("train",)  # Otherwise images are held out.
+        return inspection.inspect(config, ["train"]).report
+
+    return inspect_boxes
+
+
+def accepted(lines):
+    """The config that a run would have with these lines on its command line."""
+    argv = shlex.split(" ".join(["train --config=folder:path=DIR", *lines]))
+    values = flags.FlagValues()
+    packaged.define_config("config", packaged.HELP, values, argv)
+    assert command_line.parse(values, argv) == ["train"]
+    config = command_line.resolved(values["config"])
+    validate.check_fields(config)
+    return config
+
+
+LARGE, SMALL = (1, 200, 200, 80, 80), (1, 10, 10, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("images", "answer", "first"),
+    [
+        (
+            [[SMALL, LARGE]] * 3 + [[SMALL]],
+            "yes",
+            "3 of 4 small objects have a larger object of their class in their image: "
+            "this is data that borrowing is for.",
+        ),
+        (
+            [[SMALL, LARGE]] + [[SMALL]] * 3,
+            "partly",
+            "1 of 4 small objects has a larger object of its class in its image: "
+            "borrowing can help these, and not the others.",
+        ),
+        (
+            [[SMALL, (2, 200, 200, 80, 80)]] * 2,
+            "no",
+            "0 of 2 small objects have a larger object of their class in their image: "
+            "borrowing has nothing to borrow from here.",
+        ),
+        (
+            [[LARGE]],
+            "no small objects",
+            "No object of train, of 1 in all, is small (below 32 x 32 pixels at the "
+            "input of 512 x 512 pixels): borrowing serves small objects only.",
+        ),
+        ([[]], "no small objects", "No object of train, of 0 in all,"),
+    ],
+)
+def test_the_answer_says_how_many_small_objects_have_a_lender(
+    inspect_boxes, images, answer, first
+):
+    found = inspect_boxes(images)["answer"]
+    assert found["answer"] == answer
+    assert found["sentences"][0].startswith(first)
+    without = "--config.borrow.enabled=False" in found["fragment"]
+    assert without == (answer == "no" or images == [[LARGE]])
+    if without:
+        config = accepted(found["fragment"])
+        assert not config.borrow.enabled
+        assert config.loss.matching == 0
+
+
+def test_lenders_of_the_same_video_count(inspect_boxes):
+    videos = [{"video": "a"}, {"video": "a"}, {"video": "b"}]
+    report = inspect_boxes([[SMALL], [LARGE], [SMALL]], fields=videos)
+    found = report["answer"]
+    assert found["answer"] == "partly"
+    assert found["sentences"][2] == (
+        "Lenders in other images of the group (field video, 1 with several images): "
+        "for 1 of the small objects, including 1 without one in the same image."
+    )
+    assert accepted(found["fragment"]).dataset.group == "video"
+
+
+def test_anchors_for_objects_that_those_of_the_config_miss(inspect_boxes):
+    # Strips of 64 x 8 pixels at places of all kinds: no anchor has this ratio.
+    rng = np.random.default_rng(0)
+    images = [[(1, *rng.uniform(0, 440, 2), 64, 8)] for _ in range(40)]
+    report = inspect_boxes(images)
+    assert report["splits"]["train"]["reached_by_anchors"]["objects"] < 20
+    anchors = report["answer"]["suggestions"][0]
+    config = accepted(anchors["flags"])
+    ratios = np.concatenate([*map(np.array, config.anchors.aspect_ratios)])
+    assert np.abs(np.log(ratios / 8)).min() < np.log(2)
+
+
+def images_of(side, count=3):
+    return [Image("a", (side // 2, side), {}, Fingerprint(b"", None))] * count
+
+
+def test_a_larger_input_for_small_objects_of_large_images():
+    config = folder_config.get_config("path=DIR")
+    # Of 4 pixels, half a position: twice the side.
+    found = suggestion.larger_input(4.0, images_of(2000), config)
+    assert found.fields == {"input_size": (1024, 1024)}
+    assert found.hint == ""
+    assert accepted(found.lines()).input_size == (1024, 1024)
+    # Of 1 pixel: no input is large enough, tiles are.
+    found = suggestion.larger_input(1.0, images_of(4000), config)
+    assert found.fields["input_size"] == (1024, 1024)
+    assert "--tiles=auto" in found.hint
+    # The canvas grows where it would be smaller than the input.
+    config.dataset.canvas = (512, 512)
+    found = suggestion.larger_input(6.0, images_of(1500), config)
+    assert found.fields == {
+        "input_size": (704, 704),
+        "dataset.canvas": (1408, 1408),
+    }
+    assert accepted(found.lines()).dataset.canvas == (1408, 1408)
+
+
+@pytest.mark.parametrize(("smallest", "side"), [(8.0, 4000), (4.0, 512), (4.0, 300)])
+def test_the_input_stays_if_objects_are_large_enough_or_pixels_lack(smallest, side):
+    config = folder_config.get_config("path=DIR")
+    assert suggestion.larger_input(smallest, images_of(side), config) is None
+
+
+def test_max_boxes_of_a_config_that_is_too_small(inspect_boxes, tmp_path):
+    inspect_boxes([[SMALL, LARGE] * 3])
+    config = folder_config.get_config(f"path={tmp_path / 'data'}")
+    config.dataset.eval_splits = ("train",)
+    config.dataset.max_boxes = 5
+    found = inspection.inspect(config, ["train"]).report["answer"]
+    one = next(s for s in found["suggestions"] if "max_boxes" in s["reason"])
+    assert one["reason"].startswith("An image has 6 objects, more than dataset.max")
+    assert accepted(one["flags"]).dataset.max_boxes == 0
+
+
+def test_mistakes_do_not_stop_the_report_and_get_policies(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_split(folder, "train", [[SMALL, LARGE, (1, 500, 500, 40, 40)], [SMALL]])
+    write_split(folder, "val", [[SMALL, (1, 5, 5, 0, 9)]])
+    (folder / "train1.png").write_bytes(b"not an image")
+    (folder / "test.json").write_text("{")
+    config = folder_config.get_config(f"path={folder}")
+    report = inspection.inspect(config, ["train", "val", "test"]).report
+    assert list(report["splits"]) == ["train", "val"]
+    assert report["splits"]["train"]["images"] == 1
+    # The box beyond the border is clipped.
+    assert report["splits"]["train"]["objects"] == 3
+    assert report["splits"]["val"]["objects"] == 1
+    assert sum(report["problems"]["counts"].values()) == 4
+    assert len(report["problems"]["problems"]) == 4
+    assert "split that cannot be read" in report["problems"]["counts"]
+    assert report["labels"]["counts"]["off_image"] == 1
+    json.dumps(report)
+    changed = accepted(report["answer"]["fragment"])
+    assert changed.dataset.bad_boxes == "clip"
+    assert changed.dataset.bad_images == "skip"
