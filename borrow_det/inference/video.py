@@ -21,7 +21,8 @@ def read_frames(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
         if the container counts many more (AVI and MP4 do).
     """
     try:
-        path.open("rb").close()  # OpenCV gives no reason.
+        if not path.is_fifo():  # A pipe can be opened only once.
+            path.open("rb").close()  # OpenCV gives no reason.
     except OSError as error:
         raise InputError(f"{path}: {paths.reason(error)}") from error
     with paths.plain_name(path) as name:
