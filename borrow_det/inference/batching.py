@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from borrow_det.data.images import decode
+from borrow_det.data.images.strips import StripImage
 from borrow_det.inference import tiling
 from borrow_det.inference.tiling import ViewDetections
 
@@ -17,23 +18,29 @@ DetectCanvases: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, np.ndar
 class _PendingImage(NamedTuple):
     """An image, its views, and the detections of each view so far."""
 
-    image: np.ndarray  # uint8 RGB [H, W, 3]
+    image: np.ndarray | StripImage  # uint8 RGB [H, W, 3]
     windows: np.ndarray  # int [v, 4]
     detections: list[ViewDetections | None]
 
 
-_View: TypeAlias = tuple[_PendingImage, int]  # An image and the index of a view of it.
+class _View(NamedTuple):
+    """A view that waits for its batch."""
+
+    pending: _PendingImage
+    number: int  # Index in the windows of the image.
+    canvas: np.ndarray  # uint8 [*canvas, 3], the view at its top left.
+    size: tuple[int, int]  # (height, width) of the view on the canvas.
 
 
 def detect_images(
     detect: DetectCanvases,
-    images: Iterable[np.ndarray],
+    images: Iterable[np.ndarray | StripImage],
     views: Callable[[tuple[int, int]], np.ndarray],
     *,
     canvas: tuple[int, int],
     iou: float,
     batch_size: int,
-) -> Iterator[tuple[np.ndarray, ViewDetections]]:
+) -> Iterator[tuple[np.ndarray | StripImage, ViewDetections]]:
     """Yields each image with its detections in pixels, in the order of `images`.
 
     The last batch is padded to `batch_size`, so that one program is compiled. A single
@@ -41,7 +48,7 @@ def detect_images(
 
     Args:
       detect: the detector of a batch of canvases.
-      images: uint8 RGB [H, W, 3] each.
+      images: uint8 RGB [H, W, 3] each, or opened by strips.
       views: maps the (height, width) of an image to its views, int [v, 4].
       canvas: (height, width) of a canvas in pixels.
       iou: two boxes of different views that overlap by more are the same object.
@@ -53,12 +60,15 @@ def detect_images(
     for image in images:
         windows = views(image.shape[:2])
         waiting.append(_PendingImage(image, windows, [None] * len(windows)))
-        for index in range(len(windows)):
-            queue.append((waiting[-1], index))
+        for index, window in enumerate(windows):
+            padded = decode.to_canvas(_cut(image, window), canvas)
+            queue.append(_View(waiting[-1], index, *padded))
             if len(queue) == batch_size:
                 _detect_views(detect, queue, canvas, batch_size)
                 queue = []
                 full_batches += 1
+        if isinstance(image, StripImage):
+            image.release()
         while waiting and None not in waiting[0].detections:
             yield _merged(waiting.popleft(), iou)
     if queue:
@@ -74,12 +84,10 @@ def _detect_views(
     """Detects in the queued views as a batch of `rows`; enters the results."""
     canvases = np.zeros((rows, *canvas, 3), np.uint8)
     sizes = np.tile(np.array(canvas, np.int32), (rows, 1))
-    for row, (pending, index) in enumerate(queue):
-        top, left, bottom, right = pending.windows[index]
-        view = pending.image[top:bottom, left:right]
-        canvases[row], sizes[row] = decode.to_canvas(view, canvas)
+    for row, view in enumerate(queue):
+        canvases[row], sizes[row] = view.canvas, view.size
     found = detect(canvases, sizes)
-    for row, (pending, index) in enumerate(queue):
+    for row, (pending, index, *_) in enumerate(queue):
         window = pending.windows[index]
         mask = found["mask"][row]
         sides = np.tile(window[2:] - window[:2], 2)
@@ -90,7 +98,17 @@ def _detect_views(
         )
 
 
-def _merged(pending: _PendingImage, iou: float) -> tuple[np.ndarray, ViewDetections]:
+def _cut(image: np.ndarray | StripImage, window: np.ndarray) -> np.ndarray:
+    """Returns a part of an image, uint8 RGB [h, w, 3]."""
+    if isinstance(image, StripImage):
+        return image.crop(window)
+    top, left, bottom, right = window
+    return image[top:bottom, left:right]
+
+
+def _merged(
+    pending: _PendingImage, iou: float
+) -> tuple[np.ndarray | StripImage, ViewDetections]:
     views = [view for view in pending.detections if view is not None]
     height, width, _ = pending.image.shape
     return pending.image, tiling.merge(views, pending.windows, (height, width), iou)

@@ -51,7 +51,8 @@ class Detections:
       class_names: name of each label.
       category_ids: id of each label in the COCO files of the run.
       image_size: (height, width) of the image in pixels.
-      image: uint8 RGB [H, W, 3], the upright image.
+      image: uint8 RGB [H, W, 3], the upright image. The image of a file that was read
+        by strips is shrunk by an integer factor to at most 2**24 pixels.
     """
 
     boxes: np.ndarray

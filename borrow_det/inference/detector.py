@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 from jax import Array
 
+from borrow_det.data.images.strips import StripImage
 from borrow_det.distributed.mesh import resolve_layout
 from borrow_det.errors import InputError
 from borrow_det.inference import batching, tiling
@@ -50,6 +51,7 @@ class Options(TypedDict, total=False):
     overlap: float
     whole: bool
     batch_size: int
+    max_pixels: int
 
 
 class Detector:
@@ -137,6 +139,7 @@ class Detector:
         overlap: float = 0.2,
         whole: bool = True,
         batch_size: int = 8,
+        max_pixels: int = 0,
     ) -> Detections | list[Detections]:
         """Detects the objects in images.
 
@@ -157,6 +160,10 @@ class Detector:
           whole: false to process the tiles without the entire image.
           batch_size: views per batch. A program is compiled for each batch size that
             is used, and one for a single view.
+          max_pixels: number of pixels above which a file is refused; 0 for Pillow's
+            limit against decompression bombs (179 million). Files of more than 100
+            million pixels are read by strips if their format allows it (JPEG, PNG
+            and TIFF do), so that a huge image need not fit in the memory.
 
         Returns:
           The detections of the image, or a list of them, one for each image.
@@ -172,9 +179,11 @@ class Detector:
             "overlap": overlap,
             "whole": whole,
             "batch_size": batch_size,
+            "max_pixels": max_pixels,
         }
         if is_image(images):
-            return next(self.stream([read(images, "the image")], **options))
+            image = read(images, "the image", max_pixels)
+            return next(self.stream([image], **options))
         many = cast(Iterable[ImageLike], images)
         found = list(self.stream(many, **options))
         if not found:
@@ -191,6 +200,7 @@ class Detector:
         overlap: float = 0.2,
         whole: bool = True,
         batch_size: int = 8,
+        max_pixels: int = 0,
     ) -> Iterator[Detections]:
         """Yields the detections of each image, in order.
 
@@ -206,6 +216,7 @@ class Detector:
           overlap: see `__call__`.
           whole: see `__call__`.
           batch_size: see `__call__`.
+          max_pixels: see `__call__`.
 
         Raises:
           InputError: an image cannot be read, or an option has a wrong value.
@@ -220,6 +231,8 @@ class Detector:
             )
         if not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size={batch_size} is not a positive integer")
+        if not isinstance(max_pixels, int) or max_pixels < 0:
+            raise InputError(f"max_pixels={max_pixels} is not a number of pixels or 0")
         if score is not None and not 0 <= score <= 1:
             raise InputError(f"score={score} is not a number from 0 to 1")
         # A larger view would be shrunk to the canvas or to the input.
@@ -229,7 +242,7 @@ class Detector:
         )
         detected = batching.detect_images(
             self.detect_canvases,
-            (read(image, f"images[{i}]") for i, image in enumerate(images)),
+            (read(image, f"images[{i}]", max_pixels) for i, image in enumerate(images)),
             lambda size: rule.views(size, full),
             canvas=self.canvas,
             iou=self.config.nms.iou,
@@ -238,7 +251,7 @@ class Detector:
         return (self._detections(*pair).filter(score) for pair in detected)
 
     def _detections(
-        self, image: np.ndarray, found: tiling.ViewDetections
+        self, image: np.ndarray | StripImage, found: tiling.ViewDetections
     ) -> Detections:
         """Returns the public form of an image's detections."""
         return Detections(
@@ -248,7 +261,7 @@ class Detector:
             class_names=self.class_names,
             category_ids=self.category_ids,
             image_size=(image.shape[0], image.shape[1]),
-            image=image,
+            image=image.picture if isinstance(image, StripImage) else image,
         )
 
     def detect_canvases(

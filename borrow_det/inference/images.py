@@ -10,20 +10,21 @@ import PIL.Image
 import PIL.ImageOps
 
 from borrow_det.data.images import inputs, upright
+from borrow_det.data.images.strips import StripImage
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 
-ImageLike: TypeAlias = str | os.PathLike | np.ndarray | PIL.Image.Image
+ImageLike: TypeAlias = str | os.PathLike | np.ndarray | PIL.Image.Image | StripImage
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def is_image(value: Any) -> TypeGuard[ImageLike]:
     """Returns true for one image of any kind, false for a collection of images."""
-    kinds = (str, os.PathLike, np.ndarray, PIL.Image.Image)
+    kinds = (str, os.PathLike, np.ndarray, PIL.Image.Image, StripImage)
     return isinstance(value, kinds) or hasattr(value, "__array__")
 
 
-def read(image: ImageLike, name: str) -> np.ndarray:
+def read(image: ImageLike, name: str, max_pixels: int = 0) -> np.ndarray | StripImage:
     """Reads one image.
 
     Args:
@@ -31,16 +32,20 @@ def read(image: ImageLike, name: str) -> np.ndarray:
         (RGB) or [H, W, 4] (RGBA); or PIL image of any mode. Files and PIL images are
         turned as their EXIF orientation says. Transparent pixels are laid on white.
       name: the image's name in error messages, if it has no path.
+      max_pixels: number of pixels above which a file is refused; 0 for Pillow's limit.
 
     Returns:
-      uint8 RGB [H, W, 3]. An RGB array is returned without a copy.
+      uint8 RGB [H, W, 3]. An RGB array is returned without a copy. A large file is
+      opened by strips (`data/images/strips.py`).
 
     Raises:
       InputError: the file is missing or not an image, or the array has another dtype
         or shape.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _read_file(os.fsdecode(image))
+        return _read_file(os.fsdecode(image), max_pixels)
+    if isinstance(image, StripImage):
+        return image
     if isinstance(image, PIL.Image.Image):
         return _from_pil(image, name)
     if hasattr(image, "__array__"):
@@ -51,7 +56,7 @@ def read(image: ImageLike, name: str) -> np.ndarray:
     )
 
 
-def _read_file(text: str) -> np.ndarray:
+def _read_file(text: str, max_pixels: int) -> np.ndarray | StripImage:
     if _URL.match(text):
         raise InputError(f"{text} is a URL: download it, and pass the file's path")
     path = pathlib.Path(paths.expand_home(text))
@@ -63,7 +68,7 @@ def _read_file(text: str) -> np.ndarray:
         raise InputError(
             f"{path} is a video: pass its frames as arrays, or use borrow-det predict"
         )
-    return inputs.read_upright(path)
+    return inputs.open_image(path, max_pixels)
 
 
 def _from_pil(image: PIL.Image.Image, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from borrow_det.data.images import upright
+from borrow_det.data.images import strips, upright
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 
@@ -189,6 +189,22 @@ def _files(
                 if path.is_symlink() and path.resolve() not in (real, *real.parents)
             ]
             yield from (own / name for name in sorted(names))
+
+
+def open_image(
+    path: pathlib.Path,
+    max_pixels: int = 0,
+    option: str = "max_pixels",
+    warn: Callable[[str], object] = warnings.warn,
+) -> np.ndarray | strips.StripImage:
+    """Opens an image by strips if it is large and its format allows it, or reads it.
+
+    The arguments and the errors are those of `read_upright`.
+    """
+    opened = strips.open_strips(path, max_pixels, option)
+    if opened is not None:
+        return opened
+    return read_upright(path, max_pixels, option, warn)
 
 
 def read_upright(

@@ -28,7 +28,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tqdm
 from absl import flags
 
@@ -38,6 +37,7 @@ from borrow_det.errors import InputError
 from borrow_det.inference import tiling, video
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
+from borrow_det.inference.images import ImageLike
 from borrow_det.tools.common import cli
 from borrow_det.tools.predict.files import Item, PredictionWriter
 from borrow_det.tools.predict.image_ids import image_ids
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
 def _remarks(
     failures: Sequence[str], repaired: Sequence[str], others: Mapping[str, int]
 ) -> str:
-    """Returns the end of the last line: files that were not read, or were mended."""
+    """Returns the end of the last line: files that were not read or were repaired."""
     text = f"; not read, or not to their end: {len(failures)}" if failures else ""
     if repaired:
         text += f"; incomplete images that were mended: {len(repaired)}"
@@ -101,8 +101,8 @@ def read_items(
 
     Args:
       paths: images and videos.
-      failures: gets a message for each file that is not read whole.
-      repaired: gets a message for each image that was mended, as stderr does.
+      failures: gets a message for each file that is not read completely.
+      repaired: gets a message for each image that was repaired, as stderr does.
       max_pixels: number of pixels above which an image is refused; 0 for Pillow's
         limit.
     """
@@ -119,11 +119,13 @@ def read_items(
                     yield Item(path, image, frame, rate)
                     kind = "incomplete"
             else:
-                image = inputs.read_upright(path, max_pixels, "--max_pixels", warn)
-                yield Item(path, image)
+                opened = inputs.open_image(path, max_pixels, "--max_pixels", warn)
+                yield Item(path, opened)
         except Exception as error:  # Decoders raise any kind for a damaged file.
             expected = isinstance(error, InputError)
-            told = str(error) if expected else f"{path}: {type(error).__name__}: {error}"
+            told = (
+                str(error) if expected else f"{path}: {type(error).__name__}: {error}"
+            )
             tqdm.tqdm.write(f"{kind}: {told}", file=sys.stderr)
             failures.append(told)
 
@@ -134,7 +136,7 @@ def detect(
     """Yields each item with its detections, in the order of `items`."""
     waiting: collections.deque[Item] = collections.deque()
 
-    def images() -> Iterator[np.ndarray]:
+    def images() -> Iterator[ImageLike]:
         for item in items:
             waiting.append(item)
             yield item.image

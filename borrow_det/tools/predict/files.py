@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tqdm
 
+from borrow_det.data.images.strips import StripImage
 from borrow_det.errors import InputError
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
@@ -22,7 +23,7 @@ class Item(NamedTuple):
     """One image, or one frame of a video."""
 
     path: pathlib.Path
-    image: np.ndarray  # uint8 RGB [H, W, 3], upright.
+    image: np.ndarray | StripImage  # uint8 RGB [H, W, 3], upright.
     frame: int | None = None  # Index of a video's frame, from 0.
     rate: float = 0.0  # Frames per second of a video.
 
@@ -139,12 +140,12 @@ class PredictionWriter:
 
     def _new_path(self, source: pathlib.Path, suffix: str) -> pathlib.Path:
         """Returns a name in pictures/ that no other input has taken."""
-        stem, number = source.stem, 1
-        while stem + suffix in self._names:
+        name, number = paths.fitting_name(source.stem, suffix), 1
+        while name in self._names:
             number += 1
-            stem = f"{source.stem}_{number}"
-        self._names.add(stem + suffix)
-        return self._folder / "pictures" / (stem + suffix)
+            name = paths.fitting_name(source.stem, f"_{number}{suffix}")
+        self._names.add(name)
+        return self._folder / "pictures" / name
 
     def _end_video(self) -> None:
         if self._video is not None:

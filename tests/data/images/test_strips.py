@@ -15,7 +15,7 @@ import pytest
 from borrow_det.data.images import inputs, strips, upright
 from borrow_det.errors import InputError
 
-HEIGHT, WIDTH = 600, 70  # More than two blocks of rows.
+HEIGHT, WIDTH = 600, 70  # Many blocks of rows.
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def test_strips_have_the_pixels_of_the_whole_image(kind, tmp_path):
     for top, left, bottom, right in [
         (0, 0, 40, 30),
         (0, 40, 40, 70),
-        (30, 0, 300, 70),  # From the first block to the second.
+        (30, 0, 300, 70),  # Over several blocks.
         (500, 10, 600, 30),
         (100, 0, 200, 70),  # Above the one before it.
     ]:
@@ -172,7 +172,7 @@ def test_a_truncated_file_is_an_error_when_it_is_opened(form, tmp_path):
     content = pil(form)()
     path.write_bytes(content[: len(content) * 3 // 4])
     with pytest.raises(InputError, match="a is truncated or damaged") as caught:
-        strips.open_strips(path, 0, "max_pixels")
+        inputs.open_image(path)
     assert "\n" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ import PIL.Image
 import pytest
 
 from borrow_det.configs import base
-from borrow_det.data.images import decode
+from borrow_det.data.images import decode, strips
 from borrow_det.errors import InputError
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
@@ -260,6 +260,49 @@ def test_images_of_every_mode_are_read_upright(tmp_path, detector):
     gray = save(tmp_path / "gray.png", np.zeros((9, 9), np.uint8))
     assert run(tmp_path / "gray", gray) == 0
     assert results(tmp_path / "gray") == []
+
+
+def test_a_mended_image_and_files_that_are_not_looked_at_are_counted(
+    tmp_path, detector, capsys
+):
+    folder = tmp_path / "in"
+    save(folder / "whole.png", scene(40, 60, green=[30, 5, 8, 6]))
+    path = pathlib.Path(save(folder / "a.jpg", scene(40, 60)))
+    path.write_bytes(path.read_bytes().removesuffix(b"\xff\xd9"))
+    (folder / "notes.txt").write_text("text")
+    assert run(tmp_path / "out", str(folder)) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        f"warning: {path} is incomplete, but all of its pixels are there: it has no "
+        "end marker"
+    ]
+    assert told.out.splitlines()[-1].endswith(
+        "detections.json; incomplete images that were mended: 1; not looked at: 1 .txt"
+    )
+
+
+def test_images_beyond_the_limit_are_read_by_strips(
+    tmp_path, detector, capsys, monkeypatch
+):
+    path = save(tmp_path / "a.png", scene(200, 150, red=[20, 90, 6, 7]))
+    tiled = ("--tile_size=64", path)
+    assert run(tmp_path / "ordinary", *tiled) == 0
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 10000)
+    assert run(tmp_path / "refused", *tiled) == 1
+    assert "set --max_pixels=30000 if you trust" in capsys.readouterr().err
+    monkeypatch.setattr(strips, "STRIP_PIXELS", 20000)
+    assert run(tmp_path / "strips", "--max_pixels=30000", *tiled) == 0
+    assert results(tmp_path / "strips") == results(tmp_path / "ordinary")
+    assert boxes(tmp_path / "strips") == [[20, 90, 6, 7]]
+    for name in ("images.json", "pictures/a.jpg"):
+        ordinary = (tmp_path / "ordinary" / name).read_bytes()
+        assert (tmp_path / "strips" / name).read_bytes() == ordinary
+    # A shrunk picture is drawn on with the boxes where the objects are.
+    monkeypatch.setattr(strips, "_PICTURE_PIXELS", 200 * 150 // 4)
+    assert run(tmp_path / "shrunk", "--nowhole", "--max_pixels=30000", *tiled) == 0
+    assert boxes(tmp_path / "shrunk") == [[20, 90, 6, 7]]
+    monkeypatch.undo()
+    assert PIL.Image.open(tmp_path / "shrunk/pictures/a.jpg").size == (75 * 4, 100 * 4)
 
 
 def test_pictures_of_an_earlier_call_are_not_inputs(tmp_path, detector):
