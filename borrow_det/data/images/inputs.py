@@ -220,7 +220,7 @@ def read_upright(
       max_pixels: number of pixels above which an image is refused; 0 for Pillow's
         limit.
       option: name of the option that sets `max_pixels`, for messages.
-      warn: is called with a sentence if a defect of the file was mended.
+      warn: is called with a sentence if a defect of the file was repaired.
 
     Returns:
       uint8 RGB [H, W, 3], rotated by its EXIF orientation.

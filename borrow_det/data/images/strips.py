@@ -101,8 +101,8 @@ class StripImage:
 def open_strips(path: pathlib.Path, max_pixels: int, option: str) -> StripImage | None:
     """Opens an image by strips if it is large and its format allows it.
 
-    An interlaced PNG and a progressive JPEG are opened, too, but libvips holds them as
-    a whole.
+    An interlaced PNG and a progressive JPEG are opened, too, but libvips holds all of
+    their data.
 
     Args:
       path: image file.
@@ -112,7 +112,7 @@ def open_strips(path: pathlib.Path, max_pixels: int, option: str) -> StripImage 
 
     Returns:
       None for an image of at most `STRIP_PIXELS` pixels, for a file that does not open,
-      and for one that has to be decoded as a whole: of another format, rotated by
+      and for one that has to be decoded completely: of another format, rotated by
       EXIF, CMYK, a JPEG without an end marker.
 
     Raises:

@@ -39,7 +39,7 @@ class StoredImage:
       file_height: number of rows in the original file, before EXIF's rotation.
       file_width: number of columns in the original file, before EXIF's rotation.
       orientation: EXIF orientation that was applied, 1 to 8.
-      repairs: defects of the file that were mended, such as "has no end marker".
+      repairs: defects of the file that were repaired, such as "has no end marker".
       pixels: the decoded image, uint8 RGB [height, width, 3].
     """
 
@@ -88,18 +88,18 @@ def read(
 
 
 def _load(content: bytes) -> tuple[PIL.Image.Image, bytes, tuple[str, ...]]:
-    """Opens and decodes a file; returns the image, the mended file and the repairs."""
+    """Opens and decodes a file; returns the image, the repaired file and the repairs."""
     image = PIL.Image.open(io.BytesIO(content))
     try:
         check_size(image.size)
         image.load()
     except OSError:
-        mended = jpeg_end.with_end_marker(content) if _is_jpeg(image) else None
-        if mended is None:
+        repaired = jpeg_end.with_end_marker(content) if _is_jpeg(image) else None
+        if repaired is None:
             raise
-        image = PIL.Image.open(io.BytesIO(mended))
+        image = PIL.Image.open(io.BytesIO(repaired))
         image.load()
-        return image, mended, ("it has no end marker",)
+        return image, repaired, ("it has no end marker",)
     no_end = image.format == "PNG" and _PNG_END not in content
     return image, content, ("it has no end chunk",) if no_end else ()
 
@@ -163,7 +163,7 @@ def errors_named(path: pathlib.Path, max_pixels: int, option: str) -> Iterator[N
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuses an image (width, height) that is too large to be decoded as a whole.
+    """Refuses an image (width, height) that is too large to be decoded completely.
 
     Raises:
       UnsupportedPixelsError: it has more pixels than OpenCV decodes, or a longer side

@@ -63,11 +63,13 @@ def main(argv: Sequence[str]) -> int:
         repaired,
         values.max_pixels,
     )
+    complete = False
     try:
         for item, found in detect(detector, items, options):
             writer.add(item, found)
+        complete = True
     finally:  # Ctrl-C and errors leave the results so far.
-        writer.close()
+        writer.close(complete)
         print(
             f"{writer.images} images, {writer.drawn} detections with a score of at "
             f"least {values.score}; {writer.written} in all: "
@@ -82,7 +84,7 @@ def _remarks(
     """Returns the end of the last line: files that were not read or were repaired."""
     text = f"; not read, or not to their end: {len(failures)}" if failures else ""
     if repaired:
-        text += f"; incomplete images that were mended: {len(repaired)}"
+        text += f"; incomplete images that were repaired: {len(repaired)}"
     if others:
         text += f"; not looked at: {inputs.described(others)}"
     return text

@@ -168,7 +168,7 @@ def test_names_that_are_not_utf_8_are_found(tmp_path, nowhere):
     assert inputs.read_upright(path).shape == (8, 8, 3)
 
 
-def test_a_mended_image_is_reported_once(tmp_path):
+def test_a_repaired_image_is_reported_once(tmp_path):
     path = write(tmp_path / "a.jpg", content("JPEG")[:-2])
     said = []
     pixels = inputs.read_upright(path, warn=said.append)

@@ -262,7 +262,7 @@ def test_images_of_every_mode_are_read_upright(tmp_path, detector):
     assert results(tmp_path / "gray") == []
 
 
-def test_a_mended_image_and_files_that_are_not_looked_at_are_counted(
+def test_a_repaired_image_and_files_that_are_not_looked_at_are_counted(
     tmp_path, detector, capsys
 ):
     folder = tmp_path / "in"
@@ -277,7 +277,7 @@ def test_a_mended_image_and_files_that_are_not_looked_at_are_counted(
         "end marker"
     ]
     assert told.out.splitlines()[-1].endswith(
-        "detections.json; incomplete images that were mended: 1; not looked at: 1 .txt"
+        "detections.json; incomplete images that were repaired: 1; not looked at: 1 .txt"
     )
 
 
@@ -498,6 +498,22 @@ def test_a_call_that_ends_early_leaves_what_is_done(
     assert [path.name for path in output.glob("*.part")] == []
     annotated = list(predict.video.read_frames(output / "pictures" / "1.mp4"))
     assert len(annotated) == 5
+
+
+def test_a_call_that_ends_before_its_first_image_leaves_earlier_results(
+    tmp_path, detector, monkeypatch
+):
+    path = save(tmp_path / "a.png", scene(20, 20, red=[1, 1, 4, 4]))
+    assert run(tmp_path / "out", path) == 0
+    before = results(tmp_path / "out")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detector, "detect_canvases", interrupted)
+    assert run(tmp_path / "out", path) == 130
+    assert results(tmp_path / "out") == before
+    assert [p.name for p in (tmp_path / "out").glob("*.part")] == []
 
 
 KILLED = """
