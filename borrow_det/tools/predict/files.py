@@ -102,11 +102,17 @@ class PredictionWriter:
         if self._pictures:
             self._draw(item, found)
 
-    def close(self) -> None:
-        """Ends the JSON files and the last video."""
+    def close(self, complete: bool) -> None:
+        """Ends the JSON files and the last video.
+
+        Args:
+          complete: false for a call that ends early; without any image, it leaves the
+            results of an earlier call in place.
+        """
         self._end_video()
-        self._results.close()
-        self._images.close()
+        keep = complete or self.images > 0
+        self._results.close(keep)
+        self._images.close(keep)
 
     def _draw(self, item: Item, found: Detections) -> None:
         """Writes an annotated picture or frame; reports if it cannot."""

@@ -63,10 +63,13 @@ class GrowingList:
             raise InputError(f"{self._part}: {paths.reason(error)}") from error
         self.count += len(records)
 
-    def close(self) -> None:
-        """Gives the file its name."""
+    def close(self, keep: bool = True) -> None:
+        """Gives the file its name, or removes it if it is not to be kept."""
         self._file.close()
-        self._part.replace(self._path)
+        if keep:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink()
 
     def _extend(self, content: bytes, end: bytes, old_end: bytes) -> None:
         """Overwrites `old_end`, the end of the document, by `content` and `end`."""
