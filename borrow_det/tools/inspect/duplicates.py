@@ -38,10 +38,10 @@ class Fingerprint(NamedTuple):
 
 
 class Place(NamedTuple):
-    """An image of a split, by the index of the image."""
+    """An image of a split, by its index."""
 
     split: str
-    index: int
+    image: int
 
 
 def fingerprint(encoded: bytes) -> Fingerprint:
@@ -80,27 +80,30 @@ def find(
       that have further near-duplicates. Groups have two images or more.
     """
     places = [
-        Place(s, i) for s, found in fingerprints.items() for i in range(len(found))
+        Place(split, index)
+        for split, of_split in fingerprints.items()
+        for index in range(len(of_split))
     ]
-    all_prints = [print_ for found in fingerprints.values() for print_ in found]
+    images = [image for of_split in fingerprints.values() for image in of_split]
     same: dict[bytes, list[int]] = {}
-    for index, one in enumerate(all_prints):
-        same.setdefault(one.digest, []).append(index)
-    exact = [group for group in same.values() if len(group) > 1]
-    first = [group[0] for group in same.values()]
-    joined = _Groups(len(all_prints))
-    for group in exact:
+    for index, image in enumerate(images):
+        same.setdefault(image.digest, []).append(index)
+    joined = _Groups(len(images))
+    for group in same.values():
         for index in group[1:]:
             joined.join(group[0], index)
-    near_roots = set()
-    for a, b in _near_pairs([all_prints[i].thumbnail for i in first]):
-        joined.join(first[a], first[b])
-    for group in joined.groups():
-        if len({all_prints[i].digest for i in group}) > 1:
-            near_roots.add(tuple(group))
+    firsts = [group[0] for group in same.values()]
+    for a, b in _near_pairs([images[index].thumbnail for index in firsts]):
+        joined.join(firsts[a], firsts[b])
+    exact = [group for group in same.values() if len(group) > 1]
+    near = [
+        group
+        for group in joined.groups()
+        if len({images[index].digest for index in group}) > 1
+    ]
     return {
-        "exact": [[places[i] for i in group] for group in exact],
-        "near": [[places[i] for i in group] for group in sorted(near_roots)],
+        "exact": [[places[index] for index in group] for group in exact],
+        "near": [[places[index] for index in group] for group in near],
     }
 
 
@@ -127,7 +130,7 @@ def figures(
             "across_splits": sum(len({p.split for p in group}) > 1 for group in found),
             "found": [
                 [
-                    {"split": p.split, "file_name": file_names[p.split][p.index]}
+                    {"split": p.split, "file_name": file_names[p.split][p.image]}
                     for p in group
                 ]
                 for group in found
@@ -165,10 +168,11 @@ def _near_pairs(
     thumbnails: Sequence[np.ndarray | None],
 ) -> list[tuple[int, int]]:
     """Returns the pairs (i, j), i < j, of near-duplicates."""
-    index = np.array([i for i, t in enumerate(thumbnails) if t is not None], int)
-    if len(index) < 2:
+    known = [(i, pixels) for i, pixels in enumerate(thumbnails) if pixels is not None]
+    if len(known) < 2:
         return []
-    pixels = np.stack([thumbnails[i] for i in index]).astype(np.float32)
+    index = [i for i, _ in known]
+    pixels = np.stack([pixels for _, pixels in known]).astype(np.float32)
     brighter = pixels[:, :, 1:] > pixels[:, :, :-1]
     # The product of two vectors of +1 and -1 is BITS minus twice the different bits.
     signs = np.where(brighter, np.float32(1), np.float32(-1)).reshape(len(index), -1)
@@ -179,5 +183,5 @@ def _near_pairs(
         for a, b in np.argwhere(agreement >= BITS - 2 * MAX_BITS):
             i, j = start + a, start + b
             if i < j and np.abs(flat[i] - flat[j]).mean() <= _MAX_DIFFERENCE:
-                pairs.append((int(index[i]), int(index[j])))
+                pairs.append((index[i], index[j]))
     return pairs

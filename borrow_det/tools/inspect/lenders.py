@@ -4,6 +4,7 @@ A lender of an object has its class and at least config.evaluation.lender_scale 
 its side (the square root of the area), both in pixels of the network's input.
 """
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,7 @@ def in_image(
     centers = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2 * input_size
     apart = np.abs(centers[:, None] - centers[None]).max(axis=2)
     nearest = np.where(lends, apart, np.inf).min(axis=1, initial=np.inf)
-    has_lender = lends.any(axis=1)
+    has_lender = np.asarray(lends.any(axis=1))
     return has_lender, np.where(has_lender, nearest, np.nan)
 
 
@@ -135,14 +136,12 @@ def measure(
                 **figure_ops.part(inside, len(distances)),
             }
         )
-    counts = np.unique(
-        [group for group in groups if group is not None], return_counts=1
-    )
+    images_of = collections.Counter(group for group in groups if group is not None)
     found: dict[str, Any] = {
         "small": total,
         "in_image": figure_ops.part(own.sum(), total),
         "group_field": field,
-        "groups": int((counts[1] > 1).sum()),
+        "groups": sum(count > 1 for count in images_of.values()),
         "in_group": None,
         "in_image_or_group": None,
         "distance": figure_ops.quantiles(distances),

@@ -148,7 +148,7 @@ def crop(split: sources.Split, label: Label) -> np.ndarray | None:
     half_width = max(0.7 * width, _LEAST_CROP / 2, 0.35 * height)
     top, bottom = _interval(y + height / 2, half_height, image.shape[0])
     left, right = _interval(x + width / 2, half_width, image.shape[1])
-    view = np.full((bottom - top, right - left, 3), _GRAY, np.uint8)
+    view: np.ndarray = np.full((bottom - top, right - left, 3), _GRAY, np.uint8)
     inside = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     y0, x0 = max(-top, 0), max(-left, 0)
     view[y0 : y0 + inside.shape[0], x0 : x0 + inside.shape[1]] = inside
@@ -210,7 +210,7 @@ def _members(
     others = [place for place in group if place not in firsts]
     members = []
     for place in [*firsts, *others][:_MEMBERS]:
-        record = splits[place.split][place.index]
+        record = splits[place.split][place.image]
         try:
             image = decode.decode_image(record, record["file_name"])
         except InputError:

@@ -245,8 +245,8 @@ def _anchors(
     ]
     return Suggestion(
         f"The anchors of the config reach {own:.1%} of the objects at {size[1]} x "
-        f"{size[0]} pixels, these {share:.1%}, with {counts[1]} instead of {counts[0]} "
-        "anchors over the positions of the levels.",
+        f"{size[0]} pixels. These reach {share:.1%}, with {counts[1]} instead of "
+        f"{counts[0]} shapes of anchors on all levels together.",
         {f"anchors.{name}": getattr(proposed, name) for name in proposal.FIELDS},
     )
 

@@ -1,4 +1,4 @@
-"""Labels that look wrong, for people to look at."""
+"""Labels that may be mistakes."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ KINDS = {
 
 
 class Label(NamedTuple):
-    """A label to look at.
+    """A label that may be a mistake.
 
     Attributes:
       kind: key of KINDS.
@@ -52,7 +52,7 @@ class Label(NamedTuple):
 def find(
     split: str, objects: Objects, images: Sequence[Image], class_names: Sequence[str]
 ) -> dict[str, list[Label]]:
-    """Finds the labels of a split to look at, by kind.
+    """Finds the labels of a split that may be mistakes, by kind.
 
     Each list of `largest`, `smallest` and `elongated` has the most extreme label of
     each of up to SHOWN images; the other lists are complete.

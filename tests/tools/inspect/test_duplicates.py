@@ -96,5 +96,5 @@ def test_pairs_are_those_of_all_comparisons():
                 for k in merged:
                     linked[k] = merged
     expected = sorted({tuple(sorted(g)) for g in linked.values() if len(g) > 1})
-    assert [tuple(p.index for p in group) for group in found["near"]] == expected
+    assert [tuple(p.image for p in group) for group in found["near"]] == expected
     assert expected
