@@ -161,10 +161,8 @@ def _prepare(
     )
     start = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{_UNFINISHED}{os.getpid()}_{secrets.token_hex(4)}"
-    unfinished.mkdir()
+    unfinished, lock = _new_folder(folder)
     try:
-        lock = _take_exclusive(unfinished)
         _write(source, unfinished)
         size = sum(file.stat().st_size for file in unfinished.iterdir())
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +181,18 @@ def _prepare(
     seconds = time.monotonic() - start
     _print(f"prepared {source.split}: {size / 1e6:,.1f} MB in {seconds:.0f} s")
     return lock
+
+
+def _new_folder(folder: pathlib.Path) -> tuple[pathlib.Path, "_Lock | None"]:
+    """Makes a folder for a copy; returns it and its lock."""
+    name = f"{os.getpid()}_{secrets.token_hex(4)}"
+    # Other processes delete unfinished copies without a lock: it gets that name last.
+    new = folder / f"new_{name}"
+    new.mkdir()
+    lock = _take_exclusive(new)
+    unfinished = folder / f"{_UNFINISHED}{name}"
+    new.rename(unfinished)
+    return unfinished, lock
 
 
 def _write(source: Source, to: pathlib.Path) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import json
 import os
@@ -324,6 +325,25 @@ def test_preparing_prints_a_line_before_and_after(folder, noise_image, capfd):
     assert last == "prepared train: 0.1 MB in 0 s"
     sources.load(folder.config(), "train")
     assert capfd.readouterr() == ("", "")
+
+
+def test_workers_read_a_copy(folder, noise_image):
+    for i in range(4):
+        folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])] * (i + 1))
+    folder.write()
+    config = base.get_config()
+    config.dataset = folder.config()
+    config.dataset.canvas = (24, 32)
+    config.dataset.max_boxes = 0
+    config.batch_size = 4
+    split = sources.load(config.dataset, "train")
+    expected = next(pipeline.train_batches(split, config))
+    assert expected["boxes"].shape == (4, 8, 4)
+    config.dataset.num_workers = 1
+    with contextlib.closing(pipeline.train_batches(split, config)) as batches:
+        found = next(batches)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 def test_a_killed_preparation_is_repeated_and_its_remains_go(folder, noise_image):
