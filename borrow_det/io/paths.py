@@ -75,7 +75,7 @@ def expand_home(text: str) -> str:
     """Returns a path with the home folder in place of a `~` or `~USER` at its start.
 
     Raises:
-      InputError: there is no such user, and no file or folder of that name.
+      InputError: the user is unknown, and no file or folder has that name.
     """
     expanded = os.path.expanduser(text)
     if expanded.startswith("~") and not os.path.lexists(expanded):
