@@ -3,6 +3,8 @@
 import math
 import types
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from borrow_det.reporting import report
@@ -94,3 +96,38 @@ def test_details_and_comparisons_have_separate_tables(write, tmp_path):
     ]
     assert shown.splitlines()[: len(expected)] == expected
     assert (tmp_path / "report.md").read_text().splitlines()[:12] == expected
+
+
+@pytest.fixture
+def contact_sheet(tmp_path):
+    """A function: writes a sheet of a split, and returns the images that it shows."""
+
+    def contact_sheet(total, images, seed=0):
+        shown = []
+
+        def scene(split, index, side):
+            shown.append(index)
+            return np.full((side, side // 2, 3), index, np.uint8)
+
+        evaluator = types.SimpleNamespace(scene=scene)
+        report.write_contact_sheet(evaluator, range(total), images, tmp_path, seed)
+        return shown
+
+    return contact_sheet
+
+
+def test_the_contact_sheet_has_random_images_of_the_seed(contact_sheet, tmp_path):
+    shown = contact_sheet(200, 9, seed=1)
+    assert len(set(shown)) == 9
+    assert shown != list(range(9))
+    assert contact_sheet(200, 9, seed=1) == shown
+    assert contact_sheet(200, 9, seed=2) != shown
+    sheet = PIL.Image.open(tmp_path / "contact_sheet.jpg")
+    # Three rows of three images of 480 x 240 pixels.
+    assert sheet.size == (3 * 248 + 8, 3 * 488 + 8)
+    assert (tmp_path / "contact_sheet.jpg").stat().st_size < 1_000_000
+
+
+def test_a_contact_sheet_of_no_images_is_not_written(contact_sheet, tmp_path):
+    assert contact_sheet(200, 0) == contact_sheet(0, 9) == []
+    assert list(tmp_path.iterdir()) == []

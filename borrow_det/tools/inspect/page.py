@@ -52,8 +52,9 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
         sum(split[name] for split in splits.values()) for name in ("images", "objects")
     )
     classes = len(next(iter(splits.values()))["classes"])
+    noun = "class" if classes == 1 else "classes"
     about = (
-        f"{', '.join(splits)}: {images} images, {objects} objects, {classes} classes. "
+        f"{', '.join(splits)}: {images} images, {objects} objects, {classes} {noun}. "
         f"Sizes are in pixels of the network's input, {width} x {height}, to which "
         "images are resized."
     )

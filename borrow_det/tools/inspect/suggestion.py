@@ -113,9 +113,9 @@ def _group_sentence(found: Mapping[str, Any]) -> str:
     own, both = found["in_image"]["objects"], found["in_image_or_group"]["objects"]
     more = both - own
     return (
-        f"Lenders in other images of the group (field {field}, {found['groups']} with "
-        f"several images): for {found['in_group']['objects']} of the small objects, "
-        f"including {more} without one in the same image."
+        f"Other images of the group (field {field}, groups with several images: "
+        f"{found['groups']}) have lenders for {found['in_group']['objects']} of the "
+        f"small objects, including {more} without one in the same image."
     )
 
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.configs import folder as folder_config
-from borrow_det.tools.inspect import inspection, suggestion
+from borrow_det.tools.inspect import inspection, suggestion, text
 from borrow_det.tools.inspect.duplicates import Fingerprint
 from borrow_det.tools.inspect.objects import Image
 from tests.tools.inspect.made_folder import write_split
@@ -95,8 +95,8 @@ def test_lenders_of_the_same_video_count(inspect_boxes):
     found = report["answer"]
     assert found["answer"] == "partly"
     assert found["sentences"][2] == (
-        "Lenders in other images of the group (field video, 1 with several images): "
-        "for 1 of the small objects, including 1 without one in the same image."
+        "Other images of the group (field video, groups with several images: 1) have "
+        "lenders for 1 of the small objects, including 1 without one in the same image."
     )
     assert accepted(found["fragment"]).dataset.group == "video"
 
@@ -175,6 +175,11 @@ def test_mistakes_do_not_stop_the_report_and_get_policies(tmp_path, monkeypatch)
     assert "split that cannot be read" in report["problems"]["counts"]
     assert report["labels"]["counts"]["off_image"] == 1
     json.dumps(report)
+    shown = text.text(report).splitlines()
+    assert "4 problems that a run would find:" in shown
+    assert "split that cannot be read (1)" in shown
+    assert "Boxes off the image: 1" in shown
+    assert any(line.startswith("    --config.dataset.bad_boxes=clip") for line in shown)
     changed = accepted(report["answer"]["fragment"])
     assert changed.dataset.bad_boxes == "clip"
     assert changed.dataset.bad_images == "skip"
