@@ -215,7 +215,7 @@ class _Reader:
                 # from brackets in them.
                 source = pyvips.Source.new_from_descriptor(file.fileno())
                 image = pyvips.Image.new_from_source(
-                    source, "", access="sequential", fail_on="truncated"
+                    source, "", access="sequential", fail_on="error"
                 )
                 try:
                     yield from self._fetched(image, pyvips.Region.new(image), height)

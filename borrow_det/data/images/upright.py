@@ -211,12 +211,18 @@ def _store(
     file_width, file_height = image.size
     rotated = orientation in _ROTATED
     height, width = image.size if rotated else image.size[::-1]
+    is_jpeg = _is_jpeg(image)
     pixels = None
-    if orientation == 1 and _is_plain(image, content):
+    plain = orientation == 1 and _is_plain(image, content)
+    if plain:
+        image.close()  # Two decoded images take much memory.
         pixels = decode.decode_bytes(content)
     # A damaged file that Pillow reads and OpenCV does not is encoded again, too.
     if pixels is None or pixels.shape[:2] != (height, width):
-        content = _encode(_upright_rgb(image, content), _is_jpeg(image))
+        if plain:
+            image, *_ = _load(content)
+        content = _encode(_upright_rgb(image, content), is_jpeg)
+        image.close()
         pixels = decode.decode_bytes(content)
         assert pixels is not None  # Pillow has just encoded it.
     return StoredImage(

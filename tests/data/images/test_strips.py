@@ -176,6 +176,15 @@ def test_a_truncated_file_is_an_error_when_it_is_opened(form, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_strip_is_an_error_when_the_file_is_opened(tmp_path):
+    path = tmp_path / "a"
+    content = bytearray(pil("TIFF", compression="tiff_adobe_deflate")())
+    content[2000] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a is truncated or damaged"):
+        strips.open_strips(path, 0, "max_pixels")
+
+
 def test_the_limit_names_its_option(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(pil("PNG")())
