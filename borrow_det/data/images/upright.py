@@ -88,7 +88,7 @@ def read(
 
 
 def _load(content: bytes) -> tuple[PIL.Image.Image, bytes, tuple[str, ...]]:
-    """Opens and decodes a file; returns the image, the repaired file and the repairs."""
+    """Opens and decodes a file; returns the image, the complete file, the repairs."""
     image = PIL.Image.open(io.BytesIO(content))
     try:
         check_size(image.size)
