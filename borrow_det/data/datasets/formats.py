@@ -28,6 +28,8 @@ from borrow_det.evaluation import coco_format
 from borrow_det.evaluation.annotations import Annotations
 from borrow_det.io.problems import Problems
 
+_SUGGESTED = 3  # Folders in a folder that a message names.
+
 
 class Format(NamedTuple):
     """A format of annotations.
@@ -93,12 +95,19 @@ def recognize(folder: pathlib.Path) -> Format:
 
 
 def _nothing_found(folder: pathlib.Path) -> str:
+    """Returns the message for a folder without annotations of a known format."""
     inner = [
         place.name
         for place in folder_files.folders(folder)
         if any(kind.evidence(place) for kind in FORMATS)
     ]
-    advice = f": did you mean {folder / inner[0]}?" if len(inner) == 1 else ""
+    if not inner and yolo_layout.has_labels(folder):
+        return (
+            f"{folder} has YOLO's label files and no names of their classes: add "
+            "data.yaml with the list names, or classes.txt with a name a line"
+        )
+    several = " or ".join(str(folder / name) for name in inner[:_SUGGESTED])
+    advice = f": did you mean {several}?" if inner else ""
     return (
         f"{folder} has no annotations of a known format{advice}; looked for COCO "
         "(annotations/NAME.json, NAME/_annotations.coco.json or NAME.json), YOLO "

@@ -6,6 +6,7 @@ The original VOC counts pixels from 1 and includes the last: there, a box differ
 pixel from that of `--config=voc`, which reads VOC exactly.
 """
 
+import os
 import pathlib
 import reprlib
 import xml.etree.ElementTree as ET
@@ -19,11 +20,12 @@ from borrow_det.evaluation.coco_values import as_flag, as_size
 from borrow_det.io.problems import Problems
 
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
+_LISTS = "ImageSets/Main"
 
 
 def evidence(folder: pathlib.Path) -> str:
     """Returns the name of a folder with VOC's XML files; "" if there is none."""
-    for _, place in folder_files.annotation_folders(folder, ".xml", _is_voc):
+    for _, place in _folders(folder):
         return folder_files.relative(folder, place / "*.xml")
     return ""
 
@@ -33,16 +35,16 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
 
     ImageSets/Main/NAME.txt lists the images of a split. Without such lists, a split has
     the XML files of a folder: those of DIR, DIR/Annotations or DIR/images are "train",
-    those of DIR/NAME, DIR/Annotations/NAME or DIR/NAME/Annotations are NAME.
+    those of DIR/NAME, DIR/Annotations/NAME or DIR/NAME/Annotations are NAME. A folder
+    DIR/NAME with lists of its own (VOCdevkit/VOC2007) is a dataset, and no split.
 
     Raises:
       InputError: names of splits conflict.
     """
-    lists = sorted(folder.glob("ImageSets/Main/*.txt"))
-    found = [(path.stem, [path]) for path in lists if _is_list_of_images(path)]
+    lists = sorted(folder.glob(f"{_LISTS}/*.txt"))
+    found = [(path.stem, [path]) for path in lists if _is_list(folder, path)]
     if not found:
-        folders = folder_files.annotation_folders(folder, ".xml", _is_voc)
-        found = [(name, [path]) for name, path in folders]
+        found = [(name, [path]) for name, path in _folders(folder)]
     return split_files.by_name(folder, found)
 
 
@@ -155,14 +157,26 @@ def _is_voc(path: pathlib.Path) -> bool:
     return xml_files.root_tag(path) == "annotation"
 
 
-def _is_list_of_images(path: pathlib.Path) -> bool:
+def _folders(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+    """Returns (name of the split, folder) of each folder of XML files."""
+    return [
+        (name, place)
+        for name, place in folder_files.annotation_folders(folder, ".xml", _is_voc)
+        if folder in (place, place.parent) or not (place.parent / _LISTS).is_dir()
+    ]
+
+
+def _is_list(folder: pathlib.Path, path: pathlib.Path) -> bool:
     """Returns false for an empty list and VOC's lists of a class: "000012 -1"."""
     try:
         lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     except OSError:
         return False
-    first = next((line.split() for line in lines if line.strip()), [])
-    return bool(first) and not (len(first) > 1 and first[-1] in ("-1", "0", "1"))
+    first = next((line for line in lines if line.strip()), "")
+    parts = first.split()
+    if len(parts) > 1 and parts[-1] in ("-1", "0", "1", "+1"):
+        return os.path.isfile(_xml_file(folder, first))  # An image called "photo 1".
+    return bool(parts)
 
 
 def _listed(folder: pathlib.Path, path: pathlib.Path) -> list[pathlib.Path]:
@@ -171,7 +185,19 @@ def _listed(folder: pathlib.Path, path: pathlib.Path) -> list[pathlib.Path]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    return list(dict.fromkeys(_xml_file(folder, x) for x in lines if x.strip()))
+
+
+def _xml_file(folder: pathlib.Path, line: str) -> pathlib.Path:
+    """Returns the XML file of a line in a list of images, which may be missing.
+
+    The line is the name of an image without its suffix. CVAT quotes names with spaces,
+    and other tools write the path of the image.
+    """
+    name = line.strip().strip('"').replace("\\", "/")
+    stem = os.path.splitext(name)[0] if folder_files.is_image(name) else name
     place = folder / "Annotations"
     place = place if place.is_dir() else folder / "annotations"
-    stems = dict.fromkeys(line.strip() for line in lines if line.strip())
-    return [place / f"{pathlib.PurePosixPath(stem)}.xml" for stem in stems]
+    stems = (stem, name, stem.rpartition("/")[2])
+    candidates = [place / f"{text}.xml" for text in stems]
+    return next((path for path in candidates if os.path.isfile(path)), candidates[0])

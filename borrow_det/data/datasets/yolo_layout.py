@@ -16,6 +16,7 @@ from borrow_det.io import paths
 
 # Files with the names of the classes, a name a line.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
+_LABELS = ("labels", "Labels")
 _KEYS = ("train", "val", "valid", "validation", "dev", "test")
 _LARGEST_YAML = 2**22  # Bytes.
 
@@ -126,20 +127,24 @@ def label_file(folder: pathlib.Path, image: pathlib.Path) -> pathlib.Path:
     """Returns the label file of an image, which may be missing: no objects.
 
     It is in the folder `labels` in the place of the folder `images`, or else next to
-    the image.
+    the image, or in DIR/labels.
     """
     beside = image.with_suffix(".txt")
     parts = list(beside.parts)
     candidates = []
     for index in reversed(range(len(parts) - 1)):
         if parts[index].lower() in ("images", "jpegimages"):
-            candidates.append(
-                pathlib.Path(*parts[:index], "labels", *parts[index + 1 :])
-            )
+            candidates += [
+                pathlib.Path(*parts[:index], name, *parts[index + 1 :])
+                for name in _LABELS
+            ]
             break
     candidates.append(beside)
-    candidates.append(image.parent / "labels" / beside.name)
-    candidates.append(folder / "labels" / beside.name)
+    inside = beside.relative_to(folder) if beside.is_relative_to(folder) else beside
+    for name in _LABELS:
+        candidates.append(image.parent / name / beside.name)
+        candidates.append(folder / name / inside)
+        candidates.append(folder / name / beside.name)
     return next((path for path in candidates if os.path.isfile(path)), candidates[0])
 
 
@@ -289,10 +294,10 @@ def _shows_images(folder: pathlib.Path) -> bool:
 def has_labels(folder: pathlib.Path) -> bool:
     """Returns true if there are text files in folders `labels` or beside images."""
     for place in [folder, *folder_files.folders(folder)]:
-        labels = place / "labels"
-        inner = folder_files.folders(labels) if labels.is_dir() else []
-        if any(folder_files.files_with(path, (".txt",)) for path in [labels, *inner]):
-            return True
+        for labels in (place / name for name in _LABELS):
+            inner = folder_files.folders(labels) if labels.is_dir() else []
+            if any(folder_files.files_with(p, (".txt",)) for p in [labels, *inner]):
+                return True
         images = folder_files.images_in(place)
         if any(image.with_suffix(".txt").is_file() for image in images):
             return True

@@ -123,6 +123,12 @@ def test_folder_in_the_folder_is_suggested(write):
         formats.recognize(folder)
 
 
+def test_label_files_without_names_of_classes_are_explained(write):
+    folder = write({"images/a.png": (100, 50), "labels/a.txt": "0 .5 .5 .2 .4"})
+    with pytest.raises(InputError, match="YOLO's label files and no names of their cl"):
+        formats.recognize(folder)
+
+
 def test_missing_folder_is_an_error(tmp_path):
     with pytest.raises(
         InputError, match=r"none is not a folder: correct dataset\.path"

@@ -132,6 +132,8 @@ def test_damaged_lines_and_images_are_problems(write):
         ("train: [none, images/a]", "images/a/a.png", "labels/a/a.txt"),
         ("train: train", "train/a.png", "train/a.txt"),
         ("train: .", "a.png", "a.txt"),
+        ("train: train", "train/a.png", "labels/train/a.txt"),
+        ("train: Images/train", "Images/train/a.png", "Labels/train/a.txt"),
         ("nc: 1", "images/train/a.png", "labels/train/a.txt"),
         ("nc: 1", "train/images/a.png", "train/labels/a.txt"),
         ("nc: 1", "train/a.png", "train/a.txt"),
