@@ -115,14 +115,23 @@ class ImageFinder:
         Args:
           annotation: annotation file.
           names: names of the image in the annotation file, tried in their order. An
-            image with the stem of the annotation file is tried last.
+            image in a likely folder with the stem of the annotation file is preferred
+            to one with another stem: files were renamed, but not the names in them.
         """
         places = self._likely_folders(annotation.parent)
-        for name in (*names, annotation.stem):
-            found = self._index.resolve(name, places).found if name else None
-            if found is not None and is_image(found.name):
-                return relative(self._folder, pathlib.Path(os.path.normpath(found)))
-        return None
+        named = (self._resolve(name, places) for name in names if name)
+        found = next(filter(None, named), None)
+        if found is None or found.stem != annotation.stem:
+            own = self._resolve(annotation.stem, places)
+            if found is None or (own is not None and own.parent in places):
+                found = own
+        return None if found is None else relative(self._folder, found)
+
+    def _resolve(self, name: str, places: list[pathlib.Path]) -> pathlib.Path | None:
+        found = self._index.resolve(name, places).found
+        if found is None or not is_image(found.name):
+            return None
+        return pathlib.Path(os.path.normpath(found))
 
     def _likely_folders(self, annotations: pathlib.Path) -> list[pathlib.Path]:
         """Returns the folders that may have the images, the most likely first."""

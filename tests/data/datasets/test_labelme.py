@@ -139,6 +139,23 @@ def test_images_are_found_in_the_usual_layouts(write, annotation, name, image, s
     assert found.file_name == image
 
 
+def test_renamed_images_keep_the_json_files_with_their_names(write):
+    folder = write(
+        {
+            "1.png": SIZE,
+            "2.png": SIZE,
+            "1.json": text(shape(label="cat"), name="2.png"),
+            "2.json": text(shape(label="dog"), name="3.png"),
+        }
+    )
+    found = read(folder)
+    names = [category.name for category in found.categories]
+    assert [(i.file_name, names[i.objects[0].category]) for i in found.images] == [
+        ("1.png", "cat"),
+        ("2.png", "dog"),
+    ]
+
+
 def test_damaged_files_and_shapes_are_problems(write):
     shapes = [
         shape(label=""),

@@ -111,6 +111,65 @@ def test_image_is_found_by_its_name_or_that_of_the_xml_file(write, name):
     assert image.file_name == "JPEGImages/a.png"
 
 
+def test_renamed_images_keep_the_xml_files_with_their_names(write):
+    # Both name 2.png, the name of another image since they were renamed.
+    folder = write(
+        {
+            "1.png": SIZE,
+            "2.png": SIZE,
+            "1.xml": xml("2.png", thing("cat")),
+            "2.xml": xml("3.png", thing("dog")),
+        }
+    )
+    found = read(folder)
+    names = [category.name for category in found.categories]
+    assert [(i.file_name, names[i.objects[0].category]) for i in found.images] == [
+        ("1.png", "cat"),
+        ("2.png", "dog"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "photo 1",
+        '"photo 1"',
+        "photo 1.png",
+        "JPEGImages/photo 1.png",
+        r"C:\d\JPEGImages\photo 1.png",
+    ],
+)
+def test_lists_of_images_may_have_spaces_quotes_and_paths(write, line):
+    folder = write(
+        {
+            "Annotations/photo 1.xml": xml("photo 1.png", thing()),
+            "JPEGImages/photo 1.png": SIZE,
+            "ImageSets/Main/train.txt": f"{line}\n",
+            "ImageSets/Main/cat_train.txt": "photo +1\n",
+            "ImageSets/Main/dog_train.txt": "photo 0\n",
+        }
+    )
+    assert list(voc_xml.splits(folder)) == ["train"]
+    (image,) = read(folder).images
+    assert image.file_name == "JPEGImages/photo 1.png"
+
+
+def test_folders_with_lists_of_their_own_are_no_splits(write):
+    of_a_year = {"Annotations/a.xml": xml(), "ImageSets/Main/train.txt": "a\n"}
+    folder = write(
+        {
+            f"{y}/{name}": s
+            for y in ("VOC2007", "VOC2012")
+            for name, s in of_a_year.items()
+        }
+    )
+    message = f"did you mean {folder / 'VOC2007'} or {folder / 'VOC2012'}"
+    with pytest.raises(InputError) as error:
+        formats.recognize(folder)
+    assert message in str(error.value)
+    assert list(voc_xml.splits(folder / "VOC2007")) == ["train"]
+
+
 def test_missing_image_keeps_its_recorded_name(write):
     folder = write({"a.xml": xml("b.png")})
     (image,) = read(folder).images
