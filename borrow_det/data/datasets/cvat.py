@@ -8,12 +8,16 @@ Frames of a video are read if there are images of them.
 
 import math
 import pathlib
-import re
 import reprlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from borrow_det.data.datasets import folder_files, split_files, xml_files
+from borrow_det.data.datasets import (
+    cvat_frames,
+    folder_files,
+    split_files,
+    xml_files,
+)
 from borrow_det.data.datasets.named_classes import Collector, box_around
 from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError
@@ -57,8 +61,8 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
     Problems are objects without a label and flags that are not 0, 1, true or false.
 
     Raises:
-      InputError: the file cannot be read, has no images of the split, or is of a video
-        whose frames are not there as images.
+      InputError: the file cannot be read, has no images of the split, is of a video
+        whose frames are not there as images, or has tracks of several tasks.
     """
     path = split.files[0]
     root = xml_files.read(path)
@@ -111,13 +115,12 @@ class _Reader:
 
     def add_frames(self, root: ET.Element) -> None:
         """Adds the frames of a video, with the boxes of its tracks."""
-        files = self._frame_files()
-        if not files:
+        if len({track.get("task_id") for track in root.iter("track")}) > 1:
             raise InputError(
-                f"{self._path} has tracks of a video, and there are no images of its "
-                "frames: export with 'Save images', or put the frames as "
-                "images/frame_000000.png beside it"
+                f"{self._path} has the tracks of several tasks, whose frames have the "
+                "same numbers: export each task by itself"
             )
+        files = cvat_frames.find(self._path, root, self._split)
         objects: dict[int, list[Object]] = {number: [] for number in files}
         for number, track in enumerate(root.iter("track"), 1):
             for shape in track:
@@ -148,22 +151,6 @@ class _Reader:
                 objects[frame],
                 {"video": video, "frame": frame},
             )
-
-    def _frame_files(self) -> dict[int, pathlib.Path]:
-        """Returns the images of frames by the number at the end of their names."""
-        for place in (
-            self._path.parent / "images" / self._split.name,
-            self._path.parent / "images",
-            self._split.folder / "images" / self._split.name,
-            self._split.folder / "images",
-            self._path.parent,
-        ):
-            images = folder_files.images_in(place)
-            numbers = [(re.search(r"[0-9]+$", path.stem), path) for path in images]
-            found = {int(match[0]): path for match, path in numbers if match}
-            if found:
-                return found
-        return {}
 
     def _objects(
         self, shape: ET.Element, label: str | None, record: str

@@ -193,6 +193,73 @@ def test_video_without_frames_is_an_error(write):
         read(folder)
 
 
+def frames_of(numbers):
+    shapes = [box(more=f'frame="{number}" outside="0"') for number in numbers]
+    return f'<track id="0" label="cat">{"".join(shapes)}</track>'
+
+
+def task(start, stop, step=""):
+    ends = f"<start_frame>{start}</start_frame><stop_frame>{stop}</stop_frame>"
+    return f"<task>{ends}<frame_filter>{step}</frame_filter></task>"
+
+
+@pytest.mark.parametrize(
+    ("meta", "tracked", "names", "expected"),
+    [
+        # Numbers of frames, of a clip that starts at 7, too.
+        (task(0, 9), [1, 2], ["f_1", "f_2"], ["f_1", "f_2"]),
+        (task(7, 9), [7, 8], ["f_7", "f_8", "f_9"], ["f_7", "f_8"]),
+        ("", [1, 2], ["f_1", "f_2", "f_3"], ["f_1", "f_2"]),
+        # Numbers from 1, as those of ffmpeg, and names without numbers.
+        (task(0, 2), [1, 2], ["f_1", "f_2", "f_3"], ["f_2", "f_3"]),
+        (task(0, 2), [0, 2], ["a", "b", "c"], ["a", "c"]),
+        (task(0, 4, "step=2"), [0, 4], ["a", "b", "c"], ["a", "c"]),
+        # Frames outside of the stated ones show that those do not count.
+        (task(0, 1), [7, 8], ["f_7", "f_8"], ["f_7", "f_8"]),
+    ],
+)
+def test_frames_are_found_by_number_or_in_their_order(
+    write, meta, tracked, names, expected
+):
+    pictures = {f"images/{name}.png": SIZE for name in names}
+    folder = write({"annotations.xml": xml(frames_of(tracked), meta=meta), **pictures})
+    problems = Problems()
+    images = read(folder, problems=problems).images
+    assert not len(problems)
+    assert len(images) == len(names)
+    assert [i.file_name for i in images if i.objects] == [
+        f"images/{name}.png" for name in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a_0", "a_1", "b_0", "b_1"],  # Of two videos.
+        ["1", "2", "3"],  # One too many.
+        [*map(str, range(1, 11))],  # 10 is before 2 in the order of names.
+    ],
+)
+def test_frames_that_cannot_be_told_apart_are_an_error(write, names):
+    meta = task(0, 9 if len(names) == 10 else 1)
+    pictures = {f"images/{name}.png": SIZE for name in names}
+    folder = write({"annotations.xml": xml(frames_of([0]), meta=meta), **pictures})
+    with pytest.raises(InputError, match=f"names of the {len(names)} images in .* not"):
+        read(folder)
+
+
+def test_tracks_of_several_tasks_are_an_error(write):
+    track = '<track id="0" label="cat" task_id="{}" subset="default">{}</track>'
+    shape = box(more='frame="0" outside="0"')
+    frame = {"images/default/frame_000000.png": SIZE}
+    one = xml(track.format(1, shape))
+    (image,) = read(write({"annotations.xml": one, **frame})).images
+    assert len(image.objects) == 1
+    two = xml(track.format(1, shape), track.format(2, shape))
+    with pytest.raises(InputError, match="tracks of several tasks"):
+        read(write({"annotations.xml": two}))
+
+
 def test_wrong_records_are_problems(write):
     folder = write(
         {
