@@ -55,20 +55,42 @@ def choose(
     Raises:
       InputError: a split is unknown; lists the known ones.
     """
-    present = [name for name in VALIDATION if name in known]
-    absent = {*asked, *in_config} & set(VALIDATION) - set(known)
-    takes_share = bool(absent) and not present and held_out > 0 and train in known
+    present = [found for name in VALIDATION if (found := _find(name, known))]
+    wanted = {*asked, *in_config} & set(VALIDATION)
+    absent = {name for name in wanted if not _find(name, known)}
+    whole = _find(train, known)
+    takes_share = bool(absent) and not present and held_out > 0 and bool(whole)
     parts: dict[str, Part] = {}
     for name in asked:
+        found = _find(name, known)
         if name in absent and present:
             parts[name] = Part(present[0])
         elif name in absent and takes_share:
-            parts[name] = Part(train, held_out=True)
+            parts[name] = Part(whole, held_out=True)
+        elif found:
+            is_rest = takes_share and found == whole
+            parts[name] = Part(found, held_out=False if is_rest else None)
         else:
             check_split_names(dataset, [name], known)
-            is_rest = takes_share and name == train
-            parts[name] = Part(name, held_out=False if is_rest else None)
     return parts
+
+
+def _find(name: str, known: Collection[str]) -> str:
+    """Returns the split of a folder that has a name, possibly in another case.
+
+    CVAT calls the images without a subset `default`: they are `train`.
+
+    Returns:
+      the name in the folder; "" if there is none, or several in other cases.
+    """
+    if name in known:
+        return name
+    wanted = (name, "default") if name == "train" else (name,)
+    for text in wanted:
+        found = [split for split in known if split.casefold() == text.casefold()]
+        if found:
+            return found[0] if len(found) == 1 else ""
+    return ""
 
 
 def group_field(images: Sequence[Mapping[str, Any]], field: str) -> str:

@@ -24,6 +24,25 @@ def test_an_exact_name_and_the_preferred_name_come_first():
     assert choose(["dev", "val"], known) == {"dev": Part("dev"), "val": Part("valid")}
 
 
+@pytest.mark.parametrize(
+    ("known", "train", "val"),
+    [
+        (["Train", "Validation"], Part("Train"), Part("Validation")),
+        (["TRAIN", "train", "VAL"], Part("train"), Part("VAL")),
+        (["default", "valid"], Part("default"), Part("valid")),
+        (["default"], Part("default", held_out=False), Part("default", held_out=True)),
+    ],
+)
+def test_names_in_another_case_and_default_of_cvat_are_found(known, train, val):
+    found = choose(["train", "val"], known, ["train", "val"])
+    assert found == {"train": train, "val": val}
+
+
+def test_names_that_differ_in_case_only_are_not_mixed_up():
+    with pytest.raises(InputError, match="no split 'train'; known are Train, TRAIN"):
+        choose(["train"], ["Train", "TRAIN"])
+
+
 def test_without_a_validation_split_training_images_are_held_out():
     parts = choose(["train", "val", "test"], ["test", "train"])
     assert parts == {
