@@ -234,6 +234,7 @@ def test_a_stream_is_read_as_its_batches_need_it(run):
         ([], {"tile_size": 9, "tiles": "2x2"}, "give tiles or tile_size, not both"),
         ([], {"overlap": 1}, "overlap=1 is not a number from 0 to 0.9"),
         ([], {"batch_size": 0}, "batch_size=0 is not a positive integer"),
+        ([], {"max_pixels": -1}, "max_pixels=-1 is not a number of pixels or 0"),
         ([], {"score": 40}, "score=40 is not a number from 0 to 1"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.data.images import inputs
+from borrow_det.data.images import inputs, strips
 from borrow_det.errors import InputError
 from borrow_det.inference import images
 
@@ -130,3 +130,23 @@ def test_a_truncated_pil_image_is_named(tmp_path):
         pytest.raises(InputError, match="the image is truncated or damaged"),
     ):
         images.read(image, "the image")
+
+
+def test_the_limit_on_pixels_is_a_keyword(tmp_path):
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(RGB).save(path)
+    np.testing.assert_array_equal(images.read(path, "the image", 48), RGB)
+    with pytest.raises(InputError, match=r"larger than max_pixels=47: set max_pixels"):
+        images.read(path, "the image", 47)
+
+
+def test_a_huge_file_is_opened_by_strips(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(RGB).save(path)
+    monkeypatch.setattr(strips, "STRIP_PIXELS", 47)
+    opened = images.read(path, "the image")
+    assert isinstance(opened, strips.StripImage)
+    np.testing.assert_array_equal(opened.picture, RGB)
+    # It is an image for later calls, too.
+    assert images.is_image(opened)
+    assert images.read(opened, "the image") is opened
