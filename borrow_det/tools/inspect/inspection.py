@@ -57,7 +57,7 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
       names: names of splits, or slices of them (`train[:16]`).
 
     Returns:
-      The inspection, whose report has plain JSON values: `dataset`, `path`,
+      The inspection, whose report has plain JSON values: `dataset`, `path`, `notices`,
       `input_size`, `lender_scale`, `positive_iou`; for each split under `splits` the
       figures of `figures.measure` and, under `lenders`, those of `lenders.measure`;
       `problems` (`Problems.to_json`), `duplicates` (`duplicates.figures`); `labels`:
@@ -86,6 +86,7 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
     report: dict[str, Any] = {
         "dataset": config.dataset.name,
         "path": config.dataset.path,
+        "notices": _notices(splits),
         "input_size": list(config.input_size),
         "lender_scale": config.evaluation.lender_scale,
         "positive_iou": config.loss.positive_iou,
@@ -115,6 +116,15 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
         "augmented": bool(config.augment.enabled),
     }
     return Inspection(report, config, splits, train, sample, labels, groups)
+
+
+def _notices(splits: Mapping[str, sources.Split]) -> list[str]:
+    """Returns the lines of a run's start: format, held-out images, repairs.
+
+    Lines about the policies are left out, since a run may have others.
+    """
+    lines = dict.fromkeys(line for split in splits.values() for line in split.notices)
+    return [line for line in lines if ": dataset.bad_" not in line]
 
 
 def _measure(

@@ -58,11 +58,12 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
         f"Sizes are in pixels of the network's input, {width} x {height}, to which "
         "images are resized."
     )
+    notices = "<br>".join(map(html.escape, report["notices"]))
     fields = {
         "POLICY": html_page.policy(style),
         "STYLE": style,
         "NAME": html.escape(str(name)),
-        "ABOUT": html.escape(about),
+        "ABOUT": html.escape(about) + (f"<br>{notices}" if notices else ""),
         "LINKS": "".join(
             f'<a href="#{_anchor(title)}">{title}</a>' for title in sections
         ),

@@ -20,6 +20,7 @@ def text(report: Mapping[str, Any]) -> str:
     paragraphs = [
         f"{report['path'] or report['dataset']}, at the network's input of "
         f"{width} x {height} pixels",
+        "\n".join(report["notices"]),
         *_problems(report["problems"]),
         overview(splits),
         class_table(splits),

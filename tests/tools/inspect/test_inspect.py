@@ -67,6 +67,7 @@ def test_a_made_folder_has_exactly_these_figures(folder, tmp_path, report_on):
     histograms = train.pop("histograms")
     assert report["dataset"] == "folder"
     assert report["path"] == str(folder)
+    assert report["notices"] == [f"{folder}: COCO (train.json), splits train, val"]
     assert report["input_size"] == [512, 512]
     assert report["lender_scale"] == 2.0
     assert report["positive_iou"] == 0.5
