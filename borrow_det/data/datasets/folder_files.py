@@ -62,10 +62,17 @@ def files_with(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Pa
 
 
 def folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders directly in a folder, except hidden ones, sorted."""
+    """Returns the folders directly in a folder, sorted.
+
+    Hidden ones are left out, and that of macOS's zip files, which has no images.
+    """
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir()]
-    return [folder / name for name in sorted(names) if not name.startswith(".")]
+    return [
+        folder / name
+        for name in sorted(names)
+        if not name.startswith(".") and name != "__MACOSX"
+    ]
 
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -247,13 +247,16 @@ def _resolve(
 ) -> pathlib.Path | None:
     """Returns the path of an entry of data.yaml or of a list of images, if it exists.
 
-    Paths that do not exist are searched in the folder by their last parts. A single
-    part is not enough: `images` is in many folders.
+    What is in the folder comes before what is in a root outside: the dataset may be a
+    copy whose `path` names the original. Paths that do not exist are searched in the
+    folder by their last parts. A single part is not enough: many folders have `images`.
     """
     entry = entry.replace("\\", "/")
     # Roboflow means a folder inside. Another one above might have the same name.
     inside = [re.sub(r"^(\.\./)+", "", entry)] if entry.startswith("../") else []
-    for place in [root / name for name in (*inside, entry)] + [folder / entry]:
+    is_inside = pathlib.Path(os.path.normpath(root)).is_relative_to(folder)
+    roots = (root, folder) if is_inside else (folder, root)
+    for place in [place / name for name in (*inside, entry) for place in roots]:
         if os.path.exists(place):
             return pathlib.Path(os.path.normpath(place))
     parts = [part for part in entry.split("/") if part not in ("", ".", "..")]

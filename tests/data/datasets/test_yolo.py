@@ -152,6 +152,32 @@ def test_images_and_labels_are_found_in_the_usual_layouts(write, yaml, image, la
     assert boxes(found) == [(0, 40, 15, 20, 20)]
 
 
+@pytest.mark.parametrize("path", ["../original", "{above}/original"])
+def test_images_of_a_copy_come_before_those_of_its_original(write, path):
+    files = {"images/a.png": SIZE, "labels/a.txt": "0 .5 .5 .2 .4"}
+    above = write({f"original/{name}": content for name, content in files.items()})
+    yaml = f"path: {path.format(above=above)}\ntrain: images\nnames: [cat]"
+    write({f"copy/{name}": c for name, c in (files | {"data.yaml": yaml}).items()})
+    assert read(above / "copy", "train").images[0].file_name == "images/a.png"
+    # Without images in the folder, those of `path` are read.
+    write({"yaml/data.yaml": yaml})
+    (image,) = read(above / "yaml", "train").images
+    assert image.file_name == str(above / "original/images/a.png")
+    assert boxes(image) == [(0, 40, 15, 20, 20)]
+
+
+def test_folder_that_macos_adds_to_zip_files_is_no_split(write):
+    folder = write(
+        {
+            "classes.txt": "cat",
+            "images/a.png": SIZE,
+            "labels/a.txt": "0 .5 .5 .2 .4",
+            "__MACOSX/images/._a.png": "",
+        }
+    )
+    assert list(yolo.splits(folder)) == ["train"]
+
+
 def test_roboflow_export_has_the_splits_of_its_data_yaml(write):
     folder = write(
         {
