@@ -15,7 +15,9 @@ def evaluator(tiny_config):
     return DetectionEvaluator(split, tiny_config)
 
 
-@pytest.mark.parametrize(("max_boxes", "rows"), [(12, 12), (4, 12), (3, 12), (50, 50)])
+@pytest.mark.parametrize(
+    ("max_boxes", "rows"), [(12, 12), (4, 12), (3, 12), (50, 50), (0, 12)]
+)
 def test_no_box_is_left_out(tiny_config, evaluator, max_boxes, rows):
     tiny_config.dataset.max_boxes = max_boxes
     counts = [len(evaluator.split[i]["boxes"]) for i in range(len(evaluator.split))]
