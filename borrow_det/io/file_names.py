@@ -113,7 +113,7 @@ class FileIndex:
     def __init__(self, folder: pathlib.Path):
         """Reads the names of the files."""
         self.folder = folder
-        files = list(_files_below(folder))
+        files = list(files_below(folder))
         self._exact = {"/".join(parts) for parts in files}
         self._index = NameIndex((parts, parts) for parts in files)
         self._rooms: dict[pathlib.Path, Parts | None] = {}
@@ -250,8 +250,11 @@ def _same_file(first: pathlib.Path, second: pathlib.Path) -> bool:
         return False
 
 
-def _files_below(folder: pathlib.Path) -> Iterator[Parts]:
-    """Yields the files of a folder and its subfolders, as parts relative to it."""
+def files_below(folder: pathlib.Path) -> Iterator[Parts]:
+    """Yields the files of a folder and its subfolders, as parts relative to it.
+
+    Links to folders are followed, but not in a circle.
+    """
     waiting: list[tuple[str, Parts, frozenset[tuple[int, int]]]] = [
         (os.fspath(folder), (), frozenset())
     ]

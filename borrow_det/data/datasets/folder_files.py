@@ -81,16 +81,15 @@ def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the images in a folder and its subfolders, except hidden ones, sorted."""
-    found = []
-    for place, inner, names in os.walk(folder):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [
-            pathlib.Path(place, name)
-            for name in names
-            if is_image(name) and not name.startswith(".")
-        ]
-    return sorted(found)
+    """Returns the images in a folder and its subfolders, except hidden ones, sorted.
+
+    Links to folders are followed, but not in a circle.
+    """
+    return sorted(
+        folder.joinpath(*parts)
+        for parts in file_names.files_below(folder)
+        if is_image(parts[-1]) and not any(part.startswith(".") for part in parts)
+    )
 
 
 def is_image(name: str) -> bool:

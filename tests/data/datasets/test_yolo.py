@@ -166,6 +166,22 @@ def test_images_of_a_copy_come_before_those_of_its_original(write, path):
     assert boxes(image) == [(0, 40, 15, 20, 20)]
 
 
+def test_links_to_folders_of_images_are_followed(write):
+    folder = write(
+        {
+            "data.yaml": "train: images\nnames: [cat]",
+            "images/a.png": SIZE,
+            "elsewhere/b.png": SIZE,
+            "labels/link/b.txt": "0 .5 .5 .2 .4",
+        }
+    )
+    (folder / "images/link").symlink_to("../elsewhere")
+    (folder / "images/circle").symlink_to(".")
+    a, b = read(folder, "train").images
+    assert (a.file_name, b.file_name) == ("images/a.png", "images/link/b.png")
+    assert boxes(b) == [(0, 40, 15, 20, 20)]
+
+
 def test_folder_that_macos_adds_to_zip_files_is_no_split(write):
     folder = write(
         {
