@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ from borrow_det.io.problems import Problems
 from borrow_det.tools.common import cli
 
 _IMAGES = ("copy", "link", "none")
+# Python's surrogates for bytes of a file name that are not valid UTF-8.
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -162,6 +165,15 @@ def _good_images(
                 f"annotation has {width} x {height}",
             )
             continue
+        if not renamed and _NOT_UTF8.search(str(path)):
+            problems.add(
+                "wrong file name",
+                path,
+                "",
+                "the name is not valid UTF-8, which COCO files cannot have: rename the "
+                "file, or use --images=copy",
+            )
+            continue
         found.append((dataclasses.replace(image, height=height, width=width), path))
     numbered = not all(isinstance(image.id, int) for image, _ in found)
     names = _names([path for _, path in found])
@@ -180,11 +192,19 @@ def _good_images(
 
 
 def _names(files: Sequence[pathlib.Path]) -> list[str]:
-    """Returns paths of files relative to the deepest folder with all of them."""
+    """Returns paths of files relative to the deepest folder with all of them.
+
+    COCO files cannot have names that are not valid UTF-8: their wrong bytes are written
+    as %E9.
+    """
     if not files:
         return []
     common = os.path.commonpath([path.parent for path in files])
-    return [path.relative_to(common).as_posix() for path in files]
+    names = [path.relative_to(common).as_posix() for path in files]
+    return [
+        _NOT_UTF8.sub(lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
+        for name in names
+    ]
 
 
 def _print_counts(

@@ -1,4 +1,5 @@
 import json
+import os
 
 import PIL.Image
 import pytest
@@ -164,6 +165,20 @@ def test_without_images_names_are_relative_to_the_input(yolo, tmp_path):
     assert written == ["annotations/val.json"]
     coco = json.loads((output / "annotations" / "val.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["valid/images/c.png"]
+
+
+def test_names_that_are_not_utf8_are_written_so_that_they_can_be_read(
+    yolo, tmp_path, capsys
+):
+    place = os.fsencode(yolo)
+    os.rename(yolo / "train/images/b.png", place + b"/train/images/caf\xe9.png")
+    os.rename(yolo / "train/labels/b.txt", place + b"/train/labels/caf\xe9.txt")
+    assert run(f"--input={yolo}", f"--output={tmp_path / 'coco'}") == 0
+    names = [image[1] for image in read(tmp_path / "coco")["train"][1]]
+    assert names == ["a.png", "caf%E9.png"]
+    assert (tmp_path / "coco/images/train/caf%E9.png").is_file()
+    assert run(f"--input={yolo}", f"--output={tmp_path / 'x'}", "--images=none") == 2
+    assert "wrong file name (1)" in capsys.readouterr().err
 
 
 def test_images_of_several_folders_keep_their_folders(tmp_path):
