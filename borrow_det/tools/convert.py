@@ -150,13 +150,14 @@ def _good_images(
         if path is None:
             continue  # A problem already.
         try:
-            size = folder_files.upright_size(path)
+            sizes = folder_files.image_sizes(path)
         except InputError as error:
             reason = str(error).removeprefix(str(path)).lstrip(": ")
             problems.add("damaged image", path, "", reason)
             continue
+        size = sizes.upright
         height, width = image.height or size[0], image.width or size[1]
-        if (height, width) not in (size, size[::-1]):
+        if (height, width) not in sizes:
             problems.add(
                 "image of another size",
                 annotations.path,

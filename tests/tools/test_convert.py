@@ -215,6 +215,28 @@ def test_all_problems_are_counted_and_nothing_is_written(yolo, tmp_path, capsys)
     assert len(report["problems"]) == 4
 
 
+@pytest.mark.parametrize(
+    ("orientation", "size", "status"),
+    [(1, (100, 50), 0), (1, (50, 100), 2), (6, (100, 50), 0), (6, (50, 100), 0)],
+)
+def test_width_and_height_may_be_exchanged_by_the_rotation_only(
+    tmp_path, capsys, orientation, size, status
+):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    folder = tmp_path / "voc"
+    folder.mkdir()
+    PIL.Image.new("RGB", SIZE).save(folder / "a.jpg", exif=exif)
+    (folder / "a.xml").write_text(
+        f"<annotation><filename>a.jpg</filename><size><width>{size[0]}</width>"
+        f"<height>{size[1]}</height></size><object><name>cat</name><bndbox><xmin>1"
+        "</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax></bndbox></object>"
+        "</annotation>"
+    )
+    assert run(f"--input={folder}", f"--output={tmp_path / 'coco'}") == status
+    assert ("image of another size (1)" in capsys.readouterr().err) == (status == 2)
+
+
 def test_bad_boxes_and_images_are_left_out_if_asked(yolo, tmp_path, capsys):
     (yolo / "train/labels/a.txt").write_text("0 .5 .5 0 .4\n0 1 .5 .2 .4\n")
     (yolo / "train/images/b.png").write_text("no image")

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import PIL.Image
 
@@ -152,8 +153,15 @@ class ImageFinder:
         return self._places[annotations]
 
 
-def upright_size(path: pathlib.Path) -> tuple[int, int]:
-    """Reads (height, width) after EXIF's rotation from the header of an image.
+class Sizes(NamedTuple):
+    """(height, width) of an image, after EXIF's rotation and as stored in the file."""
+
+    upright: tuple[int, int]
+    stored: tuple[int, int]
+
+
+def image_sizes(path: pathlib.Path) -> Sizes:
+    """Reads the sizes of an image from its header.
 
     The number of pixels is not limited, because they are not decoded.
 
@@ -169,7 +177,7 @@ def upright_size(path: pathlib.Path) -> tuple[int, int]:
         # The method of PNG files decodes all pixels before it looks.
         exif = PIL.Image.Image.getexif(image)
     rotated = exif.get(_ORIENTATION) in _ROTATED
-    return (width, height) if rotated else (height, width)
+    return Sizes((width, height) if rotated else (height, width), (height, width))
 
 
 def _first(folder: pathlib.Path, suffix: str) -> list[pathlib.Path]:

@@ -38,7 +38,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
     images = []
     for number, path in enumerate(yolo_layout.images(split), 1):
         try:
-            size = folder_files.upright_size(path)
+            size = folder_files.image_sizes(path).upright
         except InputError as error:
             kind = "damaged image" if os.path.exists(path) else "missing image"
             reason = str(error).removeprefix(str(path)).lstrip(": ")
