@@ -30,7 +30,23 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         parts = (self.file, self.record, self.reason)
-        return ": ".join(_shortened(part) for part in parts if part)
+        return _joined(parts)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return ": ".join(_shortened(part) for part in parts if part)
+
+
+def _quoted(problems: Iterable[Problem]) -> str:
+    """Returns problems as text, with the path of each file at its first record."""
+    parts, file = [], ""
+    for problem in problems:
+        same = problem.record and problem.file == file
+        parts.append(
+            _joined((problem.record, problem.reason)) if same else str(problem)
+        )
+        file = problem.file
+    return "; ".join(parts)
 
 
 def _shortened(text: str) -> str:
@@ -69,8 +85,8 @@ class Problems:
         """Returns the counts by kind with the first few problems of each, as text."""
         parts = []
         for kind, count in self.counts().items():
-            found = [str(p) for p in self._problems if p.kind == kind]
-            shown = "; ".join(found[:_SHOWN])
+            found = [problem for problem in self._problems if problem.kind == kind]
+            shown = _quoted(found[:_SHOWN])
             more = f"; and {count - _SHOWN} more" if count > _SHOWN else ""
             parts.append(f"{kind} ({count}): {shown}{more}")
         return ". ".join(parts)

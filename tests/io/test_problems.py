@@ -18,3 +18,17 @@ def test_very_long_parts_of_a_problem_are_shortened_in_messages_only(tmp_path):
     assert len(str(error.value)) < 2000
     reasons = [p["reason"] for p in json.loads(report.read_text())["problems"]]
     assert reasons == [problem.reason] * 2
+
+
+def test_a_summary_quotes_the_path_of_a_file_once_a_kind():
+    problems = Problems()
+    for index in range(5):
+        problems.add("wrong flag", "a.json", f"images[{index}]", "is odd")
+    problems.add("wrong flag", "b.json", "images[0]", "is odd")
+    problems.add("damaged image", "c.png", "", "the file is cut")
+    problems.add("damaged image", "c.png", "", "the file is odd")
+    assert problems.summary() == (
+        "wrong flag (6): a.json: images[0]: is odd; images[1]: is odd; images[2]: is "
+        "odd; and 3 more. damaged image (2): c.png: the file is cut; c.png: the file "
+        "is odd"
+    )

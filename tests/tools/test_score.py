@@ -199,8 +199,8 @@ def test_all_wrong_records_are_counted_and_some_of_each_kind_are_shown(
     assert capsys.readouterr().err == (
         "error: 6 problems. wrong flag (5): "
         f"{place}[0] (id 0): iscrowd is 'no', not 0, 1, true or false; "
-        f"{place}[1] (id 1): iscrowd is 'no', not 0, 1, true or false; "
-        f"{place}[2] (id 2): iscrowd is 'no', not 0, 1, true or false; and 2 more. "
+        "annotations[1] (id 1): iscrowd is 'no', not 0, 1, true or false; "
+        "annotations[2] (id 2): iscrowd is 'no', not 0, 1, true or false; and 2 more. "
         f"box without area (1): {place}[5] (id 5): the box [0, 0, 0, 9] in image 1 has "
         "no area. Correct the ground truth; --bad_boxes=clip or drop accepts wrong "
         "boxes\n"

@@ -1,5 +1,6 @@
 """Datasets of a user: folders of images with annotations in any known format."""
 
+import contextlib
 import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -177,11 +178,13 @@ def read_source(kind: formats.Format, files: SplitFiles, max_pixels: int = 0) ->
     annotations = kind.read(files, problems)
     of_images = split_files.IMAGE_PROBLEMS
     missing = Problems(problem for problem in problems if problem.kind in of_images)
-    if not annotations.images and not problems:
+    # Without images or categories, every object refers to an unknown one.
+    others = any(not p.record.startswith("annotations[") for p in problems)
+    if not annotations.images and not others:
         raise InputError(
             f"{annotations.path} lists no images: remove it, or add images"
         )
-    if not annotations.categories and not problems:
+    if not annotations.categories and not others:
         raise InputError(f"{annotations.path} lists no categories: add them")
     index = file_names.FileIndex(files.folder)
     places = folder_layout.image_places(files.folder, annotations.path, files.name)
@@ -234,7 +237,8 @@ def _refuse(
             refused.extend(found)
             advice += [other_way] if other_way else []
     report = folder_copy.place(path, dataset_config.data_dir) / "problems.json"
-    report.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # It may be another user's.
+        report.unlink()
     refused.refuse(report, ", or ".join(advice))
     for name, copy in copies.items():
         if not len(copy):
@@ -336,9 +340,10 @@ def _count_notices(
             reason = defect.replace("it ", "the file ", 1)
             notices.append(f"{name}: {count} {images} repaired: {reason}")
         if skipped := Problems(copy.problems("images")):
-            kinds = ", ".join(f"{n} {kind}" for kind, n in skipped.counts().items())
+            images = "1 image" if len(skipped) == 1 else f"{len(skipped):,} images"
+            kinds = ", ".join(f"{kind}: {n}" for kind, n in skipped.counts().items())
             notices.append(
-                f"{name}: dataset.bad_images=skip left out {len(skipped)} images "
+                f"{name}: dataset.bad_images=skip left out {images} "
                 f"({kinds}), the first: {next(iter(skipped))}"
             )
     for name in parts:

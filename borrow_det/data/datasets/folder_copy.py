@@ -265,9 +265,9 @@ def _delete_others(
             continue
         try:
             lock = _Lock.take(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            (other / _COPY).unlink(missing_ok=True)
+        except OSError:  # In use, or another user's.
             continue
-        (other / _COPY).unlink(missing_ok=True)
         shutil.rmtree(other, ignore_errors=True)
         del lock
 

@@ -50,8 +50,6 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             raise InputError(
                 f"{file} and {splits[name]} are both of the split {name}: rename one"
             )
-        if name == "all":
-            raise InputError(f"{file}: TFDS reserves the split name 'all': rename it")
         splits[name] = file
     return splits
 

@@ -38,7 +38,7 @@ def by_name(
         digits and _ are replaced by _.
 
     Raises:
-      InputError: two splits have the same name, or one is called "all".
+      InputError: two splits have the same name.
     """
     splits: dict[str, SplitFiles] = {}
     for name, files in found:
@@ -48,10 +48,6 @@ def by_name(
             raise InputError(
                 f"{split.files[0]} and {other.files[0]} are both of the split "
                 f"{split.name}: rename one"
-            )
-        if split.name == "all":
-            raise InputError(
-                f"{split.files[0]}: TFDS reserves the split name 'all': rename it"
             )
     return splits
 

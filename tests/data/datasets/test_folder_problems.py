@@ -1,6 +1,9 @@
 """Everything that is wrong with a folder is found in one pass."""
 
+import errno
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -92,8 +95,8 @@ def test_bad_images_are_left_out_counted_and_named(broken):
     assert split.counts == {"clipped": 0, "dropped": 0, "skipped_images": 3}
     (notice,) = [line for line in split.notices if "dataset.bad_images" in line]
     assert notice.startswith(
-        "train: dataset.bad_images=skip left out 3 images (1 missing image, 1 damaged "
-        "image, 1 image of another size), the first: "
+        "train: dataset.bad_images=skip left out 3 images (missing image: 1, damaged "
+        "image: 1, image of another size: 1), the first: "
     )
     assert "images[2]: the image 'gone.png' is not in" in notice
     assert len(split.problems) == 3
@@ -246,3 +249,40 @@ def test_an_ambiguous_name_lists_the_candidates(folder):
 def test_the_default_policies_of_a_run_refuse_bad_data():
     dataset = base.get_config().dataset
     assert (dataset.bad_boxes, dataset.bad_images) == ("error", "error")
+
+
+def test_another_users_copies_and_reports_are_left_alone(broken, monkeypatch):
+    with pytest.raises(InputError, match="7 problems"):
+        sources.load_splits(broken.config(), ["train", "val"])
+    (copy,) = report(broken).parent.glob("val/*")
+    earlier = shutil.copytree(copy, copy.with_name("earlier"))
+
+    def refused(path, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "unlink", refused)
+    with pytest.raises(InputError, match="7 problems"):
+        sources.load_splits(broken.config(), ["train", "val"])
+    assert report(broken).is_file()
+    assert sorted(path.name for path in earlier.iterdir()) == sorted(
+        path.name for path in copy.iterdir()
+    )
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_an_empty_list_is_named_instead_of_every_object(key, folder, noise_image):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 8, 8])] * 9)
+    folder.coco[key] = []
+    folder.write("train.json")
+    with pytest.raises(InputError) as error:
+        sources.load(folder.config(), "train")
+    file = folder.folder / "annotations" / "train.json"
+    assert str(error.value).startswith(f"{file} lists no {key}: ")
+
+
+def test_a_split_may_have_any_name(folder, noise_image):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 8, 8])])
+    folder.write("train.json")
+    folder.write("all.json")
+    assert len(sources.load(folder.config(), "train")) == 1
+    assert len(sources.load(folder.config(), "all")) == 1
