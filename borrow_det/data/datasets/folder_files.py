@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import PIL.Image
 
+from borrow_det.data.datasets import split_files
 from borrow_det.data.images import inputs, upright
 from borrow_det.io import file_names
 
@@ -46,6 +47,46 @@ def annotation_folders(
             if len(names) < 2 and any(map(is_ours, _first(inner, suffix))):
                 found.append((names[0] if names else "train", inner))
     return sorted(found)
+
+
+def divided_by_images(
+    folder: pathlib.Path, found: list[tuple[str, pathlib.Path]], suffix: str
+) -> list[tuple[str, list[pathlib.Path]]]:
+    """Divides annotation files into splits by the folders of their images.
+
+    Files in a single folder without the name of a split are divided if there are images
+    with their stems in DIR/images/NAME, DIR/NAME or DIR/NAME/images, where NAME is a
+    usual name of a split. Files without such an image are of the training split.
+
+    Args:
+      folder: folder of the dataset, DIR.
+      found: result of `annotation_folders`.
+      suffix: suffix of the files.
+
+    Returns:
+      (name of the split, [folder of its files]) of each split, or (name of the split,
+      [folder, files]) if they are divided.
+    """
+    undivided = [(name, [place]) for name, place in found]
+    if len(found) != 1 or any(
+        part.lower() not in _PLAIN for part in found[0][1].relative_to(folder).parts
+    ):
+        return undivided
+    ((_, place),) = found
+    splits_of: dict[str, set[str]] = {}
+    for parent in (folder, *(folder / name for name in _PICTURES)):
+        for inner in folders(parent) if parent.is_dir() else []:
+            if inner.name.lower() in split_files.USUAL_NAMES:
+                for image in [*images_in(inner), *images_in(inner / "images")]:
+                    splits_of.setdefault(image.stem, set()).add(inner.name)
+    names = {name for splits in splits_of.values() for name in splits}
+    train = next((name for name in sorted(names) if name.lower() == "train"), "train")
+    divided: dict[str, list[pathlib.Path]] = {}
+    for file in files_with(place, (suffix,)):
+        stem = os.path.splitext(file.stem)[0] if is_image(file.stem) else file.stem
+        for name in splits_of.get(stem, {train}):
+            divided.setdefault(name, [place]).append(file)
+    return sorted(divided.items()) if set(divided) - {train} else undivided
 
 
 def files_with(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Path]:

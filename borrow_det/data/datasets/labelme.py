@@ -38,14 +38,16 @@ def evidence(folder: pathlib.Path) -> str:
 def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     """Finds the splits of a folder, each with the JSON files of one folder.
 
-    Those of DIR, DIR/annotations or DIR/images are "train", those of DIR/NAME,
+    Those of DIR, DIR/annotations or DIR/images are "train" or divided by the folders
+    of their images, DIR/images/NAME or DIR/NAME. Those of DIR/NAME,
     DIR/annotations/NAME or DIR/NAME/annotations are NAME.
 
     Raises:
       InputError: names of splits conflict.
     """
     folders = folder_files.annotation_folders(folder, ".json", is_labelme)
-    return split_files.by_name(folder, [(name, [path]) for name, path in folders])
+    found = folder_files.divided_by_images(folder, folders, ".json")
+    return split_files.by_name(folder, found)
 
 
 def is_labelme(path: pathlib.Path) -> bool:
@@ -71,7 +73,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
     place = split.files[0]
     finder = folder_files.ImageFinder(split.folder, split.name)
     collector = Collector(split)
-    for file in folder_files.files_with(place, (".json",)):
+    for file in split.files[1:] or folder_files.files_with(place, (".json",)):
         try:
             data = json_files.read(file)
         except InputError as error:

@@ -11,6 +11,10 @@ from borrow_det.errors import InputError
 IMAGE_PROBLEMS = ("missing image", "damaged image")
 
 
+# Names of splits that folders of images have, the training split first.
+USUAL_NAMES = ("train", "val", "valid", "validation", "dev", "test")
+
+
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:
     """The files of one split.

@@ -34,8 +34,9 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     """Finds the splits of a folder.
 
     ImageSets/Main/NAME.txt lists the images of a split. Without such lists, a split has
-    the XML files of a folder: those of DIR, DIR/Annotations or DIR/images are "train",
-    those of DIR/NAME, DIR/Annotations/NAME or DIR/NAME/Annotations are NAME. A folder
+    the XML files of a folder: those of DIR, DIR/Annotations or DIR/images are "train"
+    or divided by the folders of their images, DIR/images/NAME or DIR/NAME; those of
+    DIR/NAME, DIR/Annotations/NAME or DIR/NAME/Annotations are NAME. A folder
     DIR/NAME with lists of its own (VOCdevkit/VOC2007) is a dataset, and no split.
 
     Raises:
@@ -44,7 +45,7 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     lists = sorted(folder.glob(f"{_LISTS}/*.txt"))
     found = [(path.stem, [path]) for path in lists if _is_list(folder, path)]
     if not found:
-        found = [(name, [path]) for name, path in _folders(folder)]
+        found = folder_files.divided_by_images(folder, _folders(folder), ".xml")
     return split_files.by_name(folder, found)
 
 
@@ -60,7 +61,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
     """
     source = split.files[0]
     if source.is_dir():
-        files = folder_files.files_with(source, (".xml",))
+        files = list(split.files[1:]) or folder_files.files_with(source, (".xml",))
     else:
         files = _listed(split.folder, source)
     finder = folder_files.ImageFinder(split.folder, split.name)

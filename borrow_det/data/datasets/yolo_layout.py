@@ -17,7 +17,6 @@ from borrow_det.io import paths
 # Files with the names of the classes, a name a line.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _LABELS = ("labels", "Labels")
-_KEYS = ("train", "val", "valid", "validation", "dev", "test")
 _LARGEST_YAML = 2**22  # Bytes.
 
 
@@ -79,7 +78,7 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     file = _yaml_file(folder)
     data = _read_yaml(file) if file is not None else {}
     found = []
-    for key in _KEYS:
+    for key in split_files.USUAL_NAMES:
         entries = data.get(key)
         entries = entries if isinstance(entries, list) else [entries]
         places = [
@@ -93,7 +92,11 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
             found.append((key, places))
     found = found or [(name, [place]) for name, place in _folders_of_splits(folder)]
     if not found:
-        named = ", ".join(f"{k}: {reprlib.repr(data[k])}" for k in _KEYS if data.get(k))
+        named = ", ".join(
+            f"{k}: {reprlib.repr(data[k])}"
+            for k in split_files.USUAL_NAMES
+            if data.get(k)
+        )
         raise InputError(
             f"{folder} has none of the images that {file} names ({named})"
             if named
@@ -163,7 +166,7 @@ def _yaml_file(folder: pathlib.Path) -> pathlib.Path | None:
             data = _read_yaml(file)
         except InputError:
             continue
-        if "names" in data and any(key in data for key in _KEYS):
+        if "names" in data and any(key in data for key in split_files.USUAL_NAMES):
             found.append(file)
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
@@ -283,7 +286,7 @@ def _folders_of_splits(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
             found.append((place.name, place / "images"))
         elif _shows_images(place):
             found.append((place.name, place))
-    lists = [folder / f"{key}.txt" for key in _KEYS]
+    lists = [folder / f"{key}.txt" for key in split_files.USUAL_NAMES]
     listed = [(path.stem, path) for path in lists if path.is_file()]
     if listed:
         return listed

@@ -139,6 +139,21 @@ def test_images_are_found_in_the_usual_layouts(write, annotation, name, image, s
     assert found.file_name == image
 
 
+def test_files_in_one_folder_are_divided_by_the_folders_of_their_images(write):
+    folder = write(
+        {
+            "images/train/a.png": SIZE,
+            "images/val/b.png": SIZE,
+            "annotations/a.json": text(shape(), name=r"..\images\train\a.png"),
+            "annotations/b.json": text(shape(), name="b.png"),
+        }
+    )
+    assert list(labelme.splits(folder)) == ["train", "val"]
+    for split, name in (("train", "a"), ("val", "b")):
+        (image,) = read(folder, split).images
+        assert image.file_name == f"images/{split}/{name}.png"
+
+
 def test_renamed_images_keep_the_json_files_with_their_names(write):
     folder = write(
         {

@@ -154,6 +154,31 @@ def test_lists_of_images_may_have_spaces_quotes_and_paths(write, line):
     assert image.file_name == "JPEGImages/photo 1.png"
 
 
+@pytest.mark.parametrize("place", ["images/{}", "{}", "{}/images", "JPEGImages/{}"])
+def test_files_in_one_folder_are_divided_by_the_folders_of_their_images(write, place):
+    pictures = {"a": "Train", "b": "val", "c": "Train"}
+    folder = write(
+        {f"{place.format(s)}/{name}.png": SIZE for name, s in pictures.items()}
+        | {f"annotations/{name}.xml": xml(f"{name}.png", thing()) for name in "abcd"}
+    )
+    splits = voc_xml.splits(folder)
+    found = {name: read(folder, name).images for name in splits}
+    assert {n: {i.file_name for i in images} for n, images in found.items()} == {
+        # Missing images are problems of the training split.
+        "Train": {*(f"{place.format('Train')}/{n}.png" for n in "ac"), "d.png"},
+        "val": {f"{place.format('val')}/b.png"},
+    }
+
+
+def test_files_are_not_divided_by_folders_without_their_images(write):
+    folder = write(
+        {"a.xml": xml("a.png"), "images/a.png": SIZE, "test/b.png": SIZE}
+        | {"images/train/c.png": SIZE}
+    )
+    assert list(voc_xml.splits(folder)) == ["train"]
+    assert voc_xml.splits(folder)["train"].files == (folder,)
+
+
 def test_folders_with_lists_of_their_own_are_no_splits(write):
     of_a_year = {"Annotations/a.xml": xml(), "ImageSets/Main/train.txt": "a\n"}
     folder = write(
