@@ -24,7 +24,7 @@ def find(
       split: the split that is read.
 
     Raises:
-      InputError: there are no images, or their names do not tell which is which frame.
+      InputError: no image is found, or the names do not identify the frames.
     """
     images = _images(path, root, split)
     if not images:
@@ -44,7 +44,7 @@ def find(
         return dict(zip(frames or (), images, strict=True))
     raise InputError(
         f"{path} has tracks of a video, and the names of the {len(images)} images in "
-        f"{images[0].parent} do not tell which frames they are: call them "
+        f"{images[0].parent} do not identify their frames: call them "
         "frame_000000.png and so on, with the numbers in the XML file"
     )
 
@@ -78,4 +78,4 @@ def _frames(root: ET.Element) -> range | None:
 
 def _whole(text: str | None) -> int | None:
     """Returns the number of a frame; None for other texts."""
-    return int(text) if re.fullmatch("[0-9]{1,9}", text or "", re.ASCII) else None
+    return int(text) if text and re.fullmatch("[0-9]{1,9}", text) else None

@@ -37,7 +37,7 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     the XML files of a folder: those of DIR, DIR/Annotations or DIR/images are "train"
     or divided by the folders of their images, DIR/images/NAME or DIR/NAME; those of
     DIR/NAME, DIR/Annotations/NAME or DIR/NAME/Annotations are NAME. A folder
-    DIR/NAME with lists of its own (VOCdevkit/VOC2007) is a dataset, and no split.
+    DIR/NAME that has ImageSets (VOCdevkit/VOC2007) is another dataset, not a split.
 
     Raises:
       InputError: names of splits conflict.
