@@ -244,7 +244,7 @@ def test_frames_that_cannot_be_told_apart_are_an_error(write, names):
     meta = task(0, 9 if len(names) == 10 else 1)
     pictures = {f"images/{name}.png": SIZE for name in names}
     folder = write({"annotations.xml": xml(frames_of([0]), meta=meta), **pictures})
-    with pytest.raises(InputError, match=f"names of the {len(names)} images in .* not id"):
+    with pytest.raises(InputError, match=f"names of the {len(names)} images in .* not"):
         read(folder)
 
 
