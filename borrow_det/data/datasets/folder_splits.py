@@ -19,6 +19,8 @@ VALIDATION = ("val", "valid", "validation", "dev")
 # Fields of images that name their video, camera or place, the preferred one first.
 GROUP_FIELDS = ("video_id", "video", "camera", "sequence", "seq_id", "location")
 
+_ROBOFLOW_VERSION = ".rf."
+
 
 class Part(NamedTuple):
     """The images of an asked split.
@@ -125,7 +127,8 @@ def hold_out(
 ) -> np.ndarray:
     """Chooses the images that are held out for validation.
 
-    All images of a group are on one side. The choice depends on the names of the
+    All images of a group are on one side. Without groups, the versions that Roboflow
+    makes of one picture, NAME.rf.HASH.jpg, are. The choice depends on the names of the
     groups, or of the images without groups, and on nothing else: not on their order,
     and not on a seed.
 
@@ -141,7 +144,11 @@ def hold_out(
       InputError: there are fewer than two groups.
     """
     keys = [
-        json.dumps(image["fields"][field] if field else image["file_name"])
+        json.dumps(
+            image["fields"][field]
+            if field
+            else image["file_name"].partition(_ROBOFLOW_VERSION)[0]
+        )
         for image in images
     ]
     groups: dict[str, list[int]] = {}

@@ -124,6 +124,15 @@ def test_single_images_are_held_out_without_groups():
         folder_splits.hold_out(images(weather="a"), 0.1, "")
 
 
+def test_versions_of_one_picture_by_roboflow_are_held_out_together():
+    some = images(weather="a" * 60)
+    for i, image in enumerate(some):
+        image["file_name"] = f"{i // 3}_jpg.rf.{i:032x}.jpg"
+    mask = folder_splits.hold_out(some, 0.2, "")
+    assert mask.sum() == 12
+    np.testing.assert_array_equal(mask.reshape(20, 3).sum(axis=1) % 3, 0)
+
+
 def test_a_run_trains_and_validates_on_parts_of_one_split(folder, noise_image):
     for i in range(10):
         record = folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
