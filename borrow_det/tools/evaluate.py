@@ -76,7 +76,7 @@ def _flags() -> flags.FlagValues:
     path_flags.define_path(
         "path",
         None,
-        "Folder of images with COCO annotation files (default: the run's dataset).",
+        "Folder of images with annotations (default: the run's dataset).",
         flag_values=values,
     )
     cli.define_step(values)

@@ -42,12 +42,14 @@ class Format(NamedTuple):
       read: returns the content of a split, and adds its problems to the second
         argument; raises InputError if the split as a whole cannot be read. File names
         of images are paths relative to the folder if the reader found the images.
+      absent: returns the names of splits that the folder mentions and does not have.
     """
 
     name: str
     evidence: Callable[[pathlib.Path], str]
     splits: Callable[[pathlib.Path], dict[str, SplitFiles]]
     read: Callable[[SplitFiles, Problems], Annotations]
+    absent: Callable[[pathlib.Path], list[str]] = lambda folder: []
 
     def describe(self, folder: pathlib.Path) -> str:
         """Returns one line for a run's start: folder, format and splits.
@@ -59,9 +61,11 @@ class Format(NamedTuple):
         noun = "split" if len(splits) == 1 else "splits"
         others = [o.name for o in FORMATS if o.name != self.name and o.evidence(folder)]
         beside = f", not {' or '.join(others)}" if others else ""
+        absent = self.absent(folder)
+        without = f", without the images of {' and '.join(absent)}" if absent else ""
         return (
             f"{folder}: {self.name} ({self.evidence(folder)}){beside}, {noun} "
-            f"{', '.join(splits)}"
+            f"{', '.join(splits)}{without}"
         )
 
 
@@ -103,13 +107,13 @@ def _nothing_found(folder: pathlib.Path) -> str:
     ]
     if not inner and yolo_layout.has_labels(folder):
         return (
-            f"{folder} has YOLO's label files and no names of their classes: add "
-            "data.yaml with the list names, or classes.txt with a name a line"
+            f"{folder} has YOLO's label files, but no names of their classes: add "
+            "data.yaml with the list names, or classes.txt with one name per line"
         )
     several = " or ".join(str(folder / name) for name in inner[:_SUGGESTED])
-    advice = f": did you mean {several}?" if inner else ""
+    advice = f": did you mean {several}?" if inner else "."
     return (
-        f"{folder} has no annotations of a known format{advice}; looked for COCO "
+        f"{folder} has no annotations of a known format{advice} Looked for COCO "
         "(annotations/NAME.json, NAME/_annotations.coco.json or NAME.json), YOLO "
         "(data.yaml, or classes.txt with labels/), Pascal VOC (XML files beside the "
         "images, in Annotations/ or in NAME/), CVAT (annotations.xml) and LabelMe "
@@ -147,7 +151,7 @@ def _read_coco(split: SplitFiles, problems: Problems) -> Annotations:
 
 
 COCO = Format("COCO", _coco_evidence, _coco_splits, _read_coco)
-YOLO = Format("YOLO", yolo.evidence, yolo.splits, yolo.read)
+YOLO = Format("YOLO", yolo.evidence, yolo.splits, yolo.read, yolo.absent)
 VOC = Format("Pascal VOC XML", voc_xml.evidence, voc_xml.splits, voc_xml.read)
 CVAT = Format("CVAT XML", cvat.evidence, cvat.splits, cvat.read)
 LABELME = Format("LabelMe", labelme.evidence, labelme.splits, labelme.read)

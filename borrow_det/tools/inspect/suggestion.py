@@ -64,7 +64,7 @@ def verdict(
     at_input = f"at the input of {width} x {height} pixels"
     if not small:
         return "no small objects", [
-            f"No object of {name}, of {objects} in all, is small (below 32 x 32 pixels "
+            f"0 of {objects} objects of {name} are small (below 32 x 32 pixels "
             f"{at_input}): borrowing serves small objects only."
         ]
     with_lender = found["in_image"]["objects"]
@@ -78,11 +78,11 @@ def verdict(
         f"class in {their} image"
     )
     if share < _FEW:
-        lenders += ": borrowing has nothing to borrow from here."
+        lenders += ": there is too little to borrow from."
     elif share < _MOST:
-        lenders += ": borrowing can help these, and not the others."
+        lenders += ": borrowing can help these, but not the others."
     else:
-        lenders += ": this is data that borrowing is for."
+        lenders += ": borrowing is made for such data."
     sentences = [
         lenders,
         f"{small} of the {objects} objects of {name} are small (below 32 x 32 pixels "
@@ -126,10 +126,11 @@ def _distance_sentence(found: Mapping[str, Any]) -> str:
     if total == 1:
         lies = f"{away}, {'outside' if beyond else 'inside'}"
     else:
-        lies = f"{away} (median); for {beyond} of the {total} it lies outside"
+        lies = f"{away} (median). For {beyond} of the {total} it is outside"
+    side = first["field"]
     return (
-        f"The nearest lender is {lies} the field of {first['field']} pixels that a "
-        f"descriptor of {first['level']} sees without borrowing."
+        f"The nearest lender is {lies} the receptive field of a descriptor of "
+        f"{first['level']}, {side} x {side} pixels around the small object."
     )
 
 
@@ -245,8 +246,8 @@ def _anchors(
     ]
     return Suggestion(
         f"The anchors of the config reach {own:.1%} of the objects at {size[1]} x "
-        f"{size[0]} pixels. These reach {share:.1%}, with {counts[1]} instead of "
-        f"{counts[0]} shapes of anchors on all levels together.",
+        f"{size[0]} pixels. These reach {share:.1%}. They have {counts[1]} shapes on "
+        f"all levels together, and those of the config have {counts[0]}.",
         {f"anchors.{name}": getattr(proposed, name) for name in proposal.FIELDS},
     )
 
@@ -266,8 +267,8 @@ def _max_boxes(largest: int, config: ml_collections.ConfigDict) -> Suggestion | 
     if not limit or largest <= limit:
         return None
     return Suggestion(
-        f"An image has {largest} objects, more than dataset.max_boxes={limit}; 0 is as "
-        "many as the data needs.",
+        f"An image has {largest} objects, more than dataset.max_boxes={limit}. With 0, "
+        "there is room for all.",
         {"dataset.max_boxes": 0},
     )
 
@@ -285,7 +286,7 @@ def _borrowing(answer: str, config: ml_collections.ConfigDict) -> Suggestion | N
 def _group(
     found: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> Suggestion | None:
-    """Suggests to keep groups together if the images have them."""
+    """Suggests keeping groups together if the images have them."""
     if found["group_field"] is None or config.dataset.group:
         return None
     both = found["in_image_or_group"]["objects"]
@@ -311,7 +312,7 @@ def _policies(
     if boxes and config.dataset.bad_boxes == "error":
         found.append(
             Suggestion(
-                f"A run refuses the {boxes} bad boxes; this clips them to their "
+                f"A run stops at bad boxes ({boxes} here). This clips them to their "
                 "images, and drops those without area there.",
                 {"dataset.bad_boxes": "clip"},
             )
@@ -319,7 +320,7 @@ def _policies(
     if images and config.dataset.bad_images == "error":
         found.append(
             Suggestion(
-                f"A run refuses the {images} bad images; this leaves them out.",
+                f"A run stops at bad images ({images} here). This leaves them out.",
                 {"dataset.bad_images": "skip"},
             )
         )

@@ -25,9 +25,8 @@ def text(report: Mapping[str, Any]) -> str:
         overview(splits),
         class_table(splits),
         size_table(splits),
-        "Is borrowing for this dataset? Small objects that have a lender, a\n"
-        "larger object of their class in their image, with at least "
-        f"{report['lender_scale']:g} times the side:",
+        "Is borrowing for this dataset? A lender of a small object has its class and\n"
+        f"at least {report['lender_scale']:g} times its side. In the same image:",
         lender_table(splits),
         "\n".join(map(_filled, report["answer"]["sentences"])),
         "Objects that an anchor of the config reaches with an IoU of at least "

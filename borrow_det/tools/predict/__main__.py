@@ -11,11 +11,11 @@ INPUT is an image, a folder, a pattern or a video. The tool writes into DIR
   pictures/        annotated JPEG pictures, and an annotated MP4 for each video, with
                    the detections that have a score of at least --score.
 The JSON files have the suffix .part until the call ends. They are complete after every
-batch: a process that is killed loses its last batch at most.
+image: a process that is killed loses its last batch at most.
 
 Exit status: 0; 1 if an input could not be read completely or a picture could not be
 written (it is named on stderr, the others are processed); 2 if nothing could start, or
-the disk is full; 130 after Ctrl-C. All but a kill leave the results so far.
+the disk is full; 130 after Ctrl-C. The results so far are kept.
 
 Images larger than the network's input lose their small objects when they are shrunk
 to it. With --tiles or --tile_size, the network processes overlapping tiles and the

@@ -189,17 +189,17 @@ def test_wrong_input_gets_one_line(capsys, arguments, message):
         (
             *("aquarium", ["train", "val"], 3323, "yes"),
             "790 of 1116 small objects have a larger object of their class in their "
-            "image: this is data that borrowing is for.",
+            "image: borrowing is made for such data.",
         ),
         (
             *("bccd", ["test", "train", "val"], 2800, "no"),
             "1 of 43 small objects has a larger object of its class in its image: "
-            "borrowing has nothing to borrow from here.",
+            "there is too little to borrow from.",
         ),
         (
             *("traffic_vehicles", ["test", "train", "val"], 3420, "yes"),
             "1298 of 1418 small objects have a larger object of their class in their "
-            "image: this is data that borrowing is for.",
+            "image: borrowing is made for such data.",
         ),
     ],
 )

@@ -52,27 +52,27 @@ LARGE, SMALL = (1, 200, 200, 80, 80), (1, 10, 10, 20, 20)
             [[SMALL, LARGE]] * 3 + [[SMALL]],
             "yes",
             "3 of 4 small objects have a larger object of their class in their image: "
-            "this is data that borrowing is for.",
+            "borrowing is made for such data.",
         ),
         (
             [[SMALL, LARGE]] + [[SMALL]] * 3,
             "partly",
             "1 of 4 small objects has a larger object of its class in its image: "
-            "borrowing can help these, and not the others.",
+            "borrowing can help these, but not the others.",
         ),
         (
             [[SMALL, (2, 200, 200, 80, 80)]] * 2,
             "no",
             "0 of 2 small objects have a larger object of their class in their image: "
-            "borrowing has nothing to borrow from here.",
+            "there is too little to borrow from.",
         ),
         (
             [[LARGE]],
             "no small objects",
-            "No object of train, of 1 in all, is small (below 32 x 32 pixels at the "
+            "0 of 1 objects of train are small (below 32 x 32 pixels at the "
             "input of 512 x 512 pixels): borrowing serves small objects only.",
         ),
-        ([[]], "no small objects", "No object of train, of 0 in all,"),
+        ([[]], "no small objects", "0 of 0 objects of train are small"),
     ],
 )
 def test_the_answer_says_how_many_small_objects_have_a_lender(
