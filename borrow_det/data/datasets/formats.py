@@ -61,7 +61,7 @@ class Format(NamedTuple):
         noun = "split" if len(splits) == 1 else "splits"
         others = [o.name for o in FORMATS if o.name != self.name and o.evidence(folder)]
         beside = f", not {' or '.join(others)}" if others else ""
-        absent = self.absent(folder)
+        absent = [name for name in self.absent(folder) if name not in splits]
         without = f", without the images of {' and '.join(absent)}" if absent else ""
         return (
             f"{folder}: {self.name} ({self.evidence(folder)}){beside}, {noun} "

@@ -19,6 +19,7 @@ from borrow_det.io.problems import Problems
 
 evidence = yolo_layout.evidence
 splits = yolo_layout.splits
+absent = yolo_layout.absent
 
 
 def read(split: SplitFiles, problems: Problems) -> Annotations:

@@ -56,17 +56,18 @@ def classes(folder: pathlib.Path) -> Classes:
         raise InputError(
             f"{folder} has no data.yaml with the names of its classes: add it"
         )
-    lines = [line.strip() for line in _lines(file)]
-    return Classes(file, dict(enumerate(line for line in lines if line)))
+    # An empty line between others counts.
+    return Classes(file, dict(enumerate(_text(file).rstrip().splitlines())))
 
 
 def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     """Finds the splits of a folder.
 
     data.yaml names the images of each split by folders, lists of images, or several of
-    them. Entries that do not exist are looked up in the folder by the end of their
-    path: Roboflow writes `../train/images` for DIR/train/images, and others the folders
-    of another machine. A split whose images are not there is left out.
+    them, and Darknet's obj.data by a list of images. Entries that do not exist are
+    looked up in the folder by the end of their path: Roboflow writes `../train/images`
+    for DIR/train/images, and others the folders of another machine. A split whose
+    images are not there is left out.
 
     Without such entries, splits are found by their folders: DIR/images/NAME,
     DIR/NAME/images, DIR/NAME with images, and else the lists DIR/NAME.txt. The images
@@ -75,34 +76,54 @@ def splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     Raises:
       InputError: no split has images here, or names of splits conflict.
     """
-    file = _yaml_file(folder)
-    data = _read_yaml(file) if file is not None else {}
-    found = []
-    for key in split_files.USUAL_NAMES:
-        entries = data.get(key)
-        entries = entries if isinstance(entries, list) else [entries]
-        places = [
-            place
-            for entry in entries
-            if isinstance(entry, str) and entry
-            for place in [_resolve(folder, _root(folder, data), entry)]
-            if place is not None
-        ]
-        if places:
-            found.append((key, places))
+    named = _named_places(folder)
+    found = [(name, places) for name, (_, places) in named.items() if places]
     found = found or [(name, [place]) for name, place in _folders_of_splits(folder)]
     if not found:
-        named = ", ".join(
-            f"{k}: {reprlib.repr(data[k])}"
-            for k in split_files.USUAL_NAMES
-            if data.get(k)
-        )
         raise InputError(
-            f"{folder} has none of the images that {file} names ({named})"
+            f"{folder} has none of the images that {_yaml_file(folder) or 'obj.data'} "
+            f"names ({', '.join(f'{n}: {text}' for n, (text, _) in named.items())})"
             if named
             else f"{folder} has no folders of images for its label files"
         )
     return split_files.by_name(folder, found)
+
+
+def absent(folder: pathlib.Path) -> list[str]:
+    """Returns the splits that data.yaml names without their images being there."""
+    return [name for name, (_, places) in _named_places(folder).items() if not places]
+
+
+def _named_places(folder: pathlib.Path) -> dict[str, tuple[str, list[pathlib.Path]]]:
+    """Returns the folders and lists of images that data.yaml or obj.data names.
+
+    Returns:
+      (text of the entry, places that exist) by the name of the split.
+    """
+    file = _yaml_file(folder)
+    data = _darknet_data(folder) if file is None else _read_yaml(file)
+    root = _root(folder, data)
+    found: dict[str, tuple[str, list[pathlib.Path]]] = {}
+    for name in split_files.USUAL_NAMES:
+        value = data.get(name)
+        values = value if isinstance(value, list) else [value]
+        entries = [entry for entry in values if isinstance(entry, str) and entry]
+        places = [_resolve(folder, root, entry) for entry in entries]
+        if entries:
+            existing = [place for place in places if place is not None]
+            found[name] = reprlib.repr(value), existing
+    return found
+
+
+def _darknet_data(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the keys and values of obj.data; its paths start at another folder."""
+    file = folder / "obj.data"
+    lines = _text(file).splitlines() if file.is_file() else []
+    pairs = [line.partition("=") for line in lines if "=" in line]
+    return {
+        key.strip(): pathlib.PurePosixPath(value.strip().replace("\\", "/")).name
+        for key, _, value in pairs
+    }
 
 
 def images(split: SplitFiles) -> list[pathlib.Path]:
@@ -312,6 +333,9 @@ def has_labels(folder: pathlib.Path) -> bool:
 
 def _names_file(folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the file with a class name a line, of Darknet, CVAT or LabelImg."""
+    named = _darknet_data(folder).get("names")
+    if named and (folder / named).is_file():
+        return folder / named
     places = [folder, folder / "labels", *folder_files.folders(folder)]
     places += [folder / "labels" / place.name for place in places[2:]]
     for place in places:
@@ -324,7 +348,7 @@ def _names_file(folder: pathlib.Path) -> pathlib.Path | None:
 def _listed(folder: pathlib.Path, file: pathlib.Path) -> list[pathlib.Path]:
     """Returns the images of a list, which are relative to it or to the folder."""
     images = []
-    for line in _lines(file):
+    for line in _text(file).splitlines():
         entry = line.strip()
         if entry:
             found = _resolve(folder, file.parent, entry)
@@ -332,9 +356,9 @@ def _listed(folder: pathlib.Path, file: pathlib.Path) -> list[pathlib.Path]:
     return images
 
 
-def _lines(file: pathlib.Path) -> list[str]:
+def _text(file: pathlib.Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig").splitlines()
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{file}: {paths.reason(error)}") from error
     except ValueError as error:

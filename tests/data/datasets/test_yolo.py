@@ -208,7 +208,7 @@ def test_roboflow_export_has_the_splits_of_its_data_yaml(write):
     assert list(yolo.splits(folder)) == ["train", "val"]
     (image,) = read(folder, "val").images
     assert (image.file_name, len(image.objects)) == ("valid/images/b.png", 1)
-    line = f"{folder}: YOLO (data.yaml), splits train, val"
+    line = f"{folder}: YOLO (data.yaml), splits train, val, without the images of test"
     assert formats.YOLO.describe(folder) == line
 
 
@@ -226,6 +226,27 @@ def test_darknet_folder_of_cvat_is_read_without_yaml(write):
     found = read(folder, "train")
     assert [category.name for category in found.categories] == ["cat", "dog"]
     assert boxes(found.images[0]) == [(1, 40, 15, 20, 20)]
+
+
+def test_lists_and_names_of_darknet_may_have_any_names(write):
+    folder = write(
+        {
+            "obj.data": "train  = data/a.txt\nvalid=data/b.txt\nnames = x/my.names\n",
+            "my.names": "cat\n\ndog\n",
+            "a.txt": "data/obj/a.png\n",
+            "b.txt": "data/obj/b.png\n",
+            "obj/a.png": SIZE,
+            "obj/b.png": SIZE,
+            "obj/b.txt": "2 .5 .5 .2 .4",
+        }
+    )
+    assert formats.recognize(folder) is formats.YOLO
+    assert list(yolo.splits(folder)) == ["train", "valid"]
+    found = read(folder, "valid")
+    # An empty line in the list of names is a class, too.
+    assert [category.name for category in found.categories] == ["cat", "unnamed", "dog"]
+    assert [image.file_name for image in found.images] == ["obj/b.png"]
+    assert boxes(found.images[0]) == [(2, 40, 15, 20, 20)]
 
 
 def test_classes_txt_of_labelimg_names_the_classes(write):
