@@ -99,10 +99,11 @@ def _dataset() -> ml_collections.ConfigDict:
     # decompression bombs, 179 million.
     dataset.max_pixels = 0
     # Share of the training images of "folder" that is held out for validation, if there
-    # is no validation split. Images with the same value in the field "group" of the
-    # annotation file stay together. "": the first of video_id, video, camera, sequence,
-    # seq_id and location that all images have.
+    # is no validation split.
     dataset.held_out = 0.2
+    # Field of the images in the annotation file, such as "video". Images with the same
+    # value are on the same side of that division. "": the first of video_id, video,
+    # camera, sequence, seq_id and location that all images have.
     dataset.group = ""
     # Classification crops the boxes of objects. Margin around a box, relative to its
     # sides; and smallest side of a box, in pixels of the original image.

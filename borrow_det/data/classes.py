@@ -14,12 +14,12 @@ def indices_among(
     """Finds each class of a split among the classes of a trained run.
 
     A split may lack classes of the run, for example because its annotation file lists
-    fewer. Classes agree if their ids and names do; or else, for datasets with other
-    ids, if their names do. The id that distinguishes repeated names is not part of a
+    fewer. Classes agree if both ids and names do. For datasets with other ids,
+    equal names suffice. The id that distinguishes repeated names is not part of a
     name.
 
     Returns:
-      The index of each class among the trained ones; None if one is not there.
+      The index of each class among the trained ones; None if the run lacks it.
     """
     trained = [
         (id_key(category_id), _plain(name, category_id))

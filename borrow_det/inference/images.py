@@ -30,7 +30,7 @@ def read(image: ImageLike, name: str, max_pixels: int = 0) -> np.ndarray | Strip
     Args:
       image: path of an image file; uint8 array [H, W] or [H, W, 1] (gray), [H, W, 3]
         (RGB) or [H, W, 4] (RGBA); or PIL image of any mode. Files and PIL images are
-        turned as their EXIF orientation says. Transparent pixels are laid on white.
+        rotated by their EXIF orientation. Transparent pixels are blended with white.
       name: the image's name in error messages, if it has no path.
       max_pixels: number of pixels above which a file is refused; 0 for Pillow's limit.
 

@@ -207,8 +207,8 @@ class Content:
 def _stated_size(image: Image, stored: upright.StoredImage) -> tuple[int, int]:
     """Returns (height, width) in whose pixels the boxes are.
 
-    Annotation tools give the size of the upright image or of the image as stored. Where
-    there is none, it is that of the upright image.
+    Annotation tools give the size of the upright image or of the image as stored.
+    Without such a size, it is that of the upright image.
     """
     return (
         stored.height if image.height is None else image.height,

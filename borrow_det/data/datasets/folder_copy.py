@@ -129,8 +129,8 @@ def place(folder: pathlib.Path, data_dir: str) -> pathlib.Path:
 def open_copy(source: Source, data_dir: str) -> Copy:
     """Opens the copy of a split, after preparing it if there is none.
 
-    Copies of earlier states of the split are deleted, unless another run reads them, as
-    is what killed preparations left.
+    Copies of earlier states of the split are deleted, unless another run reads them. So
+    are the remains of killed preparations.
 
     Raises:
       InputError: the copy cannot be written.

@@ -1,7 +1,7 @@
 """Splits that a run asks for, and the splits that a folder has.
 
-Validation splits have several names in use, and a folder may lack one: then a share of
-the training images is held out.
+Validation splits have several usual names. If a folder has none of them, a share of the
+training images is held out.
 """
 
 import hashlib

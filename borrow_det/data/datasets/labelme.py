@@ -1,4 +1,4 @@
-"""LabelMe's JSON files: a file an image, with a list of shapes.
+"""LabelMe's JSON files: one file per image, with a list of shapes.
 
 Rectangles, polygons, circles, ellipses and masks are objects with the box around them;
 shapes of one label with the same `group_id` are one object. Points and lines are not

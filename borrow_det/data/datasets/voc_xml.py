@@ -1,9 +1,9 @@
-"""Pascal VOC's XML files, as LabelImg, CVAT and Roboflow write them: a file an image.
+"""Pascal VOC's XML files, one per image, as LabelImg, CVAT and Roboflow write them.
 
 xmin, ymin, xmax and ymax are taken as they are written, as distances of the borders of
 the box from the left and upper border of the image. That is how these tools write them.
-The original VOC counts pixels from 1 and includes the last: there, a box differs by a
-pixel from that of `--config=voc`, which reads VOC exactly.
+The original VOC counts pixels from 1 and includes the last. Boxes of its files differ
+by a pixel from those of `--config=voc`, which reads VOC exactly.
 """
 
 import os

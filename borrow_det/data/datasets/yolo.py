@@ -1,4 +1,4 @@
-"""YOLO's label files: `class x_center y_center width height`, a line an object.
+"""YOLO's label files: one line `class x_center y_center width height` per object.
 
 The numbers are fractions of the image, which is read upright, as Ultralytics does. A
 line with the corners of an oriented box or the points of a polygon is the box around

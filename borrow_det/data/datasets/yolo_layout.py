@@ -332,7 +332,7 @@ def has_labels(folder: pathlib.Path) -> bool:
 
 
 def _names_file(folder: pathlib.Path) -> pathlib.Path | None:
-    """Returns the file with a class name a line, of Darknet, CVAT or LabelImg."""
+    """Returns the file with one class name per line, of Darknet, CVAT or LabelImg."""
     named = _darknet_data(folder).get("names")
     if named and (folder / named).is_file():
         return folder / named

@@ -1,7 +1,7 @@
 """Images with 16 bits per channel, scaled to 8 bits.
 
-Cameras with 10, 12 or 14 bits write files of 16 bits, of which they use the lower part.
-Scaled from 0..65535, such an image would be nearly black.
+Cameras with 10, 12 or 14 bits write files of 16 bits and use only the lower part of the
+range. Scaled from 0..65535, such an image would be nearly black.
 """
 
 import struct

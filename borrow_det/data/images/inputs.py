@@ -155,7 +155,7 @@ def _files(
 ) -> Iterator[pathlib.Path]:
     """Yields the files of a folder and of all folders in it and linked from it.
 
-    A folder that is reached in several ways is entered once. Folders that lie in
+    A folder that is reached in several ways is entered once. Folders inside
     `folder` come before links, so that their files keep their own names.
     """
     entered: set[tuple[int, int]] = set()

@@ -1,6 +1,6 @@
 """Images that are too large for the memory, read as strips from top to bottom.
 
-libvips decodes JPEG, PNG and TIFF row by row, so that a strip is all that is held.
+libvips decodes JPEG, PNG and TIFF row by row, so that only one strip is in memory.
 Its pixels are those that `upright.read` gives.
 """
 
@@ -40,7 +40,7 @@ _HEADER = 2**16  # Bytes in which a PNG may state its significant bits.
 
 
 class StripImage:
-    """An upright RGB image in a file, of which parts are read as they are asked for.
+    """An upright RGB image in a file, read part by part on request.
 
     Attributes:
       shape: (height, width, 3), as that of an array.

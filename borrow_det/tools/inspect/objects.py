@@ -18,7 +18,7 @@ class Objects(NamedTuple):
       lender_distance: float64 [N], pixels of the input to the nearest lender of the
         image; nan without one (`lenders.in_image`).
       annotated: float64 [N, 4], corners as annotated, in pixels of the original image.
-      numbers: int64 [N], position of the object among its image's, from 0.
+      numbers: int64 [N], position of the object among those of its image, from 0.
       num_images: images of the split, including those without objects.
       ignored: boxes that training does not learn.
       without_area: boxes without an area.

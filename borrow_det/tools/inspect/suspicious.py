@@ -31,7 +31,7 @@ class Label(NamedTuple):
       split: name of the split.
       image: index of the image.
       file_name: name of the image.
-      number: position of the object among its image's, from 0.
+      number: position of the object among those of its image, from 0.
       class_name: name of the class; of two boxes, both names.
       bbox: [x, y, width, height] in pixels of the original image.
       note: the reason, short.
