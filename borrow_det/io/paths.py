@@ -81,7 +81,7 @@ def expand_home(text: str) -> str:
     if expanded.startswith("~") and not os.path.lexists(expanded):
         name = expanded.partition("/")[0]
         raise InputError(
-            f"{text}: there is no user {name[1:]}, whose home folder {name} would be; "
+            f"{text}: there is no user {name[1:]}, so {name} is not a home folder; "
             f"for a folder of that name, write ./{text}"
         )
     return expanded

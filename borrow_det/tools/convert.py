@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"--output={output} exists and is not empty: choose another")
     sources = _read(origin, options.splits)
     _write(_convert(sources, options, output), options.images, output)
-    print(f"wrote {output}, to train on with --config=folder:path={output}")
+    print(f"wrote {output}; train on it with --config=folder:path={output}")
     return 0
 
 

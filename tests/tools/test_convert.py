@@ -65,7 +65,7 @@ def test_yolo_becomes_coco(yolo, tmp_path, capsys):
         f"{yolo}: YOLO (data.yaml), splits train, val",
         "train: 2 images, 2 boxes",
         "val: 1 image, 1 box",
-        f"wrote {output}, to train on with --config=folder:path={output}",
+        f"wrote {output}; train on it with --config=folder:path={output}",
     ]
     coco = json.loads((output / "annotations" / "train.json").read_text())
     assert coco == {

@@ -242,7 +242,9 @@ def _refuse(
     refused.refuse(report, ", or ".join(advice))
     for name, copy in copies.items():
         if not len(copy):
-            raise InputError(f"{path}: no image of the split {name} can be read")
+            raise InputError(
+                f"{path}: no image of the split {name} can be read: add images"
+            )
 
 
 def merge_categories(splits: Mapping[str, Sequence[Category]]) -> list[Category]:

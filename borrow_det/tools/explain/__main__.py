@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         for picture, found, parts in explained:
             _report_notes(picture.name, parts)
             writer.add(picture.name, picture.image, found, parts)
-    unread = f"\nnot looked at: {inputs.described(others)}" if others else ""
+    unread = f"\nskipped: {inputs.described(others)}" if others else ""
     print(readable(writer.summary() + unread))
     return 1 if failures else 0
 

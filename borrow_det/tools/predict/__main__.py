@@ -82,11 +82,11 @@ def _remarks(
     failures: Sequence[str], repaired: Sequence[str], others: Mapping[str, int]
 ) -> str:
     """Returns the end of the last line: files that were not read or were repaired."""
-    text = f"; not read, or not to their end: {len(failures)}" if failures else ""
+    text = f"; inputs not read completely: {len(failures)}" if failures else ""
     if repaired:
-        text += f"; incomplete images that were repaired: {len(repaired)}"
+        text += f"; repaired images: {len(repaired)}"
     if others:
-        text += f"; not looked at: {inputs.described(others)}"
+        text += f"; skipped: {inputs.described(others)}"
     return text
 
 

@@ -276,7 +276,7 @@ def test_a_repaired_image_and_files_that_are_not_looked_at_are_counted(
         f"warning: {path} is incomplete, but all of its pixels are there: it has no "
         "end marker"
     ]
-    end = "; incomplete images that were repaired: 1; not looked at: 1 .txt\n"
+    end = "; repaired images: 1; skipped: 1 .txt\n"
     assert told.out.endswith(f"detections.json{end}")
 
 
@@ -571,7 +571,7 @@ def test_an_input_that_fails_in_any_way_is_skipped(
     told = capsys.readouterr()
     reason = "MemoryError: no room for its pixels"
     assert told.err == f"skipped: {tmp_path}/in/b.png: {reason}\n"
-    assert told.out.endswith("/detections.json; not read, or not to their end: 1\n")
+    assert told.out.endswith("/detections.json; inputs not read completely: 1\n")
     assert [r["file_name"][-5:] for r in results(tmp_path / "out")] == [
         "a.png",
         "c.png",
