@@ -71,8 +71,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
         reader.add_frames(root)
     subsets = _subsets(root)
     for number, image in enumerate(root.iter("image"), 1):
-        subset = split_files.split_name(image.get("subset") or "")
-        if split.name not in subsets or subset == split.name:
+        if split.name not in subsets or _subset(image) == split.name:
             reader.add_image(image, number)
     return reader.annotations()
 
@@ -94,7 +93,7 @@ class _Reader:
         self._collector = Collector(split, _labels(root))
 
     def annotations(self) -> Annotations:
-        return self._collector.annotations(self._path)
+        return self._collector.annotations(self._path, self._problems)
 
     def add_image(self, image: ET.Element, number: int) -> None:
         """Adds an <image>."""
@@ -272,8 +271,14 @@ def _labels(root: ET.Element) -> list[str]:
 
 def _subsets(root: ET.Element) -> list[str]:
     """Returns the names of the subsets of a project's images, as names of splits."""
-    found = {image.get("subset") or "" for image in root.iter("image")}
-    return sorted(split_files.split_name(subset) for subset in found if subset)
+    images = list(root.iter("image"))
+    has_subsets = any(image.get("subset") for image in images)
+    return sorted({_subset(image) for image in images}) if has_subsets else []
+
+
+def _subset(image: ET.Element) -> str:
+    """Returns the name of an image's subset, `default` as in CVAT if it has none."""
+    return split_files.split_name(image.get("subset") or "default")
 
 
 def _files(folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:

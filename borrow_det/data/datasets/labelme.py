@@ -92,7 +92,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
         found = finder.find(file, name)
         size = as_size(data.get("imageHeight")), as_size(data.get("imageWidth"))
         collector.add(record, found or name or file.stem, size, objects)
-    return collector.annotations(place)
+    return collector.annotations(place, problems)
 
 
 class _Shapes:
@@ -134,7 +134,8 @@ class _Shapes:
         kind = shape.get("shape_type") or "polygon"
         if kind in _NO_OBJECTS:
             return None
-        label = str(shape["label"]).strip() if is_text(shape.get("label")) else ""
+        label = shape.get("label")
+        label = str(label).strip() if type(label) is int or is_text(label) else ""
         if not label:
             reason = f"the label is {reprlib.repr(shape.get('label'))}, not a text"
             self._add("object without class", place, reason)

@@ -8,6 +8,7 @@ from typing import Any
 from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError
 from borrow_det.evaluation.annotations import Annotations, Category, Image, Object
+from borrow_det.io.problems import Problems
 
 
 class Collector:
@@ -56,11 +57,12 @@ class Collector:
             Image(record, 0, file_name, height, width, tuple(objects), fields or {})
         )
 
-    def annotations(self, path: pathlib.Path) -> Annotations:
+    def annotations(self, path: pathlib.Path, problems: Problems) -> Annotations:
         """Returns the annotations.
 
         Args:
           path: file or folder that was read.
+          problems: receives the images that were added before; the first is kept.
 
         Raises:
           InputError: no image was added.
@@ -72,7 +74,13 @@ class Collector:
             )
         names = sorted(self._labels)
         new = {old: names.index(name) for name, old in self._labels.items()}
-        images = sorted(self._images, key=lambda image: image.file_name)
+        by_name: dict[str, Image] = {}
+        for image in self._images:
+            first = by_name.setdefault(image.file_name, image)
+            if first is not image:
+                reason = f"{image.file_name} is the image of {first.record}, too"
+                problems.add("repeated image", path, image.record, reason)
+        images = [by_name[name] for name in sorted(by_name)]
         return Annotations(
             path=path,
             images=tuple(

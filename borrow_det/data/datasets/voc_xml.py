@@ -79,7 +79,7 @@ def read(split: SplitFiles, problems: Problems) -> Annotations:
             continue
         record = folder_files.relative(split.folder, file)
         _read_image(root, file, record, finder, collector, problems)
-    return collector.annotations(source)
+    return collector.annotations(source, problems)
 
 
 def _read_image(

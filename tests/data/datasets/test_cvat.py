@@ -260,6 +260,25 @@ def test_tracks_of_several_tasks_are_an_error(write):
         read(write({"annotations.xml": two}))
 
 
+def test_images_without_a_subset_are_of_the_subset_default(write):
+    two = [image("a.png", box(), more='subset="val"'), image("b.png")]
+    folder = write({"annotations.xml": xml(*two), "a.png": SIZE, "b.png": SIZE})
+    assert list(cvat.splits(folder)) == ["default", "val"]
+    (found,) = read(folder, "default").images
+    assert found.file_name == "b.png"
+
+
+def test_images_of_two_tasks_with_one_name_are_problems(write):
+    two = [image("a.png", box()), image("a.png")]
+    folder = write({"annotations.xml": xml(*two), "images/a.png": SIZE})
+    problems = Problems()
+    (found,) = read(folder, problems=problems).images
+    assert len(found.objects) == 1
+    ((kind, _, record, reason),) = problems
+    assert (kind, record) == ("repeated image", "image 2 (a.png)")
+    assert reason == "images/a.png is the image of image 1 (a.png), too"
+
+
 def test_wrong_records_are_problems(write):
     folder = write(
         {

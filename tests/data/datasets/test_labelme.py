@@ -154,6 +154,11 @@ def test_files_in_one_folder_are_divided_by_the_folders_of_their_images(write):
         assert image.file_name == f"images/{split}/{name}.png"
 
 
+def test_numbers_are_labels_as_their_text(write):
+    found = read(write({"a.png": SIZE, "a.json": text(shape(label=7))}))
+    assert [category.name for category in found.categories] == ["7"]
+
+
 def test_renamed_images_keep_the_json_files_with_their_names(write):
     folder = write(
         {

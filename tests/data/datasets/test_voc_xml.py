@@ -195,6 +195,18 @@ def test_folders_with_lists_of_their_own_are_no_splits(write):
     assert list(voc_xml.splits(folder / "VOC2007")) == ["train"]
 
 
+def test_two_files_of_one_image_are_a_problem(write):
+    folder = write(
+        {"a.png": SIZE, "a.xml": xml("a.png", thing()), "old a.xml": xml("a.png")}
+    )
+    problems = Problems()
+    (image,) = read(folder, problems=problems).images
+    assert (image.record, len(image.objects)) == ("a.xml", 1)
+    ((kind, _, record, reason),) = problems
+    assert (kind, record) == ("repeated image", "old a.xml")
+    assert reason == "a.png is the image of a.xml, too"
+
+
 def test_missing_image_keeps_its_recorded_name(write):
     folder = write({"a.xml": xml("b.png")})
     (image,) = read(folder).images
