@@ -133,7 +133,7 @@ def room_for(boxes: int) -> int:
     """
     room = 8
     while room < boxes:
-        # From 2^k to 1.5 * 2^k, from there to 2^(k + 1).
+        # Steps: 2^k, 1.5 * 2^k, 2^(k + 1).
         room += room // 2 if room & (room - 1) == 0 else room // 3
     return room
 

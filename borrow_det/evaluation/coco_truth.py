@@ -103,7 +103,7 @@ def areas_of_metrics(area: np.ndarray, bbox: np.ndarray) -> np.ndarray:
       area: float64 [n], square pixels as annotated; nan if absent.
       bbox: float64 [n, 4], of `boxes_of_metrics`.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # Of boxes that are dropped.
+    with np.errstate(over="ignore", invalid="ignore"):  # Such boxes are dropped.
         return np.where(np.isnan(area), bbox[:, 2] * bbox[:, 3], area)
 
 

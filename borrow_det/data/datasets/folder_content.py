@@ -16,7 +16,7 @@ from borrow_det.evaluation import bad_boxes, coco_truth
 from borrow_det.evaluation.annotations import Annotations, Image
 from borrow_det.io.problems import Problem, Problems
 
-_VERSION = 1  # Of the content; another one makes copies anew.
+_VERSION = 1  # Copies with another version are made anew.
 
 
 class Source(NamedTuple):

@@ -266,7 +266,7 @@ def _delete_others(
         try:
             lock = _Lock.take(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (other / _COPY).unlink(missing_ok=True)
-        except OSError:  # In use, or another user's.
+        except OSError:  # The copy is in use, or another user's.
             continue
         shutil.rmtree(other, ignore_errors=True)
         del lock

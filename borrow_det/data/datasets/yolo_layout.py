@@ -14,7 +14,7 @@ from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 
-# Files with the names of the classes, a name a line.
+# Files with the names of the classes, one name per line.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 _LABELS = ("labels", "Labels")
 _LARGEST_YAML = 2**22  # Bytes.
@@ -212,7 +212,7 @@ def _read_yaml(file: pathlib.Path) -> Mapping[str, Any]:
     except OSError as error:
         raise InputError(f"{file}: {paths.reason(error)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())  # Of several lines, with the place.
+        reason = " ".join(str(error).split())  # It has several lines.
         raise InputError(f"{file} is not YAML: {reason}") from error
     if not isinstance(data, Mapping):
         raise InputError(f"{file} has no keys: YOLO's data.yaml has names, train, val")

@@ -150,7 +150,7 @@ def _is_readable(image: PIL.Image.Image, file: BinaryIO) -> bool:
         return file.read() == _JPEG_END
     if isinstance(image, PIL.TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
-        # Of data that is missing in the file, libvips makes black pixels.
+        # libvips makes black pixels of data that is missing in the file.
         ends = [
             sum(pair)
             for offsets, counts in _TIFF_DATA
@@ -211,8 +211,8 @@ class _Reader:
         logging.getLogger("pyvips").setLevel(logging.ERROR)
         with self._path.open("rb") as file:
             try:
-                # From a descriptor: names may be any bytes, and libvips reads options
-                # from brackets in them.
+                # libvips gets a descriptor: names may be any bytes, and it reads
+                # options from brackets in them.
                 source = pyvips.Source.new_from_descriptor(file.fileno())
                 image = pyvips.Image.new_from_source(
                     source, "", access="sequential", fail_on="error"

@@ -15,8 +15,8 @@ import numpy as np
 
 _ROWS = 16
 BITS = _ROWS * _ROWS
-# Of the pairs among 1,675 images of four datasets, those that differ in up to 40 bits
-# are frames of one camera or photographs of one scene.
+# Among 1,675 images of four datasets, the pairs that differ in up to 40 bits are
+# frames of one camera or photographs of one scene.
 MAX_BITS = 32
 # Mean difference of two thumbnails' pixels, of 255. Without this, all images without
 # contrast would be duplicates.

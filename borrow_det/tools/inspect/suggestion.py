@@ -14,8 +14,8 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.design_anchors import proposal
 from borrow_det.tools.inspect.objects import Image, Objects
 
-# Below the first share of small objects with a lender there is nothing to borrow from;
-# from the second on, borrowing serves most of them.
+# Shares of small objects with a lender: below the first, there is too little to borrow
+# from; above the second, borrowing serves most of them.
 _FEW, _MOST = 0.1, 0.5
 _LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
 _SIDE_UNIT = 64
