@@ -82,11 +82,11 @@ BAD = {
     ),
     "no images": (
         edit(["images"], []),
-        r"annotations\[0\] .*image_id 10 is not in 'images'",
+        "train.json lists no images: remove it, or add images",
     ),
     "no categories": (
         edit(["categories"], []),
-        r"category_id 1 is not in 'categories'",
+        "train.json lists no categories: add them",
     ),
     "record no object": (
         edit(["images", 1], 5),
