@@ -1,4 +1,4 @@
-"""Reports on a dataset before training: is borrowing for it, and what is wrong with it.
+"""Shows a dataset before training: whether borrowing is for it, and what is wrong.
 
   python -m borrow_det.tools.inspect --path=DIR [--output=DIR]
   python -m borrow_det.tools.inspect --config=CONFIG [--config.field=value ...]

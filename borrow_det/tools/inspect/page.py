@@ -223,8 +223,8 @@ def _lenders(report: Mapping[str, Any]) -> str:
         f"A lender of a small object has its class and at least {scale:g} times its "
         "side. The distance is that of the centers, the larger one of both axes. A "
         "lender is in a level's receptive field if a descriptor at the center of the "
-        "small object sees the center of the lender. Features of lenders that are "
-        "farther away can only be borrowed.",
+        "small object sees the center of the lender. It gets features of lenders "
+        "that are farther away by borrowing only.",
         "soft",
     ) + _table("split", *text.lender_cells(report["splits"]))
 
