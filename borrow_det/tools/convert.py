@@ -51,7 +51,10 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"--output={output} exists and is not empty: choose another")
     sources = _read(origin, options.splits)
     _write(_convert(sources, options, output), options.images, output)
-    print(f"wrote {output}; train on it with --config=folder:path={output}")
+    use = f"train on it with --config=folder:path={output}"
+    if options.images == "none":
+        use = f"file names are relative to {origin}"
+    print(f"wrote {output}; {use}")
     return 0
 
 

@@ -157,10 +157,12 @@ def test_coco_keeps_ids_areas_and_fields_of_images(tmp_path):
     assert link.read_bytes() == (folder / "a.png").read_bytes()
 
 
-def test_without_images_names_are_relative_to_the_input(yolo, tmp_path):
+def test_without_images_names_are_relative_to_the_input(yolo, tmp_path, capsys):
     output = tmp_path / "coco"
     arguments = ("--images=none", "--splits=val")
     assert run(f"--input={yolo}", f"--output={output}", *arguments) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"wrote {output}; file names are relative to {yolo}"
     written = [p.relative_to(output).as_posix() for p in output.rglob("*.*")]
     assert written == ["annotations/val.json"]
     coco = json.loads((output / "annotations" / "val.json").read_text())
