@@ -117,7 +117,8 @@ class BoxesRow:
         return InputError(
             f"{record['file_name']} of {self.set_name} has {len(record['boxes'])} "
             f"boxes, more than dataset.max_boxes = {self.max_boxes}{also}: increase "
-            "that, or set dataset.overflow to keep_largest or keep_first"
+            "that (0 makes room for all), or set dataset.overflow to keep_largest or "
+            "keep_first"
         )
 
     def _pad(self, values: np.ndarray) -> np.ndarray:

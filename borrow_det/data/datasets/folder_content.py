@@ -131,7 +131,9 @@ class Content:
             return upright.read(path, self._source.max_pixels)
         except InputError as error:
             reason = str(error).removeprefix(str(path)).lstrip(": ")
-            self._image_problems.add("damaged image", path, "", f"the file {reason}")
+            too_large = isinstance(error, upright.TooManyPixelsError)
+            kind = "image above the limit of pixels" if too_large else "damaged image"
+            self._image_problems.add(kind, path, "", f"the file {reason}")
             return None
 
     def _has_stated_size(self, image: Image, stored: upright.StoredImage) -> bool:

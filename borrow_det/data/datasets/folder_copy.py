@@ -166,6 +166,9 @@ def _prepare(
         _write(source, unfinished)
         size = sum(file.stat().st_size for file in unfinished.iterdir())
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not (path / _COPY).is_file():
+            # Remains of a deletion that was killed.
+            shutil.rmtree(path, ignore_errors=True)
         try:
             unfinished.rename(path)
         except OSError:

@@ -152,7 +152,7 @@ def errors_named(path: pathlib.Path, max_pixels: int, option: str) -> Iterator[N
         )
         stated = re.search(r"\d+", str(error))
         needed = f"{option}={stated[0]}" if stated else option
-        raise InputError(
+        raise TooManyPixelsError(
             f"{path} is larger than {limit}: set {needed} if you trust the file, or "
             "shrink or divide it"
         ) from error
@@ -197,6 +197,10 @@ def rotate_boxes(boxes: np.ndarray, stored: StoredImage) -> np.ndarray:
     ):  # Columns of the file become rows from bottom to top.
         x0, x1 = stored.file_width - x1, stored.file_width - x0
     return np.stack([x0, y0, x1, y1], axis=-1)
+
+
+class TooManyPixelsError(InputError):
+    """An image has more pixels than the limit allows."""
 
 
 class UnsupportedPixelsError(Exception):

@@ -312,6 +312,17 @@ def test_a_copy_that_a_run_reads_is_kept_until_it_ends(folder, noise_image):
     assert len(copies(folder)) == 1
 
 
+def test_remains_of_a_deletion_in_the_place_of_a_copy_are_replaced(folder, noise_image):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 5, 5])])
+    folder.write()
+    assert len(sources.load(folder.config(), "train")) == 1
+    (copy,) = copies(folder)
+    (copy / "copy.json").unlink()
+    assert len(sources.load(folder.config(), "train")) == 1
+    assert copies(folder) == [copy]
+    assert (copy / "copy.json").is_file()
+
+
 def test_preparing_prints_a_line_before_and_after(folder, noise_image, capfd):
     for i in range(3):
         folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
@@ -346,7 +357,9 @@ def test_workers_read_a_copy(folder, noise_image):
         np.testing.assert_array_equal(found[name], values)
 
 
-def test_a_killed_preparation_is_repeated_and_its_remains_go(folder, noise_image):
+def test_a_killed_preparation_is_repeated_and_its_remains_are_deleted(
+    folder, noise_image
+):
     for i in range(6):
         folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])
     folder.write()
