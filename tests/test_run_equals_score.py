@@ -204,7 +204,7 @@ def test_a_run_and_score_agree_to_the_last_digit(tmp_path, capsys, form):
     assert {d["category_id"] for d in found} <= set(split.category_ids)
 
 
-def test_the_forms_change_the_metrics_where_they_should():
+def test_flags_and_areas_change_the_metrics():
     values = {}
     for form in ("plain", "ignore", "difficult", "area absent"):
         data = annotation_file(np.random.default_rng(0))

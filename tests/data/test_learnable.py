@@ -51,7 +51,7 @@ def test_lenders_have_the_class_and_twice_the_side_in_the_same_image(config):
     assert objects.notices(SPLIT) == []
 
 
-def test_a_set_without_a_lender_is_said(config):
+def test_a_training_set_without_lenders_is_announced(config):
     objects = observed(config, record((0, 10, False), (1, 40, False)), record())
     assert objects.notices(SPLIT) == [
         "train: 0 of 1 small objects have a lender in their image at the input size of "
@@ -65,7 +65,7 @@ def test_a_set_without_a_lender_is_said(config):
     assert observed(config, record((0, 40, False))).notices(SPLIT) == []
 
 
-def test_a_set_without_an_object_to_learn_from_is_said(config):
+def test_a_training_set_without_learnable_objects_is_announced(config):
     objects = observed(config, record((0, 10, True), (0, 50, True)))
     assert objects.notices(SPLIT) == [
         "train has no object to learn from: it has 2 objects, all of them crowds, "

@@ -188,7 +188,7 @@ def test_an_area_that_is_not_positive_is_unknown(value):
 @pytest.mark.parametrize(
     "value", [None, [], [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, True], "box", {}, 5, [[]]]
 )
-def test_a_box_that_is_not_four_numbers_is_that_around_the_polygons(value):
+def test_polygons_give_the_box_if_bbox_is_not_four_numbers(value):
     polygons = [[10, 5, 14, 5.5, 12, 9], [8, 6, 9, 7]]
     with_outline, without = objects(
         {"bbox": value, "segmentation": polygons}, {"bbox": value}

@@ -49,7 +49,7 @@ def test_the_dictionary_has_what_the_file_has():
 
 
 @pytest.mark.parametrize("area", [None, 0, -1, math.nan, "7"])
-def test_the_area_is_that_of_the_box_where_there_is_none(area):
+def test_the_area_of_the_box_replaces_a_missing_area(area):
     found, _ = truth([[1, 2, 3.3, 4]], area=area)
     assert found["annotations"][0]["area"] == 3.3 * 4
 

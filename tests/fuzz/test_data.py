@@ -343,7 +343,7 @@ def test_damaged_annotation_files(name, count, tmp_path, record_property):
         ("coco", "annotations/train.json", b'"id": 1,', b'"id": "\\n\\u001b[31m",'),
     ],
 )
-def test_rare_damage(name, file, old, new, tmp_path):
+def test_rare_damage_is_refused_or_read(name, file, old, new, tmp_path):
     files, image_folder = FORMATS[name]
     folder = tmp_path / name
     assert old in files[file]

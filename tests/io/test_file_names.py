@@ -96,7 +96,7 @@ def test_equally_good_files_are_listed(tmp_path):
     )
 
 
-def test_a_name_without_a_file_is_named(tmp_path):
+def test_a_name_without_a_file_is_an_error(tmp_path):
     files = index(tmp_path, "x.jpg")
     for name in ("gone.jpg", "x.jpg.jpg", "\0", "a\ud800.jpg", "x" * 5000, "..", "/"):
         found = files.resolve(name, [tmp_path])

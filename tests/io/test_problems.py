@@ -20,7 +20,7 @@ def test_very_long_parts_of_a_problem_are_shortened_in_messages_only(tmp_path):
     assert reasons == [problem.reason] * 2
 
 
-def test_a_summary_quotes_the_path_of_a_file_once_a_kind():
+def test_a_summary_quotes_the_path_of_a_file_once_per_kind():
     problems = Problems()
     for index in range(5):
         problems.add("wrong flag", "a.json", f"images[{index}]", "is odd")

@@ -246,7 +246,7 @@ def test_ids_of_categories_replace_names_that_no_font_draws():
     assert fonts.class_text(1, names) == "class 1"
 
 
-def test_other_texts_have_question_marks_for_what_no_font_draws():
+def test_characters_that_no_font_draws_become_question_marks():
     assert fonts.readable(f"Run /data/{MISSING * 2}/é\n1") == "Run /data/??/é 1"
 
 

@@ -69,7 +69,7 @@ def test_old_run_is_evaluated(old_workdir, tiny_run, tmp_path):
     assert done.metrics["AP"] == tiny_run.metrics["val"]["AP"]
 
 
-def test_old_run_that_took_a_root_category_for_a_class_goes_on(old_workdir, tiny_run):
+def test_old_run_with_a_root_category_as_a_class_resumes(old_workdir, tiny_run):
     # The run as if its second class had been that of Roboflow's root.
     folder = pathlib.Path(tiny_run.config.dataset.path)
     config = tiny_run.config.copy_and_resolve_references()

@@ -112,7 +112,7 @@ def test_shapes_become_the_box_around_them(write, shape, expected):
         np.testing.assert_allclose(item.bbox, expected, rtol=1e-12)
 
 
-def test_points_skeletons_and_tags_are_no_objects(write):
+def test_points_skeletons_and_tags_are_not_objects(write):
     points = '<points label="nose" points="1,2"/>'
     skeleton = f'<skeleton label="cat">{points}</skeleton><tag label="cat"/>'
     folder = write(

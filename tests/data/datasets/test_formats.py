@@ -107,7 +107,7 @@ def test_damaged_json_file_counts_as_coco_so_that_its_reader_explains_it(write):
     assert formats.recognize(folder) is formats.COCO
 
 
-def test_nothing_recognized_names_what_was_looked_for(write):
+def test_an_unknown_format_is_an_error_that_lists_the_known_ones(write):
     folder = write({"a.png": SIZE, "notes/b.txt": "cat"})
     with pytest.raises(InputError) as error:
         formats.recognize(folder)

@@ -112,7 +112,7 @@ def test_shapes_of_a_group_and_label_are_one_object(write):
     ]
 
 
-def test_points_and_lines_are_no_objects(write):
+def test_points_and_lines_are_not_objects(write):
     shapes = [shape(kind=kind) for kind in ("point", "line", "linestrip", "points")]
     found = read(write({"a.json": text(*shapes), "a.png": SIZE}))
     assert found.images[0].objects == ()

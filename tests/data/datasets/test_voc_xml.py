@@ -179,7 +179,7 @@ def test_files_are_not_divided_by_folders_without_their_images(write):
     assert voc_xml.splits(folder)["train"].files == (folder,)
 
 
-def test_folders_with_lists_of_their_own_are_no_splits(write):
+def test_folders_with_their_own_lists_are_not_splits(write):
     of_a_year = {"Annotations/a.xml": xml(), "ImageSets/Main/train.txt": "a\n"}
     folder = write(
         {

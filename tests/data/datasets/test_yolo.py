@@ -62,7 +62,7 @@ def test_other_forms_of_lines_become_boxes(write, line, box):
     assert boxes(image) == [(0, *box)]
 
 
-def test_keypoints_of_a_pose_label_are_no_polygon(write):
+def test_keypoints_of_a_pose_label_are_not_a_polygon(write):
     folder = write(
         {
             "data.yaml": "train: images\nnames: [cat]\nkpt_shape: [2, 3]",
@@ -182,7 +182,7 @@ def test_links_to_folders_of_images_are_followed(write):
     assert boxes(b) == [(0, 40, 15, 20, 20)]
 
 
-def test_folder_that_macos_adds_to_zip_files_is_no_split(write):
+def test_folder_that_macos_adds_to_zip_files_is_not_a_split(write):
     folder = write(
         {
             "classes.txt": "cat",

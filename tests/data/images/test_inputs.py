@@ -95,7 +95,7 @@ def test_the_content_decides_if_the_suffix_is_unknown(header, kind, tmp_path):
     assert inputs.kind_of(write(tmp_path / "a.png", header)) == "image"
 
 
-def test_what_is_not_looked_at_is_counted_by_kind(tmp_path, nowhere):
+def test_skipped_files_are_counted_by_kind(tmp_path, nowhere):
     write(tmp_path / "a.png", content("PNG"))
     for name in ("a.txt", "b.TXT", "sub/c.txt", "README", ".hidden.png", ".git/d.png"):
         write(tmp_path / name, b"text")

@@ -56,12 +56,12 @@ def test_the_report_counts_groups_across_splits_as_leaks():
     ]
 
 
-def test_unrelated_scenes_are_no_duplicates():
+def test_unrelated_scenes_are_not_duplicates():
     images = [encoded(scene) for scene in scenes(60, seed=5)]
     assert duplicates.find({"train": prints(*images)}) == {"exact": [], "near": []}
 
 
-def test_blank_images_of_different_brightness_are_no_duplicates():
+def test_blank_images_of_different_brightness_are_not_duplicates():
     blank = [encoded(np.full((64, 64, 3), v, np.uint8)) for v in (0, 120, 250, 3)]
     found = duplicates.find({"train": prints(*blank)})
     assert places(found["near"]) == [[("train", 0), ("train", 3)]]

@@ -262,9 +262,7 @@ def test_images_of_every_mode_are_read_upright(tmp_path, detector):
     assert results(tmp_path / "gray") == []
 
 
-def test_a_repaired_image_and_files_that_are_not_looked_at_are_counted(
-    tmp_path, detector, capsys
-):
+def test_repaired_images_and_skipped_files_are_counted(tmp_path, detector, capsys):
     folder = tmp_path / "in"
     save(folder / "whole.png", scene(40, 60, green=[30, 5, 8, 6]))
     path = pathlib.Path(save(folder / "a.jpg", scene(40, 60)))
