@@ -11,7 +11,7 @@ from borrow_det.evaluation.coco_values import Id
 class Category(NamedTuple):
     """A category of an annotation file."""
 
-    id: Id  # As in the file; whole floats become integers.
+    id: Id  # As in the file; floats without fraction become integers.
     name: str  # Unique in the file.
 
 
@@ -47,7 +47,7 @@ class Image:
 
     Attributes:
       record: place in the file for messages, such as "images[3]".
-      id: as in the file; whole floats become integers.
+      id: as in the file; floats without fraction become integers.
       file_name: as in the file.
       height: in pixels; None if absent in the file.
       width: in pixels; None if absent in the file.

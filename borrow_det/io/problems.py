@@ -110,7 +110,7 @@ class Problems:
         paths.write_whole(path, text.encode("utf-8", "backslashreplace") + b"\n")
 
     def refuse(self, report: pathlib.Path | None, advice: str) -> None:
-        """Raises InputError with the summary if there is any problem.
+        """Raises InputError with the summary, unless there are no problems.
 
         Args:
           report: file for the complete list; None writes none.

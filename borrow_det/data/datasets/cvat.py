@@ -28,7 +28,7 @@ from borrow_det.io.problems import Problems
 _Box = tuple[float, float, float, float]
 _SHAPES = ("box", "ellipse", "polygon", "polyline", "mask", "cuboid")
 _FLAGS = ("difficult", "ignore", "iscrowd", "is_crowd")
-_MOST_FILES = 50  # Files of a folder that are opened: CVAT has one a split.
+_MOST_FILES = 50  # Files of a folder that are opened: CVAT has one per split.
 _ONLY = ("annotations", "default")  # Stems of files that do not name a split.
 
 
