@@ -246,7 +246,8 @@ def test_too_many_boxes_are_an_error_before_training(drawn_config):
     split = dataclasses.replace(split, records=[*split.records, crowded[2]])
     message = (
         r"2\.png of made has 4 boxes, more than dataset\.max_boxes = 3: increase that "
-        r"\(0 makes room for all\), or set dataset\.overflow to keep_largest or keep_first"
+        r"\(0 makes room for all\), or set dataset\.overflow to keep_largest or "
+        r"keep_first"
     )
     with pytest.raises(InputError, match=message):
         pipeline.check_training_data(split, drawn_config)
