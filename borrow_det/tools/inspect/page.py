@@ -288,7 +288,15 @@ def _labels(
     counts: Mapping[str, int],
     shown: Mapping[str, Sequence[tuple[Label, np.ndarray]]],
 ) -> str:
-    parts = []
+    parts = [
+        _paragraph(
+            "The largest, smallest and most elongated boxes are shown for every "
+            "dataset and need not be wrong. A caption has the place of the object "
+            "among those of its image, from 0, and its box: x, y, width and height "
+            "in pixels of the image.",
+            "soft",
+        )
+    ]
     for kind, labels in shown.items():
         count = f": {counts[kind]}" if kind in counts else ""
         parts.append(f"<h3>{KINDS[kind]}{count}</h3>\n")

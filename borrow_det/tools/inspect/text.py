@@ -158,13 +158,12 @@ def duplicates(found: Mapping[str, Any]) -> list[str]:
         many = "1 group" if groups == 1 else f"{groups} groups"
         line = f"{images} images in {many} of {noun}"
         if across:
-            have = "has" if across == 1 else "have"
             line += (
-                f"; {across} of the groups {have} images of several splits: a leak, "
-                "since a detector is evaluated on what it was trained on."
+                f", {across} across splits: a leak, since a detector is evaluated on "
+                "images that it was trained on."
             )
         else:
-            line += ", no group with images of several splits."
+            line += ", none across splits."
         lines.append(line)
     return lines
 

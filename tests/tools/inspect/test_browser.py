@@ -63,7 +63,7 @@ def test_the_answer_the_problems_and_the_leak_are_shown(browser, output):
         "borrowing is made for such data."
     )
     leak = browser.run("document.querySelector('.leak').textContent")
-    assert leak.startswith("2 images in 1 group of duplicates; 1 of the groups has")
+    assert leak.startswith("2 images in 1 group of duplicates, 1 across splits: a leak")
     fragment = browser.run("document.querySelector('pre code').textContent")
     assert "--config.dataset.bad_boxes=clip" in fragment
     rows = browser.run(
