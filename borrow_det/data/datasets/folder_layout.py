@@ -9,7 +9,7 @@ from borrow_det.errors import InputError
 _OTHER_TASKS = ("captions_", "person_keypoints_", "image_info_", "panoptic_", "stuff_")
 
 
-def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def find_splits(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
     """Finds a folder's annotation files by the names that annotation tools give them.
 
     These are `annotations/NAME.json` (COCO; if there are files `instances_NAME.json`,
@@ -17,12 +17,11 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     `NAME.json`.
 
     Returns:
-      Split name to the path of its file. Characters of NAME other than letters, digits
-      and _ are replaced by _.
+      Split name to the path of its file, or of several files that conflict. Characters
+      of NAME other than letters, digits and _ are replaced by _.
 
     Raises:
-      InputError: the folder or annotation files are missing, or names of splits
-        conflict.
+      InputError: the folder or annotation files are missing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: correct dataset.path")
@@ -43,14 +42,10 @@ def find_splits(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             f"{folder} has no COCO annotation file: add one for each split, as "
             "annotations/NAME.json, NAME/_annotations.coco.json or NAME.json"
         )
-    splits: dict[str, pathlib.Path] = {}
+    splits: dict[str, tuple[pathlib.Path, ...]] = {}
     for name, file in found:
         name = re.sub(r"\W", "_", name, flags=re.ASCII)
-        if name in splits:
-            raise InputError(
-                f"{file} and {splits[name]} are both of the split {name}: rename one"
-            )
-        splits[name] = file
+        splits[name] = (*splits.get(name, ()), file)
     return splits
 
 

@@ -128,7 +128,9 @@ def _coco_evidence(folder: pathlib.Path) -> str:
         # Any other JSON file may be in DIR.
         files = [f for f in files if pattern != "*.json" or _has_keys_of_coco(f)]
         if files:
-            return folder_files.relative(folder, files[0])
+            # Beside annotations, there may be other files, such as lists of classes.
+            shown = min(files, key=lambda file: not _has_keys_of_coco(file))
+            return folder_files.relative(folder, shown)
     return ""
 
 
@@ -143,11 +145,16 @@ def _has_keys_of_coco(path: pathlib.Path) -> bool:
 
 def _coco_splits(folder: pathlib.Path) -> dict[str, SplitFiles]:
     files = folder_layout.find_splits(folder)
-    return {name: SplitFiles(folder, name, (file,)) for name, file in files.items()}
+    return {name: SplitFiles(folder, name, found) for name, found in files.items()}
 
 
 def _read_coco(split: SplitFiles, problems: Problems) -> Annotations:
-    return coco_format.read_annotations(split.files[0], problems)
+    first, *others = split.files
+    if others:  # Only now, because a split that nobody reads stops nobody.
+        raise InputError(
+            f"{first} and {others[0]} are both of the split {split.name}: rename one"
+        )
+    return coco_format.read_annotations(first, problems)
 
 
 COCO = Format("COCO", _coco_evidence, _coco_splits, _read_coco)

@@ -288,3 +288,18 @@ def test_a_split_may_have_any_name(folder, noise_image):
     folder.write("all.json")
     assert len(sources.load(folder.config(), "train")) == 1
     assert len(sources.load(folder.config(), "all")) == 1
+
+
+def test_two_files_of_a_split_that_is_not_asked_for_stop_nobody(folder, noise_image):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 8, 8])])
+    for name in ("train.json", "test.json", "classes.json"):
+        folder.write(name)
+    (folder.folder / "annotations" / "classes.json").write_text('["cat", "dog"]')
+    other = folder.folder / "test" / "_annotations.coco.json"
+    other.parent.mkdir()
+    other.write_text("{}")
+    split = sources.load(folder.config(), "train")
+    assert len(split) == 1
+    assert "COCO (annotations/test.json), splits" in split.notices[0]
+    with pytest.raises(InputError, match="are both of the split test: rename one"):
+        sources.load(folder.config(), "test")
