@@ -72,6 +72,11 @@ def choose(
         elif found:
             is_rest = takes_share and found == whole
             parts[name] = Part(found, held_out=False if is_rest else None)
+        elif name in absent and whole:
+            raise InputError(
+                f"{dataset} has no validation split: add one, or set dataset.held_out "
+                f"to the share of {whole} to hold out"
+            )
         else:
             check_split_names(dataset, [name], known)
     return parts

@@ -62,7 +62,10 @@ def test_the_training_split_lacks_the_held_out_images_also_when_asked_alone():
 def test_nothing_is_held_out_of_a_folder_without_the_training_split():
     with pytest.raises(InputError, match="DIR has no split 'val'; known are a, b"):
         choose(["val"], ["a", "b"])
-    with pytest.raises(InputError, match="DIR has no split 'val'; known are train"):
+    message = (
+        "no validation split: add one, or set dataset.held_out to the share of train"
+    )
+    with pytest.raises(InputError, match=message):
         choose(["val"], ["train"], held_out=0.0)
     assert choose(["val"], ["a", "b"], train="b") == {"val": Part("b", held_out=True)}
 
