@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from borrow_det.data import pipeline, sources
+from borrow_det.data.datasets import records
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
 
@@ -30,20 +31,18 @@ class Made:
         height, width = self.sizes[i]
         image = np.full((height, width, 3), (i, 100 + i, 200 + i), np.uint8)
         sides = np.linspace(0.1, 0.9, self.boxes, dtype=np.float32)
-        return {
-            "image": cv2.imencode(".png", image[..., ::-1])[1].tobytes(),
-            "file_name": f"{i}.png",
-            "image_id": 1000 + i,
-            "height": height,
-            "width": width,
+        record = records.make_record(
+            image=cv2.imencode(".png", image[..., ::-1])[1].tobytes(),
+            file_name=f"{i}.png",
+            image_id=1000 + i,
+            size=(height, width),
             # Sizes increase.
-            "boxes": np.stack([0 * sides, 0 * sides, sides, sides], axis=-1),
-            "labels": np.arange(self.boxes, dtype=np.int32),
-            "is_crowd": np.arange(self.boxes) == 1,
-            "is_difficult": np.arange(self.boxes) == 2,
-            "area": sides**2 * height * width,
-            "bad_boxes": self.bad_boxes,
-        }
+            boxes=np.stack([0 * sides, 0 * sides, sides, sides], axis=-1),
+            labels=np.arange(self.boxes, dtype=np.int32),
+            is_crowd=np.arange(self.boxes) == 1,
+            is_difficult=np.arange(self.boxes) == 2,
+        )
+        return {**record, "bad_boxes": self.bad_boxes}
 
 
 def same(record, index):

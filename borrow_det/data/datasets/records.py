@@ -42,7 +42,7 @@ def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:
     """Converts a record of `datasets.scale_pairs`, whose boxes are always valid."""
     del index, policy
     objects = record["objects"]
-    return _record(
+    return make_record(
         image=record["image"],
         file_name=_text(record["file_name"]),
         image_id=int(record["image_id"]),
@@ -58,7 +58,7 @@ def convert_folder(record: Record, index: int, policy: str) -> Record:
     size = record["height"], record["width"]
     boxes = record["boxes"]
     bbox = coco_truth.boxes_of_metrics(record["bbox"], boxes, record["faults"])
-    return _record(
+    return make_record(
         image=record["image"],
         file_name=record["file_name"],
         image_id=index if record["numbered"] else record["id"],
@@ -90,7 +90,7 @@ def convert_voc(record: Record, index: int, policy: str) -> Record:
     # Some boxes of 2011 and later have coordinates below 1.
     boxes[:, 0] = np.maximum(boxes[:, 0] - 1 / size[0], 0)
     boxes[:, 1] = np.maximum(boxes[:, 1] - 1 / size[1], 0)
-    converted = _record(
+    converted = make_record(
         image=record["image"],
         file_name=file_name,
         image_id=_digits(file_name),
@@ -107,7 +107,7 @@ def convert_coco(record: Record, index: int, policy: str) -> Record:
     del index
     objects = record["objects"]
     file_name = _text(record["image/filename"])
-    converted = _record(
+    converted = make_record(
         image=record["image"],
         file_name=file_name,
         image_id=int(record["image/id"]),
@@ -125,7 +125,7 @@ def convert_wider_face(record: Record, index: int, policy: str) -> Record:
     faces = record["faces"]
     file_name = _text(record["image/filename"])
     boxes = _array(faces["bbox"], np.float32, (-1, 4))
-    converted = _record(
+    converted = make_record(
         image=record["image"],
         file_name=file_name,
         image_id=index,  # The set has no ids, and its file names have no numbers.
@@ -148,7 +148,7 @@ def convert_kitti(record: Record, index: int, policy: str) -> Record:
     file_name = _text(record["image/file_name"])
     boxes = _array(objects["bbox"], np.float32, (-1, 4))
     boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], -1)
-    converted = _record(
+    converted = make_record(
         image=record["image"],
         file_name=file_name,
         image_id=_digits(file_name),
@@ -163,7 +163,7 @@ def convert_imagenet2012(record: Record, index: int, policy: str) -> Record:
     """Converts a record of TFDS's imagenet2012 to one box, the entire image."""
     del policy
     file_name = _text(record["file_name"])
-    return _record(
+    return make_record(
         image=record["image"],
         file_name=file_name,
         image_id=index,  # The set has no ids.
@@ -173,7 +173,7 @@ def convert_imagenet2012(record: Record, index: int, policy: str) -> Record:
     )
 
 
-def _record(
+def make_record(
     *,
     image: bytes,
     file_name: str,
@@ -188,6 +188,7 @@ def _record(
     file_id: Id | None = None,
     fields: Mapping[str, Any] | None = None,
 ) -> Record:
+    """Makes a record; what is not given follows from the boxes and the image's id."""
     height, width = size
     if area is None:
         sides = (boxes[:, 2:] - boxes[:, :2]) * np.array([height, width], np.float32)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from borrow_det import evaluate
 from borrow_det.data import pipeline, sources
-from borrow_det.data.datasets import object_crops
+from borrow_det.data.datasets import object_crops, records
 from borrow_det.distributed import mesh as device_mesh
 from borrow_det.errors import InputError
 from borrow_det.tasks import EVALUATORS
@@ -271,19 +271,14 @@ def _one_image(config: ml_collections.ConfigDict) -> Any:
     """Returns a split of one image that one object covers."""
     height, width = config.dataset.canvas
     encoded = cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes()
-    record = {
-        "image": encoded,
-        "file_name": "empty.png",
-        "image_id": 0,
-        "height": height,
-        "width": width,
-        "boxes": np.array([[0, 0, 1, 1]], np.float32),
-        "labels": np.zeros(1, np.int32),
-        "is_crowd": np.zeros(1, np.bool_),
-        "is_difficult": np.zeros(1, np.bool_),
-        "area": np.full(1, height * width, np.float32),
-        "bad_boxes": 0,
-    }
+    record = records.make_record(
+        image=encoded,
+        file_name="empty.png",
+        image_id=0,
+        size=(height, width),
+        boxes=np.array([[0, 0, 1, 1]], np.float32),
+        labels=np.zeros(1, np.int32),
+    )
     split = sources.Split(
         dataset="empty",
         name="train",
