@@ -1,6 +1,5 @@
 (() => {
   "use strict";
-  const SVG = "http://www.w3.org/2000/svg";
   const sections = [...document.querySelectorAll("#images > section")];
   const scenes = sections.map((section) => ({
     ...JSON.parse(section.querySelector("script").textContent),
@@ -17,11 +16,6 @@
       entries.push(entry);
     });
   });
-  const element = (tag, properties = {}, ...children) => {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
-  };
   const title = (n) => {
     const level = LEVELS[n - 1];
     return `level ${level.number}, ${level.name}, stride ${level.stride}`;
@@ -40,7 +34,7 @@
   const list = element("ol", { id: "list", ariaLabel: "detections" });
   const image = element("img");
   const canvas = element("canvas", { ariaHidden: "true" });
-  const boxes = document.createElementNS(SVG, "svg");
+  const boxes = shape("svg");
   const stage = element(
     "figure", { id: "stage", ariaLabel: "image with its detections" },
     image, canvas, boxes
@@ -286,13 +280,6 @@
   }
 
   const nameOf = (d) => `${d.class} ${d.score.toFixed(2)}`;
-
-  function shape(tag, attributes, text) {
-    const made = document.createElementNS(SVG, tag);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text) made.textContent = text;
-    return made;
-  }
 
   const thin = { "vector-effect": "non-scaling-stroke", fill: "none" };
   const lines = shape("g", { class: "lines" });

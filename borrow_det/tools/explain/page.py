@@ -7,7 +7,6 @@ class names are untrusted text. Without scripts it is a plain list.
 
 import base64
 import html
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -15,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from borrow_det.inference.detector import Level
-from borrow_det.tools.common import html_page
+from borrow_det.reporting import html_page
 from borrow_det.tools.explain import text
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
 from borrow_det.visualization import annotate
@@ -80,7 +79,7 @@ class Page:
                 detection["borrowed"] = detection["borrowed"] | shown
             detections.append(detection)
         name = html.escape(record["file_name"])
-        data = _script_json(record | {"detections": detections})
+        data = html_page.script_json(record | {"detections": detections})
         many = f"{record['file_name']}: {len(detections)} detections"
         self._file.write(
             f"<section>\n<h2>{name}</h2>\n"
@@ -148,25 +147,14 @@ def _packed(heat: np.ndarray, scale: float) -> str:
 
 def _template(levels: Sequence[Level], settings: text.Settings) -> str:
     """Returns the page around the images."""
-    style = (_PARTS / "page.css").read_text(encoding="utf-8")
-    script = (_PARTS / "page.js").read_text(encoding="utf-8")
-    script = f"const LEVELS = {_script_json([v._asdict() for v in levels])};\n{script}"
     fields = {
-        "POLICY": html_page.policy(style, script),
-        "STYLE": style,
         "LEVELS": ", ".join(
             f"{v.number} is {v.name} (stride {v.stride})" for v in levels
         ),
         "SETTINGS": html.escape(str(settings)),
-        "SCRIPT": script,
     }
-    page = (_PARTS / "page.html").read_text(encoding="utf-8")
-    return html_page.fill(page, fields)
-
-
-def _script_json(value: Any) -> str:
-    """Returns JSON that cannot end a script element."""
-    return json.dumps(value).replace("<", "\\u003c")
+    constants = {"LEVELS": [level._asdict() for level in levels]}
+    return html_page.page(_PARTS, fields, constants)
 
 
 def _row(detection: dict[str, Any], image: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from borrow_det.tools.common import html_page
+from borrow_det.reporting import html_page
 from borrow_det.tools.inspect import figures, text
 from borrow_det.tools.inspect.pictures import Pictures
 from borrow_det.tools.inspect.suspicious import KINDS, Label
@@ -46,7 +46,6 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
         "After augmentation": _augmented(report, pictures.augmented),
         "Labels that look wrong": _labels(report["labels"]["counts"], pictures.labels),
     }
-    style = (_PARTS / "page.css").read_text(encoding="utf-8")
     height, width = report["input_size"]
     images, objects = (
         sum(split[name] for split in splits.values()) for name in ("images", "objects")
@@ -60,8 +59,6 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
     )
     notices = "<br>".join(map(html.escape, report["notices"]))
     fields = {
-        "POLICY": html_page.policy(style),
-        "STYLE": style,
         "NAME": html.escape(str(name)),
         "ABOUT": html.escape(about) + (f"<br>{notices}" if notices else ""),
         "LINKS": "".join(
@@ -72,8 +69,7 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
             for title, body in sections.items()
         ),
     }
-    template = (_PARTS / "page.html").read_text(encoding="utf-8")
-    return html_page.fill(template, fields)
+    return html_page.page(_PARTS, fields)
 
 
 def _anchor(title: str) -> str:

@@ -17,7 +17,7 @@ from borrow_det.tools.explain.explanation import (
 )
 from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings
-from tests.tools.explain.browser import NAMES, PROGRAM, Browser
+from tests.browser import NAMES, PROGRAM, Browser
 
 pytestmark = [
     pytest.mark.browser,

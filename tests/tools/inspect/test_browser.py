@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tools.explain.browser import NAMES, PROGRAM, Browser
+from tests.browser import NAMES, PROGRAM, Browser
 from tests.tools.inspect.made_folder import HOSTILE_CLASSES, HOSTILE_FILES
 
 pytestmark = [

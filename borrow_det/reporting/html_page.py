@@ -4,6 +4,8 @@ import base64
 import hashlib
 import html
 import io
+import json
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +15,54 @@ import PIL.Image
 
 from borrow_det.visualization import annotate
 
+_SHARED = pathlib.Path(__file__).parent
 _EXACT_SIDE = 256  # Largest side in pixels of images that are tried as PNG.
 
 
-def fill(template: str, fields: Mapping[str, str]) -> str:
+def page(
+    folder: pathlib.Path,
+    fields: Mapping[str, str],
+    constants: Mapping[str, Any] | None = None,
+) -> str:
+    """Returns a page that contains its style and its script.
+
+    The style is that of all pages, html_page.css, and the folder's page.css. A page
+    with a script also has the functions of html_page.js.
+
+    Args:
+      folder: folder with page.html, page.css and, for a page with a script, page.js.
+      fields: HTML for each mark @NAME@ in page.html; POLICY, STYLE and SCRIPT are
+        filled in by this function.
+      constants: constants of the script, by name; values that JSON can represent.
+    """
+
+    def part(place: pathlib.Path, name: str) -> str:
+        return (place / name).read_text(encoding="utf-8")
+
+    style = part(_SHARED, "html_page.css") + part(folder, "page.css")
+    script = ""
+    if (folder / "page.js").exists():
+        lines = [
+            f"const {name} = {script_json(value)};\n"
+            for name, value in (constants or {}).items()
+        ]
+        shared = part(_SHARED, "html_page.js")
+        script = "".join([*lines, shared, part(folder, "page.js")])
+    fields = {
+        **fields,
+        "POLICY": _policy(style, script),
+        "STYLE": style,
+        "SCRIPT": script,
+    }
+    return _fill(part(folder, "page.html"), fields)
+
+
+def script_json(value: Any) -> str:
+    """Returns JSON that cannot end a script element."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> str:
     """Replaces the marks @NAME@ of a template by fields.
 
     All marks are replaced in one pass, since a filled-in text may contain such a mark.
@@ -24,7 +70,7 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
     return re.sub(r"@([A-Z]+)@", lambda match: fields[match[1]], template)
 
 
-def policy(style: str, script: str = "") -> str:
+def _policy(style: str, script: str = "") -> str:
     """Returns a Content-Security-Policy that allows this style and script alone.
 
     Images may be data URIs. Nothing else is loaded or run, so that untrusted text in
