@@ -24,7 +24,7 @@ AREA_RANGES = {
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e10),
 }
-_ALL_AREAS = (0.0, 1e10)
+ALL_AREAS = (0.0, 1e10)
 _Area = TypeVar("_Area", float, np.ndarray)
 # Outside every area range, so that COCO ignores the object.
 _IGNORED_AREA = 1e11
@@ -66,7 +66,7 @@ def coco_metrics(
         raise ValueError(f"max_detections is {max_detections}, but must be positive")
     limits = sorted({n for n in (1, 10) if n < max_detections} | {max_detections})
     names = [category["name"] for category in ground_truth["categories"]]
-    areas = {"all": _ALL_AREAS, **area_ranges}
+    areas = {"all": ALL_AREAS, **area_ranges}
     precision, recall = _coco_arrays(ground_truth, detections, limits, areas)
     # precision [T IoUs, R recalls, K classes, A areas, M limits]; recall has no R.
     metrics = {
@@ -205,10 +205,7 @@ def _coco_arrays(
     defined: the library's records of all classes together would need more memory than
     the detections.
     """
-    # The reference breaks ties of scores by the order of the image ids.
-    ids = (image["id"] for image in ground_truth["images"])
-    image_ids = sorted(ids, key=lambda value: (isinstance(value, str), value))
-    images = {image_id: i for i, image_id in enumerate(image_ids, start=1)}
+    images = image_ranks(ground_truth)
     objects = grouped(ground_truth["annotations"], "category_id")
     detected = grouped(detections, "category_id")
     # Without classes, evaluates one without objects, so that the arrays have a K axis.
@@ -221,6 +218,13 @@ def _coco_arrays(
     ]
     precision, recall = zip(*arrays, strict=True)
     return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
+
+
+def image_ranks(ground_truth: Mapping[str, Any]) -> dict[Any, int]:
+    """Numbers the image ids from 1: the reference breaks ties of scores by them."""
+    ids = (image["id"] for image in ground_truth["images"])
+    image_ids = sorted(ids, key=lambda value: (isinstance(value, str), value))
+    return {image_id: i for i, image_id in enumerate(image_ids, start=1)}
 
 
 def _coco_class_arrays(

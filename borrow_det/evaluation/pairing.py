@@ -1,0 +1,241 @@
+"""Pairs of detections and objects by COCO's rule at one IoU threshold.
+
+Curves, operating points, the confusion matrix, kinds of errors and pictures all use
+these pairs, so that they agree with COCO's metrics (average_precision.py, which
+describes the records).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from borrow_det.evaluation import average_precision
+
+# The recalls of COCO's interpolated precision.
+_RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+class Pairs(NamedTuple):
+    """Detections (D) and the objects (G) that they take.
+
+    Attributes:
+      order: int [N], the counted detections by falling score. Equal scores are in the
+        order of the image ids and then of the records.
+      object: int [D], the object that a detection takes, or -1.
+      ignored: bool [D], true for detections that are neither true nor false positives:
+        they take an ignored object, or take none and are outside the area range.
+      counted: bool [D], true within the limit of detections of an image and class.
+        The other detections take no object.
+      detection: int [G], the detection that takes an object, or -1; the best one of
+        the detections that take the same crowd.
+      iou: float [D], IoU with the object that a detection takes, or 0. For a crowd,
+        the intersection over the area of the detection.
+    """
+
+    order: np.ndarray
+    object: np.ndarray
+    ignored: np.ndarray
+    counted: np.ndarray
+    detection: np.ndarray
+    iou: np.ndarray
+
+    @property
+    def hit(self) -> np.ndarray:
+        """True positives among the detections, bool [D]."""
+        return (self.object >= 0) & ~self.ignored
+
+
+def pair(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    iou: float = 0.5,
+    max_detections: int = 100,
+    area_range: tuple[float, float] = average_precision.ALL_AREAS,
+) -> Pairs:
+    """Pairs detections with objects of their class.
+
+    In each image and class, detections take objects by falling score. Each takes the
+    free object of the highest IoU, an ignored one only if no other reaches the
+    threshold. Many detections may take the same crowd. Ignored are crowds, difficult
+    objects, and objects outside the area range.
+
+    Args:
+      truth: COCO dictionary (see average_precision.py).
+      detections: COCO results list; those of classes that `truth` lacks do not count.
+      iou: least IoU of a pair.
+      max_detections: number of detections of an image and class that count.
+      area_range: (smallest, largest) area of an object, in square pixels, inclusive.
+
+    Returns:
+      The pairs, equal to those behind `average_precision.coco_metrics`.
+    """
+    annotations = truth["annotations"]
+    classes = {category["id"] for category in truth["categories"]}
+    order, counted = _counted(truth, detections, classes, max_detections)
+    counts = counted_objects(annotations, area_range)
+    taken_by = np.full(len(annotations), -1)
+    takes = np.full(len(detections), -1)
+    overlap = np.zeros(len(detections))
+    objects = _by_image_and_class(annotations, range(len(annotations)))
+    for key, found in _by_image_and_class(detections, order.tolist()).items():
+        # COCO compares ignored objects last.
+        members = sorted(objects.get(key, ()), key=lambda g: not counts[g])
+        if members:
+            _take(
+                [annotations[g] for g in members],
+                [detections[d] for d in found],
+                (np.array(members), np.array(found)),
+                counts,
+                iou,
+                (takes, taken_by, overlap),
+            )
+    ignored = (takes >= 0) & ~counts[takes] if len(annotations) else takes >= 0
+    outside = ~_within(_box_areas(detections), area_range)
+    return Pairs(
+        order=order,
+        object=takes,
+        ignored=ignored | ((takes < 0) & outside),
+        counted=counted,
+        detection=taken_by,
+        iou=overlap,
+    )
+
+
+def counted_objects(
+    annotations: Sequence[Mapping[str, Any]],
+    area_range: tuple[float, float] = average_precision.ALL_AREAS,
+) -> np.ndarray:
+    """Returns the objects to find in an area range: not ignored, bool [G]."""
+    areas = np.array([average_precision.object_area(a) for a in annotations], float)
+    ignored = np.array([average_precision.is_ignored(a) for a in annotations], bool)
+    return _within(areas, area_range) & ~ignored
+
+
+def overlaps(
+    detections: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """Computes IoUs as COCO does, float64 [D, G].
+
+    For a crowd it is the intersection over the area of the detection. Rounding equals
+    that of pycocotools' `bbIou`, so that a box at the threshold stays on its side.
+    """
+    a, b = _boxes(detections)[:, None], _boxes(objects)[None]
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    shared = np.maximum(high - low, 0).prod(axis=-1)
+    own, other = a[..., 2:].prod(axis=-1), b[..., 2:].prod(axis=-1)
+    crowd = np.array([bool(o.get("iscrowd", 0)) for o in objects], bool)
+    union = np.where(crowd, own, own + other - shared)
+    return shared / np.where(union > 0, union, 1.0)
+
+
+def interpolated_ap(hits: np.ndarray, objects: int) -> float:
+    """Computes COCO's AP of one class: mean precision at 101 recalls.
+
+    Args:
+      hits: bool [N], true positives among the detections that are not ignored, by
+        falling score.
+      objects: number of objects to find.
+
+    Returns:
+      AP in [0, 1]; nan without objects.
+    """
+    if not objects:
+        return float("nan")
+    if not len(hits):
+        return 0.0
+    found = np.cumsum(hits)
+    precision = found / np.arange(1, len(hits) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    index = np.searchsorted(found / objects, _RECALLS, side="left")
+    return float(np.append(best, 0.0)[index].mean())
+
+
+def _counted(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    classes: set[Any],
+    max_detections: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `order` and `counted` of the pairs."""
+    rank = average_precision.image_ranks(truth)
+    images = np.array([rank[d["image_id"]] for d in detections], int)
+    scores = np.array([d["score"] for d in detections], float)
+    # np.lexsort is stable, and sorts by its last key first.
+    order = np.lexsort((images, -scores))
+    counted = np.zeros(len(detections), bool)
+    seen: dict[Any, int] = {}
+    for d in order.tolist():
+        category = detections[d]["category_id"]
+        key = images[d], category
+        seen[key] = seen.get(key, 0) + 1
+        counted[d] = seen[key] <= max_detections and category in classes
+    return order[counted[order]], counted
+
+
+def _by_image_and_class(
+    records: Sequence[Mapping[str, Any]], indices: Sequence[int]
+) -> dict[Any, list[int]]:
+    """Groups indices of records, in their order."""
+    groups: dict[Any, list[int]] = {}
+    for i in indices:
+        key = records[i]["image_id"], records[i]["category_id"]
+        groups.setdefault(key, []).append(i)
+    return groups
+
+
+def _take(
+    objects: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    indices: tuple[np.ndarray, np.ndarray],
+    counts: np.ndarray,
+    iou: float,
+    into: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Pairs the detections of one image and class, by falling score.
+
+    Args:
+      objects: the objects, ignored ones last.
+      found: the detections, best first.
+      indices: the indices of `objects` and `found` among all.
+      counts: bool [G], objects that are not ignored.
+      iou: least IoU of a pair.
+      into: receives the object of each detection, the detection of each object and
+        the IoU of each detection.
+    """
+    takes, taken_by, overlap = into
+    values = overlaps(found, objects)
+    least = min(iou, 1 - 1e-10)  # COCO's allowance for rounding.
+    for row in np.flatnonzero((values >= least).any(axis=1)).tolist():
+        best, most = -1, least
+        for column in np.flatnonzero(values[row] >= least).tolist():
+            g = indices[0][column]
+            if taken_by[g] >= 0 and not objects[column].get("iscrowd", 0):
+                continue
+            if best >= 0 and counts[best] and not counts[g]:
+                break
+            # Of equal IoUs, COCO takes the last.
+            if values[row, column] >= most:
+                best, most = g, values[row, column]
+        if best >= 0:
+            d = indices[1][row]
+            takes[d], overlap[d] = best, most
+            if taken_by[best] < 0:
+                taken_by[best] = d
+
+
+def _boxes(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([record["bbox"] for record in records], float).reshape(-1, 4)
+
+
+def _box_areas(detections: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    areas = [
+        d["box_area"] if "box_area" in d else d["bbox"][2] * d["bbox"][3]
+        for d in detections
+    ]
+    return np.array(areas, float)
+
+
+def _within(areas: np.ndarray, area_range: tuple[float, float]) -> np.ndarray:
+    return (area_range[0] <= areas) & (areas <= area_range[1])
