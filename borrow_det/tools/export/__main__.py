@@ -19,13 +19,15 @@ Outputs, for K = nms.max_total detections sorted by descending score:
                    versions, and the config fields of the network
 --format=onnx (needs requirements-export.txt) writes an ONNX model with the same
 metadata as properties. It computes in float32, also for a bfloat16 run, since
-onnxruntime has few operators in bfloat16.
+onnxruntime has few operators in bfloat16. The suffix of FILE implies the format: .onnx
+or .zip.
 
 The exit status is 2 after wrong input, with one line on stderr.
 """
 
 import io
 import json
+import pathlib
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -48,6 +50,9 @@ from borrow_det.tools.export import onnx_model
 from borrow_det.workdir.metadata import environment
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+FORMATS = ("stablehlo", "onnx")
+# Suffixes of --output that imply a format.
+_SUFFIXES = {".zip": "stablehlo", ".onnx": "onnx"}
 _OUTPUTS = ("boxes", "scores", "labels", "mask")
 # Fields and groups of fields that define the network.
 _NETWORK = ("input_size", "dtype", "model", "borrow", "anchors", "nms")
@@ -58,10 +63,11 @@ def main(argv: Sequence[str]) -> int:
     options = _flags()
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     batch = _batch(options.batch)
-    _check_platforms(options)
+    kind = _format(options.format, options.output)
+    _check_platforms(options, kind)
     output = _new_file(options.output)
     detector = Detector.load(options.workdir, options.step)
-    if options.format == "onnx":
+    if kind == "onnx":
         content, note = to_onnx(detector, batch)
     else:
         content = to_stablehlo(detector, batch, options.platforms)
@@ -71,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     except OSError as error:
         raise _unwritable(output, error) from error
     print(
-        f"{output}: {options.format} of step {detector.step}, batch {options.batch}, "
+        f"{output}: {kind} of step {detector.step}, batch {options.batch}, "
         f"{note}; {len(content) / 2**20:.1f} MiB"
     )
     return 0
@@ -210,8 +216,24 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _check_platforms(options: flags.FlagValues) -> None:
-    if options.format == "onnx" and options["platforms"].present:
+def _format(stated: str | None, output: str) -> str:
+    """Returns the format of the file: --format, or what the suffix of --output implies.
+
+    Raises:
+      InputError: the two contradict each other.
+    """
+    suffix = pathlib.PurePath(output).suffix
+    implied = _SUFFIXES.get(suffix.lower())
+    if None not in (stated, implied) and stated != implied:
+        raise InputError(
+            f"--output={output} contradicts --format={stated}: {suffix} is the suffix "
+            f"of {implied}, so leave out --format, or choose another name"
+        )
+    return stated or implied or FORMATS[0]
+
+
+def _check_platforms(options: flags.FlagValues, kind: str) -> None:
+    if kind == "onnx" and options["platforms"].present:
         raise InputError(
             "--platforms can only be used with --format=stablehlo: an ONNX model runs "
             "on all platforms"
@@ -251,7 +273,12 @@ def _flags() -> flags.FlagValues:
     values = cli.run_flags()
     text: Any = {"flag_values": values}
     flags.DEFINE_enum(
-        "format", "stablehlo", ["stablehlo", "onnx"], "Format of the file.", **text
+        "format",
+        None,
+        FORMATS,
+        "Format of the file (default: onnx if --output ends in .onnx, else "
+        f"{FORMATS[0]}).",
+        **text,
     )
     flags.DEFINE_string(
         "batch",

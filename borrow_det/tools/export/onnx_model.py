@@ -53,7 +53,8 @@ def convert(
                 output_names=outputs,
             )
         except Exception as error:  # The converter raises errors of many kinds.
-            raise InputError(f"jax2onnx cannot convert this run: {error}") from error
+            reason = " ".join(str(error).split())
+            raise InputError(f"jax2onnx cannot convert this run: {reason}") from error
     _remove_unused(model.graph)
     properties = {name: json.dumps(value) for name, value in metadata.items()}
     onnx.helper.set_model_props(model, properties)

@@ -224,7 +224,7 @@ def test_an_onnx_model_detects_the_same(tiny_run, scenes, tmp_path, capfd, count
     import onnxruntime
 
     output = tmp_path / "detector.onnx"
-    assert run(tiny_run.workdir, output, "--format=onnx") == 0
+    assert run(tiny_run.workdir, output) == 0
     session = onnxruntime.InferenceSession(output)
     out, err = capfd.readouterr()
     assert (out.count("\n"), err) == (1, "")
@@ -308,6 +308,41 @@ def refused(tiny_run, tmp_path, capsys):
 )
 def test_wrong_flags_get_one_line(refused, flags, complaint):
     assert complaint in refused(*flags)
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "expected"),
+    [
+        (None, "x.onnx", "onnx"),
+        (None, "folder.zip/X.ONNX", "onnx"),
+        ("onnx", "x.onnx", "onnx"),
+        ("onnx", "x.bin", "onnx"),
+        (None, "x.zip", "stablehlo"),
+        (None, "onnx", "stablehlo"),
+        ("stablehlo", "x", "stablehlo"),
+    ],
+)
+def test_the_suffix_of_the_output_implies_the_format(stated, name, expected):
+    assert export._format(stated, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "name", "complaint"),
+    [
+        ("stablehlo", "x.onnx", ".onnx is the suffix of onnx, so leave out --format"),
+        ("onnx", "x.zip", ".zip is the suffix of stablehlo, so leave out --format"),
+    ],
+)
+def test_a_suffix_of_another_format_is_refused(
+    refused, tmp_path, stated, name, complaint
+):
+    error = refused(f"--format={stated}", output=tmp_path / name)
+    assert f"{name} contradicts --format={stated}: {complaint}" in error
+
+
+def test_an_onnx_file_has_no_platforms(refused, tmp_path):
+    error = refused("--platforms=cpu", output=tmp_path / "x.onnx")
+    assert "--platforms can only be used with --format=stablehlo" in error
 
 
 def test_runs_that_cannot_be_exported_are_refused(refused, tiny_run, tmp_path):
