@@ -89,8 +89,9 @@ def evaluate(
     """Evaluates one split; every process of a run takes part, the main one scores.
 
     Beside `path`, `FOLDER/STEP.json` with the metrics, it writes the results to
-    `STEP.{results_name}.json` and pictures to `STEP/`. The metrics come last: their
-    file marks a complete evaluation.
+    `STEP.{results_name}.json`, what explains them to `STEP.analysis.json`
+    (`Evaluator.analyze`) and pictures to `STEP/`. The metrics come last: their file
+    marks a complete evaluation.
 
     Args:
       predictor: the task's predictions.
@@ -113,6 +114,8 @@ def evaluate(
     metrics = evaluator.score(results) | evaluator.measure(observations)
     paths.make_folder(path.parent)
     paths.write_whole(_results_path(evaluator, path), json.dumps(results))
+    if analysis := evaluator.analyze(results):
+        paths.write_whole(analysis_path(path), json.dumps(analysis))
     pictures = evaluator.pictures(results)
     for name, picture in pictures.items():
         file = path.with_suffix("") / paths.fitting_name(name, ".png")
@@ -255,6 +258,11 @@ def metrics_path(workdir: paths.Path, split: str, step: int) -> paths.Path:
         / metadata.folder_name(split)
         / f"{step}.json"
     )
+
+
+def analysis_path(path: paths.Path) -> paths.Path:
+    """Returns the file of an evaluation's analysis, next to that of its metrics."""
+    return path.with_suffix(".analysis.json")
 
 
 def read_metrics(path: paths.Path) -> dict[str, float]:

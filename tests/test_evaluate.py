@@ -133,6 +133,11 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     assert {"AP", "AP_11point", "AP_allpoint"} <= set(metrics)
     detections = json.loads((folder / "17.detections.json").read_text())
     assert {d["image_id"] for d in detections} == set(range(10, 15))
+    analysis = json.loads((folder / "17.analysis.json").read_text())
+    assert analysis["classes"] == list(split.class_names)
+    objects = analysis["curves"]["all"]["all"]["objects"]
+    assert objects == sum(len(split[i]["boxes"]) for i in range(5))
+    assert np.sum(analysis["confusion"]["counts"][:-1]) == objects
     names = sorted(path.name for path in (folder / "17").iterdir())
     assert names == ["10_val_0.png", "11_val_1.png", "12_val_2.png"]
     assert len(pictures) == 3

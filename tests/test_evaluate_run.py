@@ -33,6 +33,7 @@ def test_a_split_is_evaluated_and_nothing_else_changes(workdir, tiny_run):
     folder = "evaluations/val_7"
     assert set(after) - set(before) == {
         *(f"{folder}/4.json", f"{folder}/4.detections.json"),
+        f"{folder}/4.analysis.json",
         *(f"{folder}/4/10_val_0.png", f"{folder}/4/11_val_1.png"),
     }
     assert (found.step, found.path) == (4, workdir / folder / "4.json")
@@ -55,7 +56,7 @@ def test_output_takes_the_files_of_another_step(workdir, tmp_path):
     assert contents(workdir) == before
     assert found.path == tmp_path / "out" / "2.json"
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"2.json", "2.detections.json", "2"}
+    assert names == {"2.json", "2.detections.json", "2.analysis.json", "2"}
     assert images == ["val", 4, 7]
 
 

@@ -13,7 +13,13 @@ import numpy as np
 from borrow_det.data import learnable, pipeline, rows, sources
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
-from borrow_det.evaluation import average_precision, borrowing, counterfactual, voc
+from borrow_det.evaluation import (
+    analysis,
+    average_precision,
+    borrowing,
+    counterfactual,
+    voc,
+)
 from borrow_det.evaluation.coco_values import Id
 from borrow_det.models.borrowing import source_levels
 from borrow_det.tasks.detection import DetectionPrediction
@@ -172,6 +178,12 @@ class DetectionEvaluator:
     def score(self, results: list[dict]) -> dict[str, float]:
         """Returns the metrics of detections; see the function `score`."""
         return score(self.truth, results, self.config)
+
+    def analyze(self, results: list[dict], points: Sequence[str] = ()) -> dict:
+        """Returns curves, operating points and confusion (evaluation/analysis.py)."""
+        truth, detections = sized(self.truth, results, self.config)
+        limit = self.config.evaluation.max_detections
+        return analysis.analyze(truth, detections, points, max_detections=limit)
 
     def measure(self, observations: list) -> dict[str, float]:
         """Returns the metrics of the attention (evaluation/borrowing.py)."""

@@ -154,6 +154,14 @@ class Evaluator(Protocol):
     def score(self, results: list[dict]) -> dict[str, float]:
         """Returns the metrics of the results on the split."""
 
+    def analyze(self, results: list[dict], points: Sequence[str] = ()) -> dict:
+        """Explains the results for people, as JSON; {} if there is nothing to explain.
+
+        Args:
+          results: the results on the split.
+          points: names of operating points in addition to `best_f1` (curves.py).
+        """
+
     def measure(self, observations: list) -> dict[str, float]:
         """Returns further metrics, of the observations of all images."""
 

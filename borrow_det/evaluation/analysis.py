@@ -1,0 +1,112 @@
+"""Explanation of an evaluation, for people: curves, operating points, confusion.
+
+`STEP.analysis.json` has, next to the IoU threshold, the `classes` and the `sizes`:
+  curves: by class and size (`all`, `small`, `medium`, `large`), the number of `objects`
+    and the lists `score`, `precision`, `recall`, `f1` (curves.py). `all` has the
+    objects of all classes together; a class of that name is called `all (class)`.
+  operating_points: points of the curve of all classes and sizes: `best_f1` and those
+    that were asked for; null if no score reaches the value.
+  by_class: the point of the best F1 of each class, or null.
+  confusion: the `counts` (confusion.py) at the minimum `score` of the best F1.
+The sizes are COCO's area ranges: with the objects of a range, objects outside it are
+ignored, as for AP_small.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from borrow_det.evaluation.average_precision import ALL_AREAS, AREA_RANGES
+from borrow_det.evaluation.confusion import confusion_counts
+from borrow_det.evaluation.curves import BEST_F1, Curve, curve, operating_point
+from borrow_det.evaluation.pairing import Pairs, counted_objects, pair
+
+ALL = "all"
+SIZES = {ALL: ALL_AREAS, **AREA_RANGES}
+BACKGROUND = "background"
+
+
+def analyze(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    points: Sequence[str] = (),
+    iou: float = 0.5,
+    max_detections: int = 100,
+) -> dict[str, Any]:
+    """Computes the content of `STEP.analysis.json` (see the module docstring).
+
+    Args:
+      truth: COCO dictionary (see average_precision.py).
+      detections: COCO results list.
+      points: names of operating points in addition to `best_f1` (curves.py).
+      iou: least IoU of a pair.
+      max_detections: number of detections of an image and class that count.
+    """
+    names = [category["name"] for category in truth["categories"]]
+    pairs = {
+        size: pair(truth, detections, iou, max_detections, area_range)
+        for size, area_range in SIZES.items()
+    }
+    curves = {
+        size: _curves(truth, detections, pairs[size], area_range)
+        for size, area_range in SIZES.items()
+    }
+    found = {
+        name: operating_point(curves[ALL][ALL], name)
+        for name in dict.fromkeys((BEST_F1, *points))
+    }
+    best = found[BEST_F1]
+    threshold = best["score"] if best else None
+    counts = confusion_counts(truth, detections, pairs[ALL], threshold, iou)
+    return {
+        "iou": iou,
+        "classes": names,
+        "sizes": list(SIZES),
+        "curves": {
+            key: {size: curves[size][key].as_json() for size in SIZES}
+            for key in curves[ALL]
+        },
+        "operating_points": found,
+        "by_class": {
+            name: operating_point(curves[ALL][curve_key(name)], BEST_F1)
+            for name in names
+        },
+        "confusion": {
+            "score": threshold,
+            "iou": iou,
+            "classes": [*names, BACKGROUND],
+            "counts": counts.tolist(),
+        },
+    }
+
+
+def curve_key(name: str) -> str:
+    """Returns the key of a class among the `curves`."""
+    return f"{ALL} (class)" if name == ALL else name
+
+
+def _curves(
+    truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    pairs: Pairs,
+    area_range: tuple[float, float],
+) -> dict[str, Curve]:
+    """Returns the curves of an area range, of all classes and of each, by key."""
+    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
+    counted = counted_objects(truth["annotations"], area_range)
+    objects = np.array(
+        [label.get(a["category_id"], -1) for a in truth["annotations"]], int
+    )[counted]
+    order = pairs.order[~pairs.ignored[pairs.order]]
+    scores = np.array([detections[d]["score"] for d in order], float)
+    labels = np.array([label[detections[d]["category_id"]] for d in order], int)
+    hits = pairs.hit[order]
+    result = {ALL: curve(scores, hits, int((objects >= 0).sum()))}
+    for category in truth["categories"]:
+        k = label[category["id"]]
+        own = labels == k
+        number = int((objects == k).sum())
+        key = curve_key(category["name"])
+        result[key] = curve(scores[own], hits[own], number)
+    return result
