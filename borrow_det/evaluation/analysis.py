@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from borrow_det.evaluation.average_precision import ALL_AREAS, AREA_RANGES
 from borrow_det.evaluation.confusion import confusion_counts
 from borrow_det.evaluation.curves import BEST_F1, Curve, curve, operating_point
-from borrow_det.evaluation.pairing import Pairs, counted_objects, pair
+from borrow_det.evaluation.pairing import SIZES, Pairs, counted_objects, pair
 
 ALL = "all"
-SIZES = {ALL: ALL_AREAS, **AREA_RANGES}
 BACKGROUND = "background"
 
 

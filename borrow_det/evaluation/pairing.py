@@ -12,6 +12,9 @@ import numpy as np
 
 from borrow_det.evaluation import average_precision
 
+# Area ranges by size, as in COCO's metrics.
+SIZES = {"all": average_precision.ALL_AREAS, **average_precision.AREA_RANGES}
+
 # The recalls of COCO's interpolated precision.
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -91,7 +94,7 @@ def pair(
                 (takes, taken_by, overlap),
             )
     ignored = (takes >= 0) & ~counts[takes] if len(annotations) else takes >= 0
-    outside = ~_within(_box_areas(detections), area_range)
+    outside = ~within(box_areas(detections), area_range)
     return Pairs(
         order=order,
         object=takes,
@@ -107,9 +110,8 @@ def counted_objects(
     area_range: tuple[float, float] = average_precision.ALL_AREAS,
 ) -> np.ndarray:
     """Returns the objects to find in an area range: not ignored, bool [G]."""
-    areas = np.array([average_precision.object_area(a) for a in annotations], float)
     ignored = np.array([average_precision.is_ignored(a) for a in annotations], bool)
-    return _within(areas, area_range) & ~ignored
+    return within(object_areas(annotations), area_range) & ~ignored
 
 
 def overlaps(
@@ -229,7 +231,13 @@ def _boxes(records: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array([record["bbox"] for record in records], float).reshape(-1, 4)
 
 
-def _box_areas(detections: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def object_areas(annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns the sizes of objects in square pixels, float64 [G]."""
+    return np.array([average_precision.object_area(a) for a in annotations], float)
+
+
+def box_areas(detections: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Returns the sizes of the boxes of detections in square pixels, float64 [D]."""
     areas = [
         d["box_area"] if "box_area" in d else d["bbox"][2] * d["bbox"][3]
         for d in detections
@@ -237,5 +245,6 @@ def _box_areas(detections: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.array(areas, float)
 
 
-def _within(areas: np.ndarray, area_range: tuple[float, float]) -> np.ndarray:
+def within(areas: np.ndarray, area_range: tuple[float, float]) -> np.ndarray:
+    """Returns true for areas in a range, both ends included."""
     return (area_range[0] <= areas) & (areas <= area_range[1])
