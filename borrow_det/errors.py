@@ -14,10 +14,10 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(_escape_controls(message))
+        super().__init__(escape_controls(message))
 
 
-def _escape_controls(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Escapes line breaks and control characters as in Python's string literals."""
     return "".join(
         c.encode("unicode_escape").decode()

@@ -1,6 +1,7 @@
 """Detection in the views of images, in batches of one size."""
 
 import collections
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -15,12 +16,21 @@ from borrow_det.inference.tiling import ViewDetections
 DetectCanvases: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 
 
+class DetectedImage(NamedTuple):
+    """An image and its detections."""
+
+    image: np.ndarray | StripImage  # uint8 RGB [H, W, 3]
+    detections: ViewDetections  # In pixels.
+    seconds: float  # Time of the network: the shares of the image's views in batches.
+
+
 class _PendingImage(NamedTuple):
     """An image, its views, and the detections of each view so far."""
 
     image: np.ndarray | StripImage  # uint8 RGB [H, W, 3]
     windows: np.ndarray  # int [v, 4]
     detections: list[ViewDetections | None]
+    seconds: list[float]  # Share of each view in the time of its batch.
 
 
 class _View(NamedTuple):
@@ -40,8 +50,8 @@ def detect_images(
     canvas: tuple[int, int],
     iou: float,
     batch_size: int,
-) -> Iterator[tuple[np.ndarray | StripImage, ViewDetections]]:
-    """Yields each image with its detections in pixels, in the order of `images`.
+) -> Iterator[DetectedImage]:
+    """Yields each image with its detections, in the order of `images`.
 
     The last batch is padded to `batch_size`, so that one program is compiled. A single
     view in all is a batch of one: padded, it would take as long as a full batch.
@@ -59,7 +69,8 @@ def detect_images(
     full_batches = 0
     for image in images:
         windows = views(image.shape[:2])
-        waiting.append(_PendingImage(image, windows, [None] * len(windows)))
+        count = len(windows)
+        waiting.append(_PendingImage(image, windows, [None] * count, [0.0] * count))
         for index, window in enumerate(windows):
             padded = decode.to_canvas(_cut(image, window), canvas)
             queue.append(_View(waiting[-1], index, *padded))
@@ -86,11 +97,14 @@ def _detect_views(
     sizes = np.tile(np.array(canvas, np.int32), (rows, 1))
     for row, view in enumerate(queue):
         canvases[row], sizes[row] = view.canvas, view.size
+    start = time.perf_counter()
     found = detect(canvases, sizes)
+    share = (time.perf_counter() - start) / len(queue)
     for row, (pending, index, *_) in enumerate(queue):
         window = pending.windows[index]
         mask = found["mask"][row]
         sides = np.tile(window[2:] - window[:2], 2)
+        pending.seconds[index] = share
         pending.detections[index] = ViewDetections(
             found["boxes"][row][mask].astype(float) * sides + np.tile(window[:2], 2),
             found["scores"][row][mask],
@@ -106,9 +120,8 @@ def _cut(image: np.ndarray | StripImage, window: np.ndarray) -> np.ndarray:
     return image[top:bottom, left:right]
 
 
-def _merged(
-    pending: _PendingImage, iou: float
-) -> tuple[np.ndarray | StripImage, ViewDetections]:
+def _merged(pending: _PendingImage, iou: float) -> DetectedImage:
     views = [view for view in pending.detections if view is not None]
     height, width, _ = pending.image.shape
-    return pending.image, tiling.merge(views, pending.windows, (height, width), iou)
+    found = tiling.merge(views, pending.windows, (height, width), iou)
+    return DetectedImage(pending.image, found, sum(pending.seconds))

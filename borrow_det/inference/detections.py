@@ -53,6 +53,8 @@ class Detections:
       image_size: (height, width) of the image in pixels.
       image: uint8 RGB [H, W, 3], the upright image. The image of a file that was read
         by strips is shrunk by an integer factor to at most 2**24 pixels.
+      seconds: time of the network for the image, its share of each batch. The first
+        batch of each size includes the compilation of the program.
     """
 
     boxes: np.ndarray
@@ -62,6 +64,7 @@ class Detections:
     category_ids: tuple[int | str, ...]
     image_size: tuple[int, int]
     image: np.ndarray
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -128,6 +131,12 @@ class Detections:
                     )
             keep &= np.isin(self.labels, [self.class_names.index(n) for n in names])
         return self[keep]
+
+    def counts(self) -> dict[str, int]:
+        """Returns the number of detections of each class, the most frequent first."""
+        labels, numbers = np.unique(self.labels, return_counts=True)
+        order = np.argsort(-numbers, kind="stable")
+        return {self.class_names[labels[i]]: int(numbers[i]) for i in order}
 
     def to_coco(self, image_id: Any = 1) -> list[dict[str, Any]]:
         """Returns records in COCO's results format, as `predict` writes them.

@@ -248,10 +248,13 @@ class Detector:
             iou=self.config.nms.iou,
             batch_size=batch_size,
         )
-        return (self._detections(*pair).filter(score) for pair in detected)
+        return (self._detections(*parts).filter(score) for parts in detected)
 
     def _detections(
-        self, image: np.ndarray | StripImage, found: tiling.ViewDetections
+        self,
+        image: np.ndarray | StripImage,
+        found: tiling.ViewDetections,
+        seconds: float,
     ) -> Detections:
         """Returns the public form of an image's detections."""
         return Detections(
@@ -262,6 +265,7 @@ class Detector:
             category_ids=self.category_ids,
             image_size=(image.shape[0], image.shape[1]),
             image=image.picture if isinstance(image, StripImage) else image,
+            seconds=seconds,
         )
 
     def detect_canvases(

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import re
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -12,10 +11,9 @@ import PIL.ImageOps
 from borrow_det.data.images import inputs, upright
 from borrow_det.data.images.strips import StripImage
 from borrow_det.errors import InputError
-from borrow_det.io import paths
+from borrow_det.io import paths, web
 
 ImageLike: TypeAlias = str | os.PathLike | np.ndarray | PIL.Image.Image | StripImage
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def is_image(value: Any) -> TypeGuard[ImageLike]:
@@ -57,7 +55,7 @@ def read(image: ImageLike, name: str, max_pixels: int = 0) -> np.ndarray | Strip
 
 
 def _read_file(text: str, max_pixels: int) -> np.ndarray | StripImage:
-    if _URL.match(text):
+    if web.is_url(text):
         raise InputError(f"{text} is a URL: download it, and pass the file's path")
     path = pathlib.Path(paths.expand_home(text))
     if path.is_dir():

@@ -79,6 +79,14 @@ def test_views_are_the_tiles_and_then_the_entire_image(images):
     assert found[0][0] is array
 
 
+def test_the_time_of_a_batch_is_shared_by_its_views(images, monkeypatch):
+    clock = iter([1.0, 7.0, 20.0, 28.0])  # Two batches, of 6 and of 8 seconds.
+    monkeypatch.setattr(batching.time, "perf_counter", lambda: next(clock))
+    # Three tiles and the entire image of each: batches of six and of two views.
+    _, found = run(images[0], (65, 90), batch_size=6)
+    assert [image.seconds for image in found] == [4.0, 2.0 + 8.0]
+
+
 def test_a_strip_is_freed_when_its_views_are_cut(images):
     opened = images[1]
     run(opened, (40, 40))

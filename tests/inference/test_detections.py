@@ -30,6 +30,11 @@ def found():
     )
 
 
+def test_counts_are_by_class_the_most_frequent_first(found):
+    assert list(found.counts().items()) == [("dog", 2), ("cat", 1)]
+    assert found[:0].counts() == {}
+
+
 def test_length_and_iteration(found):
     assert len(found) == 3
     first, second, third = found

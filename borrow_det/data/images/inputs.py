@@ -80,9 +80,14 @@ def kind_of(path: pathlib.Path) -> Kind | None:
             header = file.read(_HEADER)
     except OSError:
         return None
-    if _IMAGE.match(header):
+    return kind_of_content(header)
+
+
+def kind_of_content(start: bytes) -> Kind | None:
+    """Returns the kind of a file with these first bytes, 16 at least."""
+    if _IMAGE.match(start):
         return "image"
-    return "video" if _VIDEO.match(header) else None
+    return "video" if _VIDEO.match(start) else None
 
 
 def is_video(path: pathlib.Path) -> bool:

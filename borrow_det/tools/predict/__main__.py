@@ -2,7 +2,10 @@
 
   python -m borrow_det.tools.predict --workdir=W --output=DIR INPUT...
 
-INPUT is an image, a folder, a pattern or a video. The tool writes into DIR
+INPUT is an image, a folder, a pattern or a video, a URL of an image or a video (http,
+https, rtsp, ...), the index of a camera (0), or a list: a text file (.txt) with one of
+these in each line. A camera and a video of a URL end with Ctrl-C. The tool prints a
+line for each image, and writes into DIR
   detections.json  list in COCO's results format: image_id, category_id, bbox [x, y,
                    width, height] in pixels of the upright image, score, and file_name
                    (and frame, counted from 0, for a video). It holds all detections
@@ -23,7 +26,6 @@ entire image, and the tool merges their detections (inference/tiling.py).
 """
 
 import collections
-import pathlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -33,14 +35,18 @@ from absl import flags
 
 from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
-from borrow_det.errors import InputError
-from borrow_det.inference import tiling, video
+from borrow_det.errors import InputError, escape_controls
+from borrow_det.inference import tiling
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
 from borrow_det.inference.images import ImageLike
 from borrow_det.tools.common import cli
-from borrow_det.tools.predict.files import Item, PredictionWriter
-from borrow_det.tools.predict.image_ids import image_ids
+from borrow_det.tools.predict import sources
+from borrow_det.tools.predict.files import PredictionWriter
+from borrow_det.tools.predict.image_ids import ImageIds, image_ids
+from borrow_det.tools.predict.reading import Item, read_items
+
+_SHOWN = 3  # Inputs without an id that the last line names.
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,88 +54,73 @@ def main(argv: Sequence[str]) -> int:
     values = _flags()
     names = cli.parse(values, argv, __doc__)
     if not names:
-        raise InputError("name at least one image, folder, pattern or video")
+        raise InputError(
+            "name at least one image, folder, pattern, video, URL, camera or list"
+        )
     options = _options(values)
     output = cli.output_folder(values.output)
-    paths, others = inputs.find(names, leave_out=output / "pictures")
-    ids = image_ids(values.ids_from, paths) if values.ids_from else None
+    found, others = sources.find(names, leave_out=output / "pictures")
+    ids = image_ids(values.ids_from, found) if values.ids_from else None
+    chosen = [source for source in found if ids is None or source in ids.ids]
     detector = Detector.load(values.workdir, values.step)
-    writer = PredictionWriter(output, detector, values.score, values.pictures, ids)
+    writer = PredictionWriter(
+        output, detector, values.score, values.pictures, ids and ids.ids
+    )
     failures: list[str] = []
     repaired: list[str] = []
-    items = read_items(
-        tqdm.tqdm(paths, unit="file", disable=None),
-        failures,
-        repaired,
-        values.max_pixels,
-    )
+    items = read_items(chosen, failures, repaired, values.max_pixels)
     complete = False
     try:
-        for item, found in detect(detector, items, options):
-            writer.add(item, found)
+        for item, detections in _with_bar(detect(detector, items, options), chosen):
+            writer.add(item, detections)
+            if not values.quiet:
+                line = _line(item, detections.filter(values.score))
+                tqdm.tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()  # For a reader of a pipe, as a camera may go on.
         complete = True
     finally:  # Ctrl-C and errors leave the results so far.
         writer.close(complete)
         print(
             f"{writer.images} images, {writer.drawn} detections with a score of at "
             f"least {values.score}; {writer.written} in all: "
-            f"{output / 'detections.json'}{_remarks(failures, repaired, others)}"
+            f"{output / 'detections.json'}{_remarks(failures, repaired, others, ids)}"
         )
     return 1 if failures or writer.failures else 0
 
 
+def _with_bar(
+    detected: Iterator[tuple[Item, Detections]], chosen: Sequence[sources.Source]
+) -> Iterable[tuple[Item, Detections]]:
+    """Shows a progress bar on a terminal, without an end if there are videos."""
+    videos = any(source.may_be_video for source in chosen)
+    total = None if videos else len(chosen)
+    return tqdm.tqdm(detected, unit="image", total=total, disable=None)
+
+
+def _line(item: Item, found: Detections) -> str:
+    """Returns a line about an image: counts by class, and the network's time."""
+    counts = [f"{count} {name}" for name, count in found.counts().items()]
+    told = ", ".join(counts) or "nothing found"
+    return escape_controls(f"{item.name}: {told}, {1000 * found.seconds:.1f} ms")
+
+
 def _remarks(
-    failures: Sequence[str], repaired: Sequence[str], others: Mapping[str, int]
+    failures: Sequence[str],
+    repaired: Sequence[str],
+    others: Mapping[str, int],
+    ids: ImageIds | None,
 ) -> str:
-    """Returns the end of the last line: files that were not read or were repaired."""
+    """Returns the end of the last line: inputs that were not read or were repaired."""
     text = f"; inputs not read completely: {len(failures)}" if failures else ""
     if repaired:
         text += f"; repaired images: {len(repaired)}"
     if others:
         text += f"; skipped: {inputs.described(others)}"
-    return text
-
-
-def read_items(
-    paths: Iterable[pathlib.Path],
-    failures: list[str],
-    repaired: list[str],
-    max_pixels: int = 0,
-) -> Iterator[Item]:
-    """Yields the images of files and the frames of videos.
-
-    A file that cannot be read is reported on stderr and in `failures`, and so is a
-    video that breaks off, after its readable frames.
-
-    Args:
-      paths: images and videos.
-      failures: gets a message for each file that is not read completely.
-      repaired: gets a message for each image that was repaired, as stderr does.
-      max_pixels: number of pixels above which an image is refused; 0 for Pillow's
-        limit.
-    """
-
-    def warn(message: str) -> None:
-        tqdm.tqdm.write(f"warning: {message}", file=sys.stderr)
-        repaired.append(message)
-
-    for path in paths:
-        kind = "skipped"
-        try:
-            if inputs.is_video(path):
-                for frame, (rate, image) in enumerate(video.read_frames(path)):
-                    yield Item(path, image, frame, rate)
-                    kind = "incomplete"
-            else:
-                opened = inputs.open_image(path, max_pixels, "--max_pixels", warn)
-                yield Item(path, opened)
-        except Exception as error:  # Decoders raise any kind for a damaged file.
-            expected = isinstance(error, InputError)
-            told = (
-                str(error) if expected else f"{path}: {type(error).__name__}: {error}"
-            )
-            tqdm.tqdm.write(f"{kind}: {told}", file=sys.stderr)
-            failures.append(told)
+    if ids is not None and ids.left_out:
+        shown = ", ".join(source.name for source in ids.left_out[:_SHOWN])
+        more = ", ..." if len(ids.left_out) > _SHOWN else ""
+        text += f"; not in --ids_from: {len(ids.left_out)} ({shown}{more})"
+    return escape_controls(text)
 
 
 def detect(
@@ -196,12 +187,13 @@ def _flags() -> flags.FlagValues:
         "whole", True, "Process the entire image in addition to the tiles.", **text
     )
     flags.DEFINE_boolean("pictures", True, "Write annotated pictures.", **text)
+    flags.DEFINE_boolean("quiet", False, "Print no line for each image.", **text)
     cli.define_max_pixels(values)
     path_flags.define_path(
         "ids_from",
         None,
         "COCO file whose image ids are used, by file name, so that the score tool can "
-        "compare the detections with it.",
+        "compare the detections with it. Images that it does not list are left out.",
         **text,
     )
     return values

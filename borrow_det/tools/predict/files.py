@@ -4,28 +4,20 @@ import json
 import pathlib
 import sys
 import textwrap
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tqdm
 
-from borrow_det.data.images.strips import StripImage
 from borrow_det.errors import InputError
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
 from borrow_det.inference.video import VideoWriter
 from borrow_det.io import paths
 from borrow_det.tools.predict.growing_list import GrowingList
+from borrow_det.tools.predict.reading import Item
+from borrow_det.tools.predict.sources import Source
 from borrow_det.visualization import annotate
-
-
-class Item(NamedTuple):
-    """One image, or one frame of a video."""
-
-    path: pathlib.Path
-    image: np.ndarray | StripImage  # uint8 RGB [H, W, 3], upright.
-    frame: int | None = None  # Index of a video's frame, from 0.
-    rate: float = 0.0  # Frames per second of a video.
 
 
 class PredictionWriter:
@@ -43,7 +35,7 @@ class PredictionWriter:
         detector: Detector,
         score: float,
         pictures: bool,
-        ids: dict[pathlib.Path, Any] | None = None,
+        ids: dict[Source, Any] | None = None,
     ):
         """Creates the folder.
 
@@ -52,7 +44,7 @@ class PredictionWriter:
           detector: trained run, whose class names and ids are written.
           score: minimum score of the detections to draw.
           pictures: false to draw nothing.
-          ids: image id of each path; None numbers the images from 1.
+          ids: image id of each input; None numbers the images from 1.
 
         Raises:
           InputError: the folder cannot be made or written to.
@@ -88,9 +80,9 @@ class PredictionWriter:
         Raises:
           InputError: the results cannot be written.
         """
-        image_id = self._ids[item.path] if self._ids else self.images + 1
+        image_id = self._ids[item.source] if self._ids else self.images + 1
         height, width = found.image_size
-        place: dict[str, Any] = {"file_name": paths.as_text(item.path)}
+        place: dict[str, Any] = {"file_name": item.source.name}
         if item.frame is not None:
             place["frame"] = item.frame
         image = {"id": image_id, **place, "height": height, "width": width}
@@ -125,16 +117,15 @@ class PredictionWriter:
         except InputError as error:
             self._report(item, str(error))
         except Exception as error:  # Libraries raise many kinds; the results matter.
-            place = item.path if item.frame is None else f"{item.path}[{item.frame}]"
-            self._report(item, f"{place}: {type(error).__name__}: {error}")
+            self._report(item, f"{item.name}: {type(error).__name__}: {error}")
 
     def _write_picture(self, item: Item, picture: np.ndarray) -> None:
         if item.frame is None:
-            annotate.write_image(self._new_path(item.path, ".jpg"), picture)
+            annotate.write_image(self._new_path(item.source, ".jpg"), picture)
             return
         if self._video is None:
             height, width, _ = picture.shape
-            path = self._new_path(item.path, ".mp4")
+            path = self._new_path(item.source, ".mp4")
             self._video = VideoWriter(path, (height, width), item.rate)
         self._video.add(picture)
 
@@ -144,7 +135,7 @@ class PredictionWriter:
         if item.frame is not None:
             self._end_video()
 
-    def _new_path(self, source: pathlib.Path, suffix: str) -> pathlib.Path:
+    def _new_path(self, source: Source, suffix: str) -> pathlib.Path:
         """Returns a name in pictures/ that no other input has taken."""
         name, number = paths.fitting_name(source.stem, suffix), 1
         while name in self._names:

@@ -8,6 +8,7 @@ import pytest
 
 from borrow_det.errors import InputError
 from borrow_det.tools.predict.image_ids import image_ids
+from borrow_det.tools.predict.sources import Source
 
 
 def coco_file(folder, names, ids=None):
@@ -16,6 +17,10 @@ def coco_file(folder, names, ids=None):
     path = folder / "truth.json"
     path.write_text(json.dumps({"images": images, "categories": []}))
     return str(path)
+
+
+def file(name):
+    return Source(pathlib.Path(name))
 
 
 @pytest.mark.parametrize(
@@ -31,47 +36,76 @@ def coco_file(folder, names, ids=None):
     ],
 )
 def test_recorded_names_of_other_machines_are_found(tmp_path, recorded):
-    path = pathlib.Path("here/a.jpg")
+    source = file("here/a.jpg")
     truth = coco_file(tmp_path, ["b.jpg", recorded])
-    assert image_ids(truth, [path]) == {path: 2}
+    assert image_ids(truth, [source]) == ({source: 2}, [])
 
 
 def test_text_ids_stay_texts(tmp_path):
     truth = coco_file(tmp_path, ["a.jpg", "b.jpg"], ["img_7", "007"])
-    paths = [pathlib.Path("b.jpg"), pathlib.Path("a.jpg")]
-    assert list(image_ids(truth, paths).values()) == ["007", "img_7"]
+    sources = [file("b.jpg"), file("a.jpg")]
+    assert list(image_ids(truth, sources).ids.values()) == ["007", "img_7"]
 
 
 def test_unicode_normal_forms_are_equal(tmp_path):
     name = "größer.jpg"
-    path = pathlib.Path(unicodedata.normalize("NFD", name))
+    source = file(unicodedata.normalize("NFD", name))
     truth = coco_file(tmp_path, [unicodedata.normalize("NFC", name)])
-    assert image_ids(truth, [path]) == {path: 1}
+    assert image_ids(truth, [source]).ids == {source: 1}
 
 
 def test_folders_distinguish_equal_names_also_of_a_relative_path(tmp_path, monkeypatch):
     truth = coco_file(tmp_path, ["x/a.jpg", "y/a.jpg"])
     (tmp_path / "y").mkdir()
     monkeypatch.chdir(tmp_path / "y")
-    assert list(image_ids(truth, [pathlib.Path("a.jpg")]).values()) == [2]
+    assert image_ids(truth, [file("a.jpg")]).ids == {file("a.jpg"): 2}
 
 
 def test_all_files_without_an_id_are_counted(tmp_path):
-    truth = coco_file(tmp_path, ["x/a.jpg", "y/a.jpg", "b.jpg"])
-    paths = [*map(pathlib.Path, ("z/a.jpg", "c.jpg", "d.jpg", "b.jpg", "q/b.jpg"))]
+    truth = coco_file(tmp_path, ["a.jpg"])
     with pytest.raises(InputError) as error:
-        image_ids(truth, [*paths, pathlib.Path("v.mp4")])
+        image_ids(truth, [file("c.jpg"), file("d.jpg"), file("v.mp4"), Source(0)])
     message = str(error.value)
-    assert message.startswith("5 problems. unknown file name (2): c.jpg: the file has ")
-    assert "several images of that name: 'x/a.jpg', 'y/a.jpg'" in message
-    assert "image of two files (1): q/b.jpg: 'b.jpg' is the image of b.jpg" in message
-    assert "video (1): v.mp4" in message
+    assert message.startswith("4 problems. unknown file name (2): c.jpg: the file has ")
+    assert "video (2): v.mp4: frames have no image ids" in message
+    assert "camera 0: frames have no" in message
     assert message.endswith(f"Correct --ids_from={truth}, or leave out these files")
+
+
+def test_files_that_fit_equally_well_are_refused(tmp_path):
+    truth = coco_file(tmp_path, ["x/a.jpg", "y/a.jpg", "b.jpg"])
+    with pytest.raises(InputError) as error:
+        image_ids(truth, [*map(file, ("z/a.jpg", "c.jpg", "p/b.jpg", "q/b.jpg"))])
+    message = str(error.value)
+    assert message.startswith("2 problems. ")
+    assert "several images of that name: 'x/a.jpg', 'y/a.jpg'" in message
+    assert "image of two files (1): q/b.jpg: 'b.jpg' is the image of p/b.jpg" in message
+
+
+def test_inputs_that_the_file_does_not_list_are_left_out(tmp_path):
+    truth = coco_file(tmp_path, ["a.jpg", "deep/b.jpg"], [5, 6])
+    sources = [*map(file, ("c.jpg", "deep/b.jpg", "v.mp4", "a.jpg"))]
+    found = image_ids(truth, sources)
+    assert found.ids == {sources[1]: 6, sources[3]: 5}
+    assert found.left_out == [sources[0], sources[2]]
+
+
+def test_of_files_of_one_name_the_one_in_the_recorded_folder_has_the_id(tmp_path):
+    truth = coco_file(tmp_path, ["val/a.jpg", "b.jpg"])
+    sources = [*map(file, ("train/a.jpg", "val/a.jpg", "b.png", "b.jpg"))]
+    found = image_ids(truth, sources)
+    assert found.ids == {sources[1]: 1, sources[3]: 2}
+    assert found.left_out == [sources[0], sources[2]]
+
+
+def test_images_of_urls_have_ids_by_their_names(tmp_path):
+    truth = coco_file(tmp_path, ["a.jpg", "b.jpg"])
+    source = Source("https://example.org/images/b.jpg?size=full")
+    assert image_ids(truth, [source]).ids == {source: 2}
 
 
 def test_wrong_records_are_named_only_if_a_file_has_no_id(tmp_path):
     truth = coco_file(tmp_path, ["a.jpg", "b.jpg"], [1, 1])
-    path = pathlib.Path("a.jpg")
-    assert image_ids(truth, [path]) == {path: 1}
+    assert image_ids(truth, [file("a.jpg")]).ids == {file("a.jpg"): 1}
     with pytest.raises(InputError, match="duplicate image id"):
-        image_ids(truth, [pathlib.Path("b.jpg")])
+        image_ids(truth, [file("b.jpg")])

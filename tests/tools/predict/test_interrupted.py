@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+from borrow_det.data.images import inputs
 from borrow_det.errors import InputError
+from borrow_det.inference import video
 from borrow_det.inference.detections import Detections
-from borrow_det.tools.predict import __main__ as predict
 from tests.tools.predict.blobs import (
     parts,
     results,
@@ -56,13 +57,13 @@ def test_a_call_that_ends_early_leaves_what_is_done(
     output = tmp_path / "out"
     assert run(output, "--batch=2", str(tmp_path / "in")) == status
     told = capsys.readouterr()
-    assert told.out.startswith("6 images, ")
+    assert told.out.splitlines()[-1].startswith("6 images, ")
     assert told.err.count("\n") == 1
     listed = json.loads((output / "images.json").read_text())
     assert [image.get("frame") for image in listed["images"]] == [None, 0, 1, 2, 3, 4]
     assert {r["image_id"] for r in results(output)} <= set(range(1, 7))
     assert [path.name for path in output.glob("*.part")] == []
-    annotated = list(predict.video.read_frames(output / "pictures" / "1.mp4"))
+    annotated = list(video.read_frames(output / "pictures" / "1.mp4"))
     assert len(annotated) == 5
 
 
@@ -124,14 +125,14 @@ def test_a_killed_call_loses_its_last_batch_only(tmp_path):
 def test_an_input_that_fails_in_any_way_is_skipped(
     tmp_path, detector, monkeypatch, capsys
 ):
-    read = predict.inputs.read_upright
+    read = inputs.read_upright
 
     def broken(path, *arguments):
         if path.name == "b.png":
             raise MemoryError("no room for its pixels")
         return read(path, *arguments)
 
-    monkeypatch.setattr(predict.inputs, "read_upright", broken)
+    monkeypatch.setattr(inputs, "read_upright", broken)
     for name in "abc":
         save(tmp_path / "in" / f"{name}.png", scene(20, 20, red=[1, 1, 4, 4]))
     assert run(tmp_path / "out", str(tmp_path / "in")) == 1

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -87,6 +88,22 @@ def test_the_score_flag_limits_what_is_drawn_and_counted(tmp_path, detector, cap
         inked.append(int((picture.max(axis=-1) < 60).sum()))
     assert inked[0] > inked[1] > inked[2] == 0
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_line_for_each_image_tells_what_was_found(tmp_path, detector, capsys):
+    both = scene(20, 20, red=[1, 1, 4, 4], green=[9, 9, 4, 4])
+    first = save(tmp_path / "a.png", both)
+    second = save(tmp_path / "b\nc.png", scene(20, 20))
+    assert run(tmp_path / "out", "--score=0.7", "--nopictures", first, second) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"[\d.]+ ms", "T ms", line) for line in lines[:-1]] == [
+        f"{first}: 1 red, T ms",
+        f"{tmp_path}/b\\nc.png: nothing found, T ms",
+    ]
+    assert run(tmp_path / "out", "--nopictures", first) == 0
+    assert ": 1 red, 1 green, " in capsys.readouterr().out
+    assert run(tmp_path / "out", "--quiet", "--nopictures", first) == 0
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_pictures_show_the_boxes_unless_they_are_turned_off(tmp_path, detector):
@@ -212,8 +229,12 @@ def test_the_score_tool_reads_detections_with_ids_from_a_coco_file(
     ]
     assert cli.call(score.main, ["score", *arguments]) == 0
     assert json.loads(capsys.readouterr().out)["AP/red"] == pytest.approx(1.0)
-    other = save(tmp_path / "z" / "other.png", scene(9, 9))
-    assert run(tmp_path / "out", f"--ids_from={path}", other) == 2
+    others = [save(tmp_path / "z" / f"{i}.png", scene(9, 9)) for i in range(5)]
+    assert run(tmp_path / "more", f"--ids_from={path}", *folders, *others) == 0
+    left_out = f"; not in --ids_from: 5 ({', '.join(others[:3])}, ...)\n"
+    assert capsys.readouterr().out.endswith(left_out)
+    assert results(tmp_path / "more") == results(tmp_path / "out")
+    assert run(tmp_path / "out", f"--ids_from={path}", others[0]) == 2
     assert "has no image of that name" in capsys.readouterr().err
 
 

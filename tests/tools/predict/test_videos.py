@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.tools.predict import __main__ as predict
+from borrow_det.inference import video
 from tests.tools.predict.blobs import (
     results,
     run,
@@ -81,7 +81,7 @@ def test_an_annotated_video_that_cannot_be_written_is_reported(
     detector.tolerance = 90
     # MPEG-4 has no time base for this rate, which damaged headers may contain.
     frames = [(0.001, scene(48, 64, green=[4, 16, 16, 16]))] * 2
-    monkeypatch.setattr(predict.video, "read_frames", lambda path: iter(frames))
+    monkeypatch.setattr(video, "read_frames", lambda path: iter(frames))
     (tmp_path / "clip.mp4").write_bytes(b"")
     assert run(tmp_path / "out", str(tmp_path / "clip.mp4")) == 1
     assert len(results(tmp_path / "out")) == 2
@@ -118,7 +118,7 @@ def test_files_of_any_name_are_read_and_written(tmp_path, detector, capsys, name
     assert [image["file_name"] for image in listed] == [r["file_name"] for r in found]
     pictures = output / "pictures"
     assert PIL.Image.open(pictures / f"{stem}.jpg").size == (80, 80)
-    annotated = list(predict.video.read_frames(pictures / f"{stem}.mp4"))
+    annotated = list(video.read_frames(pictures / f"{stem}.mp4"))
     assert [frame.shape for _, frame in annotated] == [(192, 256, 3)] * 3
 
 
@@ -134,7 +134,7 @@ def test_a_video_whose_frames_change_their_size_is_drawn_up_to_there(
     tmp_path, detector, monkeypatch, capsys
 ):
     frames = [(12.0, scene(64, side, red=[1, 1, 4, 4])) for side in (64, 64, 80, 80)]
-    monkeypatch.setattr(predict.video, "read_frames", lambda path: iter(frames))
+    monkeypatch.setattr(video, "read_frames", lambda path: iter(frames))
     (tmp_path / "clip.mp4").write_bytes(b"")
     assert run(tmp_path / "out", str(tmp_path / "clip.mp4")) == 1
     assert [r["frame"] for r in results(tmp_path / "out")] == [0, 1, 2, 3]
