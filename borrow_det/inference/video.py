@@ -87,7 +87,7 @@ def read_camera(index: int) -> Iterator[tuple[float, np.ndarray]]:
 def _frames(
     capture: cv2.VideoCapture, message: str
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (frames per second, frame); raises InputError with the message without any."""
+    """Yields (frames per second, frame); without any, raises InputError."""
     try:
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         read, frame = capture.read()
