@@ -68,12 +68,15 @@ class ErrorKinds(NamedTuple):
     Attributes:
       detection: [D], one of `FALSE_POSITIVES`; "" for other detections.
       object: [G], "missed" or "".
+      target: int [D], the object that a false positive of localization or
+        classification would find if it were corrected, found or not; -1 for the others.
       correction: int [G], the false positive that would find the object if it were
         corrected; -1 for objects that are found, missed or ignored.
     """
 
     detection: list[str]
     object: list[str]
+    target: np.ndarray
     correction: np.ndarray
 
 
@@ -105,7 +108,7 @@ def kinds(
     open_objects = counts & (pairs.detection < 0)
     correction = _corrections(pairs.order, found, target, open_objects)
     missed = np.where(open_objects & (correction < 0), MISSED, "")
-    return ErrorKinds(found.tolist(), missed.tolist(), correction)
+    return ErrorKinds(found.tolist(), missed.tolist(), target, correction)
 
 
 def _by_image(

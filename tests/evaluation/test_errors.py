@@ -376,3 +376,23 @@ def test_small_objects_are_counted_by_whether_they_have_a_lender():
     found = analyze(ground_truth, detections, scale=3.5)
     assert found["small_objects"]["with_lender"]["objects"] == 0
     assert found["missed_small"] == {"with_lender": 0, "without_lender": 2}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_targets_give_the_missed_objects_at_any_minimum_score(seed):
+    ground_truth, detections = random_records(seed, images=20)
+    pairs = pairing.pair(ground_truth, detections)
+    found = errors.kinds(ground_truth, detections, pairs)
+    assert np.all(
+        (found.target >= 0)
+        == [kind in ("classification", "localization") for kind in found.detection]
+    )
+    scores = np.array([d["score"] for d in detections])
+    counts = pairing.counted_objects(ground_truth["annotations"])
+    for least in (0.0, 0.3, 0.5, 0.8):
+        above = np.flatnonzero(scores >= least)
+        reached = {*pairs.object[above].tolist(), *found.target[above].tolist()}
+        missed = [counts[g] and g not in reached for g in range(len(counts))]
+        kept = [detections[d] for d in above]
+        anew = errors.kinds(ground_truth, kept, pairing.pair(ground_truth, kept))
+        assert [kind == "missed" for kind in anew.object] == missed
