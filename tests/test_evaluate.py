@@ -138,6 +138,9 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
     objects = analysis["curves"]["all"]["all"]["objects"]
     assert objects == sum(len(split[i]["boxes"]) for i in range(5))
     assert np.sum(analysis["confusion"]["counts"][:-1]) == objects
+    for group, counts in analysis["errors"]["small_objects"].items():
+        number = counts.pop("objects")
+        assert number == metrics[f"objects_small_{group}"] == sum(counts.values())
     names = sorted(path.name for path in (folder / "17").iterdir())
     assert names == ["10_val_0.png", "11_val_1.png", "12_val_2.png"]
     assert len(pictures) == 3

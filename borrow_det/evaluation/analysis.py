@@ -1,4 +1,4 @@
-"""Explanation of an evaluation, for people: curves, operating points, confusion.
+"""Explanation of an evaluation, for people: curves, confusion, kinds of errors.
 
 `STEP.analysis.json` has, next to the IoU threshold, the `classes` and the `sizes`:
   curves: by class and size (`all`, `small`, `medium`, `large`), the number of `objects`
@@ -8,6 +8,7 @@
     that were asked for; null if no score reaches the value.
   by_class: the point of the best F1 of each class, or null.
   confusion: the `counts` (confusion.py) at the minimum `score` of the best F1.
+  errors: counts of errors and the AP50 that they cost, by kind (errors.py).
 The sizes are COCO's area ranges: with the objects of a range, objects outside it are
 ignored, as for AP_small.
 """
@@ -17,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from borrow_det.evaluation import errors
 from borrow_det.evaluation.confusion import confusion_counts
 from borrow_det.evaluation.curves import BEST_F1, Curve, curve, operating_point
+from borrow_det.evaluation.errors import IOU
 from borrow_det.evaluation.pairing import SIZES, Pairs, counted_objects, pair
 
 ALL = "all"
@@ -28,8 +31,8 @@ BACKGROUND = "background"
 def analyze(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
+    lender_scale: float,
     points: Sequence[str] = (),
-    iou: float = 0.5,
     max_detections: int = 100,
 ) -> dict[str, Any]:
     """Computes the content of `STEP.analysis.json` (see the module docstring).
@@ -37,13 +40,13 @@ def analyze(
     Args:
       truth: COCO dictionary (see average_precision.py).
       detections: COCO results list.
+      lender_scale: least ratio of a lender's side to the small object's side.
       points: names of operating points in addition to `best_f1` (curves.py).
-      iou: least IoU of a pair.
       max_detections: number of detections of an image and class that count.
     """
     names = [category["name"] for category in truth["categories"]]
     pairs = {
-        size: pair(truth, detections, iou, max_detections, area_range)
+        size: pair(truth, detections, IOU, max_detections, area_range)
         for size, area_range in SIZES.items()
     }
     curves = {
@@ -56,9 +59,9 @@ def analyze(
     }
     best = found[BEST_F1]
     threshold = best["score"] if best else None
-    counts = confusion_counts(truth, detections, pairs[ALL], threshold, iou)
+    counts = confusion_counts(truth, detections, pairs[ALL], threshold, IOU)
     return {
-        "iou": iou,
+        "iou": IOU,
         "classes": names,
         "sizes": list(SIZES),
         "curves": {
@@ -72,10 +75,11 @@ def analyze(
         },
         "confusion": {
             "score": threshold,
-            "iou": iou,
+            "iou": IOU,
             "classes": [*names, BACKGROUND],
             "counts": counts.tolist(),
         },
+        "errors": errors.analyze(truth, detections, pairs, lender_scale),
     }
 
 

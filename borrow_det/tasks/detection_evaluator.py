@@ -180,10 +180,12 @@ class DetectionEvaluator:
         return score(self.truth, results, self.config)
 
     def analyze(self, results: list[dict], points: Sequence[str] = ()) -> dict:
-        """Returns curves, operating points and confusion (evaluation/analysis.py)."""
+        """Returns curves, points, confusion and errors (evaluation/analysis.py)."""
         truth, detections = sized(self.truth, results, self.config)
-        limit = self.config.evaluation.max_detections
-        return analysis.analyze(truth, detections, points, max_detections=limit)
+        settings = self.config.evaluation
+        return analysis.analyze(
+            truth, detections, settings.lender_scale, points, settings.max_detections
+        )
 
     def measure(self, observations: list) -> dict[str, float]:
         """Returns the metrics of the attention (evaluation/borrowing.py)."""

@@ -9,7 +9,7 @@ the run. The tool prints the main metrics and writes to --output (default:
 W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
   STEP.json             all metrics, null if undefined;
   STEP.detections.json  the results (of a detector in COCO's format);
-  STEP.analysis.json    curves, operating points and confusion of a detector;
+  STEP.analysis.json    curves, operating points, confusion and errors;
   STEP/                 pictures: annotations on the left, detections on the right.
 An existing evaluation is not overwritten.
 """

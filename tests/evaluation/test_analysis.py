@@ -18,7 +18,8 @@ def records(request):
     """(truth, detections, analysis)."""
     ground_truth, detections = random_records(request.param)
     points = ("precision_0.5", "recall_0.5")
-    return ground_truth, detections, analysis.analyze(ground_truth, detections, points)
+    found = analysis.analyze(ground_truth, detections, 2.0, points)
+    return ground_truth, detections, found
 
 
 def test_curves_equal_those_by_brute_force(records):
@@ -98,7 +99,7 @@ def test_areas_in_other_pixels_decide_the_sizes():
     ground_truth, detections = average_precision.with_areas(
         *random_records(1), (200, 300)
     )
-    found = analysis.analyze(ground_truth, detections)
+    found = analysis.analyze(ground_truth, detections, 2.0)
     for size in ("small", "medium"):
         curve = found["curves"]["all"][size]
         assert curve["objects"]
@@ -122,7 +123,7 @@ def test_confusion_by_hand():
         detection(2, 1, B, 0.7),
         detection(1, 1, A, 0.1),  # Its cat is taken.
     ]
-    found = analysis.analyze(ground_truth, detections)["confusion"]
+    found = analysis.analyze(ground_truth, detections, 2.0)["confusion"]
     assert found["score"] == 0.1
     assert found["counts"] == [[1, 1, 0], [0, 0, 1], [1, 1, 0]]
 
@@ -130,7 +131,7 @@ def test_confusion_by_hand():
 def test_equal_overlaps_go_to_the_object_of_the_same_class():
     ground_truth = truth((1, 1, A, {}), (1, 2, A, {}))
     for category in (1, 2):
-        found = analysis.analyze(ground_truth, [detection(1, category, A, 0.5)])
+        found = analysis.analyze(ground_truth, [detection(1, category, A, 0.5)], 2.0)
         expected = [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
         expected[category - 1] = [int(category == k) for k in (1, 2, 3)]
         assert found["confusion"]["counts"] == expected
@@ -188,7 +189,7 @@ def test_a_wrong_name_of_a_point_is_refused(name):
     [((), []), (((1, 1, A, {}),), []), ((), [detection(1, 1, A, 0.5)])],
 )
 def test_without_objects_or_detections_there_is_no_point(annotations, detections):
-    found = analysis.analyze(truth(*annotations), detections)
+    found = analysis.analyze(truth(*annotations), detections, 2.0)
     assert found["operating_points"] == {"best_f1": None}
     assert found["by_class"] == {"cat": None, "dog": None}
     counts = np.zeros((3, 3), int)
@@ -199,7 +200,7 @@ def test_without_objects_or_detections_there_is_no_point(annotations, detections
 
 def test_a_class_named_all_has_a_curve_of_its_own():
     ground_truth = truth((1, 1, A, {}), (1, 2, B, {}), names=("all", "dog"))
-    found = analysis.analyze(ground_truth, [detection(1, 1, A, 0.5)])
+    found = analysis.analyze(ground_truth, [detection(1, 1, A, 0.5)], 2.0)
     assert found["curves"]["all"]["all"]["objects"] == 2
     assert found["curves"]["all (class)"]["all"]["objects"] == 1
     assert found["by_class"]["all"]["recall"] == 1
