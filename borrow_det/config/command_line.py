@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from borrow_det.config import renamed_fields
+from borrow_det.config import other_tools, renamed_fields
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 
@@ -34,6 +34,9 @@ def parse(flag_values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         return flag_values(argv)
     except (AttributeError, KeyError) as error:  # ml_collections' for unknown fields.
         raise InputError(_unknown_field(error)) from error
+    except flags.UnrecognizedFlagError as error:
+        told = other_tools.answer(argv[1:], list(flag_values))
+        raise InputError(told or str(error)) from error
     except flags.Error as error:
         raise InputError(str(_input_error(error) or error)) from error
 

@@ -4,13 +4,14 @@ Every tool has a separate set of flags instead of absl's global one, so that sev
 tools can be imported into one process.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from borrow_det.config import command_line, path_flags
+from borrow_det.config import command_line, other_tools, path_flags
 from borrow_det.errors import InputError
 from borrow_det.io import paths, streams
 
@@ -37,9 +38,14 @@ def parse(
         print(command_line.help_text(description, every))
         raise SystemExit(0)
     try:
-        return command_line.parse(flag_values, argv)[1:]
+        arguments = command_line.parse(flag_values, argv)[1:]
+        for argument in arguments:
+            told = other_tools.answer_without_dashes(argument, list(flag_values))
+            if told is not None and not os.path.exists(argument):
+                raise InputError(told)
     except InputError as error:
         raise InputError(f"{error} (--help lists the flags)") from error
+    return arguments
 
 
 def run_flags() -> flags.FlagValues:
