@@ -101,7 +101,11 @@ def _frames(
 
 
 class VideoWriter:
-    """An MP4 file that is written frame by frame."""
+    """An MP4 file that is written frame by frame.
+
+    Attributes:
+      path: the file.
+    """
 
     def __init__(self, path: pathlib.Path, size: tuple[int, int], rate: float):
         """Opens the file; makes its folder if it is missing.
@@ -115,7 +119,7 @@ class VideoWriter:
           InputError: the file cannot be written, or OpenCV writes no video of this
             size and rate.
         """
-        self._path, self._size = path, size
+        self.path, self._size = path, size
         height, width = size
         code = cv2.VideoWriter.fourcc(*"mp4v")
         try:
@@ -141,7 +145,7 @@ class VideoWriter:
         if frame.shape[:2] != self._size:
             sizes = [f"{w} x {h}" for h, w in (frame.shape[:2], self._size)]
             raise InputError(
-                f"{self._path}: a frame has {sizes[0]} pixels, the first one {sizes[1]}"
+                f"{self.path}: a frame has {sizes[0]} pixels, the first one {sizes[1]}"
             )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 

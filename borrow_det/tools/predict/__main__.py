@@ -10,9 +10,11 @@ line for each image, and writes into DIR
                    width, height] in pixels of the upright image, score, and file_name
                    (and frame, counted from 0, for a video). It holds all detections
                    of the run (from its nms.score on), as average precision needs them;
-  images.json      COCO's `images` and `categories`, which the ids refer to;
+  images.json      COCO's `images` and `categories`, which the ids refer to, with the
+                   name of the annotated picture;
   pictures/        annotated JPEG pictures, and an annotated MP4 for each video, with
-                   the detections that have a score of at least --score.
+                   the detections that have a score of at least --score. Those of an
+                   earlier call are removed.
 The JSON files have the suffix .part until the call ends. They are complete after every
 image: a process that is killed loses its last batch at most.
 
@@ -44,6 +46,7 @@ from borrow_det.tools.common import cli
 from borrow_det.tools.predict import sources
 from borrow_det.tools.predict.files import PredictionWriter
 from borrow_det.tools.predict.image_ids import ImageIds, image_ids
+from borrow_det.tools.predict.pictures import FOLDER
 from borrow_det.tools.predict.reading import Item, read_items
 
 _SHOWN = 3  # Inputs without an id that the last line names.
@@ -59,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         )
     options = _options(values)
     output = cli.output_folder(values.output)
-    found, others = sources.find(names, leave_out=output / "pictures")
+    found, others = sources.find(names, leave_out=output / FOLDER)
     ids = image_ids(values.ids_from, found) if values.ids_from else None
     chosen = [source for source in found if ids is None or source in ids.ids]
     detector = Detector.load(values.workdir, values.step)

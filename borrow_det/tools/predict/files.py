@@ -15,6 +15,7 @@ from borrow_det.inference.detector import Detector
 from borrow_det.inference.video import VideoWriter
 from borrow_det.io import paths
 from borrow_det.tools.predict.growing_list import GrowingList
+from borrow_det.tools.predict.pictures import FOLDER, PictureFolder
 from borrow_det.tools.predict.reading import Item
 from borrow_det.tools.predict.sources import Source
 from borrow_det.visualization import annotate
@@ -47,17 +48,18 @@ class PredictionWriter:
           ids: image id of each input; None numbers the images from 1.
 
         Raises:
-          InputError: the folder cannot be made or written to.
+          InputError: the folder cannot be made or written to, or its pictures/ has
+            files of others.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._folder = PictureFolder(folder, pictures)
             self._results = GrowingList(folder / "detections.json")
             self._images = _image_list(folder / "images.json", detector)
         except OSError as error:
             raise InputError(f"--output={folder}: {error.strerror}") from error
-        self._folder, self._score = folder, score
+        self._score = score
         self._pictures, self._ids = pictures, ids
-        self._names: set[str] = set()
         self._video: VideoWriter | None = None
         self.drawn = 0
         self.failures: list[str] = []
@@ -80,19 +82,23 @@ class PredictionWriter:
         Raises:
           InputError: the results cannot be written.
         """
+        if not self.images:
+            self._folder.clear()
+        # Drawn first: the record names the picture. It is listed by then.
+        picture = self._draw(item, found) if self._pictures else None
         image_id = self._ids[item.source] if self._ids else self.images + 1
         height, width = found.image_size
         place: dict[str, Any] = {"file_name": item.source.name}
         if item.frame is not None:
             place["frame"] = item.frame
         image = {"id": image_id, **place, "height": height, "width": width}
+        if picture is not None:
+            image["picture"] = paths.as_text(f"{FOLDER}/{picture.name}")
         records = [json.dumps(record | place) for record in found.to_coco(image_id)]
         # An image that is listed has all of its detections, whenever the process ends.
         self._results.add(records)
         self._images.add([textwrap.indent(json.dumps(image, indent=2), 4 * " ")])
         self.drawn += len(found.filter(self._score))
-        if self._pictures:
-            self._draw(item, found)
 
     def close(self, complete: bool) -> None:
         """Ends the JSON files and the last video.
@@ -103,31 +109,38 @@ class PredictionWriter:
         """
         self._end_video()
         keep = complete or self.images > 0
+        if keep and not self.images:
+            self._folder.clear()
+        self._folder.close()
         self._results.close(keep)
         self._images.close(keep)
 
-    def _draw(self, item: Item, found: Detections) -> None:
-        """Writes an annotated picture or frame; reports if it cannot."""
+    def _draw(self, item: Item, found: Detections) -> pathlib.Path | None:
+        """Draws an image or frame; returns its picture or video, None if it cannot."""
         if item.frame == 0:
             self._end_video()
         elif item.frame is not None and self._video is None:
-            return  # The video has been reported.
+            return None  # The video has been reported.
         try:
-            self._write_picture(item, np.asarray(found.plot(self._score)))
+            return self._write_picture(item, np.asarray(found.plot(self._score)))
         except InputError as error:
             self._report(item, str(error))
         except Exception as error:  # Libraries raise many kinds; the results matter.
             self._report(item, f"{item.name}: {type(error).__name__}: {error}")
+        return None
 
-    def _write_picture(self, item: Item, picture: np.ndarray) -> None:
+    def _write_picture(self, item: Item, picture: np.ndarray) -> pathlib.Path:
         if item.frame is None:
-            annotate.write_image(self._new_path(item.source, ".jpg"), picture)
-            return
+            path = self._folder.new_path(item.source.stem, ".jpg")
+            annotate.write_image(path, picture)
+            self._folder.finish(path)
+            return path
         if self._video is None:
             height, width, _ = picture.shape
-            path = self._new_path(item.source, ".mp4")
+            path = self._folder.new_path(item.source.stem, ".mp4")
             self._video = VideoWriter(path, (height, width), item.rate)
         self._video.add(picture)
+        return self._video.path
 
     def _report(self, item: Item, message: str) -> None:
         tqdm.tqdm.write(f"not drawn: {message}", file=sys.stderr)
@@ -135,18 +148,10 @@ class PredictionWriter:
         if item.frame is not None:
             self._end_video()
 
-    def _new_path(self, source: Source, suffix: str) -> pathlib.Path:
-        """Returns a name in pictures/ that no other input has taken."""
-        name, number = paths.fitting_name(source.stem, suffix), 1
-        while name in self._names:
-            number += 1
-            name = paths.fitting_name(source.stem, f"_{number}{suffix}")
-        self._names.add(name)
-        return self._folder / "pictures" / name
-
     def _end_video(self) -> None:
         if self._video is not None:
             self._video.close()
+            self._folder.finish(self._video.path)
             self._video = None
 
 

@@ -27,6 +27,12 @@ from tests.tools.predict.blobs import (
 )
 
 
+def image_record(image_id, name, size, picture):
+    height, width = size
+    record = {"id": image_id, "file_name": name, "height": height, "width": width}
+    return record | {"picture": picture}
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 def test_images_are_detected_and_broken_ones_are_skipped(
     tmp_path, detector, capsys, batch
@@ -51,9 +57,9 @@ def test_images_are_detected_and_broken_ones_are_skipped(
     listed = json.loads((output / "images.json").read_text())
     assert listed == {
         "images": [
-            {"id": 1, "file_name": first, "height": 40, "width": 60},
-            {"id": 2, "file_name": second, "height": 60, "width": 40},
-            {"id": 3, "file_name": last, "height": 30, "width": 30},
+            image_record(1, first, (40, 60), "pictures/b.jpg"),
+            image_record(2, second, (60, 40), "pictures/b_2.jpg"),
+            image_record(3, last, (30, 30), "pictures/z.jpg"),
         ],
         "categories": [{"id": 3, "name": "red"}, {"id": 9, "name": "green"}],
     }
