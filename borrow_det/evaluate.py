@@ -265,6 +265,19 @@ def analysis_path(path: paths.Path) -> paths.Path:
     return path.with_suffix(".analysis.json")
 
 
+def read_analysis(path: paths.Path) -> dict[str, Any]:
+    """Reads the analysis of an evaluation.
+
+    Args:
+      path: the file of its metrics.
+
+    Returns:
+      See `Evaluator.analyze`; {} if there is none.
+    """
+    file = analysis_path(path)
+    return json_files.read(file) if paths.exists(file) else {}
+
+
 def read_metrics(path: paths.Path) -> dict[str, float]:
     """Reads the metrics of an earlier evaluation; undefined ones are nan."""
     record = json_files.read(path)

@@ -5,8 +5,8 @@
 
 The split is one of the run's dataset, or a slice of it such as test[:100]; with --path
 it is one of a folder of images and annotations, whose classes must be among those of
-the run. The tool prints the main metrics and writes to --output (default:
-W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
+the run. The tool prints the main metrics and the kinds of errors, and writes to
+--output (default: W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
   STEP.json             all metrics, null if undefined;
   STEP.detections.json  the results (of a detector in COCO's format);
   STEP.analysis.json    curves, operating points, confusion and errors;
@@ -22,11 +22,11 @@ from typing import Any
 from absl import flags
 
 from borrow_det.config import path_flags
-from borrow_det.evaluate import evaluate_run
+from borrow_det.evaluate import evaluate_run, read_analysis
 from borrow_det.reporting import devices
 from borrow_det.reporting.console import Console
 from borrow_det.tools.common import cli
-from borrow_det.visualization.tables import markdown_report
+from borrow_det.visualization.tables import error_tables, markdown_report
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
     console.line(markdown_report({name: done.metrics}, lines, figures.report))
     if any(field in done.metrics for field in figures.details):
         console.line("\n" + markdown_report({name: done.metrics}, {}, figures.details))
+    if analysis := read_analysis(done.path):
+        console.line("\n" + error_tables(analysis["errors"]))
     console.line(f"\nall metrics: {done.path}")
     return 0
 

@@ -1,7 +1,8 @@
-"""Markdown tables of metrics, readable as plain text."""
+"""Markdown tables of metrics and errors, readable as plain text."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 PER_CLASS_FIELDS = ("AP", "AP50", "AP_11point", "AP_allpoint")
 MAIN_FIELDS = (
@@ -78,6 +79,46 @@ def per_class_table(
     ]
     rows.append(("all", [metrics.get(field, math.nan) for field in shown]))
     return markdown_table("class", shown, rows)
+
+
+def error_tables(errors: Mapping[str, Any]) -> str:
+    """Formats the kinds of errors of an evaluation as Markdown tables.
+
+    The second table has the small objects with and without a lender; it is left out if
+    there are none.
+
+    Args:
+      errors: counts and costs by kind and size (evaluation/errors.py).
+
+    Returns:
+      The tables and a line about each, without a trailing newline; "-" for undefined
+      costs.
+    """
+    counts, costs = errors["counts"], errors["AP50_cost"]
+    sizes = list(counts[errors["kinds"][0]])[1:]
+    rows: list[tuple[str, list[float | str]]] = [
+        (kind, [*map(str, counts[kind].values()), *map(_number, costs[kind].values())])
+        for kind in errors["kinds"]
+    ]
+    columns = ("errors", *sizes, "AP50", *(f"AP50_{size}" for size in sizes))
+    text = "Errors by kind and size, and the AP50 that each kind costs:\n\n"
+    text += markdown_table("kind", columns, rows)
+    groups = errors["small_objects"]
+    if any(group["objects"] for group in groups.values()):
+        text += "\n\nSmall objects, and the kinds of error of those not found:\n\n"
+        text += markdown_table(
+            "small objects",
+            list(groups["with_lender"]),
+            [
+                (name.replace("_", " "), [str(n) for n in group.values()])
+                for name, group in groups.items()
+            ],
+        )
+    return text
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def markdown_table(

@@ -8,6 +8,7 @@ import pytest
 
 from borrow_det.tools import evaluate
 from borrow_det.tools.common import cli
+from borrow_det.visualization import tables
 
 
 def run(*arguments):
@@ -43,6 +44,8 @@ def test_the_split_of_training_gives_the_metrics_of_training(
     out = capsys.readouterr().out
     assert "evaluating folder val, 7 images ..." in out
     assert f"| val   | {tiny_run.metrics['val']['AP']:.3f} |" in out
+    errors = json.loads((output / "4.analysis.json").read_text())["errors"]
+    assert f"\n\n{tables.error_tables(errors)}\n\n" in out
     assert out.endswith(f"all metrics: {output / '4.json'}\n")
     assert (output / "4.detections.json").exists()
 

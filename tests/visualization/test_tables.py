@@ -2,7 +2,13 @@
 
 import math
 
-from borrow_det.visualization.tables import markdown_report, per_class_table
+from borrow_det.evaluation import errors, pairing
+from borrow_det.visualization.tables import (
+    error_tables,
+    markdown_report,
+    per_class_table,
+)
+from tests.evaluation.coco_records import FAR, A, B, detection, truth
 
 
 def test_table_and_reference_lines():
@@ -41,3 +47,53 @@ def test_per_class_table():
         "| sea \\| lion | 0.250 |     - |          - |",
         "| all         | 0.500 | 1.000 |      0.125 |",
     ]
+
+
+def find_errors(*records):
+    pairs = {
+        size: pairing.pair(*records, area_range=area_range)
+        for size, area_range in pairing.SIZES.items()
+    }
+    return errors.analyze(*records, pairs, 2.0)
+
+
+def test_tables_of_errors():
+    # A found and a missed cat of 20 x 20 pixels; a false positive comes first.
+    ground_truth = truth((1, 1, A, {}), (1, 1, B, {}))
+    detections = [detection(1, 1, FAR, 0.9), detection(1, 1, A, 0.8)]
+    text = error_tables(find_errors(ground_truth, detections))
+    none = ["     0", "    0", "     0", "    0"]
+    one = ["     1", "    1", "     0", "    0"]
+    rows = [
+        (kind, *counts, cost, f"     {cost}", "          -", "         -")
+        for kind, counts, cost in (
+            ("classification", none, "0.000"),
+            ("localization", none, "0.000"),
+            ("both", none, "0.000"),
+            ("duplicate", none, "0.000"),
+            ("background", one, "0.252"),
+            ("missed", one, "0.248"),
+        )
+    ]
+    assert text.splitlines() == [
+        "Errors by kind and size, and the AP50 that each kind costs:",
+        "",
+        "| kind           | errors | small | medium | large |  AP50 | AP50_small | "
+        "AP50_medium | AP50_large |",
+        "| -------------- | -----: | ----: | -----: | ----: | ----: | ---------: | "
+        "----------: | ---------: |",
+        *("| " + " | ".join([kind.ljust(14), *cells]) + " |" for kind, *cells in rows),
+        "",
+        "Small objects, and the kinds of error of those not found:",
+        "",
+        "| small objects  | objects | found | classification | localization | missed |",
+        "| -------------- | ------: | ----: | -------------: | -----------: | -----: |",
+        "| with lender    |       0 |     0 |              0 |            0 |      0 |",
+        "| without lender |       2 |     1 |              0 |            0 |      1 |",
+    ]
+
+
+def test_without_small_objects_there_is_no_table_of_them():
+    text = error_tables(find_errors(truth((1, 1, [0, 0, 100, 100], {})), []))
+    assert "| missed         |      1 |" in text
+    assert "small objects" not in text.lower()
