@@ -1,13 +1,10 @@
 """Exported files detect the same as the run, without the code of the run."""
 
 import json
-import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import types
-import zipfile
 
 import jax
 import jax.export
@@ -18,43 +15,10 @@ import pytest
 from borrow_det.configs import ssd300_coco
 from borrow_det.inference.detector import Detector
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools.common import cli
 from borrow_det.tools.export import __main__ as export
 from borrow_det.tools.export import onnx_model
 from borrow_det.workdir import metadata
-
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-
-# Runs a script and saves the names of its modules and its results.
-RUN = """
-import runpy, sys
-import numpy as np
-script, results, *sys.argv[1:] = sys.argv[1:]
-found = runpy.run_path(script)["found"]
-modules = sorted({name.partition(".")[0] for name in sys.modules})
-np.savez(results, modules=modules, **found)
-"""
-
-
-def run(workdir, output, *more):
-    arguments = [f"--workdir={workdir}", f"--output={output}", *more]
-    return cli.call(export.main, ["export", *arguments])
-
-
-@pytest.fixture(scope="module")
-def exported(tiny_run, tmp_path_factory):
-    """Exported file of the tiny run, for any batch and all platforms."""
-    output = tmp_path_factory.mktemp("exported") / "new" / "detector.zip"
-    assert run(tiny_run.workdir, output) == 0
-    return output
-
-
-def loaded(path):
-    """Returns (program, metadata) of a file."""
-    with zipfile.ZipFile(path) as file:
-        assert sorted(file.namelist()) == ["metadata.json", "model.stablehlo"]
-        program = jax.export.deserialize(bytearray(file.read("model.stablehlo")))
-        return program, json.loads(file.read("metadata.json"))
+from tests.tools.export.exports import assert_same, loaded, run
 
 
 def scenes_on_canvases(scenes):
@@ -62,60 +26,6 @@ def scenes_on_canvases(scenes):
     images = np.stack([PIL.Image.open(scenes / f"val_{i}.jpg") for i in range(3)])
     images[2, 40:] = images[2, :, 50:] = 0
     return images, np.array([[64, 64], [64, 64], [40, 50]], np.int32)
-
-
-def assert_same(found, expected, rounding=1e-5):
-    """Asserts that detections are equal up to rounding."""
-    assert sorted(found) == sorted(expected) == ["boxes", "labels", "mask", "scores"]
-    assert expected["mask"].any()
-    for name, values in expected.items():
-        tolerance = rounding if name in ("boxes", "scores") else 0
-        np.testing.assert_allclose(
-            found[name], values, rtol=0, atol=tolerance, err_msg=name
-        )
-        assert found[name].dtype == values.dtype, name
-
-
-def documented_script():
-    """Returns the script of the documentation's page on exporting."""
-    section = (ROOT / "docs/exporting.md").read_text()
-    return re.search(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)[1]
-
-
-def test_the_documented_script_detects_the_same_without_the_code_of_the_run(
-    tiny_run, exported, tmp_path
-):
-    script = documented_script()
-    assert len(script.splitlines()) <= 20
-    (tmp_path / "script.py").write_text(script)
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    PIL.Image.fromarray(image).save(tmp_path / "picture.png")
-    files = [tmp_path / "script.py", tmp_path / "results.npz", exported]
-    output = subprocess.run(
-        [sys.executable, "-I", "-c", RUN, *files, tmp_path / "picture.png"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    results = dict(np.load(tmp_path / "results.npz"))
-    assert not {"borrow_det", "flax", "orbax"} & {*results.pop("modules")}
-
-    detector = Detector.load(tiny_run.workdir)
-    canvas = np.zeros((1, 64, 64, 3), np.uint8)
-    canvas[0, :40, :50] = image
-    expected = detector.detect_canvases(canvas, np.array([[40, 50]], np.int32))
-    assert_same(results, expected)
-    # The script also prints the detections.
-    lines = [line.rsplit(" ", 5) for line in output.splitlines()]
-    mask = expected["mask"][0]
-    assert [line[0] for line in lines] == [
-        detector.class_names[label] for label in expected["labels"][0][mask]
-    ]
-    numbers = np.array([line[1:] for line in lines], float)
-    np.testing.assert_allclose(numbers[:, 0], expected["scores"][0][mask], atol=6e-4)
-    boxes = expected["boxes"][0][mask] * [40, 50, 40, 50]
-    np.testing.assert_allclose(numbers[:, 1:], boxes, atol=6e-2)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -193,13 +103,6 @@ def detect_in(workdir, dtype, images, sizes):
     found = jax.device_get(found._asdict())
     del found["anchors"]  # Exported programs leave it out.
     return found
-
-
-@pytest.fixture
-def lax_types():
-    """Allows type promotion, which Flax's GroupNorm and the converter need."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.mark.usefixtures("lax_types")
