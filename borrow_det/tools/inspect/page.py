@@ -20,7 +20,7 @@ from borrow_det.visualization import annotate
 _PARTS = pathlib.Path(__file__).parent
 _CROP_SIDE = 200
 _SHOWN_PROBLEMS = 20  # Of each kind; inspection.json has all.
-_ANSWERS = {"yes": "yes", "partly": "partly", "no": "no", "no small objects": "no"}
+_COLORED = ("yes", "partly", "no")  # Answers with a color; others have that of "no".
 
 
 def render(report: Mapping[str, Any], pictures: Pictures) -> str:
@@ -94,13 +94,14 @@ def _table(
 
 def _answer(answer: Mapping[str, Any]) -> str:
     sentences = "".join(map(_paragraph, answer["sentences"]))
-    kind = _ANSWERS[answer["answer"]]
+    kind = answer["answer"] if answer["answer"] in _COLORED else "no"
     return f'<div class="answer {kind}">\n{sentences}</div>\n'
 
 
 def _suggestions(answer: Mapping[str, Any]) -> str:
     if not answer["suggestions"]:
-        return _paragraph("None: the configuration fits the data.")
+        why = ": the configuration fits the data"
+        return _paragraph(f"None{why if answer['answer'] != 'no objects' else ''}.")
     items = "".join(
         f"<li>{html.escape(s['reason'])} {html.escape(s['hint'])}</li>\n"
         for s in answer["suggestions"]
