@@ -139,7 +139,7 @@ def open_copy(source: Source, data_dir: str) -> Copy:
     path = copies / source.fingerprint()
     lock = _take_shared(path)
     # The check comes after the lock: another process may delete the copy before it.
-    if not (path / _COPY).is_file():
+    if not os.path.isfile(path / _COPY):  # Also without permission to look.
         try:
             lock = _prepare(source, path, root(data_dir))
         except (OSError, RuntimeError) as error:

@@ -16,6 +16,7 @@ import PIL.ImageOps
 
 from borrow_det.data.images import decode, deep, jpeg_end
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 _ORIENTATION = 0x0112  # EXIF tag.
 _ROTATED = (5, 6, 7, 8)  # Values of the tag that swap width and height.
@@ -80,7 +81,8 @@ def read(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        reason = paths.reason(error)
+        raise InputError(f"{path} cannot be read: {reason}") from error
     with errors_named(path, max_pixels, option), pixel_limit(max_pixels):
         image, content, repairs = _load(content)
         with image:

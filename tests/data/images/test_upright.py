@@ -199,7 +199,7 @@ def test_the_error_names_unsupported_pixels(pixels, kind, save):
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.png: No such file"):
+    with pytest.raises(InputError, match=r"gone\.png cannot be read: No such file"):
         upright_lib.read(tmp_path / "gone.png")
 
 
