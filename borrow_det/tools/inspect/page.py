@@ -174,9 +174,15 @@ def _sizes(splits: Mapping[str, Any]) -> str:
     for name, split in splits.items():
         found = split["histograms"]
         charts = (
-            _chart("objects by side, pixels", figures.SIZE_EDGES, found["sizes"]),
             _chart(
-                "objects by width / height", figures.RATIO_EDGES, found["aspect_ratios"]
+                "objects by side at the input, pixels",
+                figures.SIZE_EDGES,
+                found["sizes"],
+            ),
+            _chart(
+                "objects by width / height at the input",
+                figures.RATIO_EDGES,
+                found["aspect_ratios"],
             ),
             _chart(
                 "images by objects", figures.COUNT_EDGES, found["objects_per_image"]
@@ -213,9 +219,10 @@ def _chart(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
 def _range(edges: Sequence[float], i: int, edge: float) -> str:
     if i + 1 == len(edges):
         return f"{edge:g}+"
-    if all(isinstance(e, int) for e in edges) and edges[i + 1] - edge == 1:
-        return f"{edge:g}"
-    return f"{edge:.3g}-{edges[i + 1]:.3g}"
+    if edges is not figures.COUNT_EDGES:
+        return f"{edge:.3g}-{edges[i + 1]:.3g}"
+    last = edges[i + 1] - 1
+    return f"{edge:g}" if last == edge else f"{edge:g}-{last:g}"
 
 
 def _lenders(report: Mapping[str, Any]) -> str:
@@ -243,7 +250,7 @@ def _duplicates(
 ) -> str:
     parts = []
     for sentence, kind in zip(text.duplicates(found), ("exact", "near"), strict=True):
-        leak = "leak" if found[kind]["across_splits"] else ""
+        leak = "leak" if found[kind]["leaks"] else ""
         parts.append(_paragraph(sentence, leak))
     for group in shown:
         images = "".join(_figure(image, caption) for caption, image in group)

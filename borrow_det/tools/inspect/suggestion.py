@@ -81,10 +81,11 @@ def verdict(
     share = with_lender / small
     answer = "no" if share < _FEW else "partly" if share < _MOST else "yes"
     have, their = ("has", "its") if with_lender == 1 else ("have", "their")
+    are = "is" if small == 1 else "are"
     sentences = [
         f"{with_lender} of {small} small objects {have} a larger object of {their} "
         f"class in {their} image: {_CONCLUSIONS[answer]}.",
-        f"{small} of the {objects} objects of {name} are small (below 32 x 32 pixels "
+        f"{small} of the {objects} objects of {name} {are} small (below 32 x 32 pixels "
         f"{at_input}). Larger means at least {report['lender_scale']:g} times the "
         "side.",
         _group_sentence(found),

@@ -176,8 +176,30 @@ def test_lenders_of_the_same_video_are_counted_and_do_not_change_the_answer(
         "lenders for 1 of the small objects, including 1 without one in the same "
         "image. A detector borrows within one image: not for this one."
     )
-    # Groups are kept together without a flag.
+    # A run keeps groups together without a flag.
     assert not any("dataset.group" in line for line in found["fragment"])
+
+
+def test_images_of_a_single_video_are_a_group(inspect_boxes):
+    report = inspect_boxes([[SMALL], [LARGE]], fields=[{"video": "a"}] * 2)
+    lenders = report["splits"]["train"]["lenders"]
+    assert (lenders["group_field"], lenders["groups"]) == ("video", 1)
+    assert lenders["in_group"] == {"objects": 1, "share": 1.0}
+
+
+def test_a_split_whose_images_are_all_broken_is_a_problem(inspect_boxes, tmp_path):
+    inspect_boxes([[SMALL, LARGE]])
+    folder = tmp_path / "data"
+    write_split(folder, "val", [[SMALL]])
+    (folder / "val0.png").write_bytes(b"")
+    config = folder_config.get_config(f"path={folder}")
+    names = ["train", "val", "train[:0]"]
+    report = inspection.inspect(config, names).report
+    assert report["problems"]["counts"] == {
+        "damaged image": 1,
+        "split without images": 1,
+    }
+    assert report["problems"]["problems"][1]["file"] == "val"
 
 
 def test_anchors_for_objects_that_those_of_the_config_miss(inspect_boxes):
