@@ -248,7 +248,7 @@ def test_a_box_that_leaves_its_image_by_a_pixel_stays_as_annotated(tmp_path, cap
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--detections=", "the path of a JSON file is empty"),
+        ("--detections=", "flag --detections=: the path is empty: name a file"),
         ("--max_detections=0", "0 is not a positive integer"),
         ("--iou=0.3", "--iou can only be used with --voc"),
         ("--iou=2", "2.0 is not a number in the range [0.0, 1.0]"),
