@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from borrow_det.tools.common import html_page
+from borrow_det.tools.common.wording import counted
 from borrow_det.tools.inspect import figures, text
 from borrow_det.tools.inspect.pictures import Pictures
 from borrow_det.tools.inspect.suspicious import KINDS, Label
@@ -52,9 +53,9 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
         sum(split[name] for split in splits.values()) for name in ("images", "objects")
     )
     classes = len(next(iter(splits.values()))["classes"])
-    noun = "class" if classes == 1 else "classes"
     about = (
-        f"{', '.join(splits)}: {images} images, {objects} objects, {classes} {noun}. "
+        f"{', '.join(splits)}: {counted(images, 'image')}, "
+        f"{counted(objects, 'object')}, {counted(classes, 'class')}. "
         f"Sizes are in pixels of the network's input, {width} x {height}, to which "
         "images are resized."
     )
@@ -269,8 +270,8 @@ def _figure(image: np.ndarray, caption: str, side: int = _CROP_SIDE) -> str:
 def _labelled(report: Mapping[str, Any], sheet: bytes | None) -> str:
     sample = report["sample"]
     return _paragraph(
-        f"{len(sample['images'])} random images of {sample['split']} (seed "
-        f"{sample['seed']}).",
+        f"{counted(len(sample['images']), 'image')} of {sample['split']}, chosen at "
+        f"random (seed {sample['seed']}).",
         "soft",
     ) + _sheet(sheet, "Random images with their labels")
 

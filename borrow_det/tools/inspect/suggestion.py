@@ -165,7 +165,7 @@ def suggest(
     found = [
         resized,
         _anchors(objects, input_size or config.input_size, config),
-        _max_boxes(split["objects_per_image"]["largest"], config),
+        _max_boxes(objects.most_boxes, config),
         borrowing(answer, config),
         *policies(problems, config),
     ]
@@ -217,7 +217,12 @@ def larger_input(
     canvas = tuple(config.dataset.canvas)
     if any(c < size for c, size in zip(canvas, fields["input_size"], strict=True)):
         fields["dataset.canvas"] = tuple(2 * size for size in fields["input_size"])
-    return Suggestion(f"{why} Steps take longer and need more memory.", fields, tiles)
+    height, width = fields["input_size"]
+    why += (
+        f" At {width} x {height} pixels, objects are larger, and steps take longer and "
+        "need more memory."
+    )
+    return Suggestion(why, fields, tiles)
 
 
 def _rounded(length: float) -> int:
@@ -249,8 +254,9 @@ def _anchors(
     ]
     return Suggestion(
         f"The anchors of the config reach {own:.1%} of the objects at {size[1]} x "
-        f"{size[0]} pixels. These reach {share:.1%}. They have {counts[1]} shapes on "
-        f"all levels together, and those of the config have {counts[0]}.",
+        f"{size[0]} pixels. Those below reach {share:.1%}. They have {counts[1]} "
+        "shapes on all levels together, and those of the config have "
+        f"{counts[0]}.",
         {f"anchors.{name}": getattr(proposed, name) for name in proposal.FIELDS},
     )
 
@@ -270,7 +276,7 @@ def _max_boxes(largest: int, config: ml_collections.ConfigDict) -> Suggestion | 
     if not limit or largest <= limit:
         return None
     return Suggestion(
-        f"An image has {largest} objects, more than dataset.max_boxes={limit}. With 0, "
+        f"An image has {largest} boxes, more than dataset.max_boxes={limit}. With 0, "
         "there is room for all.",
         {"dataset.max_boxes": 0},
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from borrow_det.evaluation.average_precision import AREA_RANGES
+from borrow_det.tools.common.wording import counted
 from borrow_det.tools.inspect.figures import QUANTILES
 from borrow_det.tools.inspect.suspicious import KINDS
 from borrow_det.visualization.tables import markdown_table
@@ -155,8 +156,8 @@ def duplicates(found: Mapping[str, Any]) -> list[str]:
             lines.append(f"No {noun} among the images.")
             continue
         across, leaks = found[kind]["across_splits"], found[kind]["leaks"]
-        many = "1 group" if groups == 1 else f"{groups} groups"
-        line = f"{images} images in {many} of {noun}, {across or 'none'} across splits"
+        many = f"{images} images in {counted(groups, 'group')} of {noun}"
+        line = f"{many}, {across or 'none'} across splits"
         if leaks:
             some = (
                 ""
@@ -189,8 +190,7 @@ def _problems(problems: Mapping[str, Any]) -> list[str]:
     total = sum(problems["counts"].values())
     if not total:
         return []
-    noun = "problem" if total == 1 else "problems"
-    lines = [f"{total} {noun} that a run would find:"]
+    lines = [f"{counted(total, 'problem')} that a run would find:"]
     for kind, count in problems["counts"].items():
         lines.append(f"{kind} ({count})")
         found = [p for p in problems["problems"] if p["kind"] == kind]

@@ -224,6 +224,7 @@ def test_a_larger_input_for_small_objects_of_large_images():
     found = suggestion.larger_input(4.0, images_of(2000), config)
     assert found.fields == {"input_size": (1024, 1024)}
     assert found.hint == ""
+    assert "At 1024 x 1024 pixels, objects are larger" in found.reason
     assert accepted(found.lines()).input_size == (1024, 1024)
     # Of 1 pixel: no input is large enough, tiles are.
     found = suggestion.larger_input(1.0, images_of(4000), config)
@@ -246,13 +247,14 @@ def test_the_input_stays_if_objects_are_large_enough_or_pixels_lack(smallest, si
 
 
 def test_max_boxes_of_a_config_that_is_too_small(inspect_boxes, tmp_path):
-    inspect_boxes([[SMALL, LARGE] * 3])
+    # Crowds need room, too.
+    inspect_boxes([[SMALL, LARGE, SMALL, (*LARGE, {"iscrowd": 1})]])
     config = folder_config.get_config(f"path={tmp_path / 'data'}")
     config.dataset.eval_splits = ("train",)
-    config.dataset.max_boxes = 5
+    config.dataset.max_boxes = 3
     found = inspection.inspect(config, ["train"]).report["answer"]
     one = next(s for s in found["suggestions"] if "max_boxes" in s["reason"])
-    assert one["reason"].startswith("An image has 6 objects, more than dataset.max")
+    assert one["reason"].startswith("An image has 4 boxes, more than dataset.max")
     assert accepted(one["flags"]).dataset.max_boxes == 0
 
 
