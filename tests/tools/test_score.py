@@ -205,6 +205,8 @@ def test_all_wrong_records_are_counted_and_some_of_each_kind_are_shown(
         "no area. Correct the ground truth; --bad_boxes=clip or drop accepts wrong "
         "boxes\n"
     )
+    assert run(tmp_path, truth=changed(TRUTH, annotations=notes[:1])) == 2
+    assert capsys.readouterr().err.endswith("true or false. Correct the ground truth\n")
     found = [changed(FOUND, score="0.5"), *[changed(FOUND, image_id=7)] * 9]
     assert run(tmp_path, detections=found) == 2
     error = capsys.readouterr().err
