@@ -43,5 +43,10 @@ class PathParser(flags.ArgumentParser):
     """Parses the value of a flag that `define_path` has made."""
 
     def parse(self, argument: Any) -> str:
-        """Returns the path; raises InputError for `~USER` of an unknown user."""
+        """Returns the path; raises InputError for `~USER` of an unknown user.
+
+        Without the check, an empty path would be the current folder.
+        """
+        if not argument:
+            raise ValueError("the path is empty: name a file or folder")
         return paths.expand_home(argument)

@@ -345,7 +345,11 @@ def _box(
         x, y, width, height = map(as_any_number, value)
         if x is not None and y is not None and width is not None and height is not None:
             return (x, y, width, height), ""
-    return segmentation.box_around(record.get("segmentation")), reprlib.repr(value)
+    around = segmentation.box_around(record.get("segmentation"))
+    if around is None:
+        return None, reprlib.repr(value)
+    numbers = ", ".join(f"{number:.10g}" for number in around)
+    return around, f"[{numbers}] around its segmentation"
 
 
 # Field of an annotation: the noun and the list of the records it refers to.

@@ -57,9 +57,11 @@ def parse_results(
       InputError: the content is not a list.
     """
     if not isinstance(data, list):
+        shown = reprlib.repr(data)
+        if isinstance(data, Mapping):  # Possibly an annotation file, which is long.
+            shown = f"an object with the keys {reprlib.repr(list(data))}"
         raise InputError(
-            f"{name}: the detections must be a list of objects, not "
-            f"{reprlib.repr(data)}"
+            f"{name}: the detections must be a list of objects, not {shown}"
         )
     root = annotations.root_id
     classes = [category.id for category in annotations.categories]

@@ -137,7 +137,7 @@ class FileIndex:
         found, candidates = self._index.find(readings_of(name), inside)
         if found is not None:
             return Match(self.folder.joinpath(*found))
-        paths = tuple(self.folder.joinpath(*parts) for parts in candidates)
+        paths = tuple(self.folder.joinpath(*parts) for parts in sorted(candidates))
         # Links may give one file several names.
         if paths and all(_same_file(path, paths[0]) for path in paths[1:]):
             return Match(paths[0])

@@ -14,8 +14,6 @@ def read(path: str | os.PathLike) -> Any:
     Raises:
       InputError: the file is missing, not readable or not JSON.
     """
-    if not os.fspath(path):
-        raise InputError("the path of a JSON file is empty: name the file")
     try:
         return json.loads(paths.as_path(path).read_bytes())
     except OSError as error:

@@ -33,6 +33,7 @@ from borrow_det.evaluation.coco_values import id_key
 from borrow_det.io import paths
 from borrow_det.io.problems import Problems
 from borrow_det.tools.common import cli
+from borrow_det.tools.common.wording import counted
 
 _IMAGES = ("copy", "link", "none")
 # Python's surrogates for bytes of a file name that are not valid UTF-8.
@@ -132,6 +133,12 @@ def _convert(
         "Correct the files; --bad_boxes=clip or drop accepts wrong boxes, "
         "--bad_images=skip leaves bad images out",
     )
+    for split in converted:
+        if not split.files:
+            raise InputError(
+                f"{options.input}: no image of the split {split.name} can be read: add "
+                "images"
+            )
     return converted
 
 
@@ -152,33 +159,17 @@ def _good_images(
     for image, path in zip(annotations.images, source.paths, strict=True):
         if path is None:
             continue  # A problem already.
-        try:
-            sizes = folder_files.image_sizes(path)
-        except InputError as error:
-            reason = str(error).removeprefix(str(path)).lstrip(": ")
-            problems.add("damaged image", path, "", reason)
-            continue
-        size = sizes.upright
-        height, width = image.height or size[0], image.width or size[1]
-        if (height, width) not in sizes:
-            problems.add(
-                "image of another size",
-                annotations.path,
-                image.record,
-                f"{image.file_name} is {size[1]} x {size[0]} pixels, but its "
-                f"annotation has {width} x {height}",
-            )
+        sized = _with_size(image, path, annotations.path, problems)
+        if sized is None:
             continue
         if not renamed and _NOT_UTF8.search(str(path)):
-            problems.add(
-                "wrong file name",
-                path,
-                "",
+            reason = (
                 "the name is not valid UTF-8, which COCO files cannot have: rename the "
-                "file, or use --images=copy",
+                "file, or use --images=copy"
             )
+            problems.add("wrong file name", path, "", reason)
             continue
-        found.append((dataclasses.replace(image, height=height, width=width), path))
+        found.append((sized, path))
     numbered = not all(isinstance(image.id, int) for image, _ in found)
     names = _names([path for _, path in found])
     images = [
@@ -193,6 +184,30 @@ def _good_images(
     ]
     files = {name: path for name, (_, path) in zip(names, found, strict=True)}
     return dataclasses.replace(annotations, images=tuple(images)), files
+
+
+def _with_size(
+    image: Image, path: pathlib.Path, annotation_file: object, problems: Problems
+) -> Image | None:
+    """Returns an image with its size; None, and a problem, if its file is bad."""
+    try:
+        sizes = folder_files.image_sizes(path)
+    except InputError as error:
+        reason = str(error).removeprefix(str(path)).lstrip(": ")
+        problems.add("damaged image", path, "", reason)
+        return None
+    size = sizes.upright
+    height, width = image.height or size[0], image.width or size[1]
+    if (height, width) not in sizes:
+        problems.add(
+            "image of another size",
+            annotation_file,
+            image.record,
+            f"{image.file_name} is {size[1]} x {size[0]} pixels, but its annotation "
+            f"has {width} x {height}",
+        )
+        return None
+    return dataclasses.replace(image, height=height, width=width)
 
 
 def _names(files: Sequence[pathlib.Path]) -> list[str]:
@@ -216,20 +231,14 @@ def _print_counts(
 ) -> None:
     """Prints the numbers of images and boxes of a split, and of those left out."""
     boxes = len(coco["annotations"])
-    line = f"{name}: {_count(len(coco['images']), 'image')}, {_count(boxes, 'box')}"
+    line = f"{name}: {counted(len(coco['images']), 'image')}, {counted(boxes, 'box')}"
     dropped = sum(len(image.objects) for image in annotations.images) - boxes
     if dropped:
-        line += f"; {_count(dropped, 'wrong box')} left out"
+        line += f"; {counted(dropped, 'wrong box')} left out"
     if bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in bad.counts().items())
         line += f"; images left out: {kinds}"
     print(line)
-
-
-def _count(number: int, noun: str) -> str:
-    """Returns a number with its noun: "1 box", "2,000 boxes"."""
-    ending = "" if number == 1 else "es" if noun.endswith("x") else "s"
-    return f"{number:,} {noun}{ending}"
 
 
 def _write(splits: Sequence[_Converted], images: str, output: pathlib.Path) -> None:

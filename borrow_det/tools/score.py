@@ -38,10 +38,12 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--iou can only be used with --voc: it is VOC's threshold")
     problems = Problems()
     annotations = coco_format.read_annotations(options.ground_truth, problems)
+    others = len(problems)
     ground_truth = coco_truth.to_coco(annotations, options.bad_boxes, problems)
-    problems.refuse(
-        None, "Correct the ground truth; --bad_boxes=clip or drop accepts wrong boxes"
-    )
+    advice = "Correct the ground truth"
+    if len(problems) > others:
+        advice += "; --bad_boxes=clip or drop accepts wrong boxes"
+    problems.refuse(None, advice)
     detections = coco_results.read_results(options.detections, annotations)
     metrics = average_precision.coco_metrics(
         ground_truth, detections, options.max_detections

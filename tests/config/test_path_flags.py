@@ -55,6 +55,13 @@ def test_a_flag_that_names_an_unknown_user_is_refused():
         command_line.parse(values, ["tool", "--output=~nobody_here/x"])
 
 
+def test_an_empty_path_is_not_the_current_folder():
+    values = flags.FlagValues()
+    path_flags.define_path("output", None, "Folder.", flag_values=values)
+    with pytest.raises(InputError, match="flag --output=: the path is empty: name"):
+        command_line.parse(values, ["tool", "--output="])
+
+
 @pytest.fixture
 def resolved(tmp_path, monkeypatch):
     """A function that resolves the config of a command line's arguments."""

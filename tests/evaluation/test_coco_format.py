@@ -194,6 +194,7 @@ def test_polygons_give_the_box_if_bbox_is_not_four_numbers(value):
         {"bbox": value, "segmentation": polygons}, {"bbox": value}
     )
     assert with_outline.bbox == (8.0, 5.0, 6.0, 4.0)
+    assert with_outline.bbox_text == "[8, 5, 6, 4] around its segmentation"
     assert without.bbox is None
     assert without.bbox_text == repr(value)
 

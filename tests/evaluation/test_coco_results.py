@@ -89,7 +89,16 @@ def test_wrong_records_are_refused_at_once_with_counts(tmp_path, fields, kind, r
     assert message.endswith("give the annotation file that they belong to")
 
 
-@pytest.mark.parametrize("data", [{}, None, "x", 5, {"annotations": []}])
-def test_results_are_a_list(tmp_path, data):
-    with pytest.raises(InputError, match="the detections must be a list of objects"):
+@pytest.mark.parametrize(
+    ("data", "shown"),
+    [
+        (None, "None"),
+        (5, "5"),
+        ({}, r"an object with the keys \[\]"),
+        (TRUTH, r"an object with the keys \['images', 'annotations', 'categories'\]"),
+    ],
+)
+def test_results_are_a_list(tmp_path, data, shown):
+    message = f"the detections must be a list of objects, not {shown}$"
+    with pytest.raises(InputError, match=message):
         read(tmp_path, data)

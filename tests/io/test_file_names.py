@@ -88,10 +88,10 @@ def test_equally_good_files_are_listed(tmp_path):
     files = index(tmp_path, "a/x.jpg", "b/x.jpg", "c/X.jpg")
     found = files.resolve("q/x.jpg")
     assert found.found is None
-    assert found.candidates == (tmp_path / "b/x.jpg", tmp_path / "a/x.jpg")
+    assert found.candidates == (tmp_path / "a/x.jpg", tmp_path / "b/x.jpg")
     message = file_names.reason("q/x.jpg", found, tmp_path)
     assert message == (
-        f"the image 'q/x.jpg' may be any of b/x.jpg, a/x.jpg in {tmp_path}: write a "
+        f"the image 'q/x.jpg' may be any of a/x.jpg, b/x.jpg in {tmp_path}: write a "
         "path relative to that folder"
     )
 

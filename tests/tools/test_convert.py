@@ -239,6 +239,24 @@ def test_width_and_height_may_be_exchanged_by_the_rotation_only(
     assert ("image of another size (1)" in capsys.readouterr().err) == (status == 2)
 
 
+def test_a_split_without_good_images_is_not_written(tmp_path, capsys):
+    folder, output = tmp_path / "data", tmp_path / "coco"
+    folder.mkdir()
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (folder / "val.json").write_text(json.dumps(coco))
+    (folder / "a.png").write_bytes(b"no image")
+    given = f"--input={folder}", f"--output={output}", "--bad_images=skip"
+    assert run(*given) == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder}: no image of the split val can be read: add images\n"
+    )
+    assert not output.exists()
+
+
 def test_bad_boxes_and_images_are_left_out_if_asked(yolo, tmp_path, capsys):
     (yolo / "train/labels/a.txt").write_text("0 .5 .5 0 .4\n0 1 .5 .2 .4\n")
     (yolo / "train/images/b.png").write_text("no image")

@@ -205,6 +205,8 @@ def test_all_wrong_records_are_counted_and_some_of_each_kind_are_shown(
         "no area. Correct the ground truth; --bad_boxes=clip or drop accepts wrong "
         "boxes\n"
     )
+    assert run(tmp_path, truth=changed(TRUTH, annotations=notes[:1])) == 2
+    assert capsys.readouterr().err.endswith("true or false. Correct the ground truth\n")
     found = [changed(FOUND, score="0.5"), *[changed(FOUND, image_id=7)] * 9]
     assert run(tmp_path, detections=found) == 2
     error = capsys.readouterr().err
@@ -248,7 +250,7 @@ def test_a_box_that_leaves_its_image_by_a_pixel_stays_as_annotated(tmp_path, cap
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--detections=", "the path of a JSON file is empty"),
+        ("--detections=", "flag --detections=: the path is empty: name a file"),
         ("--max_detections=0", "0 is not a positive integer"),
         ("--iou=0.3", "--iou can only be used with --voc"),
         ("--iou=2", "2.0 is not a number in the range [0.0, 1.0]"),

@@ -1,6 +1,7 @@
 """Content of a prepared copy of a folder's split, collected while images are read."""
 
 import collections
+import contextlib
 import hashlib
 import pathlib
 import sys
@@ -54,12 +55,22 @@ class Source(NamedTuple):
         add(_VERSION, self.max_pixels, self.annotations.categories)
         add(*self.annotation_problems, *self.image_problems)
         for image, path in zip(self.annotations.images, self.paths, strict=True):
-            add(image.id, image.file_name, image.height, image.width, image.fields)
+            add(
+                image.record,
+                image.id,
+                image.file_name,
+                image.height,
+                image.width,
+                image.fields,
+            )
             for o in image.objects:
                 add(o.category, o.bbox, o.is_crowd, o.is_difficult, o.area)
+                add(o.record, o.bbox_text)  # Quoted by the messages about boxes.
             if path is not None:
-                status = path.stat()
-                add(str(path), status.st_size, status.st_mtime_ns)
+                add(str(path))
+                with contextlib.suppress(OSError):  # Found again when it is read.
+                    status = path.stat()
+                    add(status.st_size, status.st_mtime_ns)
         return digest.hexdigest()[:16]
 
 

@@ -4,7 +4,8 @@ A copy is a folder DATA_DIR/folder/NAME_HASH/SPLIT/FINGERPRINT with three files:
   images.array_record: the good images in the order of the annotations, as
     `upright.read` stores them.
   annotations.npz: the arrays of `Copy.arrays`.
-  copy.json: images, categories and problems; written last.
+  copy.json: images, categories, problems, and the sizes of the other files; written
+    last.
 
 A copy holds no policy: dataset.bad_boxes and dataset.bad_images are applied when it is
 opened. Runs that use a copy hold a shared lock on it, so that a copy of files that have
@@ -60,6 +61,16 @@ class Copy:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def is_whole(self) -> bool:
+        """Returns whether the copy exists with all of its bytes.
+
+        A power failure can leave its files empty.
+        """
+        try:
+            return self._content["sizes"] == _sizes(self.path)
+        except (OSError, ValueError, KeyError):
+            return False
 
     @functools.cached_property
     def _content(self) -> dict[str, Any]:
@@ -137,17 +148,17 @@ def open_copy(source: Source, data_dir: str) -> Copy:
     """
     copies = place(source.folder, data_dir) / source.split
     path = copies / source.fingerprint()
-    lock = _take_shared(path)
+    copy = Copy(path, _take_shared(path))
     # The check comes after the lock: another process may delete the copy before it.
-    if not (path / _COPY).is_file():
+    if not copy.is_whole():
         try:
-            lock = _prepare(source, path, root(data_dir))
+            copy = Copy(path, _prepare(source, path, root(data_dir)))
         except (OSError, RuntimeError) as error:
             if not prepare.is_system_error(error):
                 raise
             raise prepare.cannot_prepare(path, error) from error
     _delete_others(copies, path, root(data_dir))
-    return Copy(path, lock)
+    return copy
 
 
 def _prepare(
@@ -166,14 +177,14 @@ def _prepare(
         _write(source, unfinished)
         size = sum(file.stat().st_size for file in unfinished.iterdir())
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir() and not (path / _COPY).is_file():
-            # Remains of a deletion that was killed.
+        if path.is_dir() and not Copy(path).is_whole():
+            # Remains of a deletion that was killed, or a damaged copy.
             shutil.rmtree(path, ignore_errors=True)
         try:
             unfinished.rename(path)
         except OSError:
             # Another process may have prepared the same copy in the meantime.
-            if not (path / _COPY).is_file():
+            if not Copy(path).is_whole():
                 raise
             lock = _take_shared(path)
         else:
@@ -208,7 +219,13 @@ def _write(source: Source, to: pathlib.Path) -> None:
     finally:
         writer.close()
     np.savez(to / _ARRAYS, allow_pickle=False, **content.arrays())
-    (to / _COPY).write_text(json.dumps(content.to_json(), default=str))
+    values = content.to_json() | {"sizes": _sizes(to)}
+    (to / _COPY).write_text(json.dumps(values, default=str))
+
+
+def _sizes(copy: pathlib.Path) -> dict[str, int]:
+    """Returns the bytes of the images and the annotations of a copy."""
+    return {name: (copy / name).stat().st_size for name in (_IMAGES, _ARRAYS)}
 
 
 class _Lock:

@@ -106,15 +106,24 @@ def files_with(folder: pathlib.Path, suffixes: Iterable[str]) -> list[pathlib.Pa
 def folders(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the folders directly in a folder, sorted.
 
-    Hidden ones are left out, and that of macOS's zip files, which has no images.
+    Hidden ones are left out, those without permission to read them, such as lost+found,
+    and that of macOS's zip files, which has no images.
     """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
+        names = [entry.name for entry in entries if _is_open_folder(entry)]
     return [
         folder / name
         for name in sorted(names)
         if not name.startswith(".") and name != "__MACOSX"
     ]
+
+
+def _is_open_folder(entry: os.DirEntry) -> bool:
+    """Returns true for a folder, or a link to one, whose files can be read."""
+    try:
+        return entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK)
+    except OSError:  # A link to itself.
+        return False
 
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -100,14 +100,17 @@ def _find(name: str, known: Collection[str]) -> str:
     return ""
 
 
-def group_field(images: Sequence[Mapping[str, Any]], field: str) -> str:
+def group_field(
+    images: Sequence[Mapping[str, Any]], field: str, least_groups: int = 2
+) -> str:
     """Returns the field whose values group the images; "" if there is none.
 
-    Without dataset.group, all images must have the field, and not all the same value.
+    Without dataset.group, it is one that all images have.
 
     Args:
       images: `Copy.images`.
       field: dataset.group.
+      least_groups: number of groups that there must be without dataset.group.
 
     Raises:
       InputError: an image lacks the field that dataset.group names.
@@ -122,7 +125,7 @@ def group_field(images: Sequence[Mapping[str, Any]], field: str) -> str:
         return field
     for name in GROUP_FIELDS:
         values = {json.dumps(image["fields"].get(name)) for image in images}
-        if len(values) > 1 and "null" not in values:
+        if len(values) >= least_groups and "null" not in values:
             return name
     return ""
 

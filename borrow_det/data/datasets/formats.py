@@ -9,6 +9,7 @@ float32, it stops at the first wrong record, it draws a mask for each polygon an
 not know difficult objects.
 """
 
+import os
 import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -81,6 +82,8 @@ def recognize(folder: pathlib.Path) -> Format:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: correct dataset.path")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be read: permission denied")
     found = [(kind, kind.evidence(folder)) for kind in FORMATS]
     found = [(kind, evidence) for kind, evidence in found if evidence]
     if len(found) > 1 and not yolo_layout.has_labels(folder):

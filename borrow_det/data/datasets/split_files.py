@@ -8,8 +8,13 @@ from collections.abc import Iterable
 from borrow_det.errors import InputError
 
 # Kinds of problems that dataset.bad_images covers. The image is left out.
-IMAGE_PROBLEMS = ("missing image", "damaged image")
-
+IMAGE_PROBLEMS = (
+    "missing image",
+    "ambiguous file name",
+    "damaged image",
+    "image above the limit of pixels",
+    "image of another size",
+)
 
 # Names of splits that folders of images have, the training split first.
 USUAL_NAMES = ("train", "val", "valid", "validation", "dev", "test")

@@ -114,6 +114,8 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> Found:
     others: collections.Counter[str] = collections.Counter()
     skipped = leave_out.resolve()
     for name in inputs:
+        if not name:  # It would be the current folder.
+            raise InputError("the name of an input is empty: name a file or folder")
         name = paths.expand_home(name)
         path = pathlib.Path(name)
         matches = [path] if os.path.exists(path) else _matches(name)

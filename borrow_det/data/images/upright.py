@@ -16,6 +16,7 @@ import PIL.ImageOps
 
 from borrow_det.data.images import decode, deep, jpeg_end
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 
 _ORIENTATION = 0x0112  # EXIF tag.
 _ROTATED = (5, 6, 7, 8)  # Values of the tag that swap width and height.
@@ -80,7 +81,8 @@ def read(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        reason = paths.reason(error)
+        raise InputError(f"{path} cannot be read: {reason}") from error
     with errors_named(path, max_pixels, option), pixel_limit(max_pixels):
         image, content, repairs = _load(content)
         with image:
@@ -139,6 +141,10 @@ def errors_named(path: pathlib.Path, max_pixels: int, option: str) -> Iterator[N
             f"{path} has {error}, which are not supported: convert it to gray or RGB "
             "with 8 or 16 bits"
         ) from error
+    except UndecodableSizeError as error:
+        raise TooManyPixelsError(
+            f"{path} has {error}, too many to decode: shrink or divide it"
+        ) from error
     except PIL.UnidentifiedImageError as error:
         raise InputError(
             f"{path} is not an image that Pillow can read: replace it, or leave it out"
@@ -166,13 +172,13 @@ def check_size(size: tuple[int, int]) -> None:
     """Refuses an image (width, height) that is too large to be decoded completely.
 
     Raises:
-      UnsupportedPixelsError: it has more pixels than OpenCV decodes, or a longer side
+      UndecodableSizeError: it has more pixels than OpenCV decodes, or a longer side
         than libpng does.
     """
     if max(size) > _DECODABLE_SIDE:
-        raise UnsupportedPixelsError(f"more than {_DECODABLE_SIDE} pixels on a side")
+        raise UndecodableSizeError(f"more than {_DECODABLE_SIDE} pixels on a side")
     if size[0] * size[1] > _DECODABLE_PIXELS:
-        raise UnsupportedPixelsError(f"more than {_DECODABLE_PIXELS} pixels")
+        raise UndecodableSizeError(f"more than {_DECODABLE_PIXELS} pixels")
 
 
 def rotate_boxes(boxes: np.ndarray, stored: StoredImage) -> np.ndarray:
@@ -201,6 +207,10 @@ def rotate_boxes(boxes: np.ndarray, stored: StoredImage) -> np.ndarray:
 
 class TooManyPixelsError(InputError):
     """An image has more pixels than the limit allows."""
+
+
+class UndecodableSizeError(Exception):
+    """An image is too large to be decoded completely, whatever the limit allows."""
 
 
 class UnsupportedPixelsError(Exception):

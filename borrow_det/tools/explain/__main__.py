@@ -107,8 +107,6 @@ def _check_flags(options: flags.FlagValues, names: Sequence[str]) -> None:
         value = getattr(options, name)
         if not math.isfinite(value):
             raise InputError(f"--{name}={value} is not a number")
-    if not options.output:
-        raise InputError("--output is empty: name a folder")
 
 
 def check_level(detector: Detector, level: int | None) -> None:

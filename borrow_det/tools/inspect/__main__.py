@@ -31,10 +31,11 @@ dataset, and suggests changes of the config. Nothing is trained.
   augmented.jpg    the same images as the network sees them in training
 """
 
+import contextlib
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 from absl import flags
@@ -54,23 +55,32 @@ def main(argv: Sequence[str]) -> int:
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     config, splits = _config_and_splits(options)
     output = cli.output_folder(options.output) if options.output else None
+    if output:
+        with _naming_output(output):
+            paths.make_folder(output)
     found = inspection.inspect(config, options.split or splits)
     print(text.text(found.report))
     if output:
-        try:
+        with _naming_output(output):
             _write(found, output)
-        except OSError as error:
-            raise InputError(
-                f"--output={options.output} cannot be written: {paths.reason(error)}"
-            ) from error
         print(f"\nThe report with pictures: {output / 'inspection.html'}")
     return 0
+
+
+@contextlib.contextmanager
+def _naming_output(output: pathlib.Path) -> Iterator[None]:
+    """Makes a system error a one-line message about --output."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--output={output} cannot be written: {paths.reason(error)}"
+        ) from error
 
 
 def _write(found: inspection.Inspection, output: pathlib.Path) -> None:
     """Writes the files of --output."""
     drawn = pictures.draw(found)
-    paths.make_folder(output)
     for name, sheet in (("labelled", drawn.labelled), ("augmented", drawn.augmented)):
         if sheet is not None:
             (output / f"{name}.jpg").write_bytes(sheet)

@@ -42,6 +42,10 @@ def open_splits(
     # Two slices of a split have the same problems.
     found = dict.fromkeys(problem for split in splits for problem in split.problems)
     problems.extend(found)
+    for split in splits:
+        if split.problems and not len(split):
+            reason = "none of its images can be read: add images"
+            problems.add("split without images", split.name, "", reason)
     return dict(zip(readable, splits, strict=True)), problems
 
 

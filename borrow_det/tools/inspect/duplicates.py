@@ -7,7 +7,7 @@ their thumbnails have similar brightness; half of the bits of unrelated images d
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -52,7 +52,7 @@ def fingerprint(encoded: bytes) -> Fingerprint:
     """
     digest = hashlib.blake2b(encoded, digest_size=16).digest()
     gray = _decode(encoded, cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    if gray is not None and min(gray.shape) < _ROWS:
+    if gray is None or min(gray.shape) < _ROWS:
         gray = _decode(encoded, cv2.IMREAD_GRAYSCALE)
     if gray is None:
         return Fingerprint(digest, None)
@@ -62,8 +62,11 @@ def fingerprint(encoded: bytes) -> Fingerprint:
 
 def _decode(encoded: bytes, flag: int) -> np.ndarray | None:
     content = np.frombuffer(encoded, np.uint8)
-    # Stored images are upright: an orientation tag would rotate them again.
-    return cv2.imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        # Stored images are upright: an orientation tag would rotate them again.
+        return cv2.imdecode(content, flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # An eighth of a side below 4 pixels has no pixel.
+        return None
 
 
 def find(
@@ -110,24 +113,32 @@ def find(
 def figures(
     groups: Mapping[str, Sequence[Sequence[Place]]],
     file_names: Mapping[str, Sequence[str]],
+    training: Collection[str],
 ) -> dict[str, Any]:
     """Describes groups of duplicates as JSON values.
 
     Args:
       groups: result of `find`.
       file_names: names of each split's images.
+      training: names of the training split and slices of it.
 
     Returns:
       For `exact` and `near`: `groups`, the number of groups; `images`, the number of
       images in them; `across_splits`, the number of groups with images of several
-      splits; and `found`, the images of each group with `split` and `file_name`.
+      splits; `leaks`, the number of groups with images of the training split and of
+      another one; and `found`, the images of each group with `split` and `file_name`.
     """
     described = {}
     for kind, found in groups.items():
+        splits = [{place.split for place in group} for group in found]
         described[kind] = {
             "groups": len(found),
             "images": sum(map(len, found)),
-            "across_splits": sum(len({p.split for p in group}) > 1 for group in found),
+            "across_splits": sum(len(names) > 1 for names in splits),
+            "leaks": sum(
+                not names.isdisjoint(training) and not names.issubset(training)
+                for names in splits
+            ),
             "found": [
                 [
                     {"split": p.split, "file_name": file_names[p.split][p.image]}

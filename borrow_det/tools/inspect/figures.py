@@ -26,15 +26,15 @@ def measure(
     Returns:
       `images`, `images_without_objects`, `objects`, `ignored`, `without_area`;
       `objects_per_image` (mean, median, largest); `sizes` and `aspect_ratios` (width /
-      height), at 5, 50 and 95 % of the objects; `by_size`: for small, medium and large
-      the number of objects, the share of all, those with a lender and those that an
-      anchor reaches; `small_with_lender` and `reached_by_anchors` (number and share);
-      `classes`: the objects, images and share of each; `histograms`: counts between
-      the edges SIZE_EDGES, RATIO_EDGES and COUNT_EDGES, the last one without an upper
-      end. Shares are in [0, 1], or None without objects.
+      height) at the input, at 5, 50 and 95 % of the objects; `by_size`: for small,
+      medium and large the number of objects, the share of all, those with a lender and
+      those that an anchor reaches; `small_with_lender` and `reached_by_anchors` (number
+      and share); `classes`: the objects, images and share of each; `histograms`: counts
+      between the edges SIZE_EDGES, RATIO_EDGES and COUNT_EDGES, the last one without an
+      upper end. Shares are in [0, 1], or None without objects.
     """
     sides = input_sides(objects.boxes, config.input_size)
-    sizes = np.sqrt(sides.prod(axis=1))
+    sizes = _sizes(sides)
     ratios = sides[:, 1] / sides[:, 0]
     anchors = anchor_ops.make_anchors(config.anchors, config.input_size)
     iou = anchor_design.best_iou(objects.boxes, anchors)
@@ -77,7 +77,8 @@ def measure(
 
 def input_sides(boxes: np.ndarray, input_size: Sequence[int]) -> np.ndarray:
     """Returns (height, width) in pixels of the input of normalized boxes [N, 4]."""
-    return (boxes[:, 2:] - boxes[:, :2]) * np.array(input_size)
+    corners = boxes.astype(np.float64)
+    return (corners[:, 2:] - corners[:, :2]) * np.array(input_size)
 
 
 def is_small(objects: Objects, input_size: Sequence[int]) -> np.ndarray:
@@ -87,8 +88,13 @@ def is_small(objects: Objects, input_size: Sequence[int]) -> np.ndarray:
       objects: the objects of a split.
       input_size: (height, width) of the network's input in pixels.
     """
-    sides = input_sides(objects.boxes, input_size)
-    return np.sqrt(sides.prod(axis=1)) ** 2 < AREA_RANGES["small"][1]
+    sizes = _sizes(input_sides(objects.boxes, input_size))
+    return sizes**2 < AREA_RANGES["small"][1]
+
+
+def _sizes(sides: np.ndarray) -> np.ndarray:
+    """Returns square roots of areas, rounded so that 32 pixels are not 31.99999."""
+    return np.round(np.sqrt(sides.prod(axis=1)), 3)
 
 
 def part(count: int, total: int) -> dict[str, Any]:

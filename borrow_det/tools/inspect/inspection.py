@@ -76,44 +76,39 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
         name: _measure(splits[name], objects, images, config)
         for name, (objects, images) in read.items()
     }
+    images = {name: images for name, (_, images) in read.items()}
     groups = duplicates.find(
-        {name: [i.fingerprint for i in images] for name, (_, images) in read.items()}
+        {name: [i.fingerprint for i in of_split] for name, of_split in images.items()}
     )
     labels = {
-        name: suspicious.find(name, objects, images, splits[name].class_names)
-        for name, (objects, images) in read.items()
+        name: suspicious.find(name, objects, images[name], splits[name].class_names)
+        for name, (objects, _) in read.items()
     }
-    report: dict[str, Any] = {
-        "dataset": config.dataset.name,
-        "path": config.dataset.path,
-        "notices": _notices(splits),
+    train = _training_split(config, measured)
+    sample = sheets.choose(len(splits[train]), _SAMPLE, config.seed)
+    scales = {
         "input_size": list(config.input_size),
         "lender_scale": config.evaluation.lender_scale,
         "positive_iou": config.loss.positive_iou,
+    }
+    report = {
+        "dataset": config.dataset.name,
+        "path": config.dataset.path,
+        "notices": _notices(splits),
+        **scales,
         "splits": measured,
         "problems": problems.to_json(),
-        "duplicates": duplicates.figures(
-            groups,
-            {name: [i.file_name for i in images] for name, (_, images) in read.items()},
+        "duplicates": _duplicates(groups, images, config),
+        "labels": _labels(labels),
+        "answer": _answer(
+            train, measured[train], scales, *read[train], problems.counts(), config
         ),
-        "labels": {
-            "counts": suspicious.counts(labels),
-            "found": {
-                name: {
-                    kind: [one._asdict() for one in found] for kind, found in of.items()
-                }
-                for name, of in labels.items()
-            },
+        "sample": {
+            "split": train,
+            "seed": config.seed,
+            "images": [images[train][index].file_name for index in sample],
+            "augmented": bool(config.augment.enabled),
         },
-    }
-    train = _training_split(config, measured)
-    report["answer"] = _answer(train, report, *read[train], problems.counts(), config)
-    sample = sheets.choose(len(splits[train]), _SAMPLE, config.seed)
-    report["sample"] = {
-        "split": train,
-        "seed": config.seed,
-        "images": [read[train][1][index].file_name for index in sample],
-        "augmented": bool(config.augment.enabled),
     }
     return Inspection(report, config, splits, train, sample, labels, groups)
 
@@ -135,7 +130,11 @@ def _measure(
 ) -> dict[str, Any]:
     """Returns the figures of a split."""
     described = [{"file_name": i.file_name, "fields": i.fields} for i in images]
-    field = folder_splits.group_field(described, config.dataset.group)
+    group = config.dataset.group
+    # All images may be of one video, which cannot be divided for validation.
+    field = folder_splits.group_field(described, group) or folder_splits.group_field(
+        described, group, least_groups=1
+    )
     groups = [json.dumps(image.fields[field]) if field else None for image in images]
     small = figures.is_small(objects, config.input_size)
     return {
@@ -154,17 +153,40 @@ def _training_split(
     return max(measured, key=lambda name: measured[name]["images"])
 
 
+def _duplicates(
+    groups: Mapping[str, Sequence[Sequence[Place]]],
+    images: Mapping[str, Sequence[Image]],
+    config: ml_collections.ConfigDict,
+) -> dict[str, Any]:
+    """Returns the figures of duplicates."""
+    file_names = {name: [i.file_name for i in found] for name, found in images.items()}
+    trained = {name.partition("[")[0] for name in ("train", config.dataset.train_split)}
+    training = [name for name in images if name.partition("[")[0] in trained]
+    return duplicates.figures(groups, file_names, training)
+
+
+def _labels(labels: Mapping[str, Mapping[str, Sequence[Label]]]) -> dict[str, Any]:
+    """Returns the labels that look wrong as JSON values."""
+    found = {
+        split: {
+            kind: [one._asdict() for one in of_kind] for kind, of_kind in of.items()
+        }
+        for split, of in labels.items()
+    }
+    return {"counts": suspicious.counts(labels), "found": found}
+
+
 def _answer(
     train: str,
-    report: Mapping[str, Any],
+    split: Mapping[str, Any],
+    scales: Mapping[str, Any],
     objects: Objects,
     images: Sequence[Image],
     problems: Mapping[str, int],
     config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
     """Returns the answer and the suggestions."""
-    split = report["splits"][train]
-    answer, sentences = suggestion.verdict(train, split, report)
+    answer, sentences = suggestion.verdict(train, split, scales)
     found = suggestion.suggest(answer, split, objects, images, problems, config)
     return {
         "answer": answer,

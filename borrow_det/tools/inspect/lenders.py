@@ -51,8 +51,10 @@ def in_image(
             scale,
         )
     )[:count, :count]
-    centers = (boxes[:, :2] + boxes[:, 2:]).astype(np.float64) / 2 * input_size
-    apart = np.abs(centers[:, None] - centers[None]).max(axis=2)
+    corners = boxes.astype(np.float64)
+    centers = (corners[:, :2] + corners[:, 2:]) / 2 * input_size
+    # Rounded, since 54 pixels are 54.000002 after normalization in float32.
+    apart = np.abs(centers[:, None] - centers[None]).max(axis=2).round(3)
     nearest = np.where(lends, apart, np.inf).min(axis=1, initial=np.inf)
     has_lender = np.asarray(lends.any(axis=1))
     return has_lender, np.where(has_lender, nearest, np.nan)

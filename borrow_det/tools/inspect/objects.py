@@ -22,6 +22,7 @@ class Objects(NamedTuple):
       num_images: images of the split, including those without objects.
       ignored: boxes that training does not learn.
       without_area: boxes without an area.
+      most_boxes: largest number of boxes of an image, of all kinds.
     """
 
     boxes: np.ndarray
@@ -34,6 +35,7 @@ class Objects(NamedTuple):
     num_images: int
     ignored: int
     without_area: int
+    most_boxes: int
 
 
 class Image(NamedTuple):

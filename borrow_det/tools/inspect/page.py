@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from borrow_det.reporting import html_page
+from borrow_det.tools.common.wording import counted
 from borrow_det.tools.inspect import figures, text
 from borrow_det.tools.inspect.pictures import Pictures
 from borrow_det.tools.inspect.suspicious import KINDS, Label
@@ -20,7 +21,7 @@ from borrow_det.visualization import annotate
 _PARTS = pathlib.Path(__file__).parent
 _CROP_SIDE = 200
 _SHOWN_PROBLEMS = 20  # Of each kind; inspection.json has all.
-_ANSWERS = {"yes": "yes", "partly": "partly", "no": "no", "no small objects": "no"}
+_COLORED = ("yes", "partly", "no")  # Answers with a color; others have that of "no".
 
 
 def render(report: Mapping[str, Any], pictures: Pictures) -> str:
@@ -51,9 +52,9 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
         sum(split[name] for split in splits.values()) for name in ("images", "objects")
     )
     classes = len(next(iter(splits.values()))["classes"])
-    noun = "class" if classes == 1 else "classes"
     about = (
-        f"{', '.join(splits)}: {images} images, {objects} objects, {classes} {noun}. "
+        f"{', '.join(splits)}: {counted(images, 'image')}, "
+        f"{counted(objects, 'object')}, {counted(classes, 'class')}. "
         f"Sizes are in pixels of the network's input, {width} x {height}, to which "
         "images are resized."
     )
@@ -90,13 +91,14 @@ def _table(
 
 def _answer(answer: Mapping[str, Any]) -> str:
     sentences = "".join(map(_paragraph, answer["sentences"]))
-    kind = _ANSWERS[answer["answer"]]
+    kind = answer["answer"] if answer["answer"] in _COLORED else "no"
     return f'<div class="answer {kind}">\n{sentences}</div>\n'
 
 
 def _suggestions(answer: Mapping[str, Any]) -> str:
     if not answer["suggestions"]:
-        return _paragraph("None: the configuration fits the data.")
+        why = ": the configuration fits the data"
+        return _paragraph(f"None{why if answer['answer'] != 'no objects' else ''}.")
     items = "".join(
         f"<li>{html.escape(s['reason'])} {html.escape(s['hint'])}</li>\n"
         for s in answer["suggestions"]
@@ -169,9 +171,15 @@ def _sizes(splits: Mapping[str, Any]) -> str:
     for name, split in splits.items():
         found = split["histograms"]
         charts = (
-            _chart("objects by side, pixels", figures.SIZE_EDGES, found["sizes"]),
             _chart(
-                "objects by width / height", figures.RATIO_EDGES, found["aspect_ratios"]
+                "objects by side at the input, pixels",
+                figures.SIZE_EDGES,
+                found["sizes"],
+            ),
+            _chart(
+                "objects by width / height at the input",
+                figures.RATIO_EDGES,
+                found["aspect_ratios"],
             ),
             _chart(
                 "images by objects", figures.COUNT_EDGES, found["objects_per_image"]
@@ -208,9 +216,10 @@ def _chart(title: str, edges: Sequence[float], counts: Sequence[int]) -> str:
 def _range(edges: Sequence[float], i: int, edge: float) -> str:
     if i + 1 == len(edges):
         return f"{edge:g}+"
-    if all(isinstance(e, int) for e in edges) and edges[i + 1] - edge == 1:
-        return f"{edge:g}"
-    return f"{edge:.3g}-{edges[i + 1]:.3g}"
+    if edges is not figures.COUNT_EDGES:
+        return f"{edge:.3g}-{edges[i + 1]:.3g}"
+    last = edges[i + 1] - 1
+    return f"{edge:g}" if last == edge else f"{edge:g}-{last:g}"
 
 
 def _lenders(report: Mapping[str, Any]) -> str:
@@ -238,7 +247,7 @@ def _duplicates(
 ) -> str:
     parts = []
     for sentence, kind in zip(text.duplicates(found), ("exact", "near"), strict=True):
-        leak = "leak" if found[kind]["across_splits"] else ""
+        leak = "leak" if found[kind]["leaks"] else ""
         parts.append(_paragraph(sentence, leak))
     for group in shown:
         images = "".join(_figure(image, caption) for caption, image in group)
@@ -257,8 +266,8 @@ def _figure(image: np.ndarray, caption: str, side: int = _CROP_SIDE) -> str:
 def _labelled(report: Mapping[str, Any], sheet: bytes | None) -> str:
     sample = report["sample"]
     return _paragraph(
-        f"{len(sample['images'])} random images of {sample['split']} (seed "
-        f"{sample['seed']}).",
+        f"{counted(len(sample['images']), 'image')} of {sample['split']}, chosen at "
+        f"random (seed {sample['seed']}).",
         "soft",
     ) + _sheet(sheet, "Random images with their labels")
 

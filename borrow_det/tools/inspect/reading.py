@@ -20,7 +20,7 @@ def read(
     """Reads the objects of a split, and a small version of each image."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in _EMPTY}
     images = []
-    ignored = without_area = 0
+    ignored = without_area = most_boxes = 0
     for record, annotated, fingerprint in _records(split):
         size = (int(record["height"]), int(record["width"]))
         images.append(Image(record["file_name"], size, record["fields"], fingerprint))
@@ -30,6 +30,7 @@ def read(
         has_area = (record["boxes"][:, 2:] > record["boxes"][:, :2]).all(axis=1)
         kept = learned & has_area
         ignored += int((~learned).sum())
+        most_boxes = max(most_boxes, len(record["boxes"]))
         without_area += int((learned & ~has_area).sum())
         boxes, labels = record["boxes"][kept], record["labels"][kept]
         has_lender, distance = lenders.in_image(
@@ -48,7 +49,11 @@ def read(
             parts[name].append(values)
     arrays = {name: np.concatenate([_EMPTY[name], *parts[name]]) for name in _EMPTY}
     objects = Objects(
-        **arrays, num_images=len(split), ignored=ignored, without_area=without_area
+        **arrays,
+        num_images=len(split),
+        ignored=ignored,
+        without_area=without_area,
+        most_boxes=most_boxes,
     )
     return objects, images
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from borrow_det.data.datasets.split_files import IMAGE_PROBLEMS
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_design
 from borrow_det.ops import anchors as anchor_ops
@@ -17,6 +18,11 @@ from borrow_det.tools.inspect.objects import Image, Objects
 # Shares of small objects with a lender: below the first, there is too little to borrow
 # from; above the second, borrowing serves most of them.
 _FEW, _MOST = 0.1, 0.5
+_CONCLUSIONS = {
+    "no": "there is too little to borrow from",
+    "partly": "borrowing can help these, but not the others",
+    "yes": "borrowing is made for such data",
+}
 _LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
 _SIDE_UNIT = 64
 _WELL_REACHED = 0.95  # Share of the objects from which anchors are left as they are.
@@ -56,12 +62,16 @@ def verdict(
       report: `input_size` and `lender_scale`.
 
     Returns:
-      "yes", "partly", "no" or "no small objects", and the sentences of the answer.
+      "yes", "partly", "no", "no small objects" or "no objects", and the sentences of
+      the answer. It depends on the lenders in the same image, since a detector borrows
+      from no other image.
     """
     height, width = report["input_size"]
     found = split["lenders"]
     small, objects = found["small"], split["objects"]
     at_input = f"at the input of {width} x {height} pixels"
+    if not objects:
+        return "no objects", [f"{name} has no objects to learn from."]
     if not small:
         return "no small objects", [
             f"0 of {objects} objects of {name} are small (below 32 x 32 pixels "
@@ -69,23 +79,13 @@ def verdict(
         ]
     with_lender = found["in_image"]["objects"]
     share = with_lender / small
-    group = found["in_image_or_group"]
-    wide = group["objects"] / small if group else share
-    answer = "no" if wide < _FEW else "yes" if share >= _MOST else "partly"
+    answer = "no" if share < _FEW else "partly" if share < _MOST else "yes"
     have, their = ("has", "its") if with_lender == 1 else ("have", "their")
-    lenders = (
-        f"{with_lender} of {small} small objects {have} a larger object of {their} "
-        f"class in {their} image"
-    )
-    if share < _FEW:
-        lenders += ": there is too little to borrow from."
-    elif share < _MOST:
-        lenders += ": borrowing can help these, but not the others."
-    else:
-        lenders += ": borrowing is made for such data."
+    are = "is" if small == 1 else "are"
     sentences = [
-        lenders,
-        f"{small} of the {objects} objects of {name} are small (below 32 x 32 pixels "
+        f"{with_lender} of {small} small objects {have} a larger object of {their} "
+        f"class in {their} image: {_CONCLUSIONS[answer]}.",
+        f"{small} of the {objects} objects of {name} {are} small (below 32 x 32 pixels "
         f"{at_input}). Larger means at least {report['lender_scale']:g} times the "
         "side.",
         _group_sentence(found),
@@ -111,12 +111,16 @@ def _group_sentence(found: Mapping[str, Any]) -> str:
     if not found["groups"]:
         return f"Every image has a group of its own by the field {field}."
     own, both = found["in_image"]["objects"], found["in_image_or_group"]["objects"]
-    more = both - own
-    return (
+    only = both - own
+    sentence = (
         f"Other images of the group (field {field}, groups with several images: "
         f"{found['groups']}) have lenders for {found['in_group']['objects']} of the "
-        f"small objects, including {more} without one in the same image."
+        f"small objects, including {only} without one in the same image."
     )
+    if only:
+        these = "this one" if only == 1 else f"these {only}"
+        sentence += f" A detector borrows within one image: not for {these}."
+    return sentence
 
 
 def _distance_sentence(found: Mapping[str, Any]) -> str:
@@ -161,10 +165,9 @@ def suggest(
     found = [
         resized,
         _anchors(objects, input_size or config.input_size, config),
-        _max_boxes(split["objects_per_image"]["largest"], config),
-        _borrowing(answer, config),
-        _group(split["lenders"], config),
-        *_policies(problems, config),
+        _max_boxes(objects.most_boxes, config),
+        borrowing(answer, config),
+        *policies(problems, config),
     ]
     return [suggestion for suggestion in found if suggestion is not None]
 
@@ -214,7 +217,12 @@ def larger_input(
     canvas = tuple(config.dataset.canvas)
     if any(c < size for c, size in zip(canvas, fields["input_size"], strict=True)):
         fields["dataset.canvas"] = tuple(2 * size for size in fields["input_size"])
-    return Suggestion(f"{why} Steps take longer and need more memory.", fields, tiles)
+    height, width = fields["input_size"]
+    why += (
+        f" At {width} x {height} pixels, objects are larger, and steps take longer and "
+        "need more memory."
+    )
+    return Suggestion(why, fields, tiles)
 
 
 def _rounded(length: float) -> int:
@@ -246,8 +254,9 @@ def _anchors(
     ]
     return Suggestion(
         f"The anchors of the config reach {own:.1%} of the objects at {size[1]} x "
-        f"{size[0]} pixels. These reach {share:.1%}. They have {counts[1]} shapes on "
-        f"all levels together, and those of the config have {counts[0]}.",
+        f"{size[0]} pixels. Those below reach {share:.1%}. They have {counts[1]} "
+        "shapes on all levels together, and those of the config have "
+        f"{counts[0]}.",
         {f"anchors.{name}": getattr(proposed, name) for name in proposal.FIELDS},
     )
 
@@ -267,47 +276,46 @@ def _max_boxes(largest: int, config: ml_collections.ConfigDict) -> Suggestion | 
     if not limit or largest <= limit:
         return None
     return Suggestion(
-        f"An image has {largest} objects, more than dataset.max_boxes={limit}. With 0, "
+        f"An image has {largest} boxes, more than dataset.max_boxes={limit}. With 0, "
         "there is room for all.",
         {"dataset.max_boxes": 0},
     )
 
 
-def _borrowing(answer: str, config: ml_collections.ConfigDict) -> Suggestion | None:
-    if answer not in ("no", "no small objects") or not config.borrow.enabled:
-        return None
-    return Suggestion(
-        "With so few lenders, a detector that does not borrow is simpler and faster; "
-        "compare the two if in doubt.",
-        {"borrow.enabled": False, "loss.matching": 0.0},
-    )
+def borrowing(answer: str, config: ml_collections.ConfigDict) -> Suggestion | None:
+    """Suggests to borrow or not if the config does the other.
+
+    Args:
+      answer: result of `verdict`.
+      config: the configuration.
+    """
+    if answer in ("no", "no small objects") and config.borrow.enabled:
+        few = "small objects" if answer == "no small objects" else "lenders"
+        return Suggestion(
+            f"With so few {few}, a detector that does not borrow is simpler and "
+            "faster; compare the two if in doubt.",
+            {"borrow.enabled": False, "loss.matching": 0.0},
+        )
+    if answer == "yes" and not config.borrow.enabled:
+        return Suggestion(
+            "This config does not borrow, and at least half of the small objects have "
+            "a lender.",
+            {"borrow.enabled": True},
+        )
+    return None
 
 
-def _group(
-    found: Mapping[str, Any], config: ml_collections.ConfigDict
-) -> Suggestion | None:
-    """Suggests keeping groups together if the images have them."""
-    if found["group_field"] is None or config.dataset.group:
-        return None
-    both = found["in_image_or_group"]["objects"]
-    more = both - found["in_image"]["objects"]
-    fields = {"dataset.group": found["group_field"]}
-    return Suggestion(
-        f"The images have groups (field {found['group_field']}), and {more} small "
-        "objects have a lender in other images of their group only. With this field, "
-        "groups stay together where a validation split is held out.",
-        fields,
-    )
-
-
-def _policies(
+def policies(
     problems: Mapping[str, int], config: ml_collections.ConfigDict
 ) -> list[Suggestion]:
-    """Suggests policies with which a run starts in spite of problems."""
+    """Suggests policies with which a run starts in spite of problems.
+
+    Args:
+      problems: number of problems of the dataset by kind.
+      config: the configuration.
+    """
     boxes = sum(n for kind, n in problems.items() if kind.startswith("box "))
-    images = sum(
-        n for kind, n in problems.items() if "image" in kind and kind[:4] != "box "
-    )
+    images = sum(problems.get(kind, 0) for kind in IMAGE_PROBLEMS)
     found = []
     if boxes and config.dataset.bad_boxes == "error":
         found.append(

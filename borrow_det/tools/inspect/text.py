@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from borrow_det.evaluation.average_precision import AREA_RANGES
+from borrow_det.tools.common.wording import counted
 from borrow_det.tools.inspect.figures import QUANTILES
 from borrow_det.tools.inspect.suspicious import KINDS
 from borrow_det.visualization.tables import markdown_table
@@ -81,8 +82,8 @@ def size_cells(splits: Mapping[str, Any]) -> tuple[list[str], list]:
     percents = ", ".join(f"{quantile:.0%}" for quantile in QUANTILES)
     columns = [
         *AREA_RANGES,
-        f"sides in pixels ({percents})",
-        f"width / height ({percents})",
+        f"sides at the input ({percents})",
+        f"width / height there ({percents})",
     ]
     rows = []
     for name, split in splits.items():
@@ -154,17 +155,20 @@ def duplicates(found: Mapping[str, Any]) -> list[str]:
         if not groups:
             lines.append(f"No {noun} among the images.")
             continue
-        across = found[kind]["across_splits"]
-        many = "1 group" if groups == 1 else f"{groups} groups"
-        line = f"{images} images in {many} of {noun}"
-        if across:
-            line += (
-                f", {across} across splits: a leak, since a detector is evaluated on "
-                "images that it was trained on."
+        across, leaks = found[kind]["across_splits"], found[kind]["leaks"]
+        many = f"{images} images in {counted(groups, 'group')} of {noun}"
+        line = f"{many}, {across or 'none'} across splits"
+        if leaks:
+            some = (
+                ""
+                if leaks == across
+                else f", {leaks} with images of the training split"
             )
-        else:
-            line += ", none across splits."
-        lines.append(line)
+            line += (
+                f"{some}: a leak, since a detector is evaluated on images that it was "
+                "trained on"
+            )
+        lines.append(f"{line}.")
     return lines
 
 
@@ -186,7 +190,7 @@ def _problems(problems: Mapping[str, Any]) -> list[str]:
     total = sum(problems["counts"].values())
     if not total:
         return []
-    lines = [f"{total} problems that a run would find:"]
+    lines = [f"{counted(total, 'problem')} that a run would find:"]
     for kind, count in problems["counts"].items():
         lines.append(f"{kind} ({count})")
         found = [p for p in problems["problems"] if p["kind"] == kind]

@@ -323,6 +323,23 @@ def test_remains_of_a_deletion_in_the_place_of_a_copy_are_replaced(folder, noise
     assert (copy / "copy.json").is_file()
 
 
+@pytest.mark.parametrize(
+    "name", ["copy.json", "annotations.npz", "images.array_record"]
+)
+def test_a_copy_that_a_power_failure_left_empty_is_made_again(
+    name, folder, noise_image
+):
+    folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 5, 5])])
+    folder.write()
+    before = sources.load(folder.config(), "train")[0]
+    (copy,) = copies(folder)
+    (copy / name).write_bytes(b"")
+    after = sources.load(folder.config(), "train")[0]
+    assert copies(folder) == [copy]
+    assert after["image"] == before["image"]
+    np.testing.assert_array_equal(after["boxes"], before["boxes"])
+
+
 def test_preparing_prints_a_line_before_and_after(folder, noise_image, capfd):
     for i in range(3):
         folder.add(f"{i}.png", noise_image(seed=i), [(1, [4, 4, 5, 5])])

@@ -155,6 +155,8 @@ def test_a_folder_without_images_is_an_error(tmp_path, nowhere):
         inputs.find([str(tmp_path)], nowhere)
     with pytest.raises(InputError, match="there is no such file or folder"):
         inputs.find([str(tmp_path / "gone*")], nowhere)
+    with pytest.raises(InputError, match="the name of an input is empty: name a file"):
+        inputs.find([""], nowhere)
 
 
 def test_names_that_are_not_utf_8_are_found(tmp_path, nowhere):

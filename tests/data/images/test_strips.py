@@ -190,7 +190,7 @@ def test_the_limit_names_its_option(tmp_path):
     path.write_bytes(pil("PNG")())
     with pytest.raises(InputError, match=r"set --max_pixels=42000 if you trust"):
         strips.open_strips(path, 41999, "--max_pixels")
-    with pytest.raises(InputError, match=r"gone\.png: No such file"):
+    with pytest.raises(InputError, match=r"gone\.png cannot be read: No such file"):
         inputs.open_image(tmp_path / "gone.png")
 
 

@@ -199,7 +199,7 @@ def test_the_error_names_unsupported_pixels(pixels, kind, save):
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"gone\.png: No such file"):
+    with pytest.raises(InputError, match=r"gone\.png cannot be read: No such file"):
         upright_lib.read(tmp_path / "gone.png")
 
 
@@ -222,8 +222,13 @@ def test_the_limit_on_pixels_is_an_option(save, noise_image, monkeypatch):
 
 def test_an_image_too_large_for_opencv_says_so(save, noise_image, monkeypatch):
     monkeypatch.setattr(upright_lib, "_DECODABLE_PIXELS", 24 * 32 - 1)
-    with pytest.raises(InputError, match=r"a\.png has more than 767 pixels"):
-        upright_lib.read(save(noise_image(), "a.png"))
+    path = save(noise_image(), "a.png")
+    advice = "too many to decode: shrink or divide it$"
+    with pytest.raises(InputError, match=rf"a\.png has more than 767 pixels, {advice}"):
+        upright_lib.read(path)
+    monkeypatch.setattr(upright_lib, "_DECODABLE_SIDE", 31)
+    with pytest.raises(InputError, match=rf"more than 31 pixels on a side, {advice}"):
+        upright_lib.read(path)
 
 
 @pytest.mark.parametrize("removed", [1, 4, 8, 12])

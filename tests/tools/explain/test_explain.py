@@ -284,7 +284,7 @@ def stand_in(**borrow):
         ({}, ["--score=inf", "IMAGE"], "--score"),
         ({}, ["--small=nan", "IMAGE"], "--small=nan is not a number"),
         ({}, ["--small=inf", "IMAGE"], "--small=inf is not a number"),
-        ({}, ["--output=", "IMAGE"], "--output is empty"),
+        ({}, ["--output=", "IMAGE"], "flag --output=: the path is empty: name a file"),
     ],
 )  # fmt: skip
 def test_usage_errors_are_one_line(

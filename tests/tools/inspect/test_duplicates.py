@@ -4,8 +4,9 @@ import io
 
 import numpy as np
 import PIL.Image
+import pytest
 
-from borrow_det.tools.inspect import duplicates
+from borrow_det.tools.inspect import duplicates, text
 from tests.tools.inspect.made_folder import scenes
 
 
@@ -45,11 +46,12 @@ def test_the_report_counts_groups_across_splits_as_leaks():
     a, b = map(encoded, scenes(2))
     found = duplicates.find({"train": prints(a, a, b), "val": prints(b)})
     names = {"train": ["a.jpg", "a copy.jpg", "b.jpg"], "val": ["b again.jpg"]}
-    figures = duplicates.figures(found, names)
-    none = {"groups": 0, "images": 0, "across_splits": 0, "found": []}
+    figures = duplicates.figures(found, names, ["train"])
+    none = {"groups": 0, "images": 0, "across_splits": 0, "leaks": 0, "found": []}
     assert figures["near"] == none
     exact = figures["exact"]
     assert (exact["groups"], exact["images"], exact["across_splits"]) == (2, 4, 1)
+    assert exact["leaks"] == 1
     assert exact["found"][1] == [
         {"split": "train", "file_name": "b.jpg"},
         {"split": "val", "file_name": "b again.jpg"},
@@ -67,12 +69,50 @@ def test_blank_images_of_different_brightness_are_not_duplicates():
     assert places(found["near"]) == [[("train", 0), ("train", 3)]]
 
 
-def test_small_and_broken_images_have_fingerprints():
-    tiny = encoded(scenes(1)[0][:20, :9])
-    broken = duplicates.fingerprint(b"no image")
+LEAK = ": a leak, since a detector is evaluated on images that it was trained on."
+
+
+@pytest.mark.parametrize(
+    ("splits", "training", "line"),
+    [
+        (["train", "val"], ["train"], f"1 across splits{LEAK}"),
+        (["train", "train"], ["train"], "none across splits."),
+        # Evaluation splits may show the same scenes.
+        (["val", "test"], ["train"], "1 across splits."),
+        # Nothing is evaluated on another slice of the training split.
+        (["train[:4]", "train[4:]"], ["train[:4]", "train[4:]"], "1 across splits."),
+    ],
+)
+def test_only_images_of_the_training_split_leak(splits, training, line):
+    group = [duplicates.Place(split, 0) for split in splits]
+    names = {split: ["a.jpg"] for split in ["train", *splits]}
+    figures = duplicates.figures({"exact": [group], "near": []}, names, training)
+    first, second = text.duplicates(figures)
+    assert first == f"2 images in 1 group of duplicates, {line}"
+    assert second == "No near-duplicates among the images."
+
+
+def test_leaks_are_counted_among_the_groups_across_splits():
+    groups = [[duplicates.Place(s, 0) for s in pair] for pair in ("ab", "bc")]
+    names = {split: ["a.jpg"] for split in "abc"}
+    figures = duplicates.figures({"exact": groups, "near": []}, names, ["a"])
+    assert text.duplicates(figures)[0] == (
+        "4 images in 2 groups of duplicates, 2 across splits, 1 with images of the "
+        f"training split{LEAK}"
+    )
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 9, 20])
+def test_small_images_have_fingerprints(side):
+    tiny = encoded(scenes(1)[0][:20, :side])
     assert duplicates.fingerprint(tiny).thumbnail.shape == (16, 17)
+
+
+def test_broken_images_have_fingerprints_that_are_like_no_other():
+    broken = duplicates.fingerprint(b"no image")
     assert broken.thumbnail is None
-    assert duplicates.find({"train": [broken, *prints(tiny)]})["near"] == []
+    images = [broken, *prints(encoded(scenes(1)[0]))]
+    assert duplicates.find({"train": images})["near"] == []
 
 
 def test_pairs_are_those_of_all_comparisons():

@@ -150,6 +150,28 @@ def test_a_smaller_input_makes_more_objects_small(folder, tmp_path, report_on):
     assert only["small_with_lender"] == {"objects": 1, "share": 0.5}
 
 
+def test_sides_exactly_at_a_limit_are_of_the_larger_kind(tmp_path, report_on):
+    # Many places, since normalization in float32 rounds each in its own way.
+    places = [(x, 5 * x % 350) for x in range(0, 400, 7)]
+    boxes = [
+        (1, x, y, side, side) for side in (31.99, 32, 95.99, 96) for x, y in places
+    ]
+    folder = tmp_path / "limits"
+    folder.mkdir()
+    write_split(folder, "train", [boxes], side=500)
+    report = report_on(
+        f"--config=folder:path={folder},size=500",
+        f"--config.dataset.data_dir={tmp_path / 'prepared'}",
+        "--split=train",
+    )
+    train = report["splits"]["train"]
+    sizes = [part["objects"] for part in train["by_size"].values()]
+    assert sizes == [len(places), 2 * len(places), len(places)]
+    assert train["lenders"]["small"] == len(places)
+    # From 16, 32, 64 and 96 pixels on.
+    assert train["histograms"]["sizes"][2:6] == [len(places)] * 4
+
+
 def test_the_console_shows_the_same_figures(folder, tmp_path, report_on, capsys):
     report_on(
         f"--config=folder:path={folder}",
@@ -181,6 +203,18 @@ def test_wrong_input_gets_one_line(capsys, arguments, message):
     assert out == ""
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_data_are_read(
+    folder, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("")
+    assert run(f"--path={folder}", f"--output={tmp_path / 'file'}") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"error: --output={tmp_path / 'file'} cannot be written: File exists\n"
+    )
 
 
 @pytest.mark.parametrize(

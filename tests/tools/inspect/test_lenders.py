@@ -30,6 +30,7 @@ def objects_of(boxes, labels, images):
         num_images=int(images.max()) + 1,
         ignored=0,
         without_area=0,
+        most_boxes=0,
     )
 
 

@@ -33,3 +33,10 @@ def test_the_page_forbids_scripts_and_addresses(output):
     assert "unsafe" not in policy
     assert "<script" not in page
     assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_bars_of_whole_numbers_do_not_share_their_ends(output):
+    page = (output / "inspection.html").read_text()
+    chart = page[: page.index("images by objects</text>")].rpartition("<svg")[2]
+    ranges = re.findall(r'class="soft"[^>]*>([^<]*)</text>', chart)
+    assert ranges == ["0", "1", "2-4", "5-9", "10-19", "20-49", "50-99", "100+"]

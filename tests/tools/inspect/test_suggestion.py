@@ -72,7 +72,7 @@ LARGE, SMALL = (1, 200, 200, 80, 80), (1, 10, 10, 20, 20)
             "0 of 1 objects of train are small (below 32 x 32 pixels at the "
             "input of 512 x 512 pixels): borrowing serves small objects only.",
         ),
-        ([[]], "no small objects", "0 of 0 objects of train are small"),
+        ([[]], "no objects", "train has no objects to learn from."),
     ],
 )
 def test_the_answer_says_how_many_small_objects_have_a_lender(
@@ -89,16 +89,117 @@ def test_the_answer_says_how_many_small_objects_have_a_lender(
         assert config.loss.matching == 0
 
 
-def test_lenders_of_the_same_video_count(inspect_boxes):
+def figures(in_image, in_either, small=20):
+    """Figures of a split with this many lenders; in_either is None without groups."""
+    either = None if in_either is None else {"objects": in_either}
+    return {
+        "objects": 40,
+        "by_size": {"small": {"reached_by_anchors": 5}},
+        "lenders": {
+            "small": small,
+            "in_image": {"objects": in_image},
+            "group_field": either and "video",
+            "groups": 2 if either else 0,
+            "in_group": either,
+            "in_image_or_group": either,
+            "distance": [60.0, 80.0, 90.0],
+            "fields": [{"level": "conv4_3", "field": 108, "objects": 0}],
+        },
+    }
+
+
+FEW = "there is too little to borrow from."
+SOME = "borrowing can help these, but not the others."
+MOST = "borrowing is made for such data."
+OFF = {"borrow.enabled": False, "loss.matching": 0.0}
+ON = {"borrow.enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("in_image", "in_either", "answer", "conclusion", "borrowing", "plain"),
+    [
+        # Of 20 small objects: lenders in the image, and in the image or its group; the
+        # answer; the end of its first sentence; what is suggested for a config that
+        # borrows, and for one that does not.
+        (0, None, "no", FEW, OFF, None),
+        (0, 0, "no", FEW, OFF, None),
+        (0, 5, "no", FEW, OFF, None),
+        (0, 20, "no", FEW, OFF, None),
+        (1, None, "no", FEW, OFF, None),
+        (1, 1, "no", FEW, OFF, None),
+        (1, 20, "no", FEW, OFF, None),
+        (2, None, "partly", SOME, None, None),
+        (2, 2, "partly", SOME, None, None),
+        (2, 20, "partly", SOME, None, None),
+        (9, 20, "partly", SOME, None, None),
+        (10, None, "yes", MOST, None, ON),
+        (10, 10, "yes", MOST, None, ON),
+        (10, 20, "yes", MOST, None, ON),
+        (20, 20, "yes", MOST, None, ON),
+    ],
+)
+def test_answer_sentences_and_suggestion_agree(
+    in_image, in_either, answer, conclusion, borrowing, plain
+):
+    report = {"input_size": [512, 512], "lender_scale": 2.0, "positive_iou": 0.5}
+    split = figures(in_image, in_either)
+    found, sentences = suggestion.verdict("train", split, report)
+    assert found == answer
+    first, _, group, *_ = sentences
+    assert first.startswith(f"{in_image} of 20 small objects ha")
+    assert first.endswith(conclusion)
+    if in_either is None:
+        assert group.startswith("No field of the images names their video")
+    elif in_either > in_image:
+        only = in_either - in_image
+        assert f"including {only} without one in the same image. A detector" in group
+        assert group.endswith(f"borrows within one image: not for these {only}.")
+    else:
+        assert group.endswith("including 0 without one in the same image.")
+    for borrows, expected in (("True", borrowing), ("False", plain)):
+        config = folder_config.get_config(f"path=DIR,borrow={borrows}")
+        suggested = suggestion.borrowing(answer, config)
+        assert (suggested and suggested.fields) == expected
+        if suggested:
+            assert accepted(suggested.lines()).borrow.enabled == (borrows == "False")
+
+
+def test_lenders_of_the_same_video_are_counted_and_do_not_change_the_answer(
+    inspect_boxes,
+):
     videos = [{"video": "a"}, {"video": "a"}, {"video": "b"}]
     report = inspect_boxes([[SMALL], [LARGE], [SMALL]], fields=videos)
     found = report["answer"]
-    assert found["answer"] == "partly"
+    assert found["answer"] == "no"
     assert found["sentences"][2] == (
         "Other images of the group (field video, groups with several images: 1) have "
-        "lenders for 1 of the small objects, including 1 without one in the same image."
+        "lenders for 1 of the small objects, including 1 without one in the same "
+        "image. A detector borrows within one image: not for this one."
     )
-    assert accepted(found["fragment"]).dataset.group == "video"
+    # A run keeps groups together without a flag.
+    assert not any("dataset.group" in line for line in found["fragment"])
+
+
+def test_images_of_a_single_video_are_a_group(inspect_boxes):
+    report = inspect_boxes([[SMALL], [LARGE]], fields=[{"video": "a"}] * 2)
+    lenders = report["splits"]["train"]["lenders"]
+    assert (lenders["group_field"], lenders["groups"]) == ("video", 1)
+    assert lenders["in_group"] == {"objects": 1, "share": 1.0}
+
+
+def test_a_split_whose_images_are_all_broken_is_a_problem(inspect_boxes, tmp_path):
+    inspect_boxes([[SMALL, LARGE]])
+    folder = tmp_path / "data"
+    write_split(folder, "val", [[SMALL]])
+    (folder / "val0.png").write_bytes(b"")
+    config = folder_config.get_config(f"path={folder}")
+    names = ["train", "val", "train[:0]"]
+    report = inspection.inspect(config, names).report
+    assert report["problems"]["counts"] == {
+        "damaged image": 1,
+        "split without images": 1,
+    }
+    assert report["problems"]["problems"][1]["file"] == "val"
 
 
 def test_anchors_for_objects_that_those_of_the_config_miss(inspect_boxes):
@@ -123,6 +224,7 @@ def test_a_larger_input_for_small_objects_of_large_images():
     found = suggestion.larger_input(4.0, images_of(2000), config)
     assert found.fields == {"input_size": (1024, 1024)}
     assert found.hint == ""
+    assert "At 1024 x 1024 pixels, objects are larger" in found.reason
     assert accepted(found.lines()).input_size == (1024, 1024)
     # Of 1 pixel: no input is large enough, tiles are.
     found = suggestion.larger_input(1.0, images_of(4000), config)
@@ -145,14 +247,39 @@ def test_the_input_stays_if_objects_are_large_enough_or_pixels_lack(smallest, si
 
 
 def test_max_boxes_of_a_config_that_is_too_small(inspect_boxes, tmp_path):
-    inspect_boxes([[SMALL, LARGE] * 3])
+    # Crowds need room, too.
+    inspect_boxes([[SMALL, LARGE, SMALL, (*LARGE, {"iscrowd": 1})]])
     config = folder_config.get_config(f"path={tmp_path / 'data'}")
     config.dataset.eval_splits = ("train",)
-    config.dataset.max_boxes = 5
+    config.dataset.max_boxes = 3
     found = inspection.inspect(config, ["train"]).report["answer"]
     one = next(s for s in found["suggestions"] if "max_boxes" in s["reason"])
-    assert one["reason"].startswith("An image has 6 objects, more than dataset.max")
+    assert one["reason"].startswith("An image has 4 boxes, more than dataset.max")
     assert accepted(one["flags"]).dataset.max_boxes == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("missing image", {"dataset.bad_images": "skip"}),
+        ("ambiguous file name", {"dataset.bad_images": "skip"}),
+        ("damaged image", {"dataset.bad_images": "skip"}),
+        ("image above the limit of pixels", {"dataset.bad_images": "skip"}),
+        ("image of another size", {"dataset.bad_images": "skip"}),
+        ("box without area", {"dataset.bad_boxes": "clip"}),
+        ("box outside its image", {"dataset.bad_boxes": "clip"}),
+        ("box that is not four numbers", {"dataset.bad_boxes": "clip"}),
+        # No policy accepts these.
+        ("duplicate image id", None),
+        ("wrong image size", None),
+        ("repeated image", None),
+        ("unknown class", None),
+    ],
+)
+def test_policies_are_suggested_for_the_problems_that_they_cover(kind, fields):
+    config = folder_config.get_config("path=DIR")
+    found = suggestion.policies({kind: 2}, config)
+    assert [one.fields for one in found] == ([fields] if fields else [])
 
 
 def test_mistakes_do_not_stop_the_report_and_get_policies(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ def split_of(*images):
         num_images=len(images),
         ignored=0,
         without_area=0,
+        most_boxes=0,
     )
     described = [
         Image(f"{i}.png", (100, 200), {}, Fingerprint(b"", None))
