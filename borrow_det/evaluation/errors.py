@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from borrow_det.evaluation import average_precision, borrowing, pairing
+from borrow_det.evaluation import borrowing, pairing
 
 FALSE_POSITIVES = (
     "classification",
@@ -97,9 +97,10 @@ def kinds(
     false = pairs.counted & (pairs.object < 0) & ~pairs.ignored
     found = np.full(len(detections), "", "<U14")
     target = np.full(len(detections), -1)
-    rank = average_precision.image_ranks(truth)
-    objects = _by_image(annotations, np.flatnonzero(counts), rank)
-    for image, members in _by_image(detections, np.flatnonzero(false), rank).items():
+    images = pairing.image_numbers(truth, detections)
+    places = pairing.image_numbers(truth, annotations)
+    objects = pairing.grouped_by(places, np.flatnonzero(counts))
+    for image, members in pairing.grouped_by(images, np.flatnonzero(false)).items():
         others = objects.get(image, np.array([], int))
         found[members], best = _image_kinds(
             [detections[d] for d in members], [annotations[g] for g in others]
@@ -109,17 +110,6 @@ def kinds(
     correction = _corrections(pairs.order, found, target, open_objects)
     missed = np.where(open_objects & (correction < 0), MISSED, "")
     return ErrorKinds(found.tolist(), missed.tolist(), target, correction)
-
-
-def _by_image(
-    records: Sequence[Mapping[str, Any]], indices: np.ndarray, rank: Mapping[Any, int]
-) -> dict[int, np.ndarray]:
-    """Groups indices of records by the number of their image."""
-    images = np.array([rank[records[i]["image_id"]] for i in indices], int)
-    order = np.argsort(images, kind="stable")
-    numbers, starts = np.unique(images[order], return_index=True)
-    groups = np.split(indices[order], starts[1:])
-    return dict(zip(numbers.tolist(), groups, strict=False))
 
 
 def _image_kinds(
