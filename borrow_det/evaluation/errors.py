@@ -162,6 +162,7 @@ def analyze(
     detections: Sequence[Mapping[str, Any]],
     pairs: Mapping[str, pairing.Pairs],
     scale: float,
+    score: float | None,
 ) -> dict[str, Any]:
     """Returns the counts and costs of errors, for JSON.
 
@@ -171,6 +172,7 @@ def analyze(
       pairs: "all", "small", "medium" and "large" to `pairing.pair` of these at an IoU
         of 0.5 in the area range.
       scale: least ratio of a lender's side to the small object's side.
+      score: least score of the detections of `at_score`; None for all detections.
 
     Returns:
       kinds: names of the kinds.
@@ -181,15 +183,26 @@ def analyze(
       small_objects: the number of "objects" of these groups, and of those that are
         "found", that a correction of "classification" or "localization" would find,
         and that are "missed".
+      at_score: the `score`, and `counts` and `small_objects` of detections that reach
+        it.
     """
     found = kinds(truth, detections, pairs["all"])
-    groups = _small_objects(truth["annotations"], found, pairs["all"], scale)
+    annotations = truth["annotations"]
+    groups = _small_objects(annotations, found, pairs["all"], scale)
+    scores = np.array([d["score"] for d in detections], float)
+    kept = pairs["all"].reaching(scores >= (-math.inf if score is None else score))
+    found_kept = kinds(truth, detections, kept)
     return {
         "kinds": list(KINDS),
-        "counts": _counts(truth["annotations"], detections, found),
+        "counts": _counts(annotations, detections, found),
         "AP50_cost": _costs(truth, detections, found, pairs),
         "missed_small": {name: group[MISSED] for name, group in groups.items()},
         "small_objects": groups,
+        "at_score": {
+            "score": score,
+            "counts": _counts(annotations, detections, found_kept),
+            "small_objects": _small_objects(annotations, found_kept, kept, scale),
+        },
     }
 
 

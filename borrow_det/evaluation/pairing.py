@@ -48,6 +48,21 @@ class Pairs(NamedTuple):
         """True positives among the detections, bool [D]."""
         return (self.object >= 0) & ~self.ignored
 
+    def reaching(self, kept: np.ndarray) -> "Pairs":
+        """Returns the pairs of the detections that reach a score, `kept`, bool [D].
+
+        Detections with lower scores do not change what the others take.
+        """
+        by_kept = np.append(kept, False)[self.detection]  # Index -1 is no detection.
+        return Pairs(
+            order=self.order[kept[self.order]],
+            object=np.where(kept, self.object, -1),
+            ignored=self.ignored & kept,
+            counted=self.counted & kept,
+            detection=np.where(by_kept, self.detection, -1),
+            iou=np.where(kept, self.iou, 0.0),
+        )
+
 
 def pair(
     truth: Mapping[str, Any],
