@@ -113,7 +113,7 @@ def evaluate(
         return {}, []
     metrics = evaluator.score(results) | evaluator.measure(observations)
     paths.make_folder(path.parent)
-    paths.write_whole(_results_path(evaluator, path), json.dumps(results))
+    paths.write_whole(results_path(evaluator, path), json.dumps(results))
     if analysis := evaluator.analyze(results):
         paths.write_whole(analysis_path(path), json.dumps(analysis))
     pictures = evaluator.pictures(results)
@@ -140,7 +140,7 @@ def compare(
 
     def read_results(evaluator: Evaluator) -> list[dict]:
         path = metrics_path(workdir, evaluator.split.name, step)
-        return json_files.read(_results_path(evaluator, path))
+        return json_files.read(results_path(evaluator, path))
 
     metrics = {}
     compared = type(evaluators[0]).compare(evaluators, read_results)
@@ -286,7 +286,8 @@ def read_metrics(path: paths.Path) -> dict[str, float]:
     return metric_names.with_current_names(metrics)
 
 
-def _results_path(evaluator: Evaluator, path: paths.Path) -> paths.Path:
+def results_path(evaluator: Evaluator, path: paths.Path) -> paths.Path:
+    """Returns the file of the results, next to that of the metrics."""
     return path.with_suffix(f".{evaluator.results_name}.json")
 
 

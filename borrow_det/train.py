@@ -255,7 +255,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
         save(int(state.step), force=True)
         raise
 
-    log.report(evaluations.metrics, evaluations.compared)
+    log.report(int(state.step), evaluations.metrics, evaluations.compared)
     return evaluations.metrics
 
 

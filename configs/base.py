@@ -321,4 +321,6 @@ def _report() -> ml_collections.ConfigDict:
     # 0: no sheet.
     report.contact_sheet = 0
     report.curves = True  # Plot learning curves at the end of a run.
+    # Largest number of images in the results page of an evaluation; 0: no page.
+    report.page_images = 48
     return report

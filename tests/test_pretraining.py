@@ -44,6 +44,7 @@ def test_a_run_leaves_its_files(pretrained):
         *("evaluations/val/2.json", "evaluations/val/2.predictions.json"),
         *("evaluations/val/2/0_val_0.png", "evaluations/val/2/1_val_0.png"),
     }
+    assert not any(name.endswith(".html") for name in found)
     dataset = json.loads((folder / "dataset.json").read_text())
     assert dataset["class_names"][1] == "stripes_45"
     assert dataset["boxes"]["train"]["left_out"] > 0

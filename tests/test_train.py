@@ -67,6 +67,7 @@ def test_a_run_leaves_its_files(tiny_run):
         *("parameters.txt", "report.md", "learning_curves.png", "checkpoints"),
         *("evaluations/val/4.json", "evaluations/val/4.detections.json"),
         *("evaluations/val/4/10_val_0.png", "evaluations/val/4/11_val_1.png"),
+        *("evaluations/val/4.html", "results.html"),
     }
     assert any(name.startswith("events.out.tfevents") for name in found)
     assert not any("tmp" in name for name in found)

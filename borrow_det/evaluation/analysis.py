@@ -79,7 +79,7 @@ def analyze(
             "classes": [*names, BACKGROUND],
             "counts": counts.tolist(),
         },
-        "errors": errors.analyze(truth, detections, pairs, lender_scale),
+        "errors": errors.analyze(truth, detections, pairs, lender_scale, threshold),
     }
 
 

@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from borrow_det.evaluation import average_precision, borrowing, pairing
+from borrow_det.evaluation import borrowing, pairing
 
 FALSE_POSITIVES = (
     "classification",
@@ -97,9 +97,10 @@ def kinds(
     false = pairs.counted & (pairs.object < 0) & ~pairs.ignored
     found = np.full(len(detections), "", "<U14")
     target = np.full(len(detections), -1)
-    rank = average_precision.image_ranks(truth)
-    objects = _by_image(annotations, np.flatnonzero(counts), rank)
-    for image, members in _by_image(detections, np.flatnonzero(false), rank).items():
+    images = pairing.image_numbers(truth, detections)
+    places = pairing.image_numbers(truth, annotations)
+    objects = pairing.grouped_by(places, np.flatnonzero(counts))
+    for image, members in pairing.grouped_by(images, np.flatnonzero(false)).items():
         others = objects.get(image, np.array([], int))
         found[members], best = _image_kinds(
             [detections[d] for d in members], [annotations[g] for g in others]
@@ -109,17 +110,6 @@ def kinds(
     correction = _corrections(pairs.order, found, target, open_objects)
     missed = np.where(open_objects & (correction < 0), MISSED, "")
     return ErrorKinds(found.tolist(), missed.tolist(), target, correction)
-
-
-def _by_image(
-    records: Sequence[Mapping[str, Any]], indices: np.ndarray, rank: Mapping[Any, int]
-) -> dict[int, np.ndarray]:
-    """Groups indices of records by the number of their image."""
-    images = np.array([rank[records[i]["image_id"]] for i in indices], int)
-    order = np.argsort(images, kind="stable")
-    numbers, starts = np.unique(images[order], return_index=True)
-    groups = np.split(indices[order], starts[1:])
-    return dict(zip(numbers.tolist(), groups, strict=False))
 
 
 def _image_kinds(
@@ -172,6 +162,7 @@ def analyze(
     detections: Sequence[Mapping[str, Any]],
     pairs: Mapping[str, pairing.Pairs],
     scale: float,
+    score: float | None,
 ) -> dict[str, Any]:
     """Returns the counts and costs of errors, for JSON.
 
@@ -181,6 +172,7 @@ def analyze(
       pairs: "all", "small", "medium" and "large" to `pairing.pair` of these at an IoU
         of 0.5 in the area range.
       scale: least ratio of a lender's side to the small object's side.
+      score: least score of the detections of `at_score`; None for all detections.
 
     Returns:
       kinds: names of the kinds.
@@ -191,15 +183,26 @@ def analyze(
       small_objects: the number of "objects" of these groups, and of those that are
         "found", that a correction of "classification" or "localization" would find,
         and that are "missed".
+      at_score: the `score`, and `counts` and `small_objects` of detections that reach
+        it.
     """
     found = kinds(truth, detections, pairs["all"])
-    groups = _small_objects(truth["annotations"], found, pairs["all"], scale)
+    annotations = truth["annotations"]
+    groups = _small_objects(annotations, found, pairs["all"], scale)
+    scores = np.array([d["score"] for d in detections], float)
+    kept = pairs["all"].reaching(scores >= (-math.inf if score is None else score))
+    found_kept = kinds(truth, detections, kept)
     return {
         "kinds": list(KINDS),
-        "counts": _counts(truth["annotations"], detections, found),
+        "counts": _counts(annotations, detections, found),
         "AP50_cost": _costs(truth, detections, found, pairs),
         "missed_small": {name: group[MISSED] for name, group in groups.items()},
         "small_objects": groups,
+        "at_score": {
+            "score": score,
+            "counts": _counts(annotations, detections, found_kept),
+            "small_objects": _small_objects(annotations, found_kept, kept, scale),
+        },
     }
 
 

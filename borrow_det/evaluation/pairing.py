@@ -48,6 +48,21 @@ class Pairs(NamedTuple):
         """True positives among the detections, bool [D]."""
         return (self.object >= 0) & ~self.ignored
 
+    def reaching(self, kept: np.ndarray) -> "Pairs":
+        """Returns the pairs of the detections that reach a score, `kept`, bool [D].
+
+        Detections with lower scores do not change what the others take.
+        """
+        by_kept = np.append(kept, False)[self.detection]  # Index -1 is no detection.
+        return Pairs(
+            order=self.order[kept[self.order]],
+            object=np.where(kept, self.object, -1),
+            ignored=self.ignored & kept,
+            counted=self.counted & kept,
+            detection=np.where(by_kept, self.detection, -1),
+            iou=np.where(kept, self.iou, 0.0),
+        )
+
 
 def pair(
     truth: Mapping[str, Any],
@@ -74,25 +89,26 @@ def pair(
       The pairs, equal to those behind `average_precision.coco_metrics`.
     """
     annotations = truth["annotations"]
-    classes = {category["id"] for category in truth["categories"]}
-    order, counted = _counted(truth, detections, classes, max_detections)
+    group = _group_numbers(truth, detections)
+    object_group = _group_numbers(truth, annotations)
+    order, counted = _counted(truth, detections, group, max_detections)
     counts = counted_objects(annotations, area_range)
     taken_by = np.full(len(annotations), -1)
     takes = np.full(len(detections), -1)
     overlap = np.zeros(len(detections))
-    objects = _by_image_and_class(annotations, range(len(annotations)))
-    for key, found in _by_image_and_class(detections, order.tolist()).items():
+    objects = grouped_by(object_group, np.arange(len(annotations)))
+    with_objects = order[np.isin(group[order], object_group)]
+    for key, found in grouped_by(group, with_objects).items():
         # COCO compares ignored objects last.
-        members = sorted(objects.get(key, ()), key=lambda g: not counts[g])
-        if members:
-            _take(
-                [annotations[g] for g in members],
-                [detections[d] for d in found],
-                (np.array(members), np.array(found)),
-                counts,
-                iou,
-                (takes, taken_by, overlap),
-            )
+        members = objects[key][np.argsort(~counts[objects[key]], kind="stable")]
+        _take(
+            [annotations[g] for g in members],
+            [detections[d] for d in found],
+            (members, found),
+            counts,
+            iou,
+            (takes, taken_by, overlap),
+        )
     ignored = (takes >= 0) & ~counts[takes] if len(annotations) else takes >= 0
     outside = ~within(box_areas(detections), area_range)
     return Pairs(
@@ -154,37 +170,48 @@ def interpolated_ap(hits: np.ndarray, objects: int) -> float:
     return float(np.append(best, 0.0)[index].mean())
 
 
+def grouped_by(values: np.ndarray, indices: np.ndarray) -> dict[int, np.ndarray]:
+    """Groups indices into an array of integers by its values, in their order."""
+    order = np.argsort(values[indices], kind="stable")
+    keys, starts = np.unique(values[indices][order], return_index=True)
+    groups = np.split(indices[order], starts[1:])
+    return {int(key): groups[k] for k, key in enumerate(keys)}
+
+
+def image_numbers(
+    truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """Numbers the image of each record in the order of the image ids, int [N]."""
+    rank = average_precision.image_ranks(truth)
+    return np.array([rank[record["image_id"]] for record in records], int)
+
+
+def _group_numbers(
+    truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """Numbers the image and class of each record; -1 for other classes, int [N]."""
+    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
+    labels = np.array([label.get(r["category_id"], -1) for r in records], int)
+    numbers = image_numbers(truth, records) * len(label) + labels
+    return np.where(labels < 0, -1, numbers)
+
+
 def _counted(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
-    classes: set[Any],
+    group: np.ndarray,
     max_detections: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `order` and `counted` of the pairs."""
-    rank = average_precision.image_ranks(truth)
-    images = np.array([rank[d["image_id"]] for d in detections], int)
+    """Returns `order` and `counted` of the pairs; `group` is `_group_numbers`."""
     scores = np.array([d["score"] for d in detections], float)
     # np.lexsort is stable, and sorts by its last key first.
-    order = np.lexsort((images, -scores))
+    order = np.lexsort((image_numbers(truth, detections), -scores))
+    by_group = order[np.argsort(group[order], kind="stable")]
+    _, starts, sizes = np.unique(group[by_group], return_index=True, return_counts=True)
+    place = np.arange(len(detections)) - np.repeat(starts, sizes)
     counted = np.zeros(len(detections), bool)
-    seen: dict[Any, int] = {}
-    for d in order.tolist():
-        category = detections[d]["category_id"]
-        key = images[d], category
-        seen[key] = seen.get(key, 0) + 1
-        counted[d] = seen[key] <= max_detections and category in classes
+    counted[by_group] = (place < max_detections) & (group[by_group] >= 0)
     return order[counted[order]], counted
-
-
-def _by_image_and_class(
-    records: Sequence[Mapping[str, Any]], indices: Sequence[int]
-) -> dict[Any, list[int]]:
-    """Groups indices of records, in their order."""
-    groups: dict[Any, list[int]] = {}
-    for i in indices:
-        key = records[i]["image_id"], records[i]["category_id"]
-        groups.setdefault(key, []).append(i)
-    return groups
 
 
 def _take(

@@ -125,6 +125,35 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><tr>{heads}</tr>\n{body}</table></div>\n'
 
 
+def number_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    caption: str,
+) -> str:
+    """Returns a table of numbers, whose rows have headings.
+
+    A table that is wider than the window scrolls by itself, also by keyboard.
+
+    Args:
+      columns: headings, as text.
+      rows: heading and cells of each row, as HTML.
+      caption: caption, as text.
+    """
+    heads = "".join(f'<th scope="col">{html.escape(head)}</th>' for head in columns)
+    lines = (
+        f'<tr><th scope="row">{name}</th>'
+        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
+        for name, *cells in rows
+    )
+    title = html.escape(caption)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f'<table class="numbers"><caption>{title}</caption>\n'
+        f"<thead><tr>{heads}</tr></thead>\n<tbody>{''.join(lines)}</tbody>"
+        "</table></div>\n"
+    )
+
+
 def _hash(content: str) -> str:
     digest = hashlib.sha256(content.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -83,6 +83,7 @@ def _files(workdir: paths.Path, results: str) -> str:
         "training scenes": "contact_sheet.jpg",
         f"pictures, figures and {results}": "evaluations",
         "checkpoints": "checkpoints",
+        "results page": "results.html",
     }
     return "\n".join(
         f"{text}: {workdir / name}"

@@ -15,6 +15,7 @@ from borrow_det.io import paths
 from borrow_det.reporting import devices, report
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.metric_writer import MetricWriter
+from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tasks.task import Evaluator
 from borrow_det.workdir import metadata
 
@@ -129,17 +130,29 @@ class RunLog:
 
     def report(
         self,
+        step: int,
         metrics: Mapping[str, Mapping[str, float]],
         compared: Mapping[str, float],
     ) -> None:
-        """Writes and prints the report of a finished run.
+        """Writes and prints the report of a finished run, and its results pages.
 
         Args:
+          step: the last step.
           metrics: the last metrics of each evaluation split.
           compared: the last metrics that compare splits, by `SPLIT/NAME`.
         """
         self._opened.flush()
         self._console.finish()
+        evaluations = [
+            evaluate.Evaluated(
+                evaluator,
+                step,
+                evaluate.metrics_path(self._workdir, evaluator.split.name, step),
+                dict(metrics[evaluator.split.name]),
+            )
+            for evaluator in self._evaluators
+        ]
+        results_page.write_run(evaluations, self._workdir)
         self.line(
             report.write_report(
                 self._evaluators,

@@ -10,7 +10,9 @@ the run. The tool prints the main metrics and the kinds of errors, and writes to
   STEP.json             all metrics, null if undefined;
   STEP.detections.json  the results (of a detector in COCO's format);
   STEP.analysis.json    curves, operating points, confusion and errors;
-  STEP/                 pictures: annotations on the left, detections on the right.
+  STEP/                 pictures: annotations on the left, detections on the right;
+  STEP.html             all of it in one page, which needs no network and no other
+                        file; not with report.page_images=0.
 An existing evaluation is not overwritten.
 """
 
@@ -23,8 +25,10 @@ from absl import flags
 
 from borrow_det.config import path_flags
 from borrow_det.evaluate import evaluate_run, read_analysis
+from borrow_det.io import paths
 from borrow_det.reporting import devices
 from borrow_det.reporting.console import Console
+from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tools.common import cli
 from borrow_det.visualization.tables import error_tables, markdown_report
 
@@ -53,7 +57,10 @@ def main(argv: Sequence[str]) -> int:
         console.line("\n" + markdown_report({name: done.metrics}, {}, figures.details))
     if analysis := read_analysis(done.path):
         console.line("\n" + error_tables(analysis["errors"]))
+    page = results_page.write(done, paths.as_path(options.workdir))
     console.line(f"\nall metrics: {done.path}")
+    if page is not None:
+        console.line(f"results page: {page}")
     return 0
 
 

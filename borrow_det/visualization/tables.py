@@ -84,8 +84,8 @@ def per_class_table(
 def error_tables(errors: Mapping[str, Any]) -> str:
     """Formats the kinds of errors of an evaluation as Markdown tables.
 
-    The second table has the small objects with and without a lender; it is left out if
-    there are none.
+    The counts are those at the score of the best F1. The second table has the small
+    objects with and without a lender; it is left out if there are none.
 
     Args:
       errors: counts and costs by kind and size (evaluation/errors.py).
@@ -94,18 +94,21 @@ def error_tables(errors: Mapping[str, Any]) -> str:
       The tables and a line about each, without a trailing newline; "-" for undefined
       costs.
     """
-    counts, costs = errors["counts"], errors["AP50_cost"]
+    kept, costs = errors["at_score"], errors["AP50_cost"]
+    counts = kept["counts"]
     sizes = list(counts[errors["kinds"][0]])[1:]
     rows: list[tuple[str, list[float | str]]] = [
         (kind, [*map(str, counts[kind].values()), *map(_number, costs[kind].values())])
         for kind in errors["kinds"]
     ]
     columns = ("errors", *sizes, "AP50", *(f"AP50_{size}" for size in sizes))
-    text = "Errors by kind and size, and the AP50 that each kind costs:\n\n"
+    score = kept["score"]
+    at_score = "" if score is None else f" at a score of {score:.3f}, the best F1"
+    text = f"Errors by kind and size{at_score}; the AP50 that each kind costs:\n\n"
     text += markdown_table("kind", columns, rows)
-    groups = errors["small_objects"]
+    groups = kept["small_objects"]
     if any(group["objects"] for group in groups.values()):
-        text += "\n\nSmall objects, and the kinds of error of those not found:\n\n"
+        text += f"\n\nSmall objects{at_score}; the errors of those not found:\n\n"
         text += markdown_table(
             "small objects",
             list(groups["with_lender"]),

@@ -37,6 +37,7 @@ _LATER = {
     "dataset.max_pixels": 0,
     "dataset.held_out": 0.2,
     "dataset.group": "",
+    "report.page_images": 48,
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = ("borrow.attention", "borrow.query_block", "remat", "first_stage")

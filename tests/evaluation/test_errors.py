@@ -11,12 +11,12 @@ from tests.evaluation.random_records import random_records
 from tests.evaluation.scattered_records import scattered_records
 
 
-def analyze(ground_truth, detections, scale=2.0, limit=100):
+def analyze(ground_truth, detections, scale=2.0, limit=100, score=None):
     pairs = {
         size: pairing.pair(ground_truth, detections, 0.5, limit, area_range)
         for size, area_range in pairing.SIZES.items()
     }
-    return errors.analyze(ground_truth, detections, pairs, scale)
+    return errors.analyze(ground_truth, detections, pairs, scale, score)
 
 
 def find(ground_truth, detections, limit=100):
@@ -216,6 +216,24 @@ def test_each_false_positive_has_one_kind(seed):
     counts = analyze(ground_truth, detections)["counts"]
     false_positives = (pairs.object < 0).sum()
     assert sum(column(counts)[:-1]) == false_positives
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_counts_at_a_score_are_those_of_the_detections_that_reach_it(seed):
+    ground_truth, detections = random_records(seed)
+    for score in (0.1, 0.4, 0.9, 1.0):
+        found = analyze(ground_truth, detections, score=score)["at_score"]
+        kept = [record for record in detections if record["score"] >= score]
+        expected = analyze(ground_truth, kept)
+        assert found["score"] == score
+        assert found["counts"] == expected["counts"]
+        assert found["small_objects"] == expected["small_objects"]
+    all_scores = analyze(ground_truth, detections)
+    assert all_scores["at_score"] == {
+        "score": None,
+        "counts": all_scores["counts"],
+        "small_objects": all_scores["small_objects"],
+    }
 
 
 def test_kinds_by_hand():

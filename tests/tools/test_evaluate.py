@@ -46,7 +46,10 @@ def test_the_split_of_training_gives_the_metrics_of_training(
     assert f"| val   | {tiny_run.metrics['val']['AP']:.3f} |" in out
     errors = json.loads((output / "4.analysis.json").read_text())["errors"]
     assert f"\n\n{tables.error_tables(errors)}\n\n" in out
-    assert out.endswith(f"all metrics: {output / '4.json'}\n")
+    assert out.endswith(
+        f"all metrics: {output / '4.json'}\nresults page: {output / '4.html'}\n"
+    )
+    assert "Results of val at step 4" in (output / "4.html").read_text()
     assert (output / "4.detections.json").exists()
 
 

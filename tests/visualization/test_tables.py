@@ -49,19 +49,21 @@ def test_per_class_table():
     ]
 
 
-def find_errors(*records):
+def find_errors(*records, score=None):
     pairs = {
         size: pairing.pair(*records, area_range=area_range)
         for size, area_range in pairing.SIZES.items()
     }
-    return errors.analyze(*records, pairs, 2.0)
+    return errors.analyze(*records, pairs, 2.0, score)
 
 
 def test_tables_of_errors():
-    # A found and a missed cat of 20 x 20 pixels; a false positive comes first.
+    # A found and a missed cat of 20 x 20 pixels. A false positive comes first, and
+    # another one has a lower score than the table counts.
     ground_truth = truth((1, 1, A, {}), (1, 1, B, {}))
     detections = [detection(1, 1, FAR, 0.9), detection(1, 1, A, 0.8)]
-    text = error_tables(find_errors(ground_truth, detections))
+    detections.append(detection(2, 1, FAR, 0.1))
+    text = error_tables(find_errors(ground_truth, detections, score=0.8))
     none = ["     0", "    0", "     0", "    0"]
     one = ["     1", "    1", "     0", "    0"]
     rows = [
@@ -76,7 +78,8 @@ def test_tables_of_errors():
         )
     ]
     assert text.splitlines() == [
-        "Errors by kind and size, and the AP50 that each kind costs:",
+        "Errors by kind and size at a score of 0.800, the best F1; the AP50 that each "
+        "kind costs:",
         "",
         "| kind           | errors | small | medium | large |  AP50 | AP50_small | "
         "AP50_medium | AP50_large |",
@@ -84,7 +87,8 @@ def test_tables_of_errors():
         "----------: | ---------: |",
         *("| " + " | ".join([kind.ljust(14), *cells]) + " |" for kind, *cells in rows),
         "",
-        "Small objects, and the kinds of error of those not found:",
+        "Small objects at a score of 0.800, the best F1; the errors of those not "
+        "found:",
         "",
         "| small objects  | objects | found | classification | localization | missed |",
         "| -------------- | ------: | ----: | -------------: | -----------: | -----: |",

@@ -14,7 +14,9 @@ writes into DIR
                      attention precision (the attention inside its lenders, larger
                      detections of the same class by evaluation.lender_scale) and
                      `positions`, the attention precision of an even spread;
-  index.html         all of it in one page, which needs no network and no other file.
+  index.html         all of it in one page, which needs no network and no other file;
+                     it links to W/results.html where that exists, and results pages
+                     link to W/explain/index.html.
 The output of an earlier call is replaced, including its pictures.
 
 The attention shown is that of the detection's descriptors: the positions of its
@@ -43,6 +45,8 @@ from borrow_det.data import pipeline, sources
 from borrow_det.data.images import decode, inputs
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
+from borrow_det.io import paths
+from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tools.common import cli
 from borrow_det.tools.explain import explanation
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
@@ -64,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
     _check_flags(options, names)
     output = cli.output_folder(options.output)
     # Files are searched before the network is built, which takes a while.
-    paths, others = (
+    files, others = (
         inputs.find(names, leave_out=output / "pictures") if names else ([], {})
     )
     detector = Detector.load(options.workdir, options.step)
@@ -72,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
     readers = (
         _of_split(detector, options.split)
         if options.split
-        else _of_files(paths, options.max_pixels)
+        else _of_files(files, options.max_pixels)
     )
     if options.detection is not None and len(readers) != 1:
         raise InputError(
@@ -89,8 +93,9 @@ def main(argv: Sequence[str]) -> int:
     if options.detection is not None:
         explained = list(explained)  # Raises before anything is written.
     settings = _settings(detector, options)
+    results = results_page.link_to_run(paths.as_path(options.workdir), output)
     with ExplanationWriter(
-        output, detector, settings, options.pictures, options.limit
+        output, detector, settings, options.pictures, options.limit, results
     ) as writer:
         for picture, found, parts in explained:
             _report_notes(picture.name, parts)
@@ -215,7 +220,7 @@ def _pictures(
 
 
 def _of_files(
-    paths: Sequence[pathlib.Path], max_pixels: int
+    files: Sequence[pathlib.Path], max_pixels: int
 ) -> list[Callable[[], Picture]]:
     """Returns a reader for each file."""
 
@@ -228,7 +233,7 @@ def _of_files(
         image = inputs.read_upright(path, max_pixels, "--max_pixels", warn)
         return Picture(str(path), image)
 
-    return [functools.partial(read, path) for path in paths]
+    return [functools.partial(read, path) for path in files]
 
 
 def _of_split(detector: Detector, name: str) -> list[Callable[[], Picture]]:

@@ -44,6 +44,7 @@ class ExplanationWriter:
         settings: Settings,
         pictures: bool,
         limit: int,
+        results: str = "",
     ):
         """Creates the folder.
 
@@ -53,6 +54,7 @@ class ExplanationWriter:
           settings: settings of the explanations.
           pictures: false to draw nothing.
           limit: pictures per image; 0 for all.
+          results: link of the page to the results of the run, as HTML; "" for none.
 
         Raises:
           InputError: the folder cannot be made or written to, here or later.
@@ -82,6 +84,7 @@ class ExplanationWriter:
                 detector.input_size,
                 class_colors(detector.category_ids),
                 settings,
+                results,
             )
             levels = json.dumps([level._asdict() for level in detector.levels])
             self._json.write(

@@ -34,6 +34,7 @@ class Page:
         input_size: tuple[int, int],
         colors: Mapping[int | str, str],
         settings: text.Settings,
+        results: str,
     ):
         """Writes the beginning of the page.
 
@@ -43,12 +44,13 @@ class Page:
           input_size: (height, width) of the network's input in pixels.
           colors: CSS color of each class, by category id.
           settings: settings of the explanations.
+          results: link to the results of the run, as HTML; "" for none.
         """
         self._file, self._levels, self._colors = file, levels, colors
         self._settings = settings
         # Height and width of a position as fractions of the image, by level from 0.
         self._cells = [[level.stride / side for side in input_size] for level in levels]
-        head, self._tail = _template(levels, settings).split("<!-- images -->")
+        head, self._tail = _template(levels, settings, results).split("<!-- images -->")
         self._file.write(head)
 
     def add(
@@ -145,13 +147,14 @@ def _packed(heat: np.ndarray, scale: float) -> str:
     return base64.b64encode(levels.tobytes()).decode()
 
 
-def _template(levels: Sequence[Level], settings: text.Settings) -> str:
+def _template(levels: Sequence[Level], settings: text.Settings, results: str) -> str:
     """Returns the page around the images."""
     fields = {
         "LEVELS": ", ".join(
             f"{v.number} is {v.name} (stride {v.stride})" for v in levels
         ),
         "SETTINGS": html.escape(str(settings)),
+        "RESULTS": f"<br>See also the {results}." if results else "",
     }
     constants = {"LEVELS": [level._asdict() for level in levels]}
     return html_page.page(_PARTS, fields, constants)

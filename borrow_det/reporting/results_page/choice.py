@@ -1,0 +1,113 @@
+"""The choice of the images of a results page: a function of the results."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from borrow_det.reporting.results_page.outcomes import DETECTION_KINDS, SIZES, Outcomes
+
+
+class Chosen(NamedTuple):
+    """An image, by its index in the split, and the reason to show it."""
+
+    image: int
+    reason: str
+
+
+class Places(NamedTuple):
+    """The images of a split's detections and objects.
+
+    Attributes:
+      detections: index of the image of each detection, int [D].
+      objects: index of the image of each object, int [G].
+      images: number of images.
+    """
+
+    detections: np.ndarray
+    objects: np.ndarray
+    images: int
+
+    def count_detections(self, mask: np.ndarray) -> np.ndarray:
+        """Counts the detections of a mask by image: int [images]."""
+        return np.bincount(self.detections[mask], minlength=self.images)
+
+    def count_objects(self, mask: np.ndarray) -> np.ndarray:
+        """Counts the objects of a mask by image: int [images]."""
+        return np.bincount(self.objects[mask], minlength=self.images)
+
+
+def choose(
+    found: Outcomes,
+    places: Places,
+    class_names: Sequence[str],
+    threshold: int,
+    limit: int,
+) -> list[Chosen]:
+    """Chooses the images of a page, without chance.
+
+    Errors are false positives and objects that are not found. A quarter of the images
+    has the most errors, a quarter the most small objects that are not found, an eighth
+    is the best (fewest errors, then most hits), and an eighth is around the median
+    number of errors. The others are the first in the number of errors of a kind and
+    class, for each kind and class in turn; then come those with the most errors.
+
+    Args:
+      found: outcomes of the split.
+      places: images of its detections and objects.
+      class_names: name of each label.
+      threshold: threshold, as an index from 0 to outcomes.STEPS.
+      limit: largest number of images.
+
+    Returns:
+      The images, group by group; all images if there are at most `limit`.
+    """
+    detected, lost = found.detected(threshold), found.lost(threshold)
+    hits = places.count_detections(detected & (found.kind == 0))
+    errors = places.count_detections(detected & (found.kind > 0))
+    errors += places.count_objects(lost)
+    is_small = found.object_size == SIZES.index("small")
+    small = places.count_objects(lost & is_small)
+    chosen: dict[int, str] = {}
+
+    def take(ranked: np.ndarray, count: int, reason: str) -> None:
+        new = [i for i in ranked.tolist() if i not in chosen]
+        chosen.update(dict.fromkeys(new[: min(count, limit - len(chosen))], reason))
+
+    take(_by(-errors)[: np.count_nonzero(errors)], -(-limit // 4), "most errors")
+    with_small = _by(-small)[: np.count_nonzero(small)]
+    take(with_small, limit // 4, "most small objects not found")
+    best = [i for i in _by(errors, -hits) if hits[i]]
+    take(np.array(best, int), limit // 8, "fewest errors")
+    middle = np.median(errors) if errors.size else 0
+    around = _by(np.abs(errors - middle))
+    take(around, limit // 8, "about the median number of errors")
+    for reason, counts in _kinds_and_classes(found, places, class_names, threshold):
+        if len(chosen) >= limit:
+            break
+        take(_by(-counts)[: np.count_nonzero(counts)], 1, reason)
+    take(_by(-errors), limit, "one of the others with the most errors")
+    return [Chosen(i, reason) for i, reason in chosen.items()]
+
+
+def _by(*keys: np.ndarray) -> np.ndarray:
+    """Returns the order by rising keys, the first key first; ties keep their order."""
+    return np.lexsort(keys[::-1])
+
+
+def _kinds_and_classes(
+    found: Outcomes, places: Places, class_names: Sequence[str], threshold: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (reason, counts by image) of errors by class and kind.
+
+    Classes with many objects come first.
+    """
+    detected, lost = found.detected(threshold), found.lost(threshold)
+    labels = found.object_label[found.object_counts]
+    for label in _by(-np.bincount(labels, minlength=len(class_names))).tolist():
+        name, own = class_names[label], detected & (found.label == label)
+        for kind, kind_name in enumerate(DETECTION_KINDS[1:], start=1):
+            counts = places.count_detections(own & (found.kind == kind))
+            yield f"most errors of {name}, {kind_name}", counts
+        counts = places.count_objects(lost & (found.object_label == label))
+        yield f"most objects of {name} not found", counts

@@ -1,0 +1,239 @@
+"""The results page of one evaluation: one HTML file, which works offline.
+
+The page contains its pictures, its style and its script. Its policy
+(Content-Security-Policy) forbids loading or running anything else, since names of files
+and classes are untrusted text. Without scripts it is a plain document.
+"""
+
+import html
+import math
+import os
+import pathlib
+import shlex
+import urllib.parse
+from collections.abc import Sequence
+
+from borrow_det import evaluate
+from borrow_det.evaluate import Evaluated
+from borrow_det.evaluation import errors, pairing
+from borrow_det.evaluation.curves import BEST_F1
+from borrow_det.io import json_files, paths
+from borrow_det.reporting import html_page
+from borrow_det.reporting.results_page import choice, outcomes, pictures, sections
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator, sized
+
+_PARTS = pathlib.Path(__file__).parent
+
+
+def write(done: Evaluated, workdir: paths.Path) -> paths.Path | None:
+    """Writes the page of an evaluation, STEP.html beside its metrics.
+
+    Args:
+      done: a complete evaluation.
+      workdir: the run's work directory.
+
+    Returns:
+      The file; None if the evaluation has no page (see `_has_page`).
+    """
+    if not _has_page(done):
+        return None
+    page = _page(done)
+    paths.write_whole(page, _Content(done, workdir).render(page.parent))
+    return page
+
+
+def write_run(evaluations: Sequence[Evaluated], workdir: paths.Path) -> None:
+    """Writes the pages of a run's last evaluations, and `results.html`.
+
+    The latter is the page of the first evaluation, with a table of all of them.
+    """
+    evaluations = [done for done in evaluations if _has_page(done)]
+    overview = workdir / "results.html"
+    for i, done in enumerate(evaluations):
+        content = _Content(done, workdir)
+        page = _page(done)
+        paths.write_whole(page, content.render(page.parent, overview=overview))
+        if i == 0:
+            paths.write_whole(overview, content.render(workdir, evaluations))
+
+
+def _page(done: Evaluated) -> paths.Path:
+    return done.path.with_suffix(".html")
+
+
+def _has_page(done: Evaluated) -> bool:
+    """Returns false for classification, for report.page_images=0 and without analysis.
+
+    Evaluations of earlier versions have no analysis.
+    """
+    return (
+        isinstance(done.evaluator, DetectionEvaluator)
+        and done.evaluator.config.report.page_images > 0
+        and paths.exists(evaluate.analysis_path(done.path))
+    )
+
+
+class _Content:
+    """The content of a page, without links that depend on its folder."""
+
+    def __init__(self, done: Evaluated, workdir: paths.Path):
+        """Reads the files of an evaluation."""
+        evaluator = done.evaluator
+        assert isinstance(evaluator, DetectionEvaluator)
+        self._step, self._workdir, self._evaluator = done.step, workdir, evaluator
+        config, split = evaluator.config, evaluator.split
+        results = json_files.read(evaluate.results_path(evaluator, done.path))
+        analysis = evaluate.read_analysis(done.path)
+        truth, detections = sized(evaluator.truth, results, config)
+        limit = config.evaluation.max_detections
+        pairs = pairing.pair(truth, detections, max_detections=limit)
+        kinds = errors.kinds(truth, detections, pairs)
+        found = outcomes.outcomes(truth, detections, pairs, kinds)
+        point = analysis["operating_points"][BEST_F1]
+        best = point["score"] if point else config.report.min_score
+        threshold = round(outcomes.STEPS * best)
+        shown = pictures.Pictures(truth, detections, found)
+        names = split.class_names
+        chosen = choice.choose(
+            found, shown.places, names, threshold, config.report.page_images
+        )
+        self._parts = {
+            "Figures": '<div class="tables">\n'
+            + sections.figures(done.metrics, limit)
+            + sections.classes(done.metrics, names, analysis["by_class"])
+            + "</div>\n",
+            "Curves": sections.curves(analysis, best),
+            "Confusion matrix": sections.confusion(analysis),
+            "Errors": sections.errors(analysis),
+            "Pictures": _pictures(len(chosen), len(split))
+            + "".join(pictures.sections(split, shown, chosen, threshold)),
+        }
+        counted = int(found.object_counts.sum())
+        self._about = (
+            f"{split.dataset} {split.name}: {len(split)} images, {counted} objects, "
+            f"{len(names)} {'class' if len(names) == 1 else 'classes'}. A detection "
+            f"finds an object of its class at an IoU of at least {analysis['iou']:g}. "
+            + (f"The best F1 is at a score of {best:.3f}." if point else "")
+        )
+        self._constants = {
+            **outcomes.table(found, len(names)),
+            "classes": names,
+            "sizes": outcomes.SIZES,
+            "kinds": outcomes.DETECTION_KINDS,
+            "steps": outcomes.STEPS,
+            "start": threshold,
+            "least": math.ceil(outcomes.STEPS * pictures.LEAST_SCORE),
+        }
+
+    def render(
+        self,
+        folder: paths.Path,
+        evaluations: Sequence[Evaluated] = (),
+        overview: paths.Path | None = None,
+    ) -> str:
+        """Returns the page.
+
+        Args:
+          folder: folder of the page, for relative links.
+          evaluations: evaluations of a table of splits; () for no table.
+          overview: page with this table, to link to; None for none.
+        """
+        parts = dict(self._parts)
+        if evaluations:
+            parts = {"Splits": _splits(evaluations, folder)} | parts
+        links = []
+        if overview is not None:
+            links.append(_link("all splits of the run", overview, folder))
+        split = self._evaluator.split.name
+        fields = {
+            "TITLE": html.escape(f"Results of {split} at step {self._step}"),
+            "ABOUT": html.escape(self._about),
+            "LINKS": "".join(
+                f'<a href="#{_anchor(title)}">{title}</a>' for title in parts
+            )
+            + "".join(links),
+            "EXPLAIN": self._explain(folder),
+            "SECTIONS": "".join(
+                f'<section id="{_anchor(title)}">\n<h2>{title}</h2>\n{body}</section>\n'
+                for title, body in parts.items()
+            ),
+        }
+        return html_page.page(_PARTS, fields, {"RESULTS": self._constants})
+
+    def _explain(self, folder: paths.Path) -> str:
+        """Returns a link to the page of explain, or the command that makes it."""
+        if not self._evaluator.config.borrow.enabled:
+            return ""
+        page = explain_page(self._workdir)
+        if paths.exists(page):
+            link = _link("features that small detections borrowed", page, folder)
+            return f'<p class="explain">More about this run: {link}.</p>\n'
+        command = shlex.join(
+            [
+                *("borrow-det", "explain", f"--workdir={self._workdir}"),
+                *(f"--output={page.parent}", f"--split={self._evaluator.split.name}"),
+            ]
+        )
+        return (
+            '<p class="explain">To see which features small detections borrowed: '
+            f"<code>{html.escape(command)}</code></p>\n"
+        )
+
+
+def explain_page(workdir: paths.Path) -> paths.Path:
+    """Returns the page of `explain` that the results pages of a run link to."""
+    return workdir / "explain" / "index.html"
+
+
+def link_to_run(workdir: paths.Path, folder: paths.Path) -> str:
+    """Returns a link to a run's results.html for a page in another folder.
+
+    It is "" if the run has no such page, or has it in a bucket and the folder is local.
+    """
+    page = workdir / "results.html"
+    if paths.is_remote(page) != paths.is_remote(folder) or not paths.exists(page):
+        return ""
+    return _link("results of the run", page, folder)
+
+
+def _splits(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
+    """Returns the table of splits, with links to their pages."""
+    fields = [
+        field
+        for field in DetectionEvaluator.figures.report
+        if any(field in done.metrics for done in evaluations)
+    ]
+    rows = [
+        [
+            _link(done.evaluator.split.name, _page(done), folder),
+            *(sections.number(done.metrics.get(field)) for field in fields),
+        ]
+        for done in evaluations
+    ]
+    return html_page.number_table(("split", *fields), rows, "Splits of the run")
+
+
+def _pictures(shown: int, images: int) -> str:
+    """Returns the text above the pictures."""
+    which = (
+        "All images of the split"
+        if shown == images
+        else f"{shown} of the {images} images of the split, chosen by their errors"
+    )
+    return (
+        f"<p>{which}. Counts are those of all images. The size of a hit is that of its "
+        "object, the size of a false positive that of its box. The threshold starts at "
+        "the best F1.</p>\n"
+        "<noscript><p>Boxes and other thresholds need JavaScript.</p></noscript>\n"
+    )
+
+
+def _link(text: str, target: paths.Path, folder: paths.Path) -> str:
+    """Returns a link to a file, relative to the folder of the page."""
+    relative = os.path.relpath(os.fspath(target), os.fspath(folder))
+    address = urllib.parse.quote(os.fsencode(relative))
+    return f'<a href="{address}">{html.escape(text)}</a>'
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")

@@ -1,0 +1,211 @@
+"""The results page as text: its sections, names, links and size."""
+
+import base64
+import html
+import html.parser
+import io
+import json
+import re
+
+import PIL.Image
+import pytest
+
+from borrow_det.evaluation.pairing import pair
+from borrow_det.reporting.results_page import page as results_page
+from borrow_det.reporting.results_page import pictures
+from tests.reporting.results_page.made_evaluation import (
+    CLASSES,
+    HOSTILE,
+    STEP,
+    make_evaluation,
+)
+
+SECTIONS = ["Figures", "Curves", "Confusion matrix", "Errors", "Pictures"]
+
+
+class Elements(html.parser.HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("W")
+
+
+@pytest.fixture(scope="module")
+def done(workdir):
+    return make_evaluation(workdir)[0]
+
+
+@pytest.fixture(scope="module")
+def page(done, workdir):
+    file = results_page.write(done, workdir)
+    assert file == done.path.with_suffix(".html")
+    return file.read_text()
+
+
+def records(page):
+    found = re.findall(r'<script type="application/json">(.*?)</script>', page)
+    return [json.loads(record) for record in found]
+
+
+def constants(page):
+    return json.loads(re.search(r"^<?.*const RESULTS = (.*);$", page, re.M)[1])
+
+
+def test_names_of_files_and_classes_stay_text(page):
+    assert "<img src=x" not in page
+    tags = Elements(page).tags
+    scripts = [attrs for tag, attrs in tags if tag == "script"]
+    assert scripts == [{"type": "application/json"}] * 12 + [{}]
+    alts = [attrs["alt"] for tag, attrs in tags if tag == "img"]
+    assert all(re.fullmatch(rf"\d\d {re.escape(HOSTILE)}\.png", alt) for alt in alts)
+    assert f"<h3>{html.escape(HOSTILE)}</h3>" in page
+    assert constants(page)["classes"] == list(CLASSES)
+
+
+def test_the_page_forbids_other_scripts_and_addresses(page):
+    tags = Elements(page).tags
+    for tag, attrs in tags:
+        for name in ("src", "srcset", "poster", "data", "action", "style"):
+            if attrs.get(name) is not None:
+                assert tag == "img"
+                assert attrs[name].startswith("data:image/")
+        if tag == "a":
+            assert attrs["href"].startswith("#")
+        assert not any(name.startswith("on") for name in attrs)
+    addresses = set(re.findall(r"[a-z]+://[^\s\"']+", page))
+    assert addresses == {"http://www.w3.org/2000/svg"}
+    (policy,) = [a["content"] for _, a in tags if a.get("http-equiv")]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_all_sections_are_readable_without_a_script(page, done):
+    assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
+    anchors = re.findall(r'<a href="#(.*?)">', page)
+    assert [f'<section id="{anchor}">' in page for anchor in anchors] == [True] * 5
+    assert f'<th scope="row">AP50</th><td>{done.metrics["AP50"]:.3f}</td>' in page
+    # The curves of all classes together and of each class with objects, by size.
+    assert page.count('<svg class="chart"') == 4 * 3
+    assert "No curves: there is no detection or no object." in page
+
+
+def test_the_confusion_matrix_has_counts_and_shares_of_rows(page, done):
+    analysis = json.loads(done.path.with_suffix(".analysis.json").read_text())
+    counts = analysis["confusion"]["counts"]
+    row = re.search(r'<th scope="row">cat</th>(<td><span.*?)</tr>', page)[1]
+    cells = re.findall(r">(\d+)(?: <small>(\d+)%</small>)?<", row)
+    assert [int(count) for count, _ in cells] == [*counts[0], sum(counts[0])]
+    shares = [int(share or 0) for _, share in cells[:-1]]
+    assert shares == [round(100 * n / sum(counts[0])) for n in counts[0]]
+
+
+def test_each_picture_has_its_detections_and_objects(page, done, workdir):
+    truth = done.evaluator.truth
+    detections = json.loads(done.path.with_suffix(".detections.json").read_text())
+    pairs = pair(truth, detections)
+    for record in records(page):
+        (image,) = [i for i in truth["images"] if i["file_name"] == record["name"]]
+        counted = [
+            d
+            for d, counts, ignored in zip(
+                detections, pairs.counted, pairs.ignored, strict=True
+            )
+            if d["image_id"] == image["id"]
+            and counts
+            and not ignored
+            and d["score"] >= pictures.LEAST_SCORE
+        ]
+        expected = sorted(
+            [d["category_id"] - 1, round(d["score"], 3), *d["bbox"]] for d in counted
+        )
+        found = [[row[0], *row[4:]] for row in record["detections"]]
+        assert sorted(found) == expected
+        boxes = [
+            a["bbox"] for a in truth["annotations"] if a["image_id"] == image["id"]
+        ]
+        assert [row[4:] for row in record["objects"]] == boxes
+
+
+def test_the_words_of_a_picture_count_its_marks(page):
+    start = constants(page)["start"]
+    words = re.findall(r"<p>Hits: (\d+); false positives: (\d+).*found: (\d+)\. ", page)
+    for record, (hits, wrong, missed) in zip(records(page), words, strict=True):
+        kinds = [row[2] for row in record["detections"] if row[3] >= start]
+        assert (kinds.count(0), len(kinds) - kinds.count(0)) == (int(hits), int(wrong))
+        found = [row[2] for row in record["objects"] if row[2] is not None]
+        assert sum(highest < start for highest in found) == int(missed)
+
+
+def test_a_run_has_a_page_with_links_to_all_splits(tmp_path):
+    done = make_evaluation(tmp_path, images=3)[0]
+    (tmp_path / "explain").mkdir()
+    (tmp_path / "explain" / "index.html").touch()
+    results_page.write_run([done, done], tmp_path)
+    overview = (tmp_path / "results.html").read_text()
+    assert re.findall(r"<h2>(.*?)</h2>", overview) == ["Splits", *SECTIONS]
+    links = [a["href"] for tag, a in Elements(overview).tags if tag == "a"]
+    files = [link for link in links if not link.startswith("#")]
+    split = f"evaluations/val_40/{STEP}.html"
+    assert files == ["explain/index.html", split, split]
+    page = done.path.with_suffix(".html").read_text()
+    links = [a["href"] for tag, a in Elements(page).tags if tag == "a"]
+    files = [link for link in links if not link.startswith("#")]
+    assert files == ["../../explain/index.html", "../../results.html"]
+    assert all((done.path.parent / link).exists() for link in files)
+    link = results_page.link_to_run(tmp_path, tmp_path / "a" / "b")
+    assert link == '<a href="../../results.html">results of the run</a>'
+    assert results_page.link_to_run(tmp_path / "a", tmp_path) == ""
+
+
+def test_without_a_page_of_explain_its_command_is_shown(page, workdir):
+    words = html.unescape(re.search(r"<code>(.*?)</code>", page)[1])
+    assert words == (
+        f"borrow-det explain --workdir={workdir} --output={workdir}/explain "
+        "'--split=val[:40]'"
+    )
+
+
+@pytest.mark.parametrize("lacks", ["pages", "analysis"])
+def test_some_evaluations_have_no_page(tmp_path, lacks):
+    done, _ = make_evaluation(tmp_path, images=3, page_images=lacks != "pages")
+    if lacks == "analysis":
+        done.path.with_suffix(".analysis.json").unlink()
+    assert results_page.write(done, tmp_path) is None
+    results_page.write_run([done], tmp_path)
+    assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize("lacks", ["detections", "objects"])
+def test_empty_evaluations_have_a_page(tmp_path, lacks):
+    done, detections = make_evaluation(tmp_path, images=3)
+    truth = done.evaluator.truth
+    if lacks == "objects":
+        truth["annotations"] = []
+    else:
+        detections = []
+    done.path.with_suffix(".detections.json").write_text(json.dumps(detections))
+    analysis = json.dumps(done.evaluator.analyze(detections))
+    done.path.with_suffix(".analysis.json").write_text(analysis)
+    metrics = done.evaluator.score(detections)
+    page = results_page.write(done._replace(metrics=metrics), tmp_path).read_text()
+    assert constants(page)["start"] == 40  # report.min_score
+    assert len(records(page)) == 3
+
+
+def test_images_that_need_too_much_room_are_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_BYTES", 1200)
+    done, _ = make_evaluation(tmp_path, images=3)
+    page = results_page.write(done, tmp_path).read_text()
+    images = re.findall(r'src="data:image/\w+;base64,(.*?)"', page)
+    sides = [PIL.Image.open(io.BytesIO(base64.b64decode(i))).width for i in images]
+    assert sides == [240] * 3
