@@ -84,9 +84,9 @@ def _runs(counts: Any) -> list[int] | None:
             return None
     if not isinstance(counts, list):
         return None
-    if any(type(count) is not int for count in counts):
-        return None
-    return counts
+    numbers = [as_number(count) for count in counts]
+    whole = [int(n) for n in numbers if n is not None and n.is_integer()]
+    return whole if len(whole) == len(counts) else None
 
 
 def _decompressed(text: str) -> Iterator[int]:

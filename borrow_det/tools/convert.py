@@ -108,31 +108,25 @@ def _convert(
         id_key(category.id): Category(category.id if all_int else number, category.name)
         for number, category in enumerate(merged, 1)
     }
-    refused = Problems()
+    records, boxes, images = Problems(), Problems(), Problems()
     converted = []
     for name, source in sources.items():
-        refused.extend(source.annotation_problems)
+        records.extend(source.annotation_problems)
         of_images = Problems(source.image_problems)
         annotations, files = _good_images(source, of_images, options.images != "none")
         annotations = dataclasses.replace(
             annotations,
             categories=tuple(categories[id_key(c.id)] for c in annotations.categories),
         )
-        coco = coco_truth.to_coco(annotations, options.bad_boxes, refused)
+        coco = coco_truth.to_coco(annotations, options.bad_boxes, boxes)
         coco["categories"] = [category._asdict() for category in categories.values()]
         for record, image in zip(coco["images"], annotations.images, strict=True):
             record |= {k: v for k, v in image.fields.items() if k not in record}
         if options.bad_images == "error":
-            refused.extend(of_images)
+            images.extend(of_images)
         converted.append(_Converted(name, coco, files))
         _print_counts(name, coco, annotations, of_images)
-    report = output.with_name(f"{output.name}.problems.json")
-    report.unlink(missing_ok=True)
-    refused.refuse(
-        report,
-        "Correct the files; --bad_boxes=clip or drop accepts wrong boxes, "
-        "--bad_images=skip leaves bad images out",
-    )
+    _refuse(output, records, boxes, images)
     for split in converted:
         if not split.files:
             raise InputError(
@@ -140,6 +134,20 @@ def _convert(
                 "images"
             )
     return converted
+
+
+def _refuse(
+    output: pathlib.Path, records: Problems, boxes: Problems, images: Problems
+) -> None:
+    """Raises InputError for problems, with advice that fits their kinds."""
+    report = output.with_name(f"{output.name}.problems.json")
+    report.unlink(missing_ok=True)
+    advice = ["Correct the files"]
+    if boxes:
+        advice.append("--bad_boxes=clip or drop accepts wrong boxes")
+    if images:
+        advice.append("--bad_images=skip leaves bad images out")
+    Problems([*records, *boxes, *images]).refuse(report, "; ".join(advice))
 
 
 def _good_images(

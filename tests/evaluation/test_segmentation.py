@@ -26,6 +26,8 @@ def test_the_box_of_masks_equals_the_reference():
 def test_a_run_over_columns_has_pixels_of_all_rows():
     # Columns of 4 rows: the last pixel of column 1 and the first of column 2.
     assert box_around({"size": [4, 5], "counts": [7, 2, 11]}) == (1.0, 0.0, 2.0, 4.0)
+    floats = {"size": [4.0, 5.0], "counts": [7.0, 2.0, 11.0]}
+    assert box_around(floats) == (1.0, 0.0, 2.0, 4.0)
 
 
 def test_the_box_of_polygons_is_that_of_all_their_points():

@@ -273,6 +273,28 @@ def test_bad_boxes_and_images_are_left_out_if_asked(yolo, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "advice"),
+    [
+        ("labels/a.txt", "9 .5 .5 .2 .4", "Correct the files"),
+        (
+            "labels/a.txt",
+            "0 .5 .5 0 .4",
+            "Correct the files; --bad_boxes=clip or drop accepts wrong boxes",
+        ),
+        (
+            "images/b.png",
+            "no image",
+            "Correct the files; --bad_images=skip leaves bad images out",
+        ),
+    ],
+)
+def test_advice_fits_the_problem(yolo, tmp_path, capsys, file, content, advice):
+    (yolo / "train" / file).write_text(content)
+    assert run(f"--input={yolo}", f"--output={tmp_path / 'coco'}") == 2
+    assert capsys.readouterr().err.endswith(f". {advice}\n")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--output={tmp}/yolo",), "yolo exists and is not empty: choose another"),

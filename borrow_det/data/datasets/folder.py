@@ -58,7 +58,8 @@ def open_set(
     path = _folder_path(dataset_config.path)
     kind = formats.recognize(path)
     files = kind.splits(path)
-    parts = _choose(dataset_config, split_names, files, path)
+    shown = f"{path} (read as {kind.name})"
+    parts = _choose(dataset_config, split_names, files, shown)
     copies = _open_copies(
         kind, {part.split: files[part.split] for part in parts.values()}, dataset_config
     )
@@ -119,7 +120,7 @@ def _choose(
     dataset_config: ml_collections.ConfigDict,
     asked: Collection[str],
     files: Mapping[str, SplitFiles],
-    path: pathlib.Path,
+    dataset: str,
 ) -> dict[str, Part]:
     train = _complete_names([dataset_config.train_split])
     return folder_splits.choose(
@@ -128,7 +129,7 @@ def _choose(
         in_config=[*train, *_complete_names(dataset_config.eval_splits)],
         train=train[0] if train else "",
         held_out=dataset_config.held_out,
-        dataset=str(path),
+        dataset=dataset,
     )
 
 

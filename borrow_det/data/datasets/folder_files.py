@@ -1,5 +1,6 @@
 """Annotation files and images of a folder, found by the names that tools give them."""
 
+import collections
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -134,12 +135,12 @@ def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
 def images_below(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the images in a folder and its subfolders, except hidden ones, sorted.
 
-    Links to folders are followed, but not in a circle.
+    Links to folders are followed, each folder once.
     """
     return sorted(
-        folder.joinpath(*parts)
-        for parts in file_names.files_below(folder)
-        if is_image(parts[-1]) and not any(part.startswith(".") for part in parts)
+        path
+        for path in inputs.files_once(folder, None, collections.Counter())
+        if is_image(path.name) and path.name[0] != "." and os.path.isfile(path)
     )
 
 

@@ -52,7 +52,7 @@ def choose(
         one of them is held out, `train` lacks its images.
       train: name of the training split.
       held_out: dataset.held_out.
-      dataset: path of the folder, for messages.
+      dataset: path and format of the folder, for messages.
 
     Raises:
       InputError: a split is unknown; lists the known ones.

@@ -145,7 +145,7 @@ def _below(
 ) -> list[pathlib.Path]:
     """Finds images and videos in a folder and below it, and counts other files."""
     found = []
-    for path in _files(folder, leave_out, others):
+    for path in files_once(folder, leave_out, others):
         if path.name.startswith("."):
             others["hidden"] += 1
         elif not os.path.exists(path):
@@ -157,13 +157,20 @@ def _below(
     return sorted(found)
 
 
-def _files(
-    folder: pathlib.Path, leave_out: pathlib.Path, others: collections.Counter[str]
+def files_once(
+    folder: pathlib.Path,
+    leave_out: pathlib.Path | None,
+    others: collections.Counter[str],
 ) -> Iterator[pathlib.Path]:
     """Yields the files of a folder and of all folders in it and linked from it.
 
     A folder that is reached in several ways is entered once. Folders inside
     `folder` come before links, so that their files keep their own names.
+
+    Args:
+      folder: where to begin.
+      leave_out: resolved folder that is not entered; None for none.
+      others: gets the number of folders that are "hidden" or an "unreadable folder".
     """
     entered: set[tuple[int, int]] = set()
     waiting = collections.deque([folder])

@@ -97,8 +97,7 @@ def _answer(answer: Mapping[str, Any]) -> str:
 
 def _suggestions(answer: Mapping[str, Any]) -> str:
     if not answer["suggestions"]:
-        why = ": the configuration fits the data"
-        return _paragraph(f"None{why if answer['answer'] != 'no objects' else ''}.")
+        return _paragraph("None.")
     items = "".join(
         f"<li>{html.escape(s['reason'])} {html.escape(s['hint'])}</li>\n"
         for s in answer["suggestions"]

@@ -182,6 +182,21 @@ def test_links_to_folders_of_images_are_followed(write):
     assert boxes(b) == [(0, 40, 15, 20, 20)]
 
 
+def test_links_bring_no_images_of_another_split_and_none_twice(write):
+    folder = write(
+        {
+            "data.yaml": "train: images/train\nval: images/val\nnames: [cat]\n",
+            "images/train/a/a.png": SIZE,
+            "images/val/b.png": SIZE,
+        }
+    )
+    (folder / "images/train/up").symlink_to("..")
+    (folder / "images/train/again").symlink_to("a")
+    (folder / "images/train/gone.png").symlink_to("gone.png")
+    found = read(folder, "train")
+    assert [image.file_name for image in found.images] == ["images/train/a/a.png"]
+
+
 def test_folder_that_macos_adds_to_zip_files_is_not_a_split(write):
     folder = write(
         {
