@@ -20,6 +20,7 @@ from borrow_det.tasks import EVALUATORS, TASKS
 from borrow_det.tasks.task import Evaluator, Task
 from borrow_det.visualization import annotate
 from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir.best import LAST, find_step
 
 # The folder of the metrics that compare splits, beside the folders of the splits.
 COMPARISON = "counterfactual"
@@ -174,7 +175,7 @@ def evaluate_run(
     workdir: str | os.PathLike,
     split: str,
     *,
-    step: int | None = None,
+    step: int | str | None = LAST,
     path: str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
     evaluating: Callable[
@@ -188,7 +189,7 @@ def evaluate_run(
     Args:
       workdir: the work directory of the run.
       split: the split's name, slices included.
-      step: the checkpoint's step; default: the latest.
+      step: the checkpoint's step, "best" or "last"; None is the last.
       path: a folder (dataset.path of dataset.name=folder) to evaluate on
         instead of the run's dataset; its classes must be among the run's.
       output: the folder for `STEP.json`, results and pictures; default:
@@ -204,10 +205,7 @@ def evaluate_run(
     config = metadata.load_config(workdir)
     config.unlock()
     classes = metadata.load_classes(workdir)
-    if step is None:
-        step = checkpoints.newest_step(workdir)
-    if step is None:
-        raise InputError(f"{workdir} has no complete checkpoint: train there first")
+    step = find_step(workdir, step)
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 1})
     # Figures do not depend on the batch: it may grow to a multiple of the devices.
     config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,11 @@ from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes
 from borrow_det.distributed.preemption import Preemption
 from borrow_det.errors import PreemptedError
+from borrow_det.evaluation.best_step import BestStep, make_criterion
 from borrow_det.io import paths
 from borrow_det.optimizer import make_schedule
 from borrow_det.reporting import profiler
+from borrow_det.reporting.metric_window import MetricWindow
 from borrow_det.reporting.run_log import RunLog, SilentLog
 from borrow_det.reporting.step_timer import StepTimer, memory_metrics
 from borrow_det.tasks import TASKS, open_data
@@ -54,6 +56,7 @@ class Run(NamedTuple):
       evaluators: one for each of dataset.eval_splits.
       log: the console and the files of metrics.
       checkpoints: the checkpoints in the work directory.
+      best: the best of its evaluations.
       profiler: traces the steps that --profile names.
       state: the state to start from; the first step donates it.
     """
@@ -66,6 +69,7 @@ class Run(NamedTuple):
     evaluators: list[Evaluator]
     log: RunLog | SilentLog
     checkpoints: Checkpoints
+    best: BestStep
     profiler: profiler.Profiler
     state: TrainState
 
@@ -125,6 +129,10 @@ def prepare_run(
     resumes = metadata.has_checkpoints(workdir)
     data = open_data(config, metadata.load_classes(workdir) if resumes else None)
     classes = metadata.Classes(data.train.class_names, data.train.category_ids)
+    criterion = make_criterion(
+        config.checkpoint_best,
+        {e.split.name: e.choosing_metrics for e in data.evaluators},
+    )
 
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
     task = TASKS[config.task](mesh_lib.resolve_layout(config), len(classes.class_names))
@@ -153,6 +161,9 @@ def prepare_run(
     step = int(state.step)
     tracer = profiler.make_profiler(profile, step, workdir)
     log.begin(step, state.params, data.train)
+    best = BestStep(criterion, workdir, step, checkpoints.steps)
+    best.write()
+    checkpoints.keep_best(best.step)
     return Run(
         config,
         mesh,
@@ -162,6 +173,7 @@ def prepare_run(
         data.evaluators,
         log,
         checkpoints,
+        best,
         tracer,
         state,
     )
@@ -191,16 +203,26 @@ def _fresh_state(
 def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
     """Trains and evaluates; returns the metrics of the last evaluation, by split."""
     config, log, checkpoints, state = run.config, run.log, run.checkpoints, run.state
+    best = run.best
     first, num_steps = int(state.step), config.num_steps
     train_step = make_train_step(run.task, run.mesh, state)
     schedule = make_schedule(config)
     evaluations = _Evaluations(run, preemption.poll)
-    window = _MetricWindow()
+    window = MetricWindow()
 
     def save(step: int, force: bool = False) -> None:
         window.check(checkpoints.latest_step)
         checkpoints.save(step, vars(state), force=force)
         log.flush()  # A run that resumes here writes no line again.
+
+    def choose(step: int) -> None:
+        """Keeps the checkpoint of this step if its evaluation is the best so far."""
+        if best.add(step, evaluations.metrics):
+            save(step, force=True)
+            checkpoints.wait()
+            best.write()
+            checkpoints.keep_best(step)
+            log.best(best.record)
 
     try:
         # Evaluations that an earlier start has not reached. A run of no steps evaluates
@@ -209,6 +231,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
             save(0, force=True)
         if first >= num_steps or (first and first % config.eval_every == 0):
             evaluations.catch_up(state.eval_variables, first)
+            choose(first)
 
         # Steps.
         batches = pipeline.train_batches(
@@ -250,71 +273,20 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
                 if last or step % config.eval_every == 0:
                     with timer.paused():
                         evaluations.evaluate(state.eval_variables, step)
+                        choose(step)
                     log.flush()
     except PreemptedError:
         save(int(state.step), force=True)
         raise
 
-    log.report(int(state.step), evaluations.metrics, evaluations.compared)
+    step = int(state.step)
+    log.report(step, evaluations.metrics, evaluations.compared, best.record)
     return evaluations.metrics
 
 
 def _counts(batches: pipeline.Batches) -> dict[str, int]:
     """Returns the boxes that loading has cut or changed, if there were any."""
     return {f"data/{name}": count for name, count in batches.counts.items() if count}
-
-
-class _MetricWindow:
-    """The metrics of the steps since the last line of the log.
-
-    They stay on the device until they are checked: at a line, and before a checkpoint.
-
-    Attributes:
-      length: the number of steps in the last line.
-    """
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []
-        self._checked: list[Mapping[str, np.ndarray]] = []
-
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Adds the metrics of a step."""
-        self._unchecked.append((step, metrics))
-
-    def check(self, saved: int | None) -> None:
-        """Reads the metrics from the device.
-
-        The gradient's norm is checked, too: a step with a finite loss and an
-        infinite gradient has already spoilt the parameters.
-
-        Args:
-          saved: the step of the latest checkpoint.
-
-        Raises:
-          FloatingPointError: the run has diverged.
-        """
-        steps = [step for step, _ in self._unchecked]
-        values = jax.device_get([metrics for _, metrics in self._unchecked])
-        self._unchecked = []
-        for step, metrics in zip(steps, values, strict=True):
-            for name in ("loss", "gradient_norm"):
-                if not np.isfinite(metrics[name]):
-                    raise FloatingPointError(
-                        f"{name} is {metrics[name]} at step {step} (checked steps "
-                        f"{steps[0]} to {steps[-1]}); the newest checkpoint is "
-                        f"{'none yet' if saved is None else f'of step {saved}'}. "
-                        "Lower optimizer.learning_rate or set optimizer.clip_norm, "
-                        "and start again."
-                    )
-        self._checked += values
-
-    def means(self, saved: int | None) -> dict[str, float]:
-        """Returns the means over the window, and starts the next; see `check`."""
-        self.check(saved)
-        window, self._checked = self._checked, []
-        self.length = len(window)
-        return {n: float(np.mean([v[n] for v in window])) for n in window[0]}
 
 
 class _Evaluations:
@@ -352,7 +324,9 @@ class _Evaluations:
         *exists, is_compared = processes.from_main_process(np.array(exists))
         for evaluator, path, done in zip(run.evaluators, files, exists, strict=True):
             if done:
-                self.metrics[evaluator.split.name] = evaluate.read_metrics(path)
+                metrics = evaluate.read_metrics(path)
+                self.metrics[evaluator.split.name] = metrics
+                run.log.evaluated_before(step, evaluator.split, metrics)
             else:
                 self._evaluate(evaluator, variables, step)
         if is_compared and all(exists):

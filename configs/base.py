@@ -52,6 +52,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every = 5_000
     config.checkpoint_every = 1_000
     config.keep_checkpoints = 3  # Number of latest checkpoints to keep.
+    # Metric that chooses the best checkpoint, which is kept beside the latest ones:
+    # METRIC of the first evaluation split, such as "AP50"; SPLIT/METRIC; "auto", which
+    # is AP_small of the first split if it has small objects and AP if not, or top1 of
+    # classification; or "" for none.
+    config.checkpoint_best = "auto"
     # Number of devices along each axis; -1: all remaining devices. Both axes divide the
     # batch. "fsdp" also shards parameters and optimizer state; "data" replicates them.
     config.mesh = {"data": -1, "fsdp": 1}

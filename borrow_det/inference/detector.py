@@ -21,6 +21,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir.best import LAST, find_step
 
 _LISTED = 6  # Classes that the text form of a detector lists.
 
@@ -90,12 +91,15 @@ class Detector:
         self._attend = jax.jit(self._detect_and_attend)
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike, step: int | None = None) -> "Detector":
+    def load(
+        cls, workdir: str | os.PathLike, step: int | str | None = LAST
+    ) -> "Detector":
         """Loads the network of a work directory, averaged parameters if it has any.
 
         Args:
           workdir: work directory of a detection run.
-          step: checkpoint step to load; None for the latest.
+          step: checkpoint to load: "best" (`config.checkpoint_best`), "last" (or
+            None), or that of a step.
 
         Raises:
           InputError: the folder is not a work directory of a detection run, or has no
@@ -109,10 +113,9 @@ class Detector:
             )
         classes = metadata.load_classes(workdir)
         # Looked up first: a run that is still training may save another one meanwhile.
-        step = checkpoints.newest_step(workdir) if step is None else step
-        variables = checkpoints.restore_variables(workdir, step)
-        assert step is not None  # Restoring raises if there is no checkpoint.
-        return cls(config, classes, variables, step)
+        number = find_step(workdir, step)
+        variables = checkpoints.restore_variables(workdir, number)
+        return cls(config, classes, variables, number)
 
     def __repr__(self) -> str:
         height, width = self.input_size

@@ -56,6 +56,12 @@ class MetricWriter:
         paths.make_folder(workdir)
         path = workdir / "metrics.jsonl"
         kept = _repair(path, resume_step) if path.exists() else b""
+        self._resumed = {
+            name
+            for record in map(json.loads, kept.splitlines())
+            if record["step"] == resume_step
+            for name in record
+        }
         remote = paths.is_remote(workdir)
         self._lines = (
             _Object(path, kept)
@@ -65,6 +71,14 @@ class MetricWriter:
         purge_step = None if resume_step is None else resume_step + 1
         events = _RemoteEvents if remote else _Events
         self._events = events(workdir, purge_step)
+
+    def resumes_with(self, prefix: str) -> bool:
+        """Returns whether the step that the run resumes from has such a metric.
+
+        Args:
+          prefix: start of the metric's name.
+        """
+        return any(name.startswith(prefix) for name in self._resumed)
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Writes one line of numbers; values are anything `float()` accepts."""

@@ -7,6 +7,7 @@ from borrow_det.io import paths
 from borrow_det.tasks.task import Evaluator
 from borrow_det.visualization import curves, sheets
 from borrow_det.visualization.tables import markdown_report, per_class_table
+from borrow_det.workdir.best import Best
 
 # Longer tables of classes are left out of the console; report.md has all of them.
 _CONSOLE_CLASSES = 30
@@ -37,19 +38,21 @@ def write_report(
     workdir: paths.Path,
     metrics: Mapping[str, Mapping[str, float]],
     compared: Mapping[str, float],
+    best: Best | None = None,
     with_curves: bool = True,
 ) -> str:
     """Writes `report.md` and the learning curves; returns the text for the console.
 
-    The report has a table of the splits' main metrics, tables of details and of
-    comparisons, and one table of classes per split. The console's text leaves out
-    tables of many classes and ends with the paths of the files.
+    The report has a table of the splits' main metrics, the best step, tables of details
+    and of comparisons, and one table of classes per split. The console's text leaves
+    out tables of many classes and ends with the paths of the files.
 
     Args:
       evaluators: the evaluators of the splits.
       workdir: the run's work directory.
       metrics: the metrics of each split.
       compared: the metrics that compare splits, by `SPLIT/NAME`.
+      best: the best evaluation; None if none was chosen.
       with_curves: whether to draw `learning_curves.png`.
     """
     splits = [evaluator.split for evaluator in evaluators]
@@ -58,6 +61,12 @@ def write_report(
     for split in splits:
         reference_lines |= split.reference_lines
     texts = [markdown_report(metrics, reference_lines, figures.report)]
+    if best is not None:
+        last = metrics[best.split][best.metric]
+        texts.append(
+            f"Best step: {best.step}, {best.metric} {best.value:.3f} on {best.split} "
+            f"(last step: {last:.3f}). Tools use it by `--step=best`."
+        )
     texts += _details(figures.details, metrics, compared)
     if with_curves:
         curves.learning_curves(

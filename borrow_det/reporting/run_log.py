@@ -18,6 +18,7 @@ from borrow_det.reporting.metric_writer import MetricWriter
 from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tasks.task import Evaluator
 from borrow_det.workdir import metadata
+from borrow_det.workdir.best import Best
 
 
 class RunLog:
@@ -119,6 +120,22 @@ class RunLog:
         name = f"{split.dataset} {split.name}"
         self._console.evaluation(step, name, metrics, self._figures.console)
 
+    def evaluated_before(
+        self, step: int, split: Any, metrics: Mapping[str, float]
+    ) -> None:
+        """Writes the evaluation of an earlier start that was killed before it did."""
+        folder = metadata.folder_name(split.name)
+        if not self._opened.resumes_with(f"{folder}/"):
+            self._write_under(folder, step, metrics)
+
+    def best(self, best: Best | None) -> None:
+        """Shows that the latest evaluation is the best one."""
+        assert best is not None, "the main process knows it"
+        self.line(
+            f"step {best.step} is the best so far: {best.metric} {best.value:.4f} on "
+            f"{best.split}"
+        )
+
     def comparison(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes the metrics that compare splits, unless there are none."""
         if metrics:
@@ -133,6 +150,7 @@ class RunLog:
         step: int,
         metrics: Mapping[str, Mapping[str, float]],
         compared: Mapping[str, float],
+        best: Best | None,
     ) -> None:
         """Writes and prints the report of a finished run, and its results pages.
 
@@ -140,6 +158,7 @@ class RunLog:
           step: the last step.
           metrics: the last metrics of each evaluation split.
           compared: the last metrics that compare splits, by `SPLIT/NAME`.
+          best: the best evaluation, if the run chooses one.
         """
         self._opened.flush()
         self._console.finish()
@@ -159,6 +178,7 @@ class RunLog:
                 self._workdir,
                 metrics,
                 compared,
+                best,
                 with_curves=self._config.report.curves,
             )
         )

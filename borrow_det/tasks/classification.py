@@ -253,6 +253,10 @@ class ClassificationEvaluator:
         del observations
         return {}
 
+    def choosing_metrics(self) -> tuple[str, ...]:
+        """Returns top1, and top5 if there are more than five classes."""
+        return ("top1", "top5")[: 1 + (len(self.split.class_names) > TOP)]
+
     def pictures(self, results: list[dict]) -> dict[str, np.ndarray]:
         """Draws the first images: their class left, the predicted one right."""
         split, pictures = self.split, {}

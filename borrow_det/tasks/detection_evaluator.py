@@ -195,6 +195,16 @@ class DetectionEvaluator:
             observations, {n: source_levels(borrow, n, num_levels) for n in levels}
         )
 
+    def choosing_metrics(self) -> tuple[str, ...]:
+        """Returns the defined precisions and recalls; AP_small, if defined, first."""
+        found = self.score([])  # Zeros, and nan without an object to find.
+        names = [
+            name
+            for name, value in found.items()
+            if name.startswith(("AP", "AR")) and not np.isnan(value)
+        ]
+        return tuple(sorted(names, key=lambda name: name != "AP_small"))
+
     def pictures(self, results: list[dict]) -> dict[str, np.ndarray]:
         """Draws the first images: annotations left, detections right."""
         count = min(self.config.report.num_pictures, len(self.split))

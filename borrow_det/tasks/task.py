@@ -165,6 +165,12 @@ class Evaluator(Protocol):
     def measure(self, observations: list) -> dict[str, float]:
         """Returns further metrics, of the observations of all images."""
 
+    def choosing_metrics(self) -> tuple[str, ...]:
+        """Returns the metrics that may choose the best checkpoint, the default first.
+
+        They are those of `score` that are defined on the split, and larger is better.
+        """
+
     def pictures(self, results: list[dict]) -> Mapping[str, np.ndarray]:
         """Draws the first images, by name: annotations left, predictions right."""
 

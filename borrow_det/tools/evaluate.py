@@ -1,6 +1,7 @@
 """Evaluates a trained run on any split, and changes nothing else in its work directory.
 
-  python -m borrow_det.tools.evaluate --workdir=W --split=NAME [--step=N] [--output=DIR]
+  python -m borrow_det.tools.evaluate --workdir=W --split=NAME [--step=best|last|N]
+      [--output=DIR]
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --path=FOLDER
 
 The split is one of the run's dataset, or a slice of it such as test[:100]; with --path

@@ -7,7 +7,6 @@ be read.
 """
 
 import contextlib
-import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -21,21 +20,14 @@ from jax.experimental import multihost_utils
 
 from borrow_det.errors import InputError
 from borrow_det.io import paths
+from borrow_det.workdir.retention import LatestAndBest
+from borrow_det.workdir.unwritable import unwritable
 
 MODEL_FIELDS = ("params", "batch_stats", "ema_params")
 
 # Time limit of a save in seconds. If a process fails to write, the others wait for it
 # that long; a single process waits for the disk only.
 _SAVE_SECONDS, _SAVE_SECONDS_ALONE = 120, 1200
-# The system's messages for a place that cannot be written. The library that writes
-# arrays repeats them in its own errors.
-_UNWRITABLE = tuple(
-    os.strerror(code)
-    for code in (
-        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
-        *(errno.EACCES, errno.EPERM, errno.EIO),
-    )
-)
 
 
 class _Manager(ocp.CheckpointManager):
@@ -69,7 +61,7 @@ class Checkpoints:
         Args:
           workdir: the work directory.
           every: steps between two checkpoints.
-          keep: number of checkpoints to keep.
+          keep: number of latest checkpoints to keep, in addition to the best one.
 
         Raises:
           InputError: the work directory cannot be written.
@@ -78,10 +70,11 @@ class Checkpoints:
         self._folder = _folder(workdir)
         self._saving: int | None = None  # The step that is being written.
         policy = ocp.checkpoint_managers
+        self._retention = LatestAndBest(keep)
         alone = jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=policy.FixedIntervalPolicy(every),
-            preservation_policy=policy.LatestN(keep),
+            preservation_policy=self._retention,
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(
                 timeout_secs=_SAVE_SECONDS_ALONE if alone else _SAVE_SECONDS
@@ -107,7 +100,7 @@ class Checkpoints:
           InputError: an earlier save has failed; see `save`.
         """
         if not self._manager.is_saving_in_progress():
-            self._wait()
+            self.wait()
         return self._manager.should_save(step)
 
     def save(self, step: int, state: dict, force: bool = False) -> None:
@@ -125,7 +118,7 @@ class Checkpoints:
         """
         if not (force or self.due(step)) or step == self.latest_step:
             return
-        self._wait()
+        self.wait()
         self._saving = step
         items = {n: ocp.args.StandardSave(v) for n, v in _items(state).items()}
         with self._failure_named():
@@ -135,6 +128,21 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """The step of the latest checkpoint, complete or still being written."""
         return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, complete or still being written, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def keep_best(self, step: int | None) -> None:
+        """Keeps the checkpoint of this step in addition to the latest ones.
+
+        It replaces the one before, which is deleted unless it is among the latest.
+        """
+        self.wait()
+        before, self._retention.best = self._retention.best, step
+        if before in self.steps and not self._retention.keeps(before, self.steps):
+            self._manager.delete(before)
 
     def restore(self, state: dict, report: Callable[[str], None] = print) -> dict:
         """Restores the latest complete checkpoint.
@@ -204,11 +212,16 @@ class Checkpoints:
           InputError: a checkpoint could not be written; see `save`.
         """
         try:
-            self._wait()
+            self.wait()
         finally:
             self._manager.close()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Waits until every checkpoint is complete.
+
+        Raises:
+          InputError: one could not be written; see `save`.
+        """
         with self._failure_named():
             self._manager.wait_until_finished()
 
@@ -217,7 +230,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            fault = _unwritable(error)
+            fault = unwritable(error)
             if fault is None:
                 raise
             newest = self.latest_step
@@ -287,18 +300,6 @@ def _check_writable(folder: epath.Path) -> None:
     probe.unlink()
 
 
-def _unwritable(error: BaseException | None) -> str | None:
-    """Returns the system's reason not to write; None for errors of another kind."""
-    while error is not None:
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        for words in _UNWRITABLE:
-            if words in str(error):
-                return words
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -323,9 +324,13 @@ def save_variables(workdir: str | os.PathLike, variables: dict) -> None:
 
 def newest_step(workdir: str | os.PathLike) -> int | None:
     """Returns the step of the latest complete checkpoint; None if there is none."""
+    return max(complete_steps(workdir), default=None)
+
+
+def complete_steps(workdir: str | os.PathLike) -> list[int]:
+    """Returns the steps of the complete checkpoints, in ascending order."""
     folder = _folder(workdir)
-    steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
-    return max(steps, default=None)
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
 
 
 def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> dict:
@@ -355,7 +360,7 @@ def _stored_model(
     folder = _folder(workdir)
     if not folder.is_dir():
         raise InputError(f"{workdir} holds no checkpoints: train there first")
-    steps = sorted(ocp.utils.checkpoint_steps(folder))
+    steps = complete_steps(workdir)
     if not steps:
         raise InputError(f"{workdir} holds no finished checkpoint")
     step = steps[-1] if step is None else step

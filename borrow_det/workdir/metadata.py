@@ -38,9 +38,13 @@ _LATER = {
     "dataset.held_out": 0.2,
     "dataset.group": "",
     "report.page_images": 48,
+    "checkpoint_best": "",
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
-_HOW = ("borrow.attention", "borrow.query_block", "remat", "first_stage")
+_HOW = (
+    *("borrow.attention", "borrow.query_block", "remat", "first_stage"),
+    "checkpoint_best",
+)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 

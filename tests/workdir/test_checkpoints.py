@@ -57,6 +57,23 @@ def test_saves_at_the_interval_or_when_forced_and_keeps_the_latest(tmp_path, man
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
 
 
+def test_the_best_checkpoint_is_kept_beside_the_latest(tmp_path):
+    manager = checkpoints.Checkpoints(tmp_path, every=1, keep=1)
+    kept = []
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4), (6, 6)):
+        manager.save(step, make_state(step))
+        manager.keep_best(best)
+        kept.append(names(tmp_path))
+    manager.close()
+    assert kept == [["1"], ["1", "2"], ["1", "3"], ["4"], ["4", "5"], ["6"]]
+    reopened = checkpoints.Checkpoints(tmp_path, every=1, keep=1)
+    reopened.keep_best(6)
+    reopened.save(7, make_state(7))
+    reopened.close()
+    assert names(tmp_path) == ["6", "7"]
+    assert checkpoints.complete_steps(tmp_path) == [6, 7]
+
+
 def test_inference_gets_averaged_parameters_if_present(tmp_path):
     for ema, factor in ((True, 10), (False, 1)):
         folder = tmp_path / str(ema)

@@ -14,6 +14,7 @@ from absl import flags
 from borrow_det.config import command_line, other_tools, path_flags
 from borrow_det.errors import InputError
 from borrow_det.io import paths, streams
+from borrow_det.workdir.best import BEST, LAST
 
 
 def parse(
@@ -75,13 +76,33 @@ def define_workdir(flag_values: flags.FlagValues) -> None:
 
 
 def define_step(flag_values: flags.FlagValues) -> None:
-    """Defines --step, the checkpoint that a tool loads."""
-    flags.DEFINE_integer(
+    """Defines --step, the checkpoint that a tool loads: "best", "last" or a number."""
+    flags.DEFINE(
+        _StepParser(),
         "step",
-        None,
-        "Checkpoint step to load (default: the latest).",
+        LAST,
+        "Checkpoint to load: the best one (checkpoint_best), the last one, or that of "
+        "a step.",
         flag_values=flag_values,
+        serializer=flags.ArgumentSerializer(),
     )
+
+
+class _StepParser(flags.ArgumentParser):
+    """Parses the value of --step."""
+
+    syntactic_help = "best, last or a number"
+
+    def parse(self, argument: str | int) -> str | int:
+        if argument in (BEST, LAST):
+            return argument
+        try:
+            return int(argument)
+        except ValueError:
+            raise ValueError(f"it must be {self.syntactic_help}") from None
+
+    def flag_type(self) -> str:
+        return "step"
 
 
 def define_max_pixels(flag_values: flags.FlagValues) -> None:

@@ -1,0 +1,172 @@
+"""The best step of a run, by a metric of one of its evaluation splits."""
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from borrow_det.distributed import processes
+from borrow_det.errors import InputError
+from borrow_det.evaluation import metric_names
+from borrow_det.io import paths
+from borrow_det.workdir import best as best_file
+from borrow_det.workdir import metadata
+
+_AUTO = "auto"
+
+
+class Criterion(NamedTuple):
+    """The metric that evaluations are compared by; larger values are better."""
+
+    split: str
+    metric: str
+
+    def __str__(self) -> str:
+        return f"{self.metric} on {self.split}"
+
+
+def make_criterion(
+    field: str, offered: Mapping[str, Callable[[], Sequence[str]]]
+) -> Criterion | None:
+    """Returns the criterion that `config.checkpoint_best` names.
+
+    Args:
+      field: "auto" for the default metric of the first split; METRIC, of the first
+        split; SPLIT/METRIC; or "" for none.
+      offered: for each evaluation split, in order, a function that returns the names
+        of the metrics that are defined on it, the default one first.
+
+    Returns:
+      The criterion, or None if there is none, as on a split without objects.
+
+    Raises:
+      InputError: no split has such a metric.
+    """
+    if not field:
+        return None
+    first = next(iter(offered))
+    if field == _AUTO:
+        names = offered[first]()
+        return Criterion(first, names[0]) if names else None
+    defined = {split: names() for split, names in offered.items()}
+    for split, names in defined.items():
+        prefixes = {f"{split}/", f"{metadata.folder_name(split)}/"}
+        for prefix in prefixes | ({""} if split == first else set()):
+            metric = field.removeprefix(prefix)
+            if field.startswith(prefix) and metric in names:
+                return Criterion(split, metric)
+    listed = "; ".join(
+        f"on {split}: "
+        + (", ".join(name for name in names if "/" not in name) or "none")
+        for split, names in defined.items()
+    )
+    raise InputError(
+        f"checkpoint_best is {field!r}; it must be auto, empty, or a METRIC of "
+        f"{first} or SPLIT/METRIC that is defined there ({listed})"
+    )
+
+
+class BestStep:
+    """The best of the evaluations of a run so far.
+
+    Every process of the run makes one and calls the same methods in the same order;
+    the main process knows the values.
+
+    Attributes:
+      criterion: the metric that is compared; None: no step is the best.
+      step: the best step whose checkpoint exists; None before the first evaluation.
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion | None,
+        workdir: paths.Path,
+        step: int,
+        saved: Collection[int],
+    ):
+        """Reads the evaluations of earlier starts.
+
+        Args:
+          criterion: the metric to compare.
+          workdir: the run's work directory, whose metrics.jsonl ends with `step`.
+          step: the step that the run starts or resumes from.
+          saved: the steps of its checkpoints.
+        """
+        self.criterion = criterion
+        self.step: int | None = None
+        self._workdir = workdir
+        self._saved = set(saved)
+        self._values: dict[int, float] = {}
+        if criterion is not None and processes.is_main_process():
+            self._values = _earlier_values(workdir, criterion, step)
+        self._choose()
+
+    @property
+    def record(self) -> best_file.Best | None:
+        """The content of `best.json`; in the main process only."""
+        if self.criterion is None or self.step not in self._values:
+            return None
+        return best_file.Best(self.step, *self.criterion, self._values[self.step])
+
+    def add(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> bool:
+        """Adds an evaluation, whose step has a checkpoint or gets one if it is best.
+
+        Args:
+          step: the step.
+          metrics: the metrics by split; empty in the other processes.
+
+        Returns:
+          Whether this step is now the best one and was not before. The earlier of
+          equal values is the better one, and nan is never the best.
+        """
+        if self.criterion is None:
+            return False
+        before = self.step
+        self._saved.add(step)
+        if processes.is_main_process():
+            split, metric = self.criterion
+            self._values[step] = metrics[split][metric]
+        self._choose()
+        return self.step == step != before
+
+    def write(self) -> None:
+        """Writes `best.json` if it changes, once the checkpoint is complete."""
+        if not processes.is_main_process():
+            return
+        if best_file.read(self._workdir) != self.record:
+            best_file.write(self._workdir, self.record)
+
+    def _choose(self) -> None:
+        found = first_largest(
+            {step: v for step, v in self._values.items() if step in self._saved}
+        )
+        known = np.array(-1 if found is None else found)
+        step = int(processes.from_main_process(known))
+        self.step = None if step < 0 else step
+
+
+def first_largest(values: Mapping[int, float]) -> int | None:
+    """Returns the first step with the largest value; None if all are nan."""
+    defined = {step: value for step, value in values.items() if not math.isnan(value)}
+    return min(defined, key=lambda step: (-defined[step], step), default=None)
+
+
+def _earlier_values(
+    workdir: paths.Path, criterion: Criterion, last: int
+) -> dict[int, float]:
+    """Reads the criterion's value at each step from metrics.jsonl, until `last`."""
+    values: dict[int, float] = {}
+    best = best_file.read(workdir)
+    # metrics.jsonl may have been moved away.
+    if best is not None and Criterion(best.split, best.metric) == criterion:
+        values[best.step] = best.value
+    path = workdir / "metrics.jsonl"
+    wanted = f"{metadata.folder_name(criterion.split)}/{criterion.metric}"
+    for line in path.read_bytes().splitlines() if paths.exists(path) else ():
+        record = metric_names.with_current_names(json.loads(line))
+        if wanted in record:
+            value = record[wanted]
+            values[record["step"]] = math.nan if value is None else value
+    return {step: value for step, value in values.items() if step <= last}
