@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -15,11 +16,12 @@ from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes
 from borrow_det.errors import InputError
 from borrow_det.evaluation import metric_names
+from borrow_det.evaluation.curves import BEST_F1
 from borrow_det.io import json_files, paths
 from borrow_det.tasks import EVALUATORS, TASKS
 from borrow_det.tasks.task import Evaluator, Task
 from borrow_det.visualization import annotate
-from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir import checkpoints, metadata, operating_points
 from borrow_det.workdir.best import LAST, find_step
 
 # The folder of the metrics that compare splits, beside the folders of the splits.
@@ -86,6 +88,7 @@ def evaluate(
     evaluator: Evaluator,
     path: paths.Path,
     after_batch: Callable[[int], None] = lambda images: None,
+    points: Sequence[str] = (),
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Evaluates one split; every process of a run takes part, the main one scores.
 
@@ -100,6 +103,7 @@ def evaluate(
       evaluator: evaluates the split.
       path: the file of the metrics; see `metrics_path`.
       after_batch: called with the number of images so far; may raise.
+      points: names of operating points to find in addition to `best_f1`.
 
     Returns:
       (metrics, pictures), both empty in the other processes.
@@ -115,7 +119,7 @@ def evaluate(
     metrics = evaluator.score(results) | evaluator.measure(observations)
     paths.make_folder(path.parent)
     paths.write_whole(results_path(evaluator, path), json.dumps(results))
-    if analysis := evaluator.analyze(results):
+    if analysis := evaluator.analyze(results, points):
         paths.write_whole(analysis_path(path), json.dumps(analysis))
     pictures = evaluator.pictures(results)
     for name, picture in pictures.items():
@@ -163,12 +167,17 @@ class Evaluated(NamedTuple):
       step: the step of the checkpoint.
       path: the file of the metrics.
       metrics: the metrics.
+      points: the operating points that were found, None for a point that no score
+        reaches; {} for a classifier.
+      stored: names of the points that the work directory did not have.
     """
 
     evaluator: Evaluator
     step: int
     path: paths.Path
     metrics: dict[str, float]
+    points: Mapping[str, Mapping[str, float] | None] = types.MappingProxyType({})
+    stored: Sequence[str] = ()
 
 
 def evaluate_run(
@@ -178,13 +187,16 @@ def evaluate_run(
     step: int | str | None = LAST,
     path: str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
+    points: Sequence[str] = (),
     evaluating: Callable[
         [Any], AbstractContextManager[Callable[[int], None]]
     ] = lambda split: contextlib.nullcontext(lambda images: None),
 ) -> Evaluated:
     """Evaluates a trained run on any split of its dataset, or of a folder.
 
-    Apart from the files of this evaluation nothing in the work directory changes.
+    Apart from the files of this evaluation and new operating points, nothing in the
+    work directory changes. An evaluation that exists is only completed: by its
+    analysis and by operating points.
 
     Args:
       workdir: the work directory of the run.
@@ -194,23 +206,32 @@ def evaluate_run(
         instead of the run's dataset; its classes must be among the run's.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
-        given.
+        given. With it, no operating points are stored in the work directory.
+      points: names of operating points to find and store (evaluation/curves.py);
+        `best_f1` of the run's first evaluation split is stored in any case.
       evaluating: returns a context for an evaluation of a split; it yields a function
         that is called with the number of images so far (RunLog.evaluating).
 
     Raises:
       InputError: the run, checkpoint or split does not exist, the classes differ, or
-        the evaluation exists already.
+        the evaluation exists already and nothing is left to add to it.
     """
     config = metadata.load_config(workdir)
     config.unlock()
+    if points and config.task != "detection":
+        raise InputError(
+            f"{workdir} is a run of task={config.task}: it has no operating points"
+        )
     classes = metadata.load_classes(workdir)
     step = find_step(workdir, step)
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 1})
     # Figures do not depend on the batch: it may grow to a multiple of the devices.
     config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     place = split
+    # Where a score is chosen by default.
+    first = (BEST_F1,) if (split,) == tuple(config.dataset.eval_splits[:1]) else ()
     if path is not None:
+        first = ()
         config.dataset.name, config.dataset.path = "folder", os.fspath(path)
         # Its training images are held out only if they are asked for as validation.
         config.dataset.train_split, config.dataset.eval_splits = "train", (split,)
@@ -219,17 +240,63 @@ def evaluate_run(
     file = metrics_path(paths.as_path(workdir), place, step)
     if output is not None:
         file = paths.as_path(output) / file.name
-    if paths.exists(file):
-        raise InputError(f"{file} exists: choose another folder with --output")
     (opened,) = kind.open_splits(config, [split])
     opened = opened.with_classes(*classes)
-    variables = jax.device_get(checkpoints.restore_variables(workdir, step))
     evaluator = kind(opened, config)
-    layout = mesh_lib.resolve_layout(config)
-    predictor = Predictor(TASKS[config.task](layout, len(classes.class_names)), mesh)
-    with evaluating(opened) as after_batch:
-        metrics, _ = evaluate(predictor, variables, evaluator, file, after_batch)
-    return Evaluated(evaluator, step, file, metrics)
+    existed, analyzed = paths.exists(file), paths.exists(analysis_path(file))
+    if existed:
+        metrics = read_metrics(file)
+    else:
+        variables = jax.device_get(checkpoints.restore_variables(workdir, step))
+        layout = mesh_lib.resolve_layout(config)
+        task = TASKS[config.task](layout, len(classes.class_names))
+        with evaluating(opened) as after_batch:
+            metrics, _ = evaluate(
+                Predictor(task, mesh), variables, evaluator, file, after_batch, points
+            )
+    analysis = complete(evaluator, file, points)
+    found = analysis.get("operating_points", {})
+    stored = []
+    if analysis and output is None:
+        chosen = {name: found[name] for name in (*first, *points)}
+        stored = operating_points.add(workdir, step, chosen, place, analysis["iou"])
+    if existed and not points and not stored and analyzed == bool(analysis):
+        raise InputError(f"{file} exists: choose another folder with --output")
+    return Evaluated(evaluator, step, file, metrics, found, stored)
+
+
+def complete(
+    evaluator: Evaluator, path: paths.Path, points: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Returns the analysis of an evaluation, and writes its file if it is absent.
+
+    Evaluations of earlier versions have none.
+
+    Args:
+      evaluator: the evaluator of the split.
+      path: the file of the metrics, which exists.
+      points: names of operating points that the returned analysis must have.
+    """
+    stored = read_analysis(path)
+    if stored and set(points) <= stored["operating_points"].keys():
+        return stored
+    results = json_files.read(results_path(evaluator, path))
+    analysis = evaluator.analyze(results, points)
+    if analysis and not stored:
+        paths.write_whole(analysis_path(path), json.dumps(analysis))
+    return analysis
+
+
+def keep_operating_points(
+    workdir: paths.Path, split: str, step: int
+) -> Mapping[str, Mapping[str, Any]]:
+    """Stores the points of a run's evaluation; returns those that the step has."""
+    analysis = read_analysis(metrics_path(workdir, split, step))
+    if not analysis:  # A classifier, or an evaluation by an earlier version.
+        return {}
+    points = analysis["operating_points"]
+    operating_points.add(workdir, step, points, split, analysis["iou"])
+    return operating_points.load(workdir, step, split).points
 
 
 def check_splits(splits: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,12 @@ from borrow_det.train_step import (
     make_train_step,
     shard_state,
 )
-from borrow_det.workdir import compilation_cache, init_from, metadata
+from borrow_det.workdir import (
+    compilation_cache,
+    init_from,
+    metadata,
+    operating_points,
+)
 from borrow_det.workdir.checkpoints import Checkpoints
 
 # Steps that the host may be ahead of the device: enough to keep it busy and to have its
@@ -280,6 +285,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
         raise
 
     step = int(state.step)
+    evaluations.keep_operating_points({step, best.step or step})
     log.report(step, evaluations.metrics, evaluations.compared, best.record)
     return evaluations.metrics
 
@@ -333,6 +339,16 @@ class _Evaluations:
             self.compared = evaluate.read_metrics(comparison)
         else:
             self._compare(step)
+
+    def keep_operating_points(self, steps: Iterable[int]) -> None:
+        """Stores the operating points of steps on the first split, and prints them."""
+        if not processes.is_main_process():
+            return
+        run, split = self._run, self._run.evaluators[0].split.name
+        for step in sorted(steps):
+            points = evaluate.keep_operating_points(run.workdir, split, step)
+            for name, point in points.items():
+                run.log.line(f"step {step}, {operating_points.describe(name, point)}")
 
     def _evaluate(self, evaluator: Evaluator, variables: dict, step: int) -> None:
         run, split = self._run, evaluator.split

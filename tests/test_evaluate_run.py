@@ -9,6 +9,7 @@ import pytest
 
 from borrow_det import evaluate
 from borrow_det.errors import InputError
+from borrow_det.inference.detector import Detector
 
 
 @pytest.fixture
@@ -110,6 +111,69 @@ def test_ids_of_a_folder_are_mapped_by_the_names_of_classes(
     assert [d["category_id"] for d in written] == [
         new_ids[d["category_id"]] for d in expected
     ]
+
+
+def stored_points(workdir):
+    return json.loads((workdir / "operating_points.json").read_text())["steps"]
+
+
+def test_a_run_stores_the_operating_point_of_its_last_step(tiny_run):
+    path = tiny_run.workdir / "evaluations" / "val" / "4.analysis.json"
+    best = json.loads(path.read_text())["operating_points"]["best_f1"]
+    assert stored_points(tiny_run.workdir) == {
+        "4": {"best_f1": {**best, "split": "val"}}
+    }
+    detector = Detector.load(tiny_run.workdir)
+    assert detector.minimum_score("best_f1") == best["score"]
+    results = json.loads(path.with_name("4.detections.json").read_text())
+    assert sum(d["score"] >= best["score"] for d in results) > 0
+
+
+def test_another_step_gets_its_point_by_an_evaluation_of_the_first_split(workdir):
+    before = stored_points(workdir)
+    evaluate.evaluate_run(workdir, "val[:2]", step=2)
+    assert stored_points(workdir) == before  # Not of any split by itself.
+    found = evaluate.evaluate_run(workdir, "val", step=2)
+    assert found.stored == ["best_f1"]
+    after = stored_points(workdir)
+    assert (
+        after
+        == {"2": {"best_f1": {**found.points["best_f1"], "split": "val"}}} | before
+    )
+
+
+def test_an_evaluation_of_an_earlier_version_is_completed(
+    workdir, tiny_run, monkeypatch
+):
+    """The command in the message about an absent point makes the point."""
+    expected = contents(workdir)
+    (workdir / "operating_points.json").unlink()
+    (workdir / "evaluations" / "val" / "4.analysis.json").unlink()
+    with pytest.raises(
+        InputError, match=r"evaluate --workdir=.* --split=val --step=4`"
+    ):
+        Detector.load(workdir).minimum_score("best_f1")
+    monkeypatch.setattr(evaluate, "Predictor", None)  # The results suffice.
+    found = evaluate.evaluate_run(workdir, "val", step=4)
+    assert found.stored == ["best_f1"]
+    assert found.metrics["AP"] == tiny_run.metrics["val"]["AP"]
+    assert contents(workdir) == expected
+    with pytest.raises(InputError, match=r"4\.json exists"):
+        evaluate.evaluate_run(workdir, "val", step=4)
+
+
+def test_a_wanted_point_is_added_to_an_evaluation_that_exists(workdir, monkeypatch):
+    monkeypatch.setattr(evaluate, "Predictor", None)
+    before = contents(workdir)
+    found = evaluate.evaluate_run(workdir, "val", points=["recall_0.001", "recall_1"])
+    assert found.stored == ["recall_0.001"]
+    assert found.points["recall_1"] is None  # An untrained network misses some.
+    point = stored_points(workdir)["4"]["recall_0.001"]
+    assert point == {**found.points["recall_0.001"], "split": "val"}
+    assert Detector.load(workdir).minimum_score("recall_0.001") == point["score"]
+    after = contents(workdir)
+    del before["operating_points.json"], after["operating_points.json"]
+    assert after == before
 
 
 def test_other_classes_are_refused(workdir, scenes, tmp_path):

@@ -13,15 +13,16 @@ from jax import Array
 from borrow_det.data.images.strips import StripImage
 from borrow_det.distributed.mesh import resolve_layout
 from borrow_det.errors import InputError
-from borrow_det.inference import batching, tiling
+from borrow_det.inference import batching, minimum_score, tiling
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.images import ImageLike, is_image, read
 from borrow_det.models.trunks import TRUNKS
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir import checkpoints, metadata, operating_points
 from borrow_det.workdir.best import LAST, find_step
+from borrow_det.workdir.operating_points import OperatingPoints
 
 _LISTED = 6  # Classes that the text form of a detector lists.
 
@@ -46,7 +47,7 @@ class Attended(NamedTuple):
 class Options(TypedDict, total=False):
     """Keyword options of a call of `Detector`."""
 
-    score: float | None
+    score: float | str | None
     tiles: str | Sequence[int] | None
     tile_size: str | int | Sequence[int] | None
     overlap: float
@@ -68,6 +69,7 @@ class Detector:
       input_size: (height, width) of the network's input in pixels.
       levels: the maps that detections are made on, shallow to deep.
       variables: {params, batch_stats} of `task`.
+      operating_points: minimum scores by name, such as `best_f1`, of this checkpoint.
     """
 
     def __init__(
@@ -76,8 +78,12 @@ class Detector:
         classes: metadata.Classes,
         variables: dict,
         step: int,
+        points: OperatingPoints | None = None,
     ):
         self.step = step
+        self.operating_points = points or OperatingPoints(
+            "W", step, config.dataset.eval_splits[0], {}
+        )
         self.class_names = classes.class_names
         self.category_ids = classes.category_ids
         self.canvas: tuple[int, int] = tuple(config.dataset.canvas)
@@ -115,7 +121,9 @@ class Detector:
         # Looked up first: a run that is still training may save another one meanwhile.
         number = find_step(workdir, step)
         variables = checkpoints.restore_variables(workdir, number)
-        return cls(config, classes, variables, number)
+        split = config.dataset.eval_splits[0]
+        points = operating_points.load(workdir, number, split)
+        return cls(config, classes, variables, number, points)
 
     def __repr__(self) -> str:
         height, width = self.input_size
@@ -136,7 +144,7 @@ class Detector:
         self,
         images: ImageLike | Iterable[ImageLike],
         *,
-        score: float | None = None,
+        score: float | str | None = None,
         tiles: str | Sequence[int] | None = None,
         tile_size: str | int | Sequence[int] | None = None,
         overlap: float = 0.2,
@@ -154,8 +162,10 @@ class Detector:
           images: one image or an iterable of images. An image is a path, a PIL image,
             or a uint8 array [H, W] or [H, W, 1] (gray), [H, W, 3] (RGB) or [H, W, 4]
             (RGBA).
-          score: minimum score; None for all detections that the run makes, from its
-            nms.score on, as average precision needs them.
+          score: minimum score, or the name of an operating point that the run has
+            stored: "best_f1", or "precision_0.9" and the like after `borrow-det
+            evaluate`. None for all detections that the run makes, from its nms.score
+            on, as average precision needs them.
           tiles: (rows, columns) or "ROWSxCOLUMNS" of the tiles of every image; "auto"
             for tiles of the network's input size in images larger than that.
           tile_size: side of a square tile in pixels, or (height, width).
@@ -197,7 +207,7 @@ class Detector:
         self,
         images: Iterable[ImageLike],
         *,
-        score: float | None = None,
+        score: float | str | None = None,
         tiles: str | Sequence[int] | None = None,
         tile_size: str | int | Sequence[int] | None = None,
         overlap: float = 0.2,
@@ -236,8 +246,7 @@ class Detector:
             raise InputError(f"batch_size={batch_size} is not a positive integer")
         if not isinstance(max_pixels, int) or max_pixels < 0:
             raise InputError(f"max_pixels={max_pixels} is not a number of pixels or 0")
-        if score is not None and not 0 <= score <= 1:
-            raise InputError(f"score={score} is not a number from 0 to 1")
+        least = None if score is None else self.minimum_score(score)
         # A larger view would be shrunk to the canvas or to the input.
         full = (
             min(self.canvas[0], self.input_size[0]),
@@ -251,7 +260,17 @@ class Detector:
             iou=self.config.nms.iou,
             batch_size=batch_size,
         )
-        return (self._detections(*parts).filter(score) for parts in detected)
+        return (self._detections(*parts).filter(least) for parts in detected)
+
+    def minimum_score(self, score: float | str) -> float:
+        """Returns the minimum score that the option `score` means.
+
+        Raises:
+          InputError: it is not a number from 0 to 1, and no operating point of the run.
+        """
+        if not isinstance(score, str):
+            return minimum_score.check(score)
+        return minimum_score.look_up(score, self.operating_points)
 
     def _detections(
         self,

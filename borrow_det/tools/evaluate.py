@@ -14,7 +14,13 @@ the run. The tool prints the main metrics and the kinds of errors, and writes to
   STEP/                 pictures: annotations on the left, detections on the right;
   STEP.html             all of it in one page, which needs no network and no other
                         file; not with report.page_images=0.
-An existing evaluation is not overwritten.
+An existing evaluation is not overwritten, only completed.
+
+--precision=0.9 finds the score with the highest recall at that precision or above, and
+--recall=0.9 the one with the highest precision. They are printed and, unless --output
+is given, stored in W/operating_points.json, as is the score of the best F1 on the
+run's first evaluation split: `predict --score=precision_0.9` or `--score=best_f1` uses
+them. The exit status is 1 if no score reaches the value.
 """
 
 import sys
@@ -25,19 +31,21 @@ from typing import Any
 from absl import flags
 
 from borrow_det.config import path_flags
-from borrow_det.evaluate import evaluate_run, read_analysis
+from borrow_det.evaluate import Evaluated, evaluate_run, read_analysis
 from borrow_det.io import paths
 from borrow_det.reporting import devices
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tools.common import cli
 from borrow_det.visualization.tables import error_tables, markdown_report
+from borrow_det.workdir import operating_points
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the tool; returns the exit status."""
     options = _flags()
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
+    wanted = _points(options)
     console = Console(num_steps=0)
     console.line(devices.describe())
     if unused := devices.unused_accelerator():
@@ -48,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
         step=options.step,
         path=options.path,
         output=options.output,
+        points=wanted,
         evaluating=lambda split: _evaluating(console, split),
     )
     figures, split = done.evaluator.figures, done.evaluator.split
@@ -59,10 +68,29 @@ def main(argv: Sequence[str]) -> int:
     if analysis := read_analysis(done.path):
         console.line("\n" + error_tables(analysis["errors"]))
     page = results_page.write(done, paths.as_path(options.workdir))
-    console.line(f"\nall metrics: {done.path}")
+    found = [_found(done, name) for name in done.points]
+    console.line("\n" + "\n".join([*found, f"all metrics: {done.path}"]))
     if page is not None:
         console.line(f"results page: {page}")
-    return 0
+    return 0 if all(done.points[name] for name in wanted) else 1
+
+
+def _points(options: flags.FlagValues) -> list[str]:
+    """Returns the names of the operating points that the flags ask for."""
+    return [
+        f"{kind}_{options[kind].value:g}"
+        for kind in ("precision", "recall")
+        if options[kind].value is not None
+    ]
+
+
+def _found(done: Evaluated, name: str) -> str:
+    """Returns a line about an operating point."""
+    point = done.points[name]
+    if point is None:
+        return f"{name}: no score reaches it"
+    use = f"; --score={name} of predict uses it" if name in done.stored else ""
+    return operating_points.describe(name, point) + use
 
 
 def _evaluating(
@@ -91,6 +119,15 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     cli.define_step(values)
+    for kind, other in (("precision", "recall"), ("recall", "precision")):
+        flags.DEFINE_float(
+            kind,
+            None,
+            f"Find and store the score with the highest {other} at this {kind}.",
+            0.001,
+            1.0,
+            flag_values=values,
+        )
     path_flags.define_path(
         "output",
         None,

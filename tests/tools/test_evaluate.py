@@ -53,6 +53,20 @@ def test_the_split_of_training_gives_the_metrics_of_training(
     assert (output / "4.detections.json").exists()
 
 
+def test_a_wanted_recall_is_printed_and_stored(workdir, capsys):
+    flags = [f"--workdir={workdir}", "--split=val"]
+    assert run(*flags, "--recall=0.001") == 0
+    steps = json.loads((workdir / "operating_points.json").read_text())["steps"]
+    point = steps["4"]["recall_0.001"]
+    out = capsys.readouterr().out
+    assert f"recall_0.001: score {point['score']:.3f}, precision " in out
+    assert "--score=recall_0.001 of predict uses it" in out
+    before = digests(workdir)
+    assert run(*flags, "--recall=0.001", "--precision=1", "--recall=1") == 1
+    assert "recall_1: no score reaches it" in capsys.readouterr().out
+    assert digests(workdir).keys() == before.keys()
+
+
 def test_another_split_gets_a_folder_among_the_runs_evaluations(workdir):
     before = digests(workdir)
     assert run(f"--workdir={workdir}", "--split=train[:5]", "--step=2") == 0

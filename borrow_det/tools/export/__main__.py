@@ -16,7 +16,8 @@ Outputs, for K = nms.max_total detections sorted by descending score:
 --format=stablehlo writes a zip file with
   model.stablehlo  input of jax.export.deserialize, for all of --platforms
   metadata.json    class names, category ids, sizes in pixels, pixel statistics,
-                   versions, and the config fields of the network
+                   operating points (minimum scores, such as best_f1), versions, and
+                   the config fields of the network
 --format=onnx (needs requirements-export.txt) writes an ONNX model with the same
 metadata as properties. It computes in float32, also for a bfloat16 run, since
 onnxruntime has few operators in bfloat16. The suffix of FILE implies the format: .onnx
@@ -168,6 +169,7 @@ def metadata(
         "normalization": PixelStatistics.of(config.model)._asdict(),
         "batch": batch or "any",
         "step": detector.step,
+        "operating_points": detector.operating_points.points,
         "versions": {
             "borrow_det": environment(config.seed)["git"],
             "jax": jax.__version__,

@@ -38,7 +38,7 @@ from absl import flags
 from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
 from borrow_det.errors import InputError, escape_controls
-from borrow_det.inference import tiling
+from borrow_det.inference import minimum_score, tiling
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
 from borrow_det.inference.images import ImageLike
@@ -61,14 +61,14 @@ def main(argv: Sequence[str]) -> int:
             "name at least one image, folder, pattern, video, URL, camera or list"
         )
     options = _options(values)
+    score = minimum_score.parse(values.score, "--score")
     output = cli.output_folder(values.output)
     found, others = sources.find(names, leave_out=output / FOLDER)
     ids = image_ids(values.ids_from, found) if values.ids_from else None
     chosen = [source for source in found if ids is None or source in ids.ids]
     detector = Detector.load(values.workdir, values.step)
-    writer = PredictionWriter(
-        output, detector, values.score, values.pictures, ids and ids.ids
-    )
+    least = detector.minimum_score(score)
+    writer = PredictionWriter(output, detector, least, values.pictures, ids and ids.ids)
     failures: list[str] = []
     repaired: list[str] = []
     items = read_items(chosen, failures, repaired, values.max_pixels)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         for item, detections in _with_bar(detect(detector, items, options), chosen):
             writer.add(item, detections)
             if not values.quiet:
-                line = _line(item, detections.filter(values.score))
+                line = _line(item, detections.filter(least))
                 tqdm.tqdm.write(line, file=sys.stdout)
                 sys.stdout.flush()  # For a reader of a pipe, as a camera may go on.
         complete = True
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         writer.close(complete)
         print(
             f"{writer.images} images, {writer.drawn} detections with a score of at "
-            f"least {values.score}; {writer.written} in all: "
+            f"least {_told(score, least)}; {writer.written} in all: "
             f"{output / 'detections.json'}{_remarks(failures, repaired, others, ids)}"
         )
     return 1 if failures or writer.failures else 0
@@ -105,6 +105,11 @@ def _line(item: Item, found: Detections) -> str:
     counts = [f"{count} {name}" for name, count in found.counts().items()]
     told = ", ".join(counts) or "nothing found"
     return escape_controls(f"{item.name}: {told}, {1000 * found.seconds:.1f} ms")
+
+
+def _told(score: float | str, least: float) -> str:
+    """Returns the minimum score for a message, with the name of --score if any."""
+    return f"{least:.3f} ({score})" if isinstance(score, str) else f"{least:g}"
 
 
 def _remarks(
@@ -158,13 +163,12 @@ def _options(values: flags.FlagValues) -> Options:
 def _flags() -> flags.FlagValues:
     values = cli.run_flags()
     text: dict[str, Any] = {"flag_values": values}
-    flags.DEFINE_float(
+    flags.DEFINE_string(
         "score",
-        DRAWN_SCORE,
-        "Minimum score of the detections to draw and count. detections.json holds all "
-        "detections of the run, from its nms.score on.",
-        0.0,
-        1.0,
+        str(DRAWN_SCORE),
+        "Minimum score of the detections to draw and count: a number, or an operating "
+        "point of the run, such as best_f1. detections.json holds all detections of "
+        "the run, from its nms.score on.",
         **text,
     )
     flags.DEFINE_integer("batch", 8, "Views per batch.", 1, **text)

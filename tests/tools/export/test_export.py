@@ -61,6 +61,9 @@ def test_metadata_has_classes_sizes_statistics_and_versions(tiny_run, exported):
     }
     assert about["batch"] == "any"
     assert about["step"] == 4
+    points = json.loads((tiny_run.workdir / "operating_points.json").read_text())
+    assert about["operating_points"] == points["steps"]["4"]
+    assert about["operating_points"]["best_f1"]["split"] == "val"
     assert about["versions"]["jax"] == jax.__version__
     assert about["versions"]["calling_convention"] >= 9
     assert about["config"]["nms"] == config.nms.to_dict()

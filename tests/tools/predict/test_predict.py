@@ -17,6 +17,7 @@ from borrow_det.tools import score
 from borrow_det.tools.common import cli
 from borrow_det.tools.predict import __main__ as predict
 from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir.operating_points import OperatingPoints
 from tests.tools.predict.blobs import (
     CANVAS,
     boxes,
@@ -94,6 +95,11 @@ def test_the_score_flag_limits_what_is_drawn_and_counted(tmp_path, detector, cap
         inked.append(int((picture.max(axis=-1) < 60).sum()))
     assert inked[0] > inked[1] > inked[2] == 0
     assert not list(tmp_path.rglob("*.part"))
+    points = {"best_f1": {"score": 0.7}}
+    detector.operating_points = OperatingPoints("W", 1, "val", points)
+    assert run(tmp_path / "best", "--score=best_f1", path) == 0
+    told = "1 detections with a score of at least 0.700 (best_f1); 2 in all"
+    assert told in capsys.readouterr().out
 
 
 def test_a_line_for_each_image_tells_what_was_found(tmp_path, detector, capsys):
@@ -259,7 +265,8 @@ def test_the_score_tool_reads_detections_with_ids_from_a_coco_file(
         (["--tile_size=a", "IMAGE"], "--tile_size=a is not N or HEIGHTxWIDTH"),
         (["--tiles=2x2", "--tile_size=9", "IMAGE"], "not both"),
         (["--batch=0", "IMAGE"], "not a positive integer"),
-        (["--score=2", "IMAGE"], "not a number in the range [0.0, 1.0]"),
+        (["--score=2", "IMAGE"], "--score=2 is not a number from 0 to 1"),
+        (["--score=best", "IMAGE"], "--score=best is neither a number from 0 to 1 nor"),
         (["--output=IMAGE", "IMAGE"], "File exists"),
     ],
 )
