@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class _Answer(NamedTuple):
-    """What to write in place of some flags.
+    """Our form of some flags.
 
     Attributes:
       names: the flags, without dashes and with underscores.

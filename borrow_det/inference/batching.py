@@ -9,8 +9,8 @@ import numpy as np
 
 from borrow_det.data.images import decode
 from borrow_det.data.images.strips import StripImage
-from borrow_det.inference import tiling
-from borrow_det.inference.tiling import ViewDetections
+from borrow_det.inference import merging
+from borrow_det.inference.merging import ViewDetections
 
 # Maps canvases and sizes to detections, as Detector.detect_canvases does.
 DetectCanvases: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -123,5 +123,5 @@ def _cut(image: np.ndarray | StripImage, window: np.ndarray) -> np.ndarray:
 def _merged(pending: _PendingImage, iou: float) -> DetectedImage:
     views = [view for view in pending.detections if view is not None]
     height, width, _ = pending.image.shape
-    found = tiling.merge(views, pending.windows, (height, width), iou)
+    found = merging.merge(views, pending.windows, (height, width), iou)
     return DetectedImage(pending.image, found, sum(pending.seconds))

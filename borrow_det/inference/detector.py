@@ -16,6 +16,7 @@ from borrow_det.errors import InputError
 from borrow_det.inference import batching, minimum_score, tiling
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.images import ImageLike, is_image, read
+from borrow_det.inference.merging import ViewDetections
 from borrow_det.models.trunks import TRUNKS
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
@@ -156,7 +157,7 @@ class Detector:
 
         An image larger than the network's input is shrunk to it, and its small objects
         vanish. With `tiles` or `tile_size` the network processes overlapping tiles and
-        the entire image instead, and the detections are merged (inference/tiling.py).
+        the entire image instead, and the detections are merged (inference/merging.py).
 
         Args:
           images: one image or an iterable of images. An image is a path, a PIL image,
@@ -275,7 +276,7 @@ class Detector:
     def _detections(
         self,
         image: np.ndarray | StripImage,
-        found: tiling.ViewDetections,
+        found: ViewDetections,
         seconds: float,
     ) -> Detections:
         """Returns the public form of an image's detections."""

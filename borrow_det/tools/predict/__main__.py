@@ -24,7 +24,7 @@ the disk is full; 130 after Ctrl-C. The results so far are kept.
 
 Images larger than the network's input lose their small objects when they are shrunk
 to it. With --tiles or --tile_size, the network processes overlapping tiles and the
-entire image, and the tool merges their detections (inference/tiling.py).
+entire image, and the tool merges their detections (inference/merging.py).
 """
 
 import collections
