@@ -162,16 +162,9 @@ class RunLog:
         """
         self._opened.flush()
         self._console.finish()
-        evaluations = [
-            evaluate.Evaluated(
-                evaluator,
-                step,
-                evaluate.metrics_path(self._workdir, evaluator.split.name, step),
-                dict(metrics[evaluator.split.name]),
-            )
-            for evaluator in self._evaluators
-        ]
-        results_page.write_run(evaluations, self._workdir)
+        results_page.write_run(
+            self._evaluators, self._workdir, step, metrics, best.step if best else step
+        )
         self.line(
             report.write_report(
                 self._evaluators,

@@ -11,7 +11,7 @@ import os
 import pathlib
 import shlex
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from borrow_det import evaluate
 from borrow_det.evaluate import Evaluated
@@ -21,6 +21,7 @@ from borrow_det.io import json_files, paths
 from borrow_det.reporting import html_page
 from borrow_det.reporting.results_page import choice, outcomes, pictures, sections
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator, sized
+from borrow_det.tasks.task import Evaluator
 
 _PARTS = pathlib.Path(__file__).parent
 
@@ -42,19 +43,47 @@ def write(done: Evaluated, workdir: paths.Path) -> paths.Path | None:
     return page
 
 
-def write_run(evaluations: Sequence[Evaluated], workdir: paths.Path) -> None:
-    """Writes the pages of a run's last evaluations, and `results.html`.
+def write_run(
+    evaluators: Sequence[Evaluator],
+    workdir: paths.Path,
+    step: int,
+    metrics: Mapping[str, Mapping[str, float]],
+    best: int,
+) -> None:
+    """Writes the pages of a finished run's evaluations, and `results.html`.
 
-    The latter is the page of the first evaluation, with a table of all of them.
+    The latter is the page of the first split at the last step, with a table of the
+    evaluations at the last step and at the best one.
+
+    Args:
+      evaluators: the evaluators of the splits.
+      workdir: the run's work directory.
+      step: the last step.
+      metrics: the metrics of each split at the last step.
+      best: the best step; it may be the last one.
     """
-    evaluations = [done for done in evaluations if _has_page(done)]
-    overview = workdir / "results.html"
+    last = [
+        Evaluated(e, step, _metrics_path(workdir, e, step), dict(metrics[e.split.name]))
+        for e in evaluators
+    ]
+    earlier = {e: _metrics_path(workdir, e, best) for e in evaluators if best != step}
+    others = [
+        Evaluated(evaluator, best, path, evaluate.read_metrics(path))
+        for evaluator, path in earlier.items()
+        if paths.exists(path)
+    ]
+    evaluations = [done for done in (*last, *others) if _has_page(done)]
     for i, done in enumerate(evaluations):
         content = _Content(done, workdir)
+        if i == 0:  # The other pages link to it.
+            overview = content.render(workdir, evaluations)
+            paths.write_whole(workdir / "results.html", overview)
         page = _page(done)
-        paths.write_whole(page, content.render(page.parent, overview=overview))
-        if i == 0:
-            paths.write_whole(overview, content.render(workdir, evaluations))
+        paths.write_whole(page, content.render(page.parent))
+
+
+def _metrics_path(workdir: paths.Path, evaluator: Evaluator, step: int) -> paths.Path:
+    return evaluate.metrics_path(workdir, evaluator.split.name, step)
 
 
 def _page(done: Evaluated) -> paths.Path:
@@ -129,21 +158,20 @@ class _Content:
         self,
         folder: paths.Path,
         evaluations: Sequence[Evaluated] = (),
-        overview: paths.Path | None = None,
     ) -> str:
         """Returns the page.
 
         Args:
           folder: folder of the page, for relative links.
-          evaluations: evaluations of a table of splits; () for no table.
-          overview: page with this table, to link to; None for none.
+          evaluations: rows of a table of evaluations; () for no table, and for a link
+            to the page that has it.
         """
         parts = dict(self._parts)
         if evaluations:
-            parts = {"Splits": _splits(evaluations, folder)} | parts
-        links = []
-        if overview is not None:
-            links.append(_link("all splits of the run", overview, folder))
+            parts = {"Evaluations": _evaluations(evaluations, folder)} | parts
+            link = ""
+        else:
+            link = link_to_run(self._workdir, folder)
         split = self._evaluator.split.name
         fields = {
             "TITLE": html.escape(f"Results of {split} at step {self._step}"),
@@ -151,7 +179,7 @@ class _Content:
             "LINKS": "".join(
                 f'<a href="#{_anchor(title)}">{title}</a>' for title in parts
             )
-            + "".join(links),
+            + link,
             "EXPLAIN": self._explain(folder),
             "SECTIONS": "".join(
                 f'<section id="{_anchor(title)}">\n<h2>{title}</h2>\n{body}</section>\n'
@@ -196,8 +224,8 @@ def link_to_run(workdir: paths.Path, folder: paths.Path) -> str:
     return _link("results of the run", page, folder)
 
 
-def _splits(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
-    """Returns the table of splits, with links to their pages."""
+def _evaluations(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
+    """Returns the table of evaluations, with links to their pages."""
     fields = [
         field
         for field in DetectionEvaluator.figures.report
@@ -206,11 +234,14 @@ def _splits(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
     rows = [
         [
             _link(done.evaluator.split.name, _page(done), folder),
+            str(done.step),
             *(sections.number(done.metrics.get(field)) for field in fields),
         ]
         for done in evaluations
     ]
-    return html_page.number_table(("split", *fields), rows, "Splits of the run")
+    several = len({done.step for done in evaluations}) > 1
+    caption = "The last step and the best one" if several else "The last step"
+    return html_page.number_table(("split", "step", *fields), rows, caption)
 
 
 def _pictures(shown: int, images: int) -> str:

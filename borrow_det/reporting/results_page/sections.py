@@ -25,8 +25,8 @@ _KINDS = (
     "0.5; one of classification is on an object of another class; both: neither class "
     "nor box fit; duplicate: another detection found the object; background: it "
     "overlaps no object. An object is missed if no detection finds it and no error of "
-    "localization or classification is on it. The counts are those of all detections, "
-    "of any score. AP50 is what correcting this kind alone would gain."
+    "localization or classification is on it. AP50 is what correcting this kind alone "
+    "would gain, with detections of all scores."
 )
 _LENDERS = (
     "A lender is a larger object of the same class in the image, from which a small "
@@ -129,23 +129,26 @@ def confusion(analysis: Mapping[str, Any]) -> str:
 def errors(analysis: Mapping[str, Any]) -> str:
     """Returns the tables of errors: counts by kind and size, and the AP they cost."""
     found, sizes = analysis["errors"], analysis["sizes"]
+    kept = found["at_score"]
+    score = kept["score"]
+    at = "" if score is None else f" at a score of {score:.3f}, the best F1"
     rows = []
     for kind in found["kinds"]:
-        counts = [str(found["counts"][kind][size]) for size in sizes]
+        counts = [str(kept["counts"][kind][size]) for size in sizes]
         costs = [number(found["AP50_cost"][kind][size]) for size in sizes]
         rows.append([html.escape(kind), *counts, *costs])
     columns = ("kind", *sizes, *(f"AP50, {size}" for size in sizes))
     groups = {
-        "with a lender": found["small_objects"]["with_lender"],
-        "without a lender": found["small_objects"]["without_lender"],
+        "with a lender": kept["small_objects"]["with_lender"],
+        "without a lender": kept["small_objects"]["without_lender"],
     }
     small = [[name, *map(str, group.values())] for name, group in groups.items()]
     outcomes = ("small objects", *groups["with a lender"])
     return (
         _paragraph(_KINDS)
-        + html_page.number_table(columns, rows, "Errors, and the AP50 that they cost")
+        + html_page.number_table(columns, rows, f"Errors{at}; the AP50 that they cost")
         + _paragraph(_LENDERS)
-        + html_page.number_table(outcomes, small, "Small objects by their outcome")
+        + html_page.number_table(outcomes, small, f"Small objects{at}")
     )
 
 

@@ -10,6 +10,7 @@ import PIL.Image
 from borrow_det.configs import base
 from borrow_det.evaluate import Evaluated
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
+from borrow_det.workdir import metadata
 from tests.evaluation.random_records import random_records
 
 HOSTILE = '<img src=x onerror=alert(1)>@SCRIPT@</script>&"'
@@ -39,7 +40,7 @@ class MadeSplit:
         return {**self._images[index], "image": image}
 
 
-def make_evaluation(workdir, images=40, page_images=12, seed=0):
+def make_evaluation(workdir, images=40, page_images=12, seed=0, step=STEP):
     """Writes the files of an evaluation of random records to a work directory.
 
     Half of the scores are multiples of 0.1, which are thresholds of the page.
@@ -56,9 +57,11 @@ def make_evaluation(workdir, images=40, page_images=12, seed=0):
     config.report.page_images = page_images
     evaluator = DetectionEvaluator(MadeSplit(truth["images"]), config, truth)
     folder = workdir / "evaluations" / "val_40"
-    folder.mkdir(parents=True)
-    (folder / f"{STEP}.detections.json").write_text(json.dumps(detections))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{step}.detections.json").write_text(json.dumps(detections))
     analysis = evaluator.analyze(detections)
-    (folder / f"{STEP}.analysis.json").write_text(json.dumps(analysis))
+    (folder / f"{step}.analysis.json").write_text(json.dumps(analysis))
     metrics = evaluator.score(detections)
-    return Evaluated(evaluator, STEP, folder / f"{STEP}.json", metrics), detections
+    path = folder / f"{step}.json"
+    metadata.write_json(path, {"step": step} | metrics)
+    return Evaluated(evaluator, step, path, metrics), detections

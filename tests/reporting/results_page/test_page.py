@@ -136,6 +136,21 @@ def test_each_picture_has_its_detections_and_objects(page, done, workdir):
         assert [row[4:] for row in record["objects"]] == boxes
 
 
+def test_errors_are_counted_at_the_best_f1_and_cost_ap50(page, done):
+    errors = json.loads(done.path.with_suffix(".analysis.json").read_text())["errors"]
+    section = page[page.index("<h2>Errors") : page.index("<h2>Pictures")]
+    sizes = ("all", "small", "medium", "large")
+    for kind in errors["kinds"]:
+        row = re.search(rf'<th scope="row">{kind}</th>(<td>.*?)</tr>', section)[1]
+        counts = [errors["at_score"]["counts"][kind][size] for size in sizes]
+        costs = [errors["AP50_cost"][kind][size] for size in sizes]
+        expected = [
+            *map(str, counts),
+            *("-" if c is None else f"{c:.3f}" for c in costs),
+        ]
+        assert re.findall("<td>(.*?)</td>", row) == expected
+
+
 def test_the_words_of_a_picture_count_its_marks(page):
     start = constants(page)["start"]
     words = re.findall(r"<p>Hits: (\d+); false positives: (\d+).*found: (\d+)\. ", page)
@@ -146,25 +161,47 @@ def test_the_words_of_a_picture_count_its_marks(page):
         assert sum(highest < start for highest in found) == int(missed)
 
 
-def test_a_run_has_a_page_with_links_to_all_splits(tmp_path):
+def write_run(done, workdir, best=STEP):
+    metrics = {done.evaluator.split.name: done.metrics}
+    results_page.write_run([done.evaluator], workdir, STEP, metrics, best)
+
+
+def links_to_files(page):
+    links = [attrs["href"] for tag, attrs in Elements(page).tags if tag == "a"]
+    return [link for link in links if not link.startswith("#")]
+
+
+def test_a_run_has_a_page_with_links_to_its_evaluations(tmp_path):
     done = make_evaluation(tmp_path, images=3)[0]
+    make_evaluation(tmp_path, images=3, step=4)
     (tmp_path / "explain").mkdir()
     (tmp_path / "explain" / "index.html").touch()
-    results_page.write_run([done, done], tmp_path)
+    write_run(done, tmp_path, best=4)
     overview = (tmp_path / "results.html").read_text()
-    assert re.findall(r"<h2>(.*?)</h2>", overview) == ["Splits", *SECTIONS]
-    links = [a["href"] for tag, a in Elements(overview).tags if tag == "a"]
-    files = [link for link in links if not link.startswith("#")]
-    split = f"evaluations/val_40/{STEP}.html"
-    assert files == ["explain/index.html", split, split]
-    page = done.path.with_suffix(".html").read_text()
-    links = [a["href"] for tag, a in Elements(page).tags if tag == "a"]
-    files = [link for link in links if not link.startswith("#")]
-    assert files == ["../../explain/index.html", "../../results.html"]
-    assert all((done.path.parent / link).exists() for link in files)
-    link = results_page.link_to_run(tmp_path, tmp_path / "a" / "b")
+    assert re.findall(r"<h2>(.*?)</h2>", overview) == ["Evaluations", *SECTIONS]
+    assert "<caption>The last step and the best one</caption>" in overview
+    folder = "evaluations/val_40"
+    assert links_to_files(overview) == [
+        *("explain/index.html", f"{folder}/{STEP}.html", f"{folder}/4.html"),
+    ]
+    for step in (STEP, 4):
+        page = done.path.with_name(f"{step}.html").read_text()
+        assert f"<title>Results of val[:40] at step {step}</title>" in page
+        links = links_to_files(page)
+        assert links == ["../../explain/index.html", "../../results.html"]
+        assert all((done.path.parent / link).exists() for link in links)
+    write_run(done, tmp_path)
+    overview = (tmp_path / "results.html").read_text()
+    assert "<caption>The last step</caption>" in overview
+    assert links_to_files(overview)[1:] == [f"{folder}/{STEP}.html"]
+
+
+def test_other_pages_link_to_that_of_the_run(tmp_path):
+    assert results_page.link_to_run(tmp_path, tmp_path / "a") == ""
+    (tmp_path / "results.html").touch()
+    link = results_page.link_to_run(tmp_path, tmp_path / "a" / 'b"')
     assert link == '<a href="../../results.html">results of the run</a>'
-    assert results_page.link_to_run(tmp_path / "a", tmp_path) == ""
+    assert results_page.link_to_run(tmp_path, tmp_path / "a").count("../") == 1
 
 
 def test_without_a_page_of_explain_its_command_is_shown(page, workdir):
@@ -181,7 +218,7 @@ def test_some_evaluations_have_no_page(tmp_path, lacks):
     if lacks == "analysis":
         done.path.with_suffix(".analysis.json").unlink()
     assert results_page.write(done, tmp_path) is None
-    results_page.write_run([done], tmp_path)
+    write_run(done, tmp_path)
     assert not list(tmp_path.rglob("*.html"))
 
 

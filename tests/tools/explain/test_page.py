@@ -30,7 +30,7 @@ HEAT = {
 SETTINGS = Settings(f"{NASTY}@SCRIPT@", 7, "cosine", 2.0, 0.4, 32.0, None, None)
 
 
-def write_page(folder, explained=True, side=(100, 80)):
+def write_page(folder, explained=True, side=(100, 80), results=""):
     """A page of one hand-made image with hostile names."""
     detector = types.SimpleNamespace(
         class_names=("puffin", NASTY),
@@ -54,7 +54,7 @@ def write_page(folder, explained=True, side=(100, 80)):
     done = [Explained(0, borrowed, ""), Explained(2, None, NASTY)]
     image = np.random.default_rng(0).integers(0, 256, (*side, 3), np.uint8)
     with ExplanationWriter(
-        folder, detector, SETTINGS, pictures=False, limit=0
+        folder, detector, SETTINGS, pictures=False, limit=0, results=results
     ) as writer:
         writer.add(f"{NASTY}.png", image, found, done if explained else [])
     return (folder / "index.html").read_text()
@@ -138,6 +138,13 @@ def test_the_page_shows_the_settings(tmp_path):
     assert f"Run {NASTY}@SCRIPT@, step 7. Explained: every detection with" in words
     settings = json.loads((tmp_path / "explanations.json").read_text())["settings"]
     assert Settings(**settings) == SETTINGS
+
+
+def test_the_page_links_to_the_results_of_the_run(tmp_path):
+    link = '<a href="../results.html">results of the run</a>'
+    page = write_page(tmp_path, results=link)
+    assert f"<br>See also the {link}.</p>" in page
+    assert "See also" not in write_page(tmp_path)
 
 
 def test_images_without_explanations_say_why(tmp_path):
