@@ -6,7 +6,11 @@ from typing import Any
 from borrow_det.io import paths
 from borrow_det.tasks.task import Evaluator
 from borrow_det.visualization import curves, sheets
-from borrow_det.visualization.tables import markdown_report, per_class_table
+from borrow_det.visualization.tables import (
+    error_tables,
+    markdown_report,
+    per_class_table,
+)
 from borrow_det.workdir.best import Best
 
 # Longer tables of classes are left out of the console; report.md has all of them.
@@ -38,20 +42,23 @@ def write_report(
     workdir: paths.Path,
     metrics: Mapping[str, Mapping[str, float]],
     compared: Mapping[str, float],
+    analyses: Mapping[str, Mapping[str, Any]],
     best: Best | None = None,
     with_curves: bool = True,
 ) -> str:
     """Writes `report.md` and the learning curves; returns the text for the console.
 
     The report has a table of the splits' main metrics, the best step, tables of details
-    and of comparisons, and one table of classes per split. The console's text leaves
-    out tables of many classes and ends with the paths of the files.
+    and of comparisons, and, for each split, tables of classes and of errors. The
+    console's text leaves out errors and tables of many classes and ends with the paths
+    of the files.
 
     Args:
       evaluators: the evaluators of the splits.
       workdir: the run's work directory.
       metrics: the metrics of each split.
       compared: the metrics that compare splits, by `SPLIT/NAME`.
+      analyses: the analysis of each split; {} for a split without one.
       best: the best evaluation; None if none was chosen.
       with_curves: whether to draw `learning_curves.png`.
     """
@@ -81,6 +88,9 @@ def write_report(
         complete.append(table)
         if len(split.class_names) <= _CONSOLE_CLASSES:
             shown.append(table)
+    for split in splits:
+        if analysis := analyses[split.name]:
+            complete.append(f"{split.name}:\n\n{error_tables(analysis['errors'])}")
     paths.write_whole(workdir / "report.md", "\n\n".join(complete) + "\n")
     return "\n\n".join([*shown, _files(workdir, evaluators[0].results_name)])
 

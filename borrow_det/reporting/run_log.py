@@ -171,6 +171,10 @@ class RunLog:
                 self._workdir,
                 metrics,
                 compared,
+                {
+                    e.evaluator.split.name: evaluate.read_analysis(e.path)
+                    for e in evaluations
+                },
                 best,
                 with_curves=self._config.report.curves,
             )

@@ -7,15 +7,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from borrow_det.evaluation import analysis
 from borrow_det.reporting import report
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
+from borrow_det.visualization import tables
+from tests.evaluation.coco_records import A, detection, truth
 
 
 @pytest.fixture
 def write(tmp_path):
     """A function: writes the report of splits with these classes."""
 
-    def write(metrics, compared=None, class_names=("cat", "dog")):
+    def write(metrics, compared=None, class_names=("cat", "dog"), analyses=None):
         evaluators = [
             types.SimpleNamespace(
                 split=types.SimpleNamespace(
@@ -27,7 +30,12 @@ def write(tmp_path):
             for name in metrics
         ]
         return report.write_report(
-            evaluators, tmp_path, metrics, compared or {}, with_curves=False
+            evaluators,
+            tmp_path,
+            metrics,
+            compared or {},
+            analyses or {name: {} for name in metrics},
+            with_curves=False,
         )
 
     return write
@@ -96,6 +104,17 @@ def test_details_and_comparisons_have_separate_tables(write, tmp_path):
     ]
     assert shown.splitlines()[: len(expected)] == expected
     assert (tmp_path / "report.md").read_text().splitlines()[:12] == expected
+
+
+def test_errors_of_splits_with_an_analysis_are_in_the_file_only(write, tmp_path):
+    metrics = {name: {"AP": 0.5, "AP/cat": 0.5} for name in ("val", "test")}
+    ground_truth = truth((1, 1, A, {}))
+    found = analysis.analyze(ground_truth, [detection(1, 1, A, 0.5)], 2.0)
+    shown = write(metrics, analyses={"val": found, "test": {}})
+    table = tables.error_tables(found["errors"])
+    written = (tmp_path / "report.md").read_text()
+    assert written.endswith(f"\n\nval:\n\n{table}\n")
+    assert "kind" not in shown
 
 
 @pytest.fixture
