@@ -171,14 +171,15 @@ class RunLog:
                 self._workdir,
                 metrics,
                 compared,
-                {
-                    e.evaluator.split.name: evaluate.read_analysis(e.path)
-                    for e in evaluations
-                },
+                {name: self._analysis(name, step) for name in metrics},
                 best,
                 with_curves=self._config.report.curves,
             )
         )
+
+    def _analysis(self, split: str, step: int) -> dict[str, Any]:
+        path = evaluate.metrics_path(self._workdir, split, step)
+        return evaluate.read_analysis(path)
 
     def close(self) -> None:
         """Writes everything to the files and closes them."""
