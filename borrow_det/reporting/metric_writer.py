@@ -3,6 +3,7 @@
 The methods are named like those of clu's metric writers, which need TensorFlow.
 """
 
+import io
 import itertools
 import json
 import math
@@ -10,21 +11,28 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
 import numpy as np
+import PIL.Image
 import tensorboardX
 from tensorboardX import summary
+from tensorboardX.proto.summary_pb2 import Summary
 
 from borrow_det.errors import InputError
 from borrow_det.io import paths, streams
+from borrow_det.visualization import annotate, sheets
 
 _writers = itertools.count()
 # A bucket cannot append: metrics.jsonl is rewritten there, at most this often. (An
 # object takes one write per second.)
 _SECONDS_BETWEEN_WRITES = 30.0
+# Pictures of one call in TensorBoard. Their files in evaluations/ are complete.
+MOST_IMAGES = 8
+IMAGE_BYTES = 50_000
+_IMAGE_SIDE = 1280
 
 
 class MetricWriter:
@@ -80,20 +88,44 @@ class MetricWriter:
         """
         return any(name.startswith(prefix) for name in self._resumed)
 
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Writes one line of numbers; values are anything `float()` accepts."""
+    def write_scalars(
+        self,
+        step: int,
+        scalars: Mapping[str, Any],
+        tag: Callable[[str], str] = str,
+    ) -> None:
+        """Writes one line of numbers.
+
+        Args:
+          step: the step.
+          scalars: numbers by name, anything that `float()` accepts.
+          tag: returns the tag in TensorBoard of a name.
+        """
         record: dict[str, float | None] = {"step": int(step)}
         for name, value in scalars.items():
             value = float(value)
             if math.isfinite(value):  # A curve has no place for other values.
-                self._events.writer.add_scalar(name, value, int(step))
+                self._events.writer.add_scalar(tag(name), value, int(step))
             record[name] = value if math.isfinite(value) else None
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Writes pictures to TensorBoard: uint8 RGB [N, H, W, 3] by name."""
-        for name, batch in images.items():
-            self._events.writer.add_images(name, batch, int(step), dataformats="NHWC")
+        """Writes the first MOST_IMAGES pictures to TensorBoard, as small JPEGs.
+
+        Args:
+          step: the step.
+          images: uint8 RGB [H, W, 3] by tag. Each takes at most IMAGE_BYTES.
+        """
+        for name, image in itertools.islice(images.items(), MOST_IMAGES):
+            content = sheets.jpeg(annotate.shrink(image, _IMAGE_SIDE), IMAGE_BYTES)
+            width, height = PIL.Image.open(io.BytesIO(content)).size
+            picture = Summary.Image(
+                height=height, width=width, colorspace=3, encoded_image_string=content
+            )
+            value = Summary.Value(tag=name, image=picture)
+            self._events.writer.file_writer.add_summary(
+                Summary(value=[value]), int(step)
+            )
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes a run's settings to TensorBoard, nested ones as `group.field`."""

@@ -12,7 +12,7 @@ from clu import parameter_overview
 
 from borrow_det import evaluate
 from borrow_det.io import paths
-from borrow_det.reporting import devices, report
+from borrow_det.reporting import devices, report, tags
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.metric_writer import MetricWriter
 from borrow_det.reporting.results_page import page as results_page
@@ -95,7 +95,7 @@ class RunLog:
 
     def training(self, step: int, means: Mapping[str, float]) -> None:
         """Shows and writes the mean metrics of the steps since the last call."""
-        self._opened.write_scalars(step, means)
+        self._opened.write_scalars(step, means, tags.training_tag)
         self._console.metrics(step, means)
 
     def evaluating(self, split: Any) -> AbstractContextManager[Callable[[int], None]]:
@@ -115,8 +115,10 @@ class RunLog:
         """Shows and writes the evaluation of a split."""
         folder = metadata.folder_name(split.name)
         self._write_under(folder, step, metrics)
-        for i, picture in enumerate(pictures):
-            self._opened.write_images(step, {f"{folder}/{i}": picture[None]})
+        self._opened.write_images(
+            step,
+            {tags.evaluation_tag(f"{folder}/{i}"): p for i, p in enumerate(pictures)},
+        )
         name = f"{split.dataset} {split.name}"
         self._console.evaluation(step, name, metrics, self._figures.console)
 
@@ -196,7 +198,7 @@ class RunLog:
         self, prefix: str, step: int, metrics: Mapping[str, float]
     ) -> None:
         named = {f"{prefix}/{name}": value for name, value in metrics.items()}
-        self._opened.write_scalars(step, named)
+        self._opened.write_scalars(step, named, tags.evaluation_tag)
 
 
 class SilentLog:

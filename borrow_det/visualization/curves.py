@@ -3,8 +3,11 @@
 import io
 import itertools
 import json
+import math
 import os
 import re
+import textwrap
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,9 +18,32 @@ from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
 from borrow_det.visualization import fonts
 
-_EVALUATION = re.compile(r"(?:(?P<split>.*)/)?(?P<metric>A[PR]\d*(?:_\w+)?|top\d)")
+# Metrics of evaluations with a panel each, and why a split may have no value.
+_LACKS = {
+    "AP": "No object to find",
+    "AP50": "No object to find",
+    "AP_small": "No small object to find",
+    "top1": "No value",
+    "top5": "No value",
+}
+_EVALUATION = re.compile(rf"(?:(?P<split>[^/]*)/)?(?P<metric>{'|'.join(_LACKS)})")
+_LOSS, _RATE = "loss", "learning rate"
+_STYLES, _MARKERS = ("-", "--", "-.", ":"), "os^Dvx"
+_NOTE_WIDTH = 90  # Characters of a line below a panel.
 
-_Points = list[tuple[int, float]]  # (step, value).
+_Points = list[tuple[int, float]]  # (step, value), nan where it is undefined.
+
+
+class Panel(NamedTuple):
+    """One plot.
+
+    Attributes:
+      lines: (step, value) points by label, without nan; empty if all are undefined.
+      notes: sentences about what the plot lacks.
+    """
+
+    lines: dict[str, _Points]
+    notes: list[str]
 
 
 def learning_curves(
@@ -25,10 +51,10 @@ def learning_curves(
 ) -> list[str]:
     """Plots a run's metrics.jsonl against the step.
 
-    The panels show the losses, the learning rate, and for each split its AP and AR
-    (`SPLIT/AP50_small`, without single classes) or its top-1 and top-5 accuracy. A
-    panel without values is left out. Metrics of earlier versions have their present
-    names.
+    The panels show the losses, the learning rate, and AP, AP50 and AP_small, or top-1
+    and top-5 accuracy, with one line for each split. A panel says below what it lacks,
+    such as splits without small objects. A metric that is in no line of the file has no
+    panel. Metrics of earlier versions have their present names.
 
     Args:
       metrics_jsonl: path of the metrics, as `metric_writer` writes them.
@@ -37,72 +63,107 @@ def learning_curves(
     Returns:
       Titles of the panels.
     """
-    panels = _panels(_series(paths.as_path(metrics_jsonl)))
+    panels = make_panels(_series(paths.as_path(metrics_jsonl)))
     if not panels:
         return []
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     file = io.BytesIO()
-    texts = itertools.chain(panels, *panels.values())
+    texts = itertools.chain(*((*p.lines, *p.notes) for p in panels.values()))
     with fonts.figure_text(map(fonts.readable, texts)):
-        figure = Figure(figsize=(7 * columns, 4.2 * rows), layout="constrained")
-        for i, (title, curves) in enumerate(panels.items(), start=1):
+        figure = Figure(figsize=(8 * columns, 4.2 * rows), layout="constrained")
+        for i, (title, panel) in enumerate(panels.items(), start=1):
             axes = figure.add_subplot(rows, columns, i)
-            _plot(axes, title, curves)
+            _plot(axes, title, panel)
         FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
     paths.as_path(png).write_bytes(file.getvalue())
     return list(panels)
 
 
 def _series(path: paths.Path) -> dict[str, _Points]:
-    """Reads metric name -> points, in the order of the file, without nulls."""
+    """Reads metric name -> points, in the order of the file; nulls are nan."""
     series: dict[str, _Points] = {}
     for line in path.read_bytes().splitlines():
         record = json.loads(line)
         step = record.pop("step")
         for name, value in record.items():
-            if value is not None:
-                name = metric_names.current_name(name)
-                series.setdefault(name, []).append((step, value))
+            name = metric_names.current_name(name)
+            value = math.nan if value is None else value
+            series.setdefault(name, []).append((step, value))
     return series
 
 
-def _panels(series: dict[str, _Points]) -> dict[str, dict[str, _Points]]:
-    """Sorts series into panels: title -> {name of the curve: points}."""
-    panels: dict[str, dict[str, _Points]] = {}
+def make_panels(series: dict[str, _Points]) -> dict[str, Panel]:
+    """Sorts the series of a run into panels.
+
+    Args:
+      series: (step, value) points by the name of the metric, nan where undefined.
+
+    Returns:
+      The panels by title, in their order.
+    """
+    found: dict[str, dict[str, _Points]] = {}
     for name, points in series.items():
         evaluation = _EVALUATION.fullmatch(name)
         if evaluation:
-            title = evaluation["split"] or "evaluation"
-            panels.setdefault(title, {})[evaluation["metric"]] = points
+            split = evaluation["split"] or "evaluation"
+            found.setdefault(evaluation["metric"], {})[split] = points
         elif "loss" in name:
-            panels.setdefault("loss", {})[name] = points
+            found.setdefault(_LOSS, {})[name] = points
         elif "learning_rate" in name:
-            panels.setdefault("learning rate", {})[name] = points
-    return dict(
-        sorted(panels.items(), key=lambda p: (p[0] != "loss", p[0] != "learning rate"))
-    )
+            found.setdefault(_RATE, {})[name] = points
+    titles = [title for title in (_LOSS, _RATE, *_LACKS) if title in found]
+    return {title: _panel(title, found[title]) for title in titles}
 
 
-def _plot(axes: Axes, title: str, curves: dict[str, _Points]) -> None:
-    for label, points in curves.items():
+def _panel(title: str, series: dict[str, _Points]) -> Panel:
+    """Leaves out undefined values and says which lines have none."""
+    defined = {
+        name: [point for point in points if not math.isnan(point[1])]
+        for name, points in series.items()
+    }
+    lines = {name: points for name, points in defined.items() if points}
+    notes = []
+    if absent := [name for name in series if name not in lines]:
+        notes.append(f"{_LACKS.get(title, 'No value')}: {', '.join(absent)}.")
+    steps = {step for points in lines.values() for step, _ in points}
+    if title in _LACKS and len(steps) == 1:
+        notes.append(f"One evaluation, at step {steps.pop()}.")
+    return Panel(lines, notes)
+
+
+def _plot(axes: Axes, title: str, panel: Panel) -> None:
+    styles = itertools.cycle(_STYLES)
+    markers = itertools.cycle(_MARKERS)
+    for label, points in panel.lines.items():
         steps, values = np.array(points, np.float64).T
         # Markers show single evaluations; a training log has too many values for them.
-        marker = "o" if len(points) < 40 else None
+        marker = next(markers) if len(points) < 40 else None
         axes.plot(
             steps,
             values,
             linewidth=1.4,
+            linestyle=next(styles),
             marker=marker,
-            ms=3,
+            ms=4,
             label=fonts.readable(label),
         )
-    values = np.concatenate([[v for _, v in points] for points in curves.values()])
-    if title == "loss" and (values > 0).all():
-        axes.set_yscale("log")
-    elif title not in ("loss", "learning rate"):
+    if title in _LACKS:
         axes.set_ylim(-0.02, 1.02)
-    axes.set_title(fonts.readable(title), parse_math=False)
-    axes.set_xlabel("step")
+    elif title == _LOSS and panel.lines:
+        values = [value for points in panel.lines.values() for _, value in points]
+        axes.set_yscale("log" if min(values) > 0 else "linear")
+    axes.set_title(title)
+    notes = [
+        line
+        for note in panel.notes
+        for line in textwrap.wrap(fonts.readable(note), _NOTE_WIDTH)
+    ]
+    axes.set_xlabel("\n".join(["step", *notes]), parse_math=False)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2 if len(curves) > 6 else 1)
+    if panel.lines:
+        legend = axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    else:
+        axes.set_xticks([])

@@ -77,11 +77,9 @@ def test_curves_continue_under_the_present_name(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     drawn = {}
-    monkeypatch.setattr(
-        curves, "_plot", lambda axes, title, panel: drawn.update({title: panel})
-    )
+    monkeypatch.setattr(curves, "make_panels", lambda series: drawn.update(series))
     curves.learning_curves(path, tmp_path / "curves.png")
-    assert drawn == {"val": {"AP_small_with_lender": [(1, 0.25), (2, 0.5)]}}
+    assert drawn == {"val/AP_small_with_lender": [(1, 0.25), (2, 0.5)]}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """metrics.jsonl over crashes and resumes, and TensorBoard events."""
 
+import io
 import json
 import pathlib
 
 import numpy as np
+import PIL.Image
 import pytest
 from tensorboardX.proto import event_pb2
 
+from borrow_det.reporting import metric_writer
 from borrow_det.reporting.metric_writer import MetricWriter
 
 
@@ -95,7 +98,7 @@ def test_tensorboard_events_hold_scalars_images_and_settings(tmp_path):
         }
     )
     writer.write_scalars(4, {"loss": 0.25})
-    writer.write_images(4, {"scenes": np.full((2, 6, 5, 3), 9, np.uint8)})
+    writer.write_images(4, {"scenes": np.full((6, 5, 3), 9, np.uint8)})
     writer.close()
     # A second writer within the same second gets another file.
     second = MetricWriter(tmp_path)
@@ -106,7 +109,9 @@ def test_tensorboard_events_hold_scalars_images_and_settings(tmp_path):
     # Files of one second are sorted by name: the tenth before the ninth.
     assert sorted(scalars) == [(4, 0.25), (5, 0.125)]
     (image,) = [v.image for _, v in values if v.tag == "scenes"]
-    assert (image.height, image.width) == (6, 10)  # Two pictures side by side.
+    assert (image.height, image.width) == (6, 5)
+    with PIL.Image.open(io.BytesIO(image.encoded_image_string)) as opened:
+        assert (opened.format, opened.size) == ("JPEG", (5, 6))
     (settings,) = [
         v.metadata.plugin_data.content
         for _, v in values
@@ -114,3 +119,27 @@ def test_tensorboard_events_hold_scalars_images_and_settings(tmp_path):
     ]
     for name in (b"seed", b"loss.matching", b"loss.on", b"(1, 2)", rb"a\xff"):
         assert name in settings
+
+
+def test_tags_group_scalars_in_tensorboard_and_leave_the_names_of_lines(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write_scalars(1, {"loss/class": 0.5}, lambda name: f"training/{name}")
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "loss/class": 0.5}]
+    tags = [v.tag for e in events(tmp_path) for v in e.summary.value]
+    assert tags == ["training/loss/class"]
+
+
+def test_the_pictures_of_an_evaluation_take_little_room(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (300, 700, 3), np.uint8)  # Hard to compress.
+    writer = MetricWriter(tmp_path)
+    writer.write_images(1, {f"val/{i}": noise for i in range(12)})
+    writer.close()
+    values = [v for e in events(tmp_path) for v in e.summary.value]
+    assert [v.tag for v in values] == [f"val/{i}" for i in range(8)]
+    sizes = [len(v.image.encoded_image_string) for v in values]
+    assert max(sizes) <= metric_writer.IMAGE_BYTES
+    # The six evaluations of the quickstart stay under 3 MB.
+    (file,) = tmp_path.glob("events.out.tfevents*")
+    assert file.stat().st_size < 500_000

@@ -146,7 +146,8 @@ def test_resumed_run_in_a_bucket_equals_an_uninterrupted_one_on_disk(
     logged = [
         (e.step, v.tag) for e in events(bucket, "runs/a") for v in e.summary.value
     ]
-    assert {(2, "loss"), (4, "loss"), (4, "val/AP50")} <= set(logged)
+    steps = {(2, "training/loss"), (4, "training/loss"), (4, "evaluation/val/AP50")}
+    assert steps <= set(logged)
 
     arguments = [f"--output={tmp_path}", str(scenes / "val_0.jpg")]
     assert predict.main(["predict", f"--workdir={place}", *arguments]) == 0
@@ -261,7 +262,7 @@ def test_flush_without_news_writes_nothing(bucket, monkeypatch):
 
 def test_each_flush_leaves_a_file_of_the_events_since_the_last(bucket):
     writer = MetricWriter("gs://scenes/events", resume_step=0)
-    picture = np.zeros((1, 32, 32, 3), np.uint8)
+    picture = np.zeros((32, 32, 3), np.uint8)
     for step in (1, 2, 3):
         writer.write_images(step, {"scene": picture})
         writer.write_scalars(step, {"loss": 1.0})
