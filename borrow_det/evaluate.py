@@ -196,7 +196,7 @@ def evaluate_run(
 
     Apart from the files of this evaluation and new operating points, nothing in the
     work directory changes. An evaluation that exists is only completed: by its
-    analysis and by operating points.
+    analysis, by operating points, and by its page, which the caller writes.
 
     Args:
       workdir: the work directory of the run.
@@ -260,7 +260,13 @@ def evaluate_run(
     if analysis and output is None:
         chosen = {name: found[name] for name in (*first, *points)}
         stored = operating_points.add(workdir, step, chosen, place, analysis["iou"])
-    if existed and not points and not stored and analyzed == bool(analysis):
+    lacks_page = (
+        bool(analysis)
+        and config.report.page_images > 0
+        and not paths.exists(page_path(file))
+    )
+    lacks_analysis = bool(analysis) and not analyzed
+    if existed and not (points or stored or lacks_analysis or lacks_page):
         raise InputError(f"{file} exists: choose another folder with --output")
     return Evaluated(evaluator, step, file, metrics, found, stored)
 
@@ -328,6 +334,11 @@ def metrics_path(workdir: paths.Path, split: str, step: int) -> paths.Path:
 def analysis_path(path: paths.Path) -> paths.Path:
     """Returns the file of an evaluation's analysis, next to that of its metrics."""
     return path.with_suffix(".analysis.json")
+
+
+def page_path(path: paths.Path) -> paths.Path:
+    """Returns the file of an evaluation's results page, next to its metrics."""
+    return path.with_suffix(".html")
 
 
 def read_analysis(path: paths.Path) -> dict[str, Any]:

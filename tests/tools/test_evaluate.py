@@ -116,3 +116,16 @@ def test_wrong_input_gets_one_line(tiny_run, capsys, arguments, message):
     assert message in err
     assert err.count("\n") == 1
     assert digests(tiny_run.workdir) == before
+
+
+def test_an_evaluation_without_a_page_gets_one(tiny_run, workdir, capsys):
+    page = workdir / "evaluations" / "val" / "4.html"
+    before = digests(workdir)
+    page.unlink()
+    assert run(f"--workdir={workdir}", "--split=val") == 0
+    assert capsys.readouterr().out.endswith(f"results page: {page}\n")
+    assert digests(workdir).keys() == before.keys()
+    changed = [name for name, now in digests(workdir).items() if now != before[name]]
+    assert changed in ([], ["evaluations/val/4.html"])  # It names the work directory.
+    assert run(f"--workdir={workdir}", "--split=val") == 2
+    assert "exists" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def write(done: Evaluated, workdir: paths.Path) -> paths.Path | None:
     """
     if not _has_page(done):
         return None
-    page = _page(done)
+    page = evaluate.page_path(done.path)
     paths.write_whole(page, _Content(done, workdir).render(page.parent))
     return page
 
@@ -78,16 +78,12 @@ def write_run(
         if i == 0:  # The other pages link to it.
             overview = content.render(workdir, evaluations)
             paths.write_whole(workdir / "results.html", overview)
-        page = _page(done)
+        page = evaluate.page_path(done.path)
         paths.write_whole(page, content.render(page.parent))
 
 
 def _metrics_path(workdir: paths.Path, evaluator: Evaluator, step: int) -> paths.Path:
     return evaluate.metrics_path(workdir, evaluator.split.name, step)
-
-
-def _page(done: Evaluated) -> paths.Path:
-    return done.path.with_suffix(".html")
 
 
 def _has_page(done: Evaluated) -> bool:
@@ -131,7 +127,8 @@ class _Content:
             + sections.figures(done.metrics, limit)
             + sections.classes(done.metrics, names, analysis["by_class"])
             + "</div>\n",
-            "Curves": sections.curves(analysis, best),
+            "Curves": sections.operating_points(analysis)
+            + sections.curves(analysis, best),
             "Confusion matrix": sections.confusion(analysis),
             "Errors": sections.errors(analysis),
             "Pictures": _pictures(len(chosen), len(split))
@@ -233,7 +230,7 @@ def _evaluations(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
     ]
     rows = [
         [
-            _link(done.evaluator.split.name, _page(done), folder),
+            _link(done.evaluator.split.name, evaluate.page_path(done.path), folder),
             str(done.step),
             *(sections.number(done.metrics.get(field)) for field in fields),
         ]

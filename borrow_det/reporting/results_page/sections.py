@@ -105,6 +105,18 @@ def curves(analysis: Mapping[str, Any], threshold: float) -> str:
     return f"{text}<details><summary>Curves by class</summary>\n{single}</details>\n"
 
 
+def operating_points(analysis: Mapping[str, Any]) -> str:
+    """Returns the table of operating points, without those that no score reaches."""
+    fields = ("score", "precision", "recall", "f1")
+    rows = [
+        [html.escape(name), *(number(point[field]) for field in fields)]
+        for name, point in analysis["operating_points"].items()
+        if point
+    ]
+    columns = ("point", "score", "precision", "recall", "F1")
+    return html_page.number_table(columns, rows, "Operating points") if rows else ""
+
+
 def confusion(analysis: Mapping[str, Any]) -> str:
     """Returns the confusion matrix as a table of counts and shares of a row."""
     matrix = analysis["confusion"]

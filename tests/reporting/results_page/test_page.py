@@ -94,6 +94,10 @@ def test_all_sections_are_readable_without_a_script(page, done):
     anchors = re.findall(r'<a href="#(.*?)">', page)
     assert [f'<section id="{anchor}">' in page for anchor in anchors] == [True] * 5
     assert f'<th scope="row">AP50</th><td>{done.metrics["AP50"]:.3f}</td>' in page
+    analysis = json.loads(done.path.with_suffix(".analysis.json").read_text())
+    best = analysis["operating_points"]["best_f1"].values()
+    cells = "".join(f"<td>{value:.3f}</td>" for value in best)
+    assert f'<th scope="row">best_f1</th>{cells}' in page
     # The curves of all classes together and of each class with objects, by size.
     assert page.count('<svg class="chart"') == 4 * 3
     assert "No curves: there is no detection or no object." in page
