@@ -1,13 +1,17 @@
 r"""Designs anchors for a dataset by Eq. (1) of the paper, and measures them.
 
   python -m borrow_det.tools.design_anchors --config=FILE[:arg=value,...] \
-      [--config.field=value] [--theta=0.5] [--share=0.99] [--split=NAME] [--output=DIR]
+      [--config.field=value] [--theta=0.5] [--share=0.99] [--weights=2,1,1] \
+      [--allow_worse] [--split=NAME] [--output=DIR]
 
 Reads the sizes and aspect ratios of a split's objects at config.input_size, to which
 images are resized. Crowds and difficult objects are included if loss.ignored=positive.
 Proposes the smallest set of anchors on the levels of config.anchors.strides that covers
-a share of the objects, --share. An object is covered if its IoU with an anchor of the
-grid is at least --theta. Compares the proposal with the config's own anchors: the worst
+a weighted share of the objects, --share. That is the mean of the covered shares of
+small, medium and large objects, with the weights --weights. An object is covered if its
+IoU with an anchor of the grid is at least --theta. No size range may have a smaller
+share than with the config's own anchors, unless --allow_worse is given. If nothing
+better is found, the proposal is the config's own anchors. Compares the two: the worst
 IoU by the closed form, and the share of covered objects by size. Prints a report with a
 config fragment, and writes to DIR
   design.png   the objects, both sets of anchors, and the covered share by size
@@ -23,11 +27,10 @@ set of aspect ratios that covers them.
 The exit status is 2 after wrong input, with one line on stderr.
 """
 
-import itertools
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,14 +41,11 @@ from borrow_det.config import command_line, packaged, path_flags, validate
 from borrow_det.data import sources
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_design, assignment
-from borrow_det.ops.anchors import anchors_per_position, make_anchors
 from borrow_det.tools.common import cli
-from borrow_det.tools.design_anchors import plot, proposal, report
+from borrow_det.tools.design_anchors import figures, plot, proposal, report
+from borrow_det.tools.design_anchors.size_ranges import RANGES, WEIGHTS
 from borrow_det.workdir import metadata
 
-# Sizes in pixels of the network's input. COCO's small objects end at 32, medium at 96.
-_EDGES = (0, 8, 16, 32, 64, 96, 192, math.inf)
-_COCO = {"small": (0, 32), "medium": (32, 96), "large": (96, math.inf)}
 # Values outside need hundreds of aspect ratios.
 _THETAS = (0.01, 0.99)
 _LARGEST_RATIO = 1000
@@ -64,7 +64,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     config = command_line.resolved(options["config"])
     split = options.split or config.dataset.train_split
-    design, drawn = from_data(config, split, options.theta, options.share)
+    goal = proposal.Goal(
+        options.theta, options.share, _weights(options.weights), options.allow_worse
+    )
+    design, drawn = from_data(config, split, goal)
     output = cli.output_folder(options.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -90,13 +93,28 @@ def _check_flags(options: flags.FlagValues) -> None:
         raise InputError(
             "give either --config, to design for a dataset, or --object_aspect_ratio"
         )
-    data_flags, other_flags = ("share", "split", "output"), ("scale_step",)
+    data_flags = ("share", "weights", "allow_worse", "split", "output")
+    other_flags = ("scale_step",)
     for name in data_flags if without_data else other_flags:
         if options[name].present:
             mode = "--config" if without_data else "--object_aspect_ratio"
             raise InputError(f"--{name} can only be used with {mode}")
     if not 0 < options.share <= 1:
         raise InputError(f"--share={options.share:g} must be above 0 and at most 1")
+
+
+def _weights(texts: Sequence[str]) -> tuple[float, ...]:
+    """Parses --weights: a number above 0 for each size range."""
+    try:
+        values = tuple(map(float, texts))
+    except ValueError:
+        values = ()
+    if len(values) != len(RANGES) or not all(0 < v < math.inf for v in values):
+        raise InputError(
+            f"--weights={','.join(texts)} must be {len(RANGES)} numbers above 0, for "
+            f"{', '.join(RANGES)} objects, such as 2,1,1"
+        )
+    return values
 
 
 def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> dict:
@@ -124,8 +142,8 @@ def from_ratio(object_aspect_ratio: float, theta: float, scale_step: float) -> d
     largest = anchor_design.max_aspect_ratio(object_aspect_ratio, theta, scale_step)
     return {
         "theta": theta,
-        "object_aspect_ratio": _plain(object_aspect_ratio),
-        "max_aspect_ratio": _plain(largest),
+        "object_aspect_ratio": figures.plain(object_aspect_ratio),
+        "max_aspect_ratio": figures.plain(largest),
         **_equation(1 / object_aspect_ratio, object_aspect_ratio, theta, scale_step),
     }
 
@@ -137,23 +155,22 @@ def _equation(
     quotient = anchor_design.largest_quotient(scale_step, theta)
     ratios = anchor_design.aspect_ratios(low, high, quotient)
     return {
-        "scale_step": _plain(scale_step),
-        "worst_mismatch": _plain(math.sqrt(scale_step)),
-        "max_quotient": _plain(quotient),
-        "aspect_ratios": [_plain(ratio) for ratio in ratios],
+        "scale_step": figures.plain(scale_step),
+        "worst_mismatch": figures.plain(math.sqrt(scale_step)),
+        "max_quotient": figures.plain(quotient),
+        "aspect_ratios": [figures.plain(ratio) for ratio in ratios],
     }
 
 
 def from_data(
-    config: ConfigDict, split: str, theta: float, share: float
+    config: ConfigDict, split: str, goal: proposal.Goal
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Designs anchors for a split and compares them with the config's own.
 
     Args:
       config: config with the dataset, the input size and the strides.
       split: name of the split.
-      theta: IoU from which an object is covered.
-      share: share of the objects to cover, in (0, 1].
+      goal: requirements of the anchors.
 
     Returns:
       The contents of design.json, and the other arrays of the plot: `objects` [N, 2]
@@ -167,12 +184,12 @@ def from_data(
     _check_levels(config.anchors)
     boxes, left_out = _read_boxes(config, split)
     objects = proposal.measure(boxes, config.input_size)
-    region = proposal.wanted_region(objects, share)
+    region = proposal.wanted_region(objects, goal.share)
     own = config.anchors
-    proposed, step = proposal.propose(objects, own, config.input_size, theta, share)
+    proposed, step = proposal.propose(objects, own, config.input_size, goal)
     sets = {"config": own, "proposal": proposed}
     found = {
-        name: _measured(anchors, objects, region, config.input_size, theta)
+        name: figures.measured(anchors, objects, region, config.input_size, goal)
         for name, anchors in sets.items()
     }
     design = {
@@ -180,15 +197,20 @@ def from_data(
         "path": config.dataset.path,
         "split": split,
         "input_size": list(config.input_size),
-        "theta": theta,
-        "share": share,
+        "theta": goal.theta,
+        "share": goal.share,
+        "weights": dict(zip(RANGES, map(figures.plain, goal.weights), strict=True)),
+        "allow_worse": goal.allow_worse,
+        "config_kept": proposed == own,
         "objects": len(boxes),
         **left_out,
-        "size_range": [_plain(v) for v in region.sizes],
-        "aspect_ratio_range": [_plain(v) for v in region.ratios],
-        "equation_1": _equation(*region.ratios, theta, step),
-        "sets": {name: figures for name, (figures, _) in found.items()},
-        "bins": _bins(objects.sizes, {name: hit for name, (_, hit) in found.items()}),
+        "size_range": [figures.plain(v) for v in region.sizes],
+        "aspect_ratio_range": [figures.plain(v) for v in region.ratios],
+        "equation_1": _equation(*region.ratios, goal.theta, step),
+        "sets": {name: about for name, (about, _) in found.items()},
+        "bins": figures.bins(
+            objects.sizes, {name: hit for name, (_, hit) in found.items()}
+        ),
         "fragment": {name: getattr(proposed, name) for name in proposal.FIELDS},
     }
     shapes = {
@@ -237,88 +259,6 @@ def _read_boxes(config: ConfigDict, name: str) -> tuple[np.ndarray, dict[str, in
     return boxes[with_area], left_out
 
 
-def _measured(
-    anchors: ConfigDict,
-    objects: proposal.MeasuredObjects,
-    region: proposal.Region,
-    input_size: tuple[int, int],
-    theta: float,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Returns figures of a set of anchors, and which objects it covers, bool [N]."""
-    placed = make_anchors(anchors, input_size)
-    covered = anchor_design.best_iou(objects.boxes, placed) >= theta
-    shapes = proposal.all_shapes(anchors, input_size)
-    centered = anchor_design.best_centered_iou(objects.sizes, objects.ratios, shapes)
-    reachable = centered >= theta - proposal.TOLERANCE
-    sides, worst = proposal.closed_form(anchors, region, input_size)
-    figures = {
-        "anchors_per_position": list(anchors_per_position(anchors)),
-        "anchors": len(placed),
-        **{name: _plain_nested(getattr(anchors, name)) for name in proposal.FIELDS},
-        "worst_case_iou": _plain(worst.min()),
-        "guaranteed_sizes": _longest_run(sides, worst >= theta - proposal.TOLERANCE),
-        "share_centered": _plain(reachable.mean()),
-        "share_measured": _plain(covered.mean()),
-        "missed_shape": _describe(objects, ~covered & ~reachable),
-        "missed_place": _describe(objects, ~covered & reachable),
-    }
-    return figures, covered
-
-
-def _describe(objects: proposal.MeasuredObjects, missed: np.ndarray) -> dict[str, Any]:
-    """Returns the count and the 5, 50 and 95 % quantiles of the missed objects."""
-    if not missed.any():
-        return {"objects": 0}
-    sizes, ratios = (
-        [_plain(v) for v in np.quantile(values[missed], (0.05, 0.5, 0.95))]
-        for values in (objects.sizes, objects.ratios)
-    )
-    return {"objects": int(missed.sum()), "sizes": sizes, "aspect_ratios": ratios}
-
-
-def _longest_run(sides: np.ndarray, holds: np.ndarray) -> list[float] | None:
-    """Returns the smallest and largest side of the longest run in which `holds`."""
-    best: list[float] | None = None
-    start: int | None = None
-    for i, held in enumerate(holds):
-        if not held:
-            start = None
-            continue
-        start = i if start is None else start
-        if best is None or sides[i] / sides[start] >= best[1] / best[0]:
-            best = [_plain(sides[start]), _plain(sides[i])]
-    return best
-
-
-def _bins(sizes: np.ndarray, covered: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Counts objects and covered shares, by COCO's size classes and by finer ones."""
-    named: list[tuple[str, tuple[float, float]]] = [*_COCO.items()]
-    for low, high in itertools.pairwise(_EDGES):
-        text = f"{low}-{high}" if high < math.inf else f"{low}-"
-        named.append((text, (low, high)))
-    bins = []
-    for name, (low, high) in named:
-        inside = (sizes >= low) & (sizes < high)
-        shares = {
-            set_name: _plain(hit[inside].mean()) if inside.any() else None
-            for set_name, hit in covered.items()
-        }
-        bins.append({"size": name, "objects": int(inside.sum()), **shares})
-    return bins
-
-
-def _plain(value: float) -> float | int:
-    """Rounds a number to ten digits, so that JSON has 3, not 3.0000000000000004."""
-    value = float(f"{float(value):.10g}")
-    return int(value) if value.is_integer() else value
-
-
-def _plain_nested(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain_nested(inner) for inner in value]
-    return value if isinstance(value, str) else _plain(value)
-
-
 def _flags(argv: Sequence[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     text: Any = {"flag_values": values}
@@ -326,7 +266,20 @@ def _flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_float(
         "theta", 0.5, "IoU with an anchor from which an object is covered.", **text
     )
-    flags.DEFINE_float("share", 0.99, "Share of the objects to cover.", **text)
+    flags.DEFINE_float("share", 0.99, "Weighted share of the objects to cover.", **text)
+    flags.DEFINE_list(
+        "weights",
+        [f"{weight:g}" for weight in WEIGHTS],
+        "Weights of the covered shares of small, medium and large objects.",
+        **text,
+    )
+    flags.DEFINE_bool(
+        "allow_worse",
+        False,
+        "Permit anchors that cover a smaller share of the small, medium or large "
+        "objects than the config's own.",
+        **text,
+    )
     flags.DEFINE_string(
         "split",
         None,

@@ -1,4 +1,8 @@
-"""Search for the smallest set of anchors that covers the objects of a dataset."""
+"""Search for the smallest set of anchors that covers the objects of a dataset.
+
+No proposal covers a smaller share of the small, the medium or the large objects than
+the config's own anchors do, unless that is allowed.
+"""
 
 import copy
 import functools
@@ -12,7 +16,13 @@ import numpy as np
 
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_design
-from borrow_det.ops.anchors import make_anchors, position_shapes, second_sizes
+from borrow_det.ops.anchors import (
+    anchors_per_position,
+    make_anchors,
+    position_shapes,
+    second_sizes,
+)
+from borrow_det.tools.design_anchors.size_ranges import shares_within, weighted
 
 # Sizes in a fragment have two decimals and aspect ratios four digits. An IoU that
 # misses theta by less than this because of rounding counts as reached.
@@ -22,11 +32,15 @@ FIELDS = (
     *("sizes", "aspect_ratios", "second_aspect_ratios", "second_last"),
     "next_size",
 )
-# Number of objects in the search. Its result is then measured on all objects.
-_SAMPLE = 10_000
+# Number of objects in the search. Its results are then measured on all objects.
+SAMPLE = 10_000
+# Candidates of each number of anchors that are measured on all objects.
+_KEPT = 3
 # If the wanted share cannot be reached, a gain of less than this share is not worth
 # more anchors.
 WORTHLESS = 0.005
+# Differences of weighted shares that only rounding makes.
+_ROUNDING = 1e-9
 # Candidates are made for the aspect ratios of these shares of the objects, whatever the
 # wanted share. How many other objects they cover is then measured.
 _SERVED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -44,6 +58,24 @@ class MeasuredObjects(NamedTuple):
     boxes: np.ndarray
     sizes: np.ndarray
     ratios: np.ndarray
+
+
+class Goal(NamedTuple):
+    """Requirements of a set of anchors.
+
+    Attributes:
+      theta: IoU with an anchor from which an object is covered.
+      share: weighted share of the objects to cover, in (0, 1]: the weighted mean of the
+        covered shares of small, medium and large objects.
+      weights: weights of these shares, each above 0.
+      allow_worse: true if a covered share may be smaller than with the config's own
+        anchors.
+    """
+
+    theta: float
+    share: float
+    weights: tuple[float, ...]
+    allow_worse: bool
 
 
 class Region(NamedTuple):
@@ -94,12 +126,13 @@ def propose(
     objects: MeasuredObjects,
     anchors: ml_collections.ConfigDict,
     input_size: tuple[int, int],
-    theta: float,
-    share: float,
+    goal: Goal,
+    sample: int = SAMPLE,
 ) -> tuple[ml_collections.ConfigDict, float]:
     """Finds the smallest set of anchors that covers the objects.
 
-    Each level has one size. The sizes grow by a constant factor, up to the size of the
+    The config's own anchors are the first candidate. The others have one size for each
+    level. The sizes grow by a constant factor, up to the size of the
     image. The aspect ratios are those of Eq. (1) for this factor, or a single one, and
     are the same at every level. First anchors wider or higher than the image are
     omitted: no object of the datasets aquarium, bccd and traffic_vehicles needs them,
@@ -108,38 +141,75 @@ def propose(
     of all aspect ratios, which halves the step.
 
     The search covers the first size, the step, the kind, and the range of aspect
-    ratios. Candidates are ranked by the share of objects that the anchors of the grid
-    cover, since the closed form ignores the distance to the next anchor, which matters
-    for sizes near the stride. They do not depend on `share`. Of the candidates that
-    reach it, the result has the fewest anchors, and among these the largest share. If
-    none reaches it, the result is the smallest candidate within WORTHLESS of the best.
+    ratios. Candidates are ranked by the weighted share of objects that the anchors of
+    the grid cover, since the closed form ignores the distance to the next anchor, which
+    matters for sizes near the stride. They do not depend on `goal.share`. Of the
+    candidates that reach it, the result has the fewest anchors, and among these the
+    largest share. If none reaches it, the result is the smallest candidate within
+    WORTHLESS of the best. Candidates that cover a smaller share of a size range than
+    the config's own anchors do are left out, unless `goal.allow_worse`.
 
     Args:
       objects: objects of the split.
       anchors: config.anchors, of which strides, clip and variances are kept.
       input_size: (height, width) in pixels.
-      theta: IoU from which an object is covered.
-      share: share of the objects to cover, in (0, 1].
+      goal: requirements of the result.
+      sample: number of objects in the search. The result is measured on all objects.
 
     Returns:
-      A copy of `anchors` with new values of FIELDS, and the ratio of successive sizes
-      that have all aspect ratios.
+      A copy of `anchors` with new values of FIELDS, or an unchanged copy if nothing
+      better was found, and the ratio of successive sizes that have all aspect ratios.
 
     Raises:
       InputError: theta is too large for any step between the sizes of levels.
     """
-    best = sorted(_best_by_count(objects, anchors, input_size, theta).items())
-    for _, (covered, found) in best:
-        if covered >= share:
-            proposal = _with(anchors, found)
-            placed = make_anchors(proposal, input_size)
-            iou = anchor_design.best_iou(objects.boxes, placed)
-            # The search may have used a sample of the objects.
-            if (iou >= theta).mean() >= share:
-                return proposal, found.scale_step
-    enough = max(covered for _, (covered, _) in best) - WORTHLESS
-    found = next(found for _, (covered, found) in best if covered >= enough)
-    return _with(anchors, found), found.scale_step
+    every = math.ceil(len(objects.boxes) / sample)
+    sampled = MeasuredObjects(*(values[::every] for values in objects))
+    own, own_sampled = (
+        covered_shares(these, anchors, input_size, goal.theta)
+        for these in (objects, sampled)
+    )
+    ranked: list[tuple[int, float, _Candidate | None]] = [
+        (sum(anchors_per_position(anchors)), weighted(own_sampled, goal.weights), None)
+    ]
+    floor = np.zeros_like(own) if goal.allow_worse else own_sampled
+    for count, found in _best_by_count(
+        sampled, anchors, input_size, goal, floor
+    ).items():
+        ranked += [(count, share, tried) for share, tried in found]
+    # The sort is stable: the config's own anchors come before their equals.
+    ranked.sort(key=lambda entry: (entry[0], -entry[1]))
+    best = max(share for _, share, _ in ranked)
+    for enough, wanted in ((goal.share, goal.share), (best - WORTHLESS, 0.0)):
+        for _, share, tried in ranked:
+            if share < enough - _ROUNDING:
+                continue
+            proposal = _with(anchors, tried)
+            reached = covered_shares(objects, proposal, input_size, goal.theta)
+            worse = not goal.allow_worse and bool((reached < own).any())
+            if not worse and weighted(reached, goal.weights) >= wanted - _ROUNDING:
+                return proposal, tried.scale_step if tried else _step(anchors, goal)
+    return _with(anchors, None), _step(anchors, goal)
+
+
+def _step(anchors: ml_collections.ConfigDict, goal: Goal) -> float:
+    """Returns the largest ratio of successive sizes, as far as Eq. (1) covers it."""
+    steps = [after / before for before, after in itertools.pairwise(anchors.sizes)]
+    return min(max(steps, default=1.0), 1 / goal.theta)
+
+
+def covered_shares(
+    objects: MeasuredObjects,
+    anchors: ml_collections.ConfigDict,
+    input_size: tuple[int, int],
+    theta: float,
+) -> np.ndarray:
+    """Measures the covered share of the objects of each size range, float64 [3].
+
+    It is nan for a range without objects.
+    """
+    iou = anchor_design.best_iou(objects.boxes, make_anchors(anchors, input_size))
+    return shares_within(iou >= theta, objects.sizes)
 
 
 def closed_form(
@@ -174,23 +244,25 @@ def _best_by_count(
     objects: MeasuredObjects,
     anchors: ml_collections.ConfigDict,
     input_size: tuple[int, int],
-    theta: float,
-) -> dict[int, tuple[float, _Candidate]]:
-    """Returns the largest covered share and its candidate, by number of anchors.
+    goal: Goal,
+    floor: np.ndarray,
+) -> dict[int, list[tuple[float, _Candidate]]]:
+    """Returns the best candidates and their weighted shares, by number of anchors.
 
-    The number is that of anchors per position, summed over levels.
+    The number is that of anchors per position, summed over levels. Candidates whose
+    share of a size range is below `floor` [3] are left out.
     """
-    boxes = objects.boxes[:: math.ceil(len(objects.boxes) / _SAMPLE)]
+    boxes = objects.boxes
 
     # Successive candidates share most of their levels.
     @functools.lru_cache(maxsize=2048)
     def level_covers(stride: int, size: float, ratios: tuple[float, ...]) -> np.ndarray:
         shapes = np.array([(size / r**0.5, size * r**0.5) for r in ratios])
         iou = anchor_design.nearest_iou(boxes, stride, shapes, input_size, anchors.clip)
-        return iou >= theta
+        return iou >= goal.theta
 
-    best: dict[int, tuple[float, _Candidate]] = {}
-    for tried in _candidates(objects, len(anchors.strides), input_size, theta):
+    best: dict[int, list[tuple[float, _Candidate]]] = {}
+    for tried in _candidates(objects, len(anchors.strides), input_size, goal.theta):
         seconds = second_sizes(tried.sizes, input_size, "geometric")
         covered = np.zeros(len(boxes), bool)
         count = 0
@@ -201,9 +273,10 @@ def _best_by_count(
             if tried.second_ratios:
                 covered |= level_covers(stride, second, tried.second_ratios)
             count += len(ratios + tried.second_ratios)
-        share = float(covered.mean())
-        if count not in best or share > best[count][0]:
-            best[count] = share, tried
+        shares = shares_within(covered, objects.sizes)
+        if not (shares < floor).any():
+            found = [*best.get(count, []), (weighted(shares, goal.weights), tried)]
+            best[count] = sorted(found, key=lambda pair: -pair[0])[:_KEPT]
     return best
 
 
@@ -257,9 +330,12 @@ def _fitting(
 
 
 def _with(
-    anchors: ml_collections.ConfigDict, found: _Candidate
+    anchors: ml_collections.ConfigDict, found: _Candidate | None
 ) -> ml_collections.ConfigDict:
+    """Returns a copy of `anchors` with the values of a candidate, if there is one."""
     changed = copy.deepcopy(anchors)
+    if found is None:
+        return changed
     changed.sizes = found.sizes
     changed.aspect_ratios = found.ratios
     changed.second_aspect_ratios = found.second_ratios

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from borrow_det.tools.design_anchors.proposal import WORTHLESS
+from borrow_det.tools.design_anchors.size_ranges import RANGES
 
 
 def text(design: dict[str, Any]) -> str:
@@ -25,6 +26,8 @@ def text(design: dict[str, Any]) -> str:
         "Sizes are in pixels of the input, including COCO's small, medium and large.",
         "",
         *_table(design),
+        "",
+        *_choice(design),
         "",
         *_sentences(design),
         *_shortfall(design),
@@ -66,12 +69,16 @@ def _equation(figures: dict[str, Any]) -> str:
 
 def _table(design: dict[str, Any]) -> list[str]:
     own, proposal = design["sets"]["config"], design["sets"]["proposal"]
+    counted = ", ".join(f"{weight:g}" for weight in design["weights"].values())
     rows = [
-        ("all", design["objects"], own["share_measured"], proposal["share_measured"])
+        ("all", design["objects"], own["share_measured"], proposal["share_measured"]),
+        *(
+            (b["size"], b["objects"], b["config"], b["proposal"])
+            for b in design["bins"]
+        ),
     ]
-    rows += [
-        (b["size"], b["objects"], b["config"], b["proposal"]) for b in design["bins"]
-    ]
+    weighted = own["share_weighted"], proposal["share_weighted"]
+    rows.insert(1 + len(RANGES), (f"weighted ({counted})", "", *weighted))
     head = f"share with IoU >= {design['theta']:g}"
     lines = [f"| {head:24} | objects | config | proposal |"]
     lines.append(f"| {'-' * 24} | ------: | -----: | -------: |")
@@ -89,6 +96,34 @@ def _table(design: dict[str, Any]) -> list[str]:
         f"| {'anchors per position':24} | {'':7} | {counts[0]:>6} | {counts[1]:>8} |"
     )
     return lines
+
+
+def _choice(design: dict[str, Any]) -> Iterator[str]:
+    """Yields the sentences about the weights, and about sizes that get worse."""
+    weights = [f"{weight:g}" for weight in design["weights"].values()]
+    yield (
+        "The proposal is selected by the weighted share: the mean of the shares of "
+        f"small, medium and large objects with the weights {', '.join(weights)} "
+        "(--weights); sizes without objects do not count"
+    )
+    lower = [
+        f"{b['size']} from {b['config']:.3f} to {b['proposal']:.3f}"
+        for b in design["bins"][: len(RANGES)]
+        if b["objects"] and b["proposal"] < b["config"]
+    ]
+    if design["config_kept"]:
+        condition = "" if design["allow_worse"] else " that is not worse for any size"
+        yield (
+            f"No better set of anchors was found{condition}: the proposal is the "
+            "config's own anchors"
+        )
+    elif lower:
+        yield f"--allow_worse: the proposal lowers the share of {', '.join(lower)}"
+    else:
+        yield (
+            "The proposal covers as many small, medium and large objects as the "
+            "config's own anchors, or more"
+        )
 
 
 def _sentences(design: dict[str, Any]) -> Iterator[str]:
@@ -115,11 +150,11 @@ def _sentences(design: dict[str, Any]) -> Iterator[str]:
 
 
 def _shortfall(design: dict[str, Any]) -> Iterator[str]:
-    reached = design["sets"]["proposal"]["share_measured"]
+    reached = design["sets"]["proposal"]["share_weighted"]
     if reached < design["share"]:
         yield (
-            f"no set was found that covers {design['share']:.4g} on these strides; "
-            f"the proposal covers {reached:.3f} and is the smallest set within "
-            f"{WORTHLESS:g} of the best; with a larger input_size, small objects are "
-            "nearer to anchors"
+            f"no set was found that covers a weighted share of {design['share']:.4g} "
+            f"on these strides; the proposal covers {reached:.3f} and is the smallest "
+            f"set within {WORTHLESS:g} of the best; with a larger input_size, small "
+            "objects are nearer to anchors"
         )

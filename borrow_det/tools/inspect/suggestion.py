@@ -10,9 +10,9 @@ import numpy as np
 
 from borrow_det.data.datasets.split_files import IMAGE_PROBLEMS
 from borrow_det.errors import InputError
-from borrow_det.ops import anchor_design
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.design_anchors import proposal
+from borrow_det.tools.design_anchors.size_ranges import RANGES, WEIGHTS, weighted
 from borrow_det.tools.inspect.objects import Image, Objects
 
 # Shares of small objects with a lender: below the first, there is too little to borrow
@@ -25,7 +25,7 @@ _CONCLUSIONS = {
 }
 _LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
 _SIDE_UNIT = 64
-_WELL_REACHED = 0.95  # Share of the objects from which anchors are left as they are.
+_WELL_REACHED = 0.95  # Weighted share from which anchors are left as they are.
 _WORTHWHILE = 0.02  # Gain in that share for which other anchors are suggested.
 _SEARCHED = 1000  # Objects, about, that the search for anchors looks at.
 
@@ -232,43 +232,47 @@ def _rounded(length: float) -> int:
 def _anchors(
     objects: Objects, input_size: Sequence[int], config: ml_collections.ConfigDict
 ) -> Suggestion | None:
-    """Suggests anchors by Eq. (1) if those of the config miss many objects."""
+    """Suggests anchors by Eq. (1) if those of the config miss many objects.
+
+    The suggestion reaches at least as many small, medium and large objects.
+    """
     size = (int(input_size[0]), int(input_size[1]))
-    theta = config.loss.positive_iou
-    own = _reached(objects, config.anchors, size, theta)
+    goal = proposal.Goal(config.loss.positive_iou, 0.99, WEIGHTS, allow_worse=False)
+    measured = proposal.measure(objects.boxes, size)
+    own = proposal.covered_shares(measured, config.anchors, size, goal.theta)
     levels = len(config.anchors.strides)
     fitting = levels == len(config.anchors.sizes) == len(config.anchors.aspect_ratios)
-    if own >= _WELL_REACHED or not fitting:
+    if weighted(own, goal.weights) >= _WELL_REACHED or not fitting:
         return None
-    every = math.ceil(len(objects.boxes) / _SEARCHED)
-    measured = proposal.measure(objects.boxes[::every], size)
     try:
-        proposed, _ = proposal.propose(measured, config.anchors, size, theta, 0.99)
+        proposed, _ = proposal.propose(
+            measured, config.anchors, size, goal, sample=_SEARCHED
+        )
     except InputError:  # No set of anchors reaches this IoU.
         return None
-    share = _reached(objects, proposed, size, theta)
-    if share < own + _WORTHWHILE:
+    shares = proposal.covered_shares(measured, proposed, size, goal.theta)
+    if weighted(shares, goal.weights) < weighted(own, goal.weights) + _WORTHWHILE:
         return None
     counts = [
         sum(anchor_ops.anchors_per_position(a)) for a in (config.anchors, proposed)
     ]
     return Suggestion(
-        f"The anchors of the config reach {own:.1%} of the objects at {size[1]} x "
-        f"{size[0]} pixels. Those below reach {share:.1%}. They have {counts[1]} "
-        "shapes on all levels together, and those of the config have "
-        f"{counts[0]}.",
+        f"The anchors of the config reach {_listed(own)} objects at {size[1]} x "
+        f"{size[0]} pixels. Those below reach {_listed(shares)}. They have {counts[1]} "
+        f"shapes on all levels together, and those of the config have {counts[0]}.",
         {f"anchors.{name}": getattr(proposed, name) for name in proposal.FIELDS},
     )
 
 
-def _reached(
-    objects: Objects,
-    anchors: ml_collections.ConfigDict,
-    input_size: tuple[int, int],
-    theta: float,
-) -> float:
-    placed = anchor_ops.make_anchors(anchors, input_size)
-    return float((anchor_design.best_iou(objects.boxes, placed) >= theta).mean())
+def _listed(shares: np.ndarray) -> str:
+    """Returns the shares [3] of size ranges in words, without ranges that are nan."""
+    texts = [
+        f"{share:.1%} of the {name}"
+        for name, share in zip(RANGES, shares, strict=True)
+        if not math.isnan(share)
+    ]
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _max_boxes(largest: int, config: ml_collections.ConfigDict) -> Suggestion | None:

@@ -49,6 +49,8 @@ def write_folder(folder, boxes, size=(100, 200)):
     categories = [{"id": 1, "name": "thing"}]
     text = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "train.json").write_text(json.dumps(text))
+    # Otherwise an image would be held out for validation.
+    (folder / "val.json").write_text(json.dumps(text))
     return folder
 
 
@@ -183,12 +185,71 @@ def test_the_report_says_when_the_share_cannot_be_reached(tmp_path, capsys):
     near = [[2 + 16 * i, 2 + 16 * i, 20, 20] for i in range(3)]
     folder = write_folder(tmp_path / "far", [far, near], size=(64, 64))
     line = (
-        "no set was found that covers 0.9 on these strides; the proposal covers 0.333"
+        "no set was found that covers a weighted share of 0.9 on these strides; the "
+        "proposal covers 0.333"
     )
     on_folder(tmp_path, folder, "--share=0.9", size=64)
     assert line in capsys.readouterr().out
     on_folder(tmp_path, folder, "--share=0.33", size=64)
     assert "no set was found" not in capsys.readouterr().out
+
+
+# Anchors of configs/folder_narrow.py.
+NARROW = (
+    "--config.anchors.sizes=(16.0, 32.0, 64.0, 128.0)",
+    f"--config.anchors.aspect_ratios={((1.0, 2.0, 0.5),) * 4}",
+)
+
+
+def test_on_bccd_small_objects_do_not_get_worse_unless_that_is_allowed(
+    shared, tmp_path, capsys
+):
+    """Fewer anchors reach the wanted share if small objects may get worse."""
+    folder = shared / "data" / "bccd"
+    found = {}
+    for flag in ("", "--allow_worse"):
+        design = on_folder(
+            tmp_path,
+            folder,
+            *NARROW,
+            "--share=0.9",
+            *filter(None, [flag]),
+            size=256,
+        )
+        text = capsys.readouterr().out
+        found[flag] = {b["size"]: b for b in design["bins"]}
+        assert design["allow_worse"] == bool(flag)
+        assert not design["config_kept"]
+        assert (
+            "--allow_worse: the proposal lowers the share of small" in text
+        ) == bool(flag)
+        assert ("covers as many small, medium and large" in text) != bool(flag)
+    strict, free = found[""]["small"], found["--allow_worse"]["small"]
+    assert strict["objects"] == 221
+    assert strict["config"] == free["config"] == pytest.approx(0.937, abs=5e-4)
+    assert strict["proposal"] >= strict["config"] > free["proposal"]
+
+
+def test_the_configs_own_anchors_are_kept_if_nothing_is_better(tmp_path, capsys):
+    """Square objects at every place of squares of their size, without a second set."""
+    boxes = [
+        [[4 + 8 * i - 8, 4 + 8 * j - 8, 16, 16] for i in (1, 3, 5)] for j in (1, 4)
+    ]
+    folder = write_folder(tmp_path / "set", boxes, size=(64, 64))
+    own = (
+        "--config.anchors.sizes=(16.0, 32.0, 64.0, 64.0)",
+        f"--config.anchors.aspect_ratios={((1.0,),) * 4}",
+        "--config.anchors.second_aspect_ratios=()",
+    )
+    design = on_folder(tmp_path, folder, *own, "--share=1", size=64)
+    assert design["config_kept"]
+    assert design["sets"]["proposal"] == design["sets"]["config"]
+    assert design["fragment"]["sizes"] == [16, 32, 64, 64]
+    text = capsys.readouterr().out
+    assert (
+        "No better set of anchors was found that is not worse for any size: the "
+        "proposal is the config's own anchors"
+    ) in text
 
 
 @pytest.mark.parametrize("name", ["aquarium", "bccd", "traffic_vehicles"])
@@ -220,9 +281,21 @@ def test_covered_shares_of_real_datasets_equal_a_recount(
             for key in ("config" if figures is own else "proposal",)
         )
         assert hits / count == pytest.approx(figures["share_measured"])
+        shares = [
+            (weight, b[key])
+            for b, weight in zip(design["bins"], (2, 1, 1), strict=False)
+            if b["objects"]
+            for key in ("config" if figures is own else "proposal",)
+        ]
+        assert figures["share_weighted"] == pytest.approx(
+            sum(weight * share for weight, share in shares)
+            / sum(weight for weight, _ in shares)
+        )
         missed = figures["missed_shape"]["objects"] + figures["missed_place"]["objects"]
         assert missed / count == pytest.approx(1 - figures["share_measured"])
-    assert proposal["share_measured"] > own["share_measured"]
+    assert proposal["share_weighted"] > own["share_weighted"]
+    for b in design["bins"][:3]:
+        assert not b["objects"] or b["proposal"] >= b["config"]
     # The printed fragment gives the proposal.
     text = capsys.readouterr().out.split("or for the command line:")[1]
     fields = shlex.split(text.split("Figures and plot")[0].replace("\\\n", " "))
@@ -259,6 +332,16 @@ def test_covered_shares_of_real_datasets_equal_a_recount(
         ([f"--config={CONFIG}:path=x", "--config.anchors.size=1"], "no field"),
         ([f"--config={CONFIG}:path=x", "--share=0"], "--share=0 must be above 0"),
         ([f"--config={CONFIG}:path=x", "--share=1.1"], "--share=1.1 must be above"),
+        (
+            [f"--config={CONFIG}:path=x", "--weights=2,1"],
+            "--weights=2,1 must be 3 numbers above 0, for small, medium, large objects",
+        ),
+        ([f"--config={CONFIG}:path=x", "--weights=2,0,1"], "--weights=2,0,1 must be"),
+        ([f"--config={CONFIG}:path=x", "--weights=a,1,1"], "--weights=a,1,1 must be"),
+        (
+            ["--object_aspect_ratio=6", "--allow_worse"],
+            "--allow_worse can only be used with --config",
+        ),
         (
             [f"--config={CONFIG}:path=x", "--scale_step=2"],
             "--scale_step can only be used with",

@@ -9,9 +9,10 @@ from absl import flags
 
 from borrow_det.config import command_line, packaged, validate
 from borrow_det.configs import folder as folder_config
+from borrow_det.tools.design_anchors import proposal
 from borrow_det.tools.inspect import inspection, suggestion, text
 from borrow_det.tools.inspect.duplicates import Fingerprint
-from borrow_det.tools.inspect.objects import Image
+from borrow_det.tools.inspect.objects import Image, Objects
 from tests.tools.inspect.made_folder import write_split
 
 
@@ -212,6 +213,32 @@ def test_anchors_for_objects_that_those_of_the_config_miss(inspect_boxes):
     config = accepted(anchors["flags"])
     ratios = np.concatenate([*map(np.array, config.anchors.aspect_ratios)])
     assert np.abs(np.log(ratios / 8)).min() < np.log(2)
+
+
+def test_suggested_anchors_reach_no_size_less_than_those_of_the_config(monkeypatch):
+    """4 small objects, which the config reaches, and 500 large ones, of which none."""
+    rng = np.random.default_rng(0)
+    sides = np.repeat([17.0, 150.0], [4, 500])[:, None] / 512
+    corners = rng.uniform(0, 0.7, (504, 2))
+    boxes = np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+    none = np.zeros(504, np.int32)
+    objects = Objects(boxes, none, none, none > 0, none, boxes, none, 1, 0, 0, 504)
+    config = folder_config.get_config("path=DIR")
+    config.anchors.sizes = (14.0, 17.0, 20.0, 23.0)
+    propose, goals = proposal.propose, []
+
+    def recorded(objects, anchors, size, goal, **options):
+        assert len(objects.boxes) == 504  # Measured on all, not on a sample.
+        goals.append(goal)
+        return propose(objects, anchors, size, goal, **options)
+
+    monkeypatch.setattr(proposal, "propose", recorded)
+    found = suggestion._anchors(objects, (512, 512), config)
+    assert (
+        "The anchors of the config reach 100.0% of the small and 0.0% of the large "
+        "objects at 512 x 512 pixels. Those below reach 100.0% of the small and 100.0%"
+    ) in found.reason
+    assert [(goal.allow_worse, goal.weights) for goal in goals] == [(False, (2, 1, 1))]
 
 
 def images_of(side, count=3):
