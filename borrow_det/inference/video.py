@@ -1,8 +1,12 @@
 """Videos: reading frames, and writing annotated ones."""
 
+import collections
+import itertools
+import math
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,11 +16,24 @@ from borrow_det.io import paths, web
 
 # Other containers state a duration at best, from which OpenCV guesses the count.
 _COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
+# Containers that state no rate, or a variable one, give others, such as 0 and 1000.
+_USUAL_RATES = (1.0, 240.0)
+_MEASURED = 8  # Further frames whose times give the rate then.
+_DEFAULT_RATE = 25.0  # For frames without times.
+_SLOWEST, _FASTEST = 0.01, 1000.0
 _SECONDS_OF_SILENCE = 20.0  # A stream that sends nothing for longer has ended.
 
 
-def read_frames(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (frames per second, frame) of a video, frames as uint8 RGB [H, W, 3].
+class Frame(NamedTuple):
+    """One frame of a video."""
+
+    image: np.ndarray  # uint8 RGB [H, W, 3]
+    rate: float  # Frames per second of the video.
+    time: float  # In seconds, from the first frame on; 0 if the video has no times.
+
+
+def read_frames(path: pathlib.Path) -> Iterator[Frame]:
+    """Yields the frames of a video, upright.
 
     Raises:
       InputError: the file does not open or holds no frame. Also after the last frame,
@@ -42,8 +59,8 @@ def read_frames(path: pathlib.Path) -> Iterator[tuple[float, np.ndarray]]:
         )
 
 
-def read_stream(url: str) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (frames per second, frame) of a video at a URL, as `read_frames`.
+def read_stream(url: str) -> Iterator[Frame]:
+    """Yields the frames of a video at a URL, as `read_frames`.
 
     It ends with the video, or when the server is silent for 20 seconds.
 
@@ -61,8 +78,8 @@ def read_stream(url: str) -> Iterator[tuple[float, np.ndarray]]:
     )
 
 
-def read_camera(index: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (frames per second, frame) of a camera of this machine, without end.
+def read_camera(index: int) -> Iterator[Frame]:
+    """Yields the frames of a camera of this machine, without end.
 
     Raises:
       InputError: the camera is missing, or gives no frame.
@@ -84,20 +101,39 @@ def read_camera(index: int) -> Iterator[tuple[float, np.ndarray]]:
     )
 
 
-def _frames(
-    capture: cv2.VideoCapture, message: str
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields (frames per second, frame); without any, raises InputError."""
+def _frames(capture: cv2.VideoCapture, message: str) -> Iterator[Frame]:
+    """Yields the frames; without any, raises InputError."""
     try:
-        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        read, frame = capture.read()
-        if not read:
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        frames = _read(capture)
+        waiting = collections.deque(itertools.islice(frames, 1))
+        if not waiting:
             raise InputError(message)
-        while read:
-            yield rate, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            read, frame = capture.read()
+        start = waiting[0][1]
+        if not _USUAL_RATES[0] <= rate <= _USUAL_RATES[1]:  # Also true for nan.
+            waiting += itertools.islice(frames, _MEASURED)
+            rate = _measured_rate([time for _, time in waiting])
+        while waiting:
+            image, time = waiting.popleft()
+            yield Frame(image, rate, time - start)
+            waiting.extend(itertools.islice(frames, 0 if waiting else 1))
     finally:
         capture.release()
+
+
+def _read(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float]]:
+    """Yields (image, time in seconds)."""
+    read, frame = capture.read()
+    while read:
+        time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), time
+        read, frame = capture.read()
+
+
+def _measured_rate(times: Sequence[float]) -> float:
+    """Returns frames per second, from the times of the first frames."""
+    seconds = times[-1] - times[0]
+    return (len(times) - 1) / seconds if seconds > 0 else _DEFAULT_RATE
 
 
 class VideoWriter:
@@ -105,22 +141,26 @@ class VideoWriter:
 
     Attributes:
       path: the file.
+      rate: frames per second that are written.
     """
 
     def __init__(self, path: pathlib.Path, size: tuple[int, int], rate: float):
         """Opens the file; makes its folder if it is missing.
 
+        A side of an odd length gets one row or column more, a copy of the last one, as
+        MPEG-4 has even sides only.
+
         Args:
           path: file to write.
           size: (height, width) of every frame in pixels.
-          rate: frames per second.
+          rate: frames per second; the nearest one that MPEG-4 has is written.
 
         Raises:
           InputError: the file cannot be written, or OpenCV writes no video of this
-            size and rate.
+            size.
         """
-        self.path, self._size = path, size
-        height, width = size
+        self.path, self._size, self.rate = path, size, writable_rate(rate)
+        height, width = (side + side % 2 for side in size)
         code = cv2.VideoWriter.fourcc(*"mp4v")
         try:
             path.parent.mkdir(exist_ok=True)
@@ -128,12 +168,11 @@ class VideoWriter:
         except OSError as error:
             raise InputError(f"{path}: {paths.reason(error)}") from error
         with paths.plain_name(path) as name:
-            self._writer = cv2.VideoWriter(name, code, rate, (width, height))
+            self._writer = cv2.VideoWriter(name, code, self.rate, (width, height))
         if not self._writer.isOpened():
             path.unlink(missing_ok=True)
             raise InputError(
-                f"{path}: OpenCV cannot write an MP4 of {width} x {height} pixels and "
-                f"{rate:g} frames per second"
+                f"{path}: OpenCV cannot write an MP4 of {width} x {height} pixels"
             )
 
     def add(self, frame: np.ndarray) -> None:
@@ -147,8 +186,27 @@ class VideoWriter:
             raise InputError(
                 f"{self.path}: a frame has {sizes[0]} pixels, the first one {sizes[1]}"
             )
+        odd = [(0, side % 2) for side in self._size]
+        if any(more for _, more in odd):
+            frame = np.pad(frame, (*odd, (0, 0)), mode="edge")
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
         """Ends the file."""
         self._writer.release()
+
+
+def writable_rate(rate: float) -> float:
+    """Returns the nearest frame rate that OpenCV and MPEG-4 can write.
+
+    MPEG-4 counts time in units of at least 1/65535 seconds, and OpenCV's unit is 1/rate
+    without its decimal point.
+
+    Args:
+      rate: frames per second; 25 are taken for zero and for what is not a number.
+    """
+    if not (math.isfinite(rate) and rate > 0):
+        return _DEFAULT_RATE
+    rate = min(max(rate, _SLOWEST), _FASTEST)
+    digits = next(n for n in (3, 2, 1) if rate * 10**n <= 65_000)
+    return round(rate, digits)

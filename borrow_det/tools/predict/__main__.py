@@ -50,6 +50,7 @@ from borrow_det.tools.predict.pictures import FOLDER
 from borrow_det.tools.predict.reading import Item, read_items
 
 _SHOWN = 3  # Inputs without an id that the last line names.
+_SILENT = "; annotated videos without sound: {} (pip install av keeps it)"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -87,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
             f"{writer.images} images, {writer.drawn} detections with a score of at "
             f"least {_told(score, least)}; {writer.written} in all: "
             f"{output / 'detections.json'}{_remarks(failures, repaired, others, ids)}"
+            f"{_SILENT.format(writer.silent) if writer.silent else ''}"
         )
     return 1 if failures or writer.failures else 0
 

@@ -12,8 +12,8 @@ import tqdm
 from borrow_det.errors import InputError
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
-from borrow_det.inference.video import VideoWriter
 from borrow_det.io import paths
+from borrow_det.tools.predict.annotated_video import AnnotatedVideo
 from borrow_det.tools.predict.growing_list import GrowingList
 from borrow_det.tools.predict.pictures import FOLDER, PictureFolder
 from borrow_det.tools.predict.reading import Item
@@ -26,6 +26,7 @@ class PredictionWriter:
 
     Attributes:
       drawn: number of detections so far with at least the score of those drawn.
+      silent: number of annotated videos whose sound was left out, if they have any.
       failures: messages about pictures and videos that could not be written, also on
         stderr.
     """
@@ -60,8 +61,8 @@ class PredictionWriter:
             raise InputError(f"--output={folder}: {error.strerror}") from error
         self._score = score
         self._pictures, self._ids = pictures, ids
-        self._video: VideoWriter | None = None
-        self.drawn = 0
+        self._video: AnnotatedVideo | None = None
+        self.drawn = self.silent = 0
         self.failures: list[str] = []
 
     @property
@@ -136,10 +137,9 @@ class PredictionWriter:
             self._folder.finish(path)
             return path
         if self._video is None:
-            height, width, _ = picture.shape
             path = self._folder.new_path(item.source.stem, ".mp4")
-            self._video = VideoWriter(path, (height, width), item.rate)
-        self._video.add(picture)
+            self._video = AnnotatedVideo(path, item, picture)
+        self._video.add(item, picture)
         return self._video.path
 
     def _report(self, item: Item, message: str) -> None:
@@ -152,6 +152,7 @@ class PredictionWriter:
         if self._video is not None:
             self._video.close()
             self._folder.finish(self._video.path)
+            self.silent += self._video.lacks_sound
             self._video = None
 
 

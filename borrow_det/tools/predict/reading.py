@@ -28,6 +28,7 @@ class Item(NamedTuple):
     image: np.ndarray | StripImage  # uint8 RGB [H, W, 3], upright.
     frame: int | None = None  # Index of a video's frame, from 0.
     rate: float = 0.0  # Frames per second of a video.
+    time: float = 0.0  # Of a frame, in seconds; see `video.Frame`.
 
     @property
     def name(self) -> str:
@@ -98,14 +99,12 @@ def _items(
         yield Item(source, inputs.open_image(place, max_pixels, "--max_pixels", warn))
 
 
-def _frames(
-    source: Source, frames: Iterator[tuple[float, np.ndarray]]
-) -> Iterator[Item]:
-    for number, (rate, image) in enumerate(frames):
-        yield Item(source, image, number, rate)
+def _frames(source: Source, frames: Iterator[video.Frame]) -> Iterator[Item]:
+    for number, frame in enumerate(frames):
+        yield Item(source, frame.image, number, frame.rate, frame.time)
 
 
-def _live(source: Source, frames: Iterator[tuple[float, np.ndarray]]) -> Iterator[Item]:
+def _live(source: Source, frames: Iterator[video.Frame]) -> Iterator[Item]:
     """Yields frames until they end, or until Ctrl-C."""
     with _ctrl_c() as pressed:
         for item in _frames(source, frames):
