@@ -38,8 +38,8 @@ def add(
 ) -> None:
     """Rewrites a video with the frame times and the first sound track of its source.
 
-    The frames are copied without loss. The file is left as it is if there is no sound
-    and the times are those of a constant rate.
+    The frames are copied without loss. A source without sound whose frames
+    have a constant rate leaves the file as it is.
 
     Args:
       annotated: MP4 file without sound, as `video.VideoWriter` writes it.
