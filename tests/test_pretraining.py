@@ -51,7 +51,8 @@ def test_a_run_leaves_its_files(pretrained):
     # Four classes: top-5 would always be right.
     report = (folder / "report.md").read_text().splitlines()
     assert report[0] == "| split |  top1 |  loss |"
-    assert len(report) == 3
+    assert len(report) == 5  # With the line of the best step; there are no errors.
+    assert report[4].startswith("Best step: 2, top1 ")
 
 
 def test_metrics_equal_those_of_the_written_predictions(pretrained):
