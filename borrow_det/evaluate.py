@@ -196,7 +196,7 @@ def evaluate_run(
 
     Apart from the files of this evaluation and new operating points, nothing in the
     work directory changes. An evaluation that exists is only completed: by its
-    analysis, by operating points, and by its page, which the caller writes.
+    analysis, by operating points, and by its plots and page, which the caller writes.
 
     Args:
       workdir: the work directory of the run.
@@ -260,15 +260,17 @@ def evaluate_run(
     if analysis and output is None:
         chosen = {name: found[name] for name in (*first, *points)}
         stored = operating_points.add(workdir, step, chosen, place, analysis["iou"])
-    lacks_page = (
-        bool(analysis)
-        and config.report.page_images > 0
-        and not paths.exists(page_path(file))
-    )
-    lacks_analysis = bool(analysis) and not analyzed
-    if existed and not (points or stored or lacks_analysis or lacks_page):
+    page = config.report.page_images > 0
+    lacks = analysis and (not analyzed or _lacks_pictures(file, page))
+    if existed and not (points or stored or lacks):
         raise InputError(f"{file} exists: choose another folder with --output")
     return Evaluated(evaluator, step, file, metrics, found, stored)
+
+
+def _lacks_pictures(path: paths.Path, page: bool) -> bool:
+    """Returns whether an evaluation lacks its plots, or its page if it has one."""
+    absent = not paths.exists(plots_folder(path))
+    return absent or (page and not paths.exists(page_path(path)))
 
 
 def complete(
@@ -339,6 +341,11 @@ def analysis_path(path: paths.Path) -> paths.Path:
 def page_path(path: paths.Path) -> paths.Path:
     """Returns the file of an evaluation's results page, next to its metrics."""
     return path.with_suffix(".html")
+
+
+def plots_folder(path: paths.Path) -> paths.Path:
+    """Returns the folder of an evaluation's plots (reporting/evaluation_plots.py)."""
+    return path.with_suffix(".plots")
 
 
 def read_analysis(path: paths.Path) -> dict[str, Any]:

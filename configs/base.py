@@ -325,7 +325,9 @@ def _report() -> ml_collections.ConfigDict:
     # Number of random training images, with their ground truth, in contact_sheet.jpg;
     # 0: no sheet.
     report.contact_sheet = 0
-    report.curves = True  # Plot learning curves at the end of a run.
+    # Plot learning curves, and the curves and confusion matrices of the last and the
+    # best step, at the end of a run.
+    report.curves = True
     # Largest number of images in the results page of an evaluation; 0: no page.
     report.page_images = 48
     return report

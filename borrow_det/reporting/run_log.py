@@ -12,7 +12,7 @@ from clu import parameter_overview
 
 from borrow_det import evaluate
 from borrow_det.io import paths
-from borrow_det.reporting import devices, report, tags
+from borrow_det.reporting import devices, evaluation_plots, report, tags
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.metric_writer import MetricWriter
 from borrow_det.reporting.results_page import page as results_page
@@ -164,6 +164,12 @@ class RunLog:
         """
         self._opened.flush()
         self._console.finish()
+        if self._config.report.curves:
+            for evaluator in self._evaluators:
+                split = evaluator.split
+                for shown in {step, best.step if best else step}:
+                    path = evaluate.metrics_path(self._workdir, split.name, shown)
+                    evaluation_plots.write(path, split)
         results_page.write_run(
             self._evaluators, self._workdir, step, metrics, best.step if best else step
         )

@@ -11,6 +11,8 @@ the run. The tool prints the main metrics and the kinds of errors, and writes to
   STEP.json             all metrics, null if undefined;
   STEP.detections.json  the results (of a detector in COCO's format);
   STEP.analysis.json    curves, operating points, confusion and errors;
+  STEP.plots/           precision against recall; F1, precision and recall over the
+                        minimum score; the confusion matrix;
   STEP/                 pictures: annotations on the left, detections on the right;
   STEP.html             all of it in one page, which needs no network and no other
                         file; not with report.page_images=0.
@@ -33,7 +35,7 @@ from absl import flags
 from borrow_det.config import path_flags
 from borrow_det.evaluate import Evaluated, evaluate_run, read_analysis
 from borrow_det.io import paths
-from borrow_det.reporting import devices
+from borrow_det.reporting import devices, evaluation_plots
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tools.common import cli
@@ -67,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
         console.line("\n" + markdown_report({name: done.metrics}, {}, figures.details))
     if analysis := read_analysis(done.path):
         console.line("\n" + error_tables(analysis["errors"]))
+    evaluation_plots.write(done.path, split)
     page = results_page.write(done, paths.as_path(options.workdir))
     found = [_found(done, name) for name in done.points]
     console.line("\n" + "\n".join([*found, f"all metrics: {done.path}"]))

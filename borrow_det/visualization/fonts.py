@@ -31,6 +31,7 @@ from PIL import ImageDraw, ImageFont, features
 
 FOLDER_VARIABLE = "BORROW_DET_FONTS"
 LONGEST = 64  # Characters of a drawn text; the end of a longer one is left out.
+LABEL = 24  # The same of a class's name in a plot.
 
 _DEJAVU = pathlib.Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 # Parts of file names. The regular style of a sans-serif font is the easiest to read at
@@ -175,6 +176,13 @@ def drawable(text: str, instead: str) -> str:
     if len(clusters) > LONGEST:
         line = "".join(clusters[: LONGEST - 1]) + "…"
     return line if line and all(font for font, _ in _split(line)) else instead
+
+
+def label(name: str, number: int) -> str:
+    """Returns a class's name for an axis or a legend, of at most LABEL characters."""
+    text = drawable(name, f"class {number}")
+    clusters = _clusters(text)
+    return text if len(clusters) <= LABEL else "".join(clusters[: LABEL - 1]) + "…"
 
 
 def readable(text: str) -> str:

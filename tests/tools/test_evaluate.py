@@ -75,6 +75,11 @@ def test_another_split_gets_a_folder_among_the_runs_evaluations(workdir):
     assert {path.split("/")[0] for path in new} == {"evaluations"}
     assert {name: after[name] for name in before} == before
     (folder,) = {path.split("/")[1] for path in new}
+    plots = {"precision_recall.png", "scores.png", "confusion_matrix.png"}
+    # Those of the run's last step are there, too.
+    for place in (f"{folder}/2.plots", "val/4.plots"):
+        found = (workdir / "evaluations" / place).iterdir()
+        assert {path.name for path in found} == plots
     images = json.loads(
         (workdir / "evaluations" / folder / "2.detections.json").read_text()
     )
