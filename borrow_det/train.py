@@ -137,6 +137,7 @@ def prepare_run(
     criterion = make_criterion(
         config.checkpoint_best,
         {e.split.name: e.choosing_metrics for e in data.evaluators},
+        config.stop_after,
     )
 
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
@@ -229,14 +230,19 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
             checkpoints.keep_best(step)
             log.best(best.record)
 
+    def stalled() -> bool:
+        return 0 < config.stop_after <= best.evaluations_since
+
     try:
         # Evaluations that an earlier start has not reached. A run of no steps evaluates
         # the parameters that it starts from.
         if first == num_steps == 0:
             save(0, force=True)
-        if first >= num_steps or (first and first % config.eval_every == 0):
+        ends = first >= num_steps or stalled()
+        if ends or (first and first % config.eval_every == 0):
             evaluations.catch_up(state.eval_variables, first)
             choose(first)
+        end = first if stalled() else num_steps
 
         # Steps.
         batches = pipeline.train_batches(
@@ -247,12 +253,20 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
             jax.process_count(),
             make_row=run.task.train_row(run.train_split),
         )
-        if first < num_steps:
+        if first < end:
             log.compiling(first)
         with contextlib.closing(batches):
             timer = StepTimer()
+
+            def log_steps(step: int) -> None:
+                means = window.means(checkpoints.latest_step)
+                means["learning_rate"] = float(schedule(step - 1))
+                means |= timer.metrics(window.length, config.batch_size)
+                means |= memory_metrics() | _counts(batches)
+                log.training(step, means)
+
             running: collections.deque[dict[str, jax.Array]] = collections.deque()
-            for step in range(first + 1, num_steps + 1):
+            for step in range(first + 1, end + 1):
                 with timer.waiting():
                     batch = mesh_lib.put_batch(next(batches), run.mesh)
                 run.profiler.before(step)
@@ -267,11 +281,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
 
                 last = step == num_steps
                 if last or step % config.log_every == 0:
-                    means = window.means(checkpoints.latest_step)
-                    means["learning_rate"] = float(schedule(step - 1))
-                    means |= timer.metrics(window.length, config.batch_size)
-                    means |= memory_metrics() | _counts(batches)
-                    log.training(step, means)
+                    log_steps(step)
                 if last or checkpoints.due(step):
                     save(step, force=last)
                 preemption.poll()
@@ -280,12 +290,24 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
                         evaluations.evaluate(state.eval_variables, step)
                         choose(step)
                     log.flush()
+                    if stalled():
+                        if window.unlogged:
+                            log_steps(step)
+                        save(step, force=True)
+                        break
     except PreemptedError:
         save(int(state.step), force=True)
         raise
 
     step = int(state.step)
     evaluations.keep_operating_points({step, best.step or step})
+    if step < num_steps:
+        log.line(
+            f"stopped early at step {step:,} of {num_steps:,}: {best.criterion} has "
+            f"not risen in {best.evaluations_since} evaluations since step "
+            f"{best.step}; to go on, set stop_after to 0 or above "
+            f"{best.evaluations_since}"
+        )
     log.report(step, evaluations.metrics, evaluations.compared, best.record)
     return evaluations.metrics
 

@@ -57,6 +57,9 @@ def get_config() -> ml_collections.ConfigDict:
     # is AP_small of the first split if it has small objects and AP if not, or top1 of
     # classification; or "" for none.
     config.checkpoint_best = "auto"
+    # Number of evaluations without a gain of that metric after which the run ends; 0:
+    # it does all steps.
+    config.stop_after = 0
     # Number of devices along each axis; -1: all remaining devices. Both axes divide the
     # batch. "fsdp" also shards parameters and optimizer state; "data" replicates them.
     config.mesh = {"data": -1, "fsdp": 1}

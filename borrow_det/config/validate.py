@@ -34,7 +34,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
     ),
     (
-        "num_steps micro_batch borrow.channels borrow.value_channels "
+        "num_steps stop_after micro_batch borrow.channels borrow.value_channels "
         "loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "

@@ -28,7 +28,9 @@ class Criterion(NamedTuple):
 
 
 def make_criterion(
-    field: str, offered: Mapping[str, Callable[[], Sequence[str]]]
+    field: str,
+    offered: Mapping[str, Callable[[], Sequence[str]]],
+    stop_after: int = 0,
 ) -> Criterion | None:
     """Returns the criterion that `config.checkpoint_best` names.
 
@@ -37,18 +39,23 @@ def make_criterion(
         split; SPLIT/METRIC; or "" for none.
       offered: for each evaluation split, in order, a function that returns the names
         of the metrics that are defined on it, the default one first.
+      stop_after: `config.stop_after`, which needs a criterion unless it is 0.
 
     Returns:
       The criterion, or None if there is none, as on a split without objects.
 
     Raises:
-      InputError: no split has such a metric.
+      InputError: no split has such a metric, or stop_after has nothing to compare.
     """
-    if not field:
-        return None
     first = next(iter(offered))
-    if field == _AUTO:
-        names = offered[first]()
+    if field in ("", _AUTO):
+        names = offered[first]() if field else ()
+        if stop_after and not names:
+            why = f"{first} has no object to find" if field else "it is empty"
+            raise InputError(
+                f"stop_after is {stop_after}, but checkpoint_best names no metric to "
+                f"compare ({why}): set checkpoint_best, or stop_after to 0"
+            )
         return Criterion(first, names[0]) if names else None
     defined = {split: names() for split, names in offered.items()}
     for split, names in defined.items():
@@ -77,6 +84,8 @@ class BestStep:
     Attributes:
       criterion: the metric that is compared; None: no step is the best.
       step: the best step whose checkpoint exists; None before the first evaluation.
+      evaluations_since: the number of evaluations after the best one, whether its
+        checkpoint exists or not.
     """
 
     def __init__(
@@ -96,6 +105,7 @@ class BestStep:
         """
         self.criterion = criterion
         self.step: int | None = None
+        self.evaluations_since = 0
         self._workdir = workdir
         self._saved = set(saved)
         self._values: dict[int, float] = {}
@@ -142,9 +152,11 @@ class BestStep:
         found = first_largest(
             {step: v for step, v in self._values.items() if step in self._saved}
         )
-        known = np.array(-1 if found is None else found)
-        step = int(processes.from_main_process(known))
-        self.step = None if step < 0 else step
+        gain = first_largest(self._values)
+        since = sum(gain is None or step > gain for step in self._values)
+        known = np.array([-1 if found is None else found, since])
+        step, since = map(int, processes.from_main_process(known))
+        self.step, self.evaluations_since = None if step < 0 else step, since
 
 
 def first_largest(values: Mapping[int, float]) -> int | None:

@@ -39,6 +39,7 @@ _LATER = {
     "dataset.group": "",
     "report.page_images": 48,
     "checkpoint_best": "",
+    "stop_after": 0,
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = (

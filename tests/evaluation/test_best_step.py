@@ -118,6 +118,38 @@ def test_best_json_stands_in_for_metrics_that_were_moved_away(tmp_path):
     assert BestStep(Criterion("val", "AP50"), tmp_path, 6, [4, 6]).step is None
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 0),
+        ({2: 0.5}, 0),
+        ({2: 0.5, 4: 0.5}, 1),
+        ({2: 0.5, 4: 0.25, 6: None}, 2),
+        ({2: 0.5, 4: 0.25, 6: 0.75}, 0),
+        ({2: None, 4: 0.25, 6: 0.25}, 1),
+    ],
+)
+def test_evaluations_without_a_gain_are_counted_in_a_resumed_run_too(
+    tmp_path, values, expected
+):
+    write_metrics(tmp_path, values)
+    # Also if the checkpoint of the best one is not kept.
+    for saved in (values, [6]):
+        assert BestStep(AP, tmp_path, 9, saved).evaluations_since == expected
+    found = BestStep(AP, tmp_path, 0, [])
+    for step, value in values.items():
+        found.add(step, {"val": {"AP": math.nan if value is None else value}})
+    assert found.evaluations_since == expected
+
+
+def test_stopping_early_needs_a_metric():
+    with pytest.raises(InputError, match=r"^stop_after is 3, .* \(it is empty\): set"):
+        make_criterion("", OFFERED, stop_after=3)
+    with pytest.raises(InputError, match=r"\(val has no object to find\)"):
+        make_criterion("auto", {"val": lambda: ()}, stop_after=3)
+    assert make_criterion("AP", OFFERED, stop_after=3) == AP
+
+
 def test_a_run_that_no_longer_chooses_removes_best_json(tmp_path):
     best.write(tmp_path, best.Best(4, "val", "AP", 0.5))
     found = BestStep(None, tmp_path, 6, [4, 6])
