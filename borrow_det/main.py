@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         _join()
-        config = command_line.resolved(_CONFIG)
+        config = command_line.resolved(flags.FLAGS[_CONFIG.name])
         workdir = str(_WORKDIR.value)  # Required, hence not None.
         train.train_and_evaluate(config, workdir, _PROFILE.value)
     except PreemptedError:

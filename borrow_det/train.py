@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from borrow_det import evaluate
-from borrow_det.config import validate
+from borrow_det.config import run_length, validate
 from borrow_det.data import pipeline
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.distributed import processes
@@ -140,6 +140,9 @@ def prepare_run(
         config.stop_after,
     )
 
+    # Length.
+    config = run_length.with_steps(config, len(data.train))
+
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
     task = TASKS[config.task](mesh_lib.resolve_layout(config), len(classes.class_names))
     shapes = abstract_state(task, mesh)
@@ -152,7 +155,7 @@ def prepare_run(
     workdir = metadata.prepare(workdir, config, classes, data.boxes, write=main)
     compilation_cache.keep_in(workdir, write=main)
     log = RunLog(config, workdir, data.evaluators) if main else SilentLog()
-    for notice in data.notices:
+    for notice in (*data.notices, run_length.describe(config, len(data.train))):
         log.line(notice)
     checkpoints = Checkpoints(
         workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
@@ -230,19 +233,16 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
             checkpoints.keep_best(step)
             log.best(best.record)
 
-    def stalled() -> bool:
-        return 0 < config.stop_after <= best.evaluations_since
-
     try:
         # Evaluations that an earlier start has not reached. A run of no steps evaluates
         # the parameters that it starts from.
         if first == num_steps == 0:
             save(0, force=True)
-        ends = first >= num_steps or stalled()
+        ends = first >= num_steps or best.stalled(config.stop_after)
         if ends or (first and first % config.eval_every == 0):
             evaluations.catch_up(state.eval_variables, first)
             choose(first)
-        end = first if stalled() else num_steps
+        end = first if best.stalled(config.stop_after) else num_steps
 
         # Steps.
         batches = pipeline.train_batches(
@@ -290,7 +290,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
                         evaluations.evaluate(state.eval_variables, step)
                         choose(step)
                     log.flush()
-                    if stalled():
+                    if best.stalled(config.stop_after):
                         if window.unlogged:
                             log_steps(step)
                         save(step, force=True)
@@ -302,12 +302,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
     step = int(state.step)
     evaluations.keep_operating_points({step, best.step or step})
     if step < num_steps:
-        log.line(
-            f"stopped early at step {step:,} of {num_steps:,}: {best.criterion} has "
-            f"not risen in {best.evaluations_since} evaluations since step "
-            f"{best.step}; to go on, set stop_after to 0 or above "
-            f"{best.evaluations_since}"
-        )
+        log.line(best.describe_stop(step, num_steps))
     log.report(step, evaluations.metrics, evaluations.compared, best.record)
     return evaluations.metrics
 

@@ -15,7 +15,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.seed = 0
     config.task = "detection"  # "detection", or "classification" for pretraining.
-    config.num_steps = 60_000  # 0: evaluate the initial parameters only.
+    # 0: evaluate the initial parameters only. -1: num_epochs gives the number.
+    config.num_steps = 60_000
+    # Number of passes over the training split, with num_steps=-1; 0: num_steps counts.
+    # On the command line, either of the two replaces the other.
+    config.num_epochs = 0.0
     config.batch_size = 32  # Global batch size, over all devices and processes.
     config.eval_batch_size = 32
     # Number of images in one forward and backward pass of a device. The gradients of

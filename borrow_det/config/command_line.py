@@ -11,8 +11,9 @@ from typing import Any
 
 import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
-from borrow_det.config import other_tools, renamed_fields
+from borrow_det.config import other_tools, renamed_fields, run_length
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 
@@ -58,13 +59,14 @@ def help_text(description: str, all_flags: Iterable[flags.Flag]) -> str:
     return "\n".join([description.strip(), "", "Flags:", *blocks])
 
 
-def resolved(config: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict:
+def resolved(config: flags.Flag) -> ml_collections.ConfigDict:
     """Returns a copy of the config that a flag holds, with references resolved.
 
-    A `~` at the start of a path becomes the home folder.
+    A `~` at the start of a path becomes the home folder. Of num_steps and num_epochs,
+    the one that the command line sets replaces the other.
 
     Args:
-      config: the holder or the flag that `packaged.define_config` has defined.
+      config: the flag that `packaged.define_config` has defined.
 
     Raises:
       InputError: the config's file cannot be read, or a path names the home folder of
@@ -72,11 +74,12 @@ def resolved(config: flags.FlagHolder | flags.Flag) -> ml_collections.ConfigDict
     """
     value: Any = config.value
     try:
-        return _with_home(value.copy_and_resolve_references())
+        complete = _with_home(value.copy_and_resolve_references())
     except OSError as error:  # ml_collections keeps it until the value is used.
         # It reports one error three times; the innermost report names the file.
         reason = re.split(r"\[Errno \d+\] ", str(error))[-1]
         raise InputError(f"the config cannot be read: {reason}") from error
+    return run_length.prefer_given(complete, config_flags.get_override_values(config))
 
 
 def _with_home(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -88,9 +88,11 @@ _ANSWERS = tuple(
         ("device gpu gpus gpu_id gpu_ids model_device", (("", _JAX_PLATFORMS),)),
         ("half fp16 amp", (("config", "--config.dtype=bfloat16"),)),
         (
-            "epochs epoch max_epochs max_iter iterations",
-            (("config", "--config.num_steps=N"),),
+            "epochs epoch max_epochs",
+            (("config", "--config.num_epochs=N"),),
         ),
+        ("max_iter iterations", (("config", "--config.num_steps=N"),)),
+        ("patience", (("config", "--config.stop_after=N, in evaluations"),)),
         (
             "lr lr0 learning_rate base_lr",
             (("config", "--config.optimizer.learning_rate=RATE"),),

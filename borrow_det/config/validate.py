@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_collections
 
+from borrow_det.config import run_length
 from borrow_det.errors import InputError, check_choice
 
 
@@ -34,7 +35,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
     ),
     (
-        "num_steps stop_after micro_batch borrow.channels borrow.value_channels "
+        "stop_after micro_batch borrow.channels borrow.value_channels "
         "loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "
@@ -153,6 +154,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     Raises:
       InputError: names the first field that is out of its range, and the range.
     """
+    run_length.check(config)
     fields = config.to_dict()
     for names, holds, range_ in _RULES:
         for name in names.split():

@@ -141,6 +141,19 @@ class BestStep:
         self._choose()
         return self.step == step != before
 
+    def stalled(self, stop_after: int) -> bool:
+        """Returns whether so many evaluations have had no gain; never for 0."""
+        return 0 < stop_after <= self.evaluations_since
+
+    def describe_stop(self, step: int, num_steps: int) -> str:
+        """Returns a line about a run that has stopped early at `step`."""
+        since = self.evaluations_since
+        return (
+            f"stopped early at step {step:,} of {num_steps:,}: {self.criterion} has "
+            f"not risen in {since} evaluations since step {self.step}; to go on, set "
+            f"stop_after to 0 or above {since}"
+        )
+
     def write(self) -> None:
         """Writes `best.json` if it changes, once the checkpoint is complete."""
         if not processes.is_main_process():

@@ -40,6 +40,7 @@ _LATER = {
     "report.page_images": 48,
     "checkpoint_best": "",
     "stop_after": 0,
+    "num_epochs": 0.0,
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = (

@@ -40,7 +40,9 @@ def test_flags_of_other_tools_are_answered_with_those_of_predict(argument, told)
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
-        ("--epochs", "--config.num_steps=N"),
+        ("--epochs", "--config.num_epochs=N"),
+        ("--max-iter", "--config.num_steps=N"),
+        ("--patience", "--config.stop_after=N, in evaluations"),
         ("--weights", "--config.init_from=FOLDER"),
         ("--imgsz", "size=N in --config=folder:path=DIR,size=N"),
         ("--batch", "--config.batch_size=N"),

@@ -19,9 +19,9 @@ def resolve(*arguments):
     """The config that a command line gives."""
     values = flags.FlagValues()
     argv = ["program", *arguments]
-    holder = packaged.define_config("config", packaged.HELP, values, argv)
+    packaged.define_config("config", packaged.HELP, values, argv)
     command_line.parse(values, argv)
-    return command_line.resolved(holder)
+    return command_line.resolved(values["config"])
 
 
 def test_a_name_gives_the_same_config_as_its_path(monkeypatch, tmp_path):

@@ -91,6 +91,13 @@ def _check(rows: Sequence[sweeps.SweepRow]) -> None:
         try:
             check_choice("task", row.config.task, ("detection",))
             validate.check_fields(row.config)
+            for field in ("stop_after", "num_epochs"):
+                if row.config[field]:
+                    raise InputError(
+                        f"{field} is {row.config[field]:g}, but the runs of a sweep "
+                        "are compared at the same step: set it to 0 and num_steps to "
+                        "the number of steps"
+                    )
             task = DetectionTask(row.config, num_classes=1)
             jax.eval_shape(task.init, jax.random.key(0))
         except InputError as error:

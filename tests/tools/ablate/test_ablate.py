@@ -302,11 +302,11 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
 
     def parsed(arguments):
         values = flags.FlagValues()
-        holder = config_flags.DEFINE_config_file("config", flag_values=values)
+        config_flags.DEFINE_config_file("config", flag_values=values)
         flags.DEFINE_string("workdir", None, "", flag_values=values)
         monkeypatch.setattr(sys, "argv", arguments)
         command_line.parse(values, arguments)
-        return command_line.resolved(holder), values.workdir
+        return command_line.resolved(values["config"]), values.workdir
 
     path = tmp_path / "sweep.py"
     path.write_text(
@@ -332,6 +332,8 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
         (("--workdir=W", "--config.nothing=1"), "no field nothing"),
         (("--workdir=W", "--config.task=classification"), "task is 'classification'"),
         (("--workdir=W", "--config.nms.iou=2.0"), r"nms.iou is 2.0"),
+        (("--workdir=W", "--config.stop_after=2"), "stop_after is 2, but the runs of"),
+        (("--workdir=W", "--config.num_epochs=2"), "num_epochs is 2, but the runs of"),
         (
             ("--workdir=W", "--config.borrow.similarity=cos"),
             "row 'full, wide': borrow.similarity is 'cos'",
