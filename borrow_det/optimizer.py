@@ -1,5 +1,6 @@
 """The optimizer and its learning-rate schedule."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,13 +19,42 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
     first `schedule.warmup_steps` steps (at most `num_steps`) and is above 0 from the
     first step on. The decay is `factor` for every boundary reached (`step`; also during
     the warm-up), or half a cosine from the end of the warm-up to zero at `num_steps`
-    (`cosine`).
+    (`cosine`). At each of `schedule.restarts` the schedule starts anew, over the steps
+    until the next restart or `num_steps`.
 
     Raises:
       InputError: a field of `schedule` is out of its range.
     """
-    schedule, steps = config.schedule, config.num_steps
-    _check(schedule)
+    _check(config.schedule)
+    restarts = [s for s in config.schedule.restarts if s < config.num_steps]
+    starts, ends = [0, *restarts], [*restarts, config.num_steps]
+    first, *others = (
+        _unbroken_schedule(config, end - start)
+        for start, end in zip(starts, ends, strict=True)
+    )
+    if not others:
+        return first
+
+    def rate(step: int | Array) -> Array:
+        step = jnp.asarray(step)
+        value = first(step)
+        for start, schedule in zip(restarts, others, strict=True):
+            value = jnp.where(step >= start, schedule(step - start), value)
+        return value
+
+    return rate
+
+
+def rate_at(config: ml_collections.ConfigDict, step: int) -> float:
+    """Returns the learning rate of a step, counted from 0."""
+    return float(make_schedule(config)(step))
+
+
+def _unbroken_schedule(
+    config: ml_collections.ConfigDict, steps: int
+) -> Callable[[int | Array], Array]:
+    """Returns warm-up and decay over a number of steps."""
+    schedule = config.schedule
     warmup = min(schedule.warmup_steps, steps)
     boundaries = [round(share * steps) for share in schedule.boundaries]
 
@@ -52,6 +82,13 @@ def _check(schedule: ml_collections.ConfigDict) -> None:
         )
     if not schedule.factor > 0:
         raise InputError(f"schedule.factor is {schedule.factor}; it must be positive")
+    starts = tuple(schedule.restarts)
+    whole = all(isinstance(start, int) and start > 0 for start in starts)
+    if not whole or list(starts) != sorted(set(starts)):
+        raise InputError(
+            f"schedule.restarts is {starts}; it must hold numbers of steps above 0, in "
+            "ascending order"
+        )
     shares = tuple(schedule.boundaries)
     if not all(0 < share <= 1 for share in shares) or list(shares) != sorted(shares):
         raise InputError(

@@ -21,7 +21,7 @@ from borrow_det.distributed.preemption import Preemption
 from borrow_det.errors import PreemptedError
 from borrow_det.evaluation.best_step import BestStep, make_criterion
 from borrow_det.io import paths
-from borrow_det.optimizer import make_schedule
+from borrow_det.optimizer import make_schedule, rate_at
 from borrow_det.reporting import profiler
 from borrow_det.reporting.metric_window import MetricWindow
 from borrow_det.reporting.run_log import RunLog, SilentLog
@@ -37,6 +37,7 @@ from borrow_det.train_step import (
 )
 from borrow_det.workdir import (
     compilation_cache,
+    extension,
     init_from,
     metadata,
     operating_points,
@@ -140,8 +141,11 @@ def prepare_run(
         config.stop_after,
     )
 
-    # Length.
+    # Length and schedule.
     config = run_length.with_steps(config, len(data.train))
+    change = ""
+    if resumes:
+        config, change = extension.with_restarts(config, workdir, rate_at)
 
     # Network: its shapes and, in a fresh run, the parameters that it starts from.
     task = TASKS[config.task](mesh_lib.resolve_layout(config), len(classes.class_names))
@@ -155,7 +159,8 @@ def prepare_run(
     workdir = metadata.prepare(workdir, config, classes, data.boxes, write=main)
     compilation_cache.keep_in(workdir, write=main)
     log = RunLog(config, workdir, data.evaluators) if main else SilentLog()
-    for notice in (*data.notices, run_length.describe(config, len(data.train))):
+    length = run_length.describe(config, len(data.train))
+    for notice in filter(None, (*data.notices, length, change)):
         log.line(notice)
     checkpoints = Checkpoints(
         workdir, every=config.checkpoint_every, keep=config.keep_checkpoints

@@ -305,6 +305,13 @@ def _schedule() -> ml_collections.ConfigDict:
     # num_steps.
     schedule.boundaries = (0.67, 0.83)
     schedule.factor = 0.1
+    # Steps at which warm-up and schedule start anew, each time over the steps until the
+    # next of them or num_steps. A run that is extended by "restart" adds one itself.
+    schedule.restarts = ()
+    # Schedule of a finished run that gets more steps: "restart", warm-up and schedule
+    # anew over the added steps; "continue", the schedule of the longer run from the
+    # present step on; or "" to be asked.
+    schedule.extend = ""
     return schedule
 
 

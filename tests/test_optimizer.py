@@ -95,6 +95,23 @@ def test_cosine_schedule_by_hand(config):
 
 
 @pytest.mark.parametrize("name", ["step", "cosine"])
+def test_a_restarted_schedule_is_that_of_a_run_of_the_steps_between(config, name):
+    config.schedule.name = name
+    config.schedule.boundaries = (0.5,)
+    config.num_steps, config.schedule.warmup_steps = 30, 4
+    config.schedule.restarts = (10, 24, 30)  # The last is beyond the last step.
+    rate = jax.jit(optimizer.make_schedule(config))
+    expected = []
+    config.schedule.restarts = ()
+    for length in (10, 14, 6):
+        config.num_steps = length
+        alone = optimizer.make_schedule(config)
+        expected += [float(alone(step)) for step in range(length)]
+    np.testing.assert_allclose([rate(step) for step in range(30)], expected, rtol=1e-5)
+    assert expected[10] == pytest.approx(0.025)  # The first of four steps of warm-up.
+
+
+@pytest.mark.parametrize("name", ["step", "cosine"])
 def test_a_run_shorter_than_its_warmup_rises_to_its_end(config, name):
     config.schedule.name = name
     config.schedule.boundaries = (1.0,)
@@ -194,6 +211,9 @@ def test_unknown_names_are_named(config):
         ("boundaries", (0.0,), r"boundaries is \(0.0,\); .* above 0"),
         ("boundaries", (0.5, 1.1), r"boundaries is \(0.5, 1.1\); .* up to 1"),
         ("boundaries", (float("nan"),), "boundaries is"),
+        ("restarts", (5, 5), r"restarts is \(5, 5\); it must hold numbers of steps"),
+        ("restarts", (0,), "restarts is"),
+        ("restarts", (1.5,), "restarts is"),
     ],
 )
 def test_schedules_out_of_range_are_named(config, field, value, message):

@@ -142,7 +142,7 @@ class BestStep:
         return self.step == step != before
 
     def stalled(self, stop_after: int) -> bool:
-        """Returns whether so many evaluations have had no gain; never for 0."""
+        """Returns whether that many evaluations have had no gain; never for 0."""
         return 0 < stop_after <= self.evaluations_since
 
     def describe_stop(self, step: int, num_steps: int) -> str:

@@ -26,7 +26,7 @@ class MetricWindow:
 
     @property
     def unlogged(self) -> bool:
-        """Whether there are steps since the last line."""
+        """True if there are steps since the last line."""
         return bool(self._unchecked or self._checked)
 
     def check(self, saved: int | None) -> None:

@@ -41,6 +41,8 @@ _LATER = {
     "checkpoint_best": "",
     "stop_after": 0,
     "num_epochs": 0.0,
+    "schedule.extend": "",
+    "schedule.restarts": (),
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = (

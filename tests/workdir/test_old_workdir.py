@@ -54,6 +54,7 @@ def test_a_differing_value_is_named_by_the_new_field(old_workdir, tiny_run):
 def test_old_run_resumes_with_more_steps(old_workdir, tiny_run, capsys):
     config = tiny_run.config.copy_and_resolve_references()
     config.num_steps = config.eval_every = 6
+    config.schedule.extend = "continue"
     with jax.numpy_dtype_promotion("standard"):
         metrics = train.train_and_evaluate(config, old_workdir)
     assert "resuming at step 4" in capsys.readouterr().out
@@ -74,6 +75,7 @@ def test_old_run_with_a_root_category_as_a_class_resumes(old_workdir, tiny_run):
     folder = pathlib.Path(tiny_run.config.dataset.path)
     config = tiny_run.config.copy_and_resolve_references()
     config.num_steps = config.eval_every = 5
+    config.schedule.extend = "restart"
     path = old_workdir / "dataset.json"
     dataset = json.loads(path.read_text())
     copy = shutil.copytree(folder, old_workdir.parent / "fewer")
