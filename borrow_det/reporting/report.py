@@ -7,6 +7,7 @@ from borrow_det.io import paths
 from borrow_det.tasks.task import Evaluator
 from borrow_det.visualization import curves, sheets
 from borrow_det.visualization.tables import (
+    compared_by_split,
     error_tables,
     markdown_report,
     per_class_table,
@@ -120,11 +121,7 @@ def _details(
     tables = []
     if any(field in figures for figures in metrics.values() for field in fields):
         tables.append(markdown_report(metrics, {}, fields))
-    splits: dict[str, dict[str, float]] = {}
-    for name, value in compared.items():
-        split, _, field = name.rpartition("/")
-        splits.setdefault(split, {})[field] = value
+    splits, fields = compared_by_split(compared)
     if splits:
-        fields = list(dict.fromkeys(f for figures in splits.values() for f in figures))
         tables.append(markdown_report(splits, {}, fields))
     return tables

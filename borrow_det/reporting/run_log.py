@@ -171,7 +171,12 @@ class RunLog:
                     path = evaluate.metrics_path(self._workdir, split.name, shown)
                     evaluation_plots.write(path, split)
         results_page.write_run(
-            self._evaluators, self._workdir, step, metrics, best.step if best else step
+            self._evaluators,
+            self._workdir,
+            step,
+            metrics,
+            compared,
+            best.step if best else step,
         )
         self.line(
             report.write_report(

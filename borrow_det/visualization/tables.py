@@ -124,6 +124,22 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def compared_by_split(
+    compared: Mapping[str, float],
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Groups metrics that compare splits, by `SPLIT/NAME`.
+
+    Returns:
+      (the metrics of each split, the names of all metrics).
+    """
+    splits: dict[str, dict[str, float]] = {}
+    for name, value in compared.items():
+        split, _, field = name.rpartition("/")
+        splits.setdefault(split, {})[field] = value
+    fields = dict.fromkeys(field for metrics in splits.values() for field in metrics)
+    return splits, list(fields)
+
+
 def markdown_table(
     corner: str,
     columns: Sequence[str],

@@ -48,6 +48,7 @@ def write_run(
     workdir: paths.Path,
     step: int,
     metrics: Mapping[str, Mapping[str, float]],
+    compared: Mapping[str, float],
     best: int,
 ) -> None:
     """Writes the pages of a finished run's evaluations, and `results.html`.
@@ -60,6 +61,7 @@ def write_run(
       workdir: the run's work directory.
       step: the last step.
       metrics: the metrics of each split at the last step.
+      compared: the metrics at the last step that compare splits, by `SPLIT/NAME`.
       best: the best step; it may be the last one.
     """
     last = [
@@ -76,7 +78,8 @@ def write_run(
     for i, done in enumerate(evaluations):
         content = _Content(done, workdir)
         if i == 0:  # The other pages link to it.
-            overview = content.render(workdir, evaluations)
+            table = _evaluations(evaluations, workdir) + sections.comparison(compared)
+            overview = content.render(workdir, table)
             paths.write_whole(workdir / "results.html", overview)
         page = evaluate.page_path(done.path)
         paths.write_whole(page, content.render(page.parent))
@@ -151,24 +154,18 @@ class _Content:
             "least": math.ceil(outcomes.STEPS * pictures.LEAST_SCORE),
         }
 
-    def render(
-        self,
-        folder: paths.Path,
-        evaluations: Sequence[Evaluated] = (),
-    ) -> str:
+    def render(self, folder: paths.Path, evaluations: str = "") -> str:
         """Returns the page.
 
         Args:
           folder: folder of the page, for relative links.
-          evaluations: rows of a table of evaluations; () for no table, and for a link
-            to the page that has it.
+          evaluations: tables of all evaluations, as HTML; "" for none, and for a link
+            to the page that has them.
         """
         parts = dict(self._parts)
         if evaluations:
-            parts = {"Evaluations": _evaluations(evaluations, folder)} | parts
-            link = ""
-        else:
-            link = link_to_run(self._workdir, folder)
+            parts = {"Evaluations": evaluations} | parts
+        link = "" if evaluations else link_to_run(self._workdir, folder)
         split = self._evaluator.split.name
         fields = {
             "TITLE": html.escape(f"Results of {split} at step {self._step}"),

@@ -88,6 +88,18 @@ def classes(
     return html_page.number_table(columns, rows, "Classes, each at its best F1")
 
 
+def comparison(compared: Mapping[str, float]) -> str:
+    """Returns the table of metrics that compare splits; "" without any."""
+    splits, fields = tables.compared_by_split(compared)
+    rows = [
+        [html.escape(split), *(number(metrics.get(field)) for field in fields)]
+        for split, metrics in splits.items()
+    ]
+    if not rows:
+        return ""
+    return html_page.number_table(("split", *fields), rows, "Comparison of the splits")
+
+
 def curves(analysis: Mapping[str, Any], threshold: float) -> str:
     """Draws the curves of all classes together and of each class."""
     drawn, sizes = analysis["curves"], analysis["sizes"]

@@ -167,7 +167,8 @@ def test_the_words_of_a_picture_count_its_marks(page):
 
 def write_run(done, workdir, best=STEP):
     metrics = {done.evaluator.split.name: done.metrics}
-    results_page.write_run([done.evaluator], workdir, STEP, metrics, best)
+    compared = {"swapped/consistency": 0.125, "val/small_recall": 1.0}
+    results_page.write_run([done.evaluator], workdir, STEP, metrics, compared, best)
 
 
 def links_to_files(page):
@@ -184,6 +185,9 @@ def test_a_run_has_a_page_with_links_to_its_evaluations(tmp_path):
     overview = (tmp_path / "results.html").read_text()
     assert re.findall(r"<h2>(.*?)</h2>", overview) == ["Evaluations", *SECTIONS]
     assert "<caption>The last step and the best one</caption>" in overview
+    row = '<th scope="row">swapped</th><td>0.125</td><td>-</td>'
+    assert row in overview
+    assert row not in done.path.with_suffix(".html").read_text()
     folder = "evaluations/val_40"
     assert links_to_files(overview) == [
         *("explain/index.html", f"{folder}/{STEP}.html", f"{folder}/4.html"),
