@@ -31,7 +31,7 @@ def is_available() -> bool:
 
 def add(
     annotated: pathlib.Path,
-    source: pathlib.Path,
+    source: pathlib.Path | None,
     times: Sequence[float],
     rate: float,
     part: pathlib.Path,
@@ -43,7 +43,7 @@ def add(
 
     Args:
       annotated: MP4 file without sound, as `video.VideoWriter` writes it.
-      source: the video that it was made of.
+      source: the video that it was made of; None for one that cannot be read again.
       times: time of each frame in seconds, from the first one on.
       rate: frames per second of the annotated video, for frames without times.
       part: file to write, which then replaces the annotated one; on the same disk.
@@ -58,20 +58,21 @@ def add(
     increasing = len(times) > 1 and bool(np.all(np.diff(times) > 0))
     exact = np.asarray(times) if increasing else steady
     with contextlib.ExitStack() as stack:
-        name, old, new = (
-            stack.enter_context(paths.plain_name(path))
-            for path in (source, annotated, part)
-        )
-        original = stack.enter_context(av.open(name))
-        tracks = original.streams.audio
-        if not tracks and np.abs(exact - steady).max(initial=0) < 0.5 / rate:
+        old = stack.enter_context(paths.plain_name(annotated))
+        new = stack.enter_context(paths.plain_name(part))
+        with_sound = []
+        if source is not None:
+            name = stack.enter_context(paths.plain_name(source))
+            original = stack.enter_context(av.open(name))
+            with_sound = [original] if original.streams.audio else []
+        if not with_sound and np.abs(exact - steady).max(initial=0) < 0.5 / rate:
             return
         try:
             with av.open(old) as silent, av.open(new, "w", format="mp4") as out:
                 video = _video_packets(silent, out, exact, rate)
                 sound = [
                     _sound_packets(original, out, exact[-1] + 1 / rate)
-                    for _ in tracks[:1]
+                    for original in with_sound
                 ]
                 # A muxer holds what comes before the packets of the other track.
                 for packet in heapq.merge(video, *sound, key=_seconds):

@@ -5,6 +5,7 @@ import itertools
 import math
 import pathlib
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -81,6 +82,8 @@ def read_stream(url: str) -> Iterator[Frame]:
 def read_camera(index: int) -> Iterator[Frame]:
     """Yields the frames of a camera of this machine, without end.
 
+    The times are those at which the frames are read.
+
     Raises:
       InputError: the camera is missing, or gives no frame.
     """
@@ -88,17 +91,20 @@ def read_camera(index: int) -> Iterator[Frame]:
         place = pathlib.Path(f"/dev/video{index}")
         if not place.exists():  # OpenCV prints several lines and gives no reason.
             there = sorted(path.name[5:] for path in place.parent.glob("video[0-9]*"))
-            known = f"the cameras are {', '.join(there)}" if there else "there is none"
+            known = f"only {', '.join(there)}" if there else "nor any other"
             raise InputError(
-                f"camera {index}: there is no {place}; {known} (for a file of that "
-                f"name, write ./{index})"
+                f"camera {index}: there is no {place}, {known}; connect it, or write "
+                f"./{index} for a file of that name"
             )
         capture = cv2.VideoCapture(index, cv2.CAP_V4L2)
     else:
         capture = cv2.VideoCapture(index)
-    yield from _frames(
-        capture, f"camera {index} gives no picture; another program may be using it"
-    )
+    start = None
+    message = f"camera {index} gives no picture; another program may be using it"
+    for frame in _frames(capture, message):
+        now = time.monotonic()
+        start = now if start is None else start
+        yield frame._replace(time=now - start)
 
 
 def _frames(capture: cv2.VideoCapture, message: str) -> Iterator[Frame]:
@@ -112,10 +118,10 @@ def _frames(capture: cv2.VideoCapture, message: str) -> Iterator[Frame]:
         start = waiting[0][1]
         if not _USUAL_RATES[0] <= rate <= _USUAL_RATES[1]:  # Also true for nan.
             waiting += itertools.islice(frames, _MEASURED)
-            rate = _measured_rate([time for _, time in waiting])
+            rate = _measured_rate([seconds for _, seconds in waiting])
         while waiting:
-            image, time = waiting.popleft()
-            yield Frame(image, rate, time - start)
+            image, seconds = waiting.popleft()
+            yield Frame(image, rate, seconds - start)
             waiting.extend(itertools.islice(frames, 0 if waiting else 1))
     finally:
         capture.release()
@@ -125,8 +131,8 @@ def _read(capture: cv2.VideoCapture) -> Iterator[tuple[np.ndarray, float]]:
     """Yields (image, time in seconds)."""
     read, frame = capture.read()
     while read:
-        time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), time
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), seconds
         read, frame = capture.read()
 
 

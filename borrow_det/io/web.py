@@ -59,8 +59,8 @@ def check(url: str) -> None:
     parts = _split(url)
     if parts.scheme not in (*_WEB, *_STREAMS):
         raise InputError(
-            f"{url}: URLs of {parts.scheme}:// are not read; copy the file to a disk, "
-            f"or use one of {', '.join((*_WEB, *_STREAMS))}"
+            f"{url}: URLs of {parts.scheme}:// are not read; name the path of a file "
+            f"on a disk, or use one of {', '.join((*_WEB, *_STREAMS))}"
         )
     if not parts.netloc:
         raise InputError(f"{url} names no server: write {parts.scheme}://SERVER/PATH")
@@ -131,6 +131,7 @@ def opened(url: str) -> Iterator[Answer]:
     except InputError:
         raise
     except urllib.error.HTTPError as error:
+        error.close()  # It is the answer, too.
         raise InputError(
             f"{name}: the server answers {error.code} {error.reason}"
         ) from error

@@ -46,22 +46,23 @@ class AnnotatedVideo:
         self._times.append(item.time)
 
     def close(self) -> None:
-        """Ends the file and adds the sound; reports on stderr if it cannot.
+        """Ends the file, adds sound and times; reports on stderr if it cannot.
 
-        A stream has none: its sound would have to be recorded at the same time.
+        A stream has no sound, which would have to be recorded at the same time.
         """
         self._writer.close()
         place = self._source.place
-        if not self._times or not isinstance(place, pathlib.Path):
-            return
-        if not place.is_file():  # A pipe is read once.
+        original = None  # A stream or a pipe is read once.
+        if isinstance(place, pathlib.Path) and place.is_file():
+            original = place
+        if not self._times:
             return
         if not soundtrack.is_available():
-            self.lacks_sound = True
+            self.lacks_sound = original is not None
             return
         part = self.path.parent.parent / _PART
         try:
-            soundtrack.add(self.path, place, self._times, self._writer.rate, part)
+            soundtrack.add(self.path, original, self._times, self._writer.rate, part)
         except Exception as error:  # FFmpeg's libraries raise many kinds.
             tqdm.tqdm.write(
                 f"warning: {self.path} is without sound: {type(error).__name__}: "

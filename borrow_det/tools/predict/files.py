@@ -108,13 +108,13 @@ class PredictionWriter:
           complete: false for a call that ends early; without any image, it leaves the
             results of an earlier call in place.
         """
-        self._end_video()
         keep = complete or self.images > 0
+        self._results.close(keep)
+        self._images.close(keep)
+        self._end_video()
         if keep and not self.images:
             self._folder.clear()
         self._folder.close()
-        self._results.close(keep)
-        self._images.close(keep)
 
     def _draw(self, item: Item, found: Detections) -> pathlib.Path | None:
         """Draws an image or frame; returns its picture or video, None if it cannot."""

@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 from borrow_det.errors import InputError
+from borrow_det.inference import video
 from borrow_det.io import web
 from borrow_det.tools.predict import sources
 from borrow_det.tools.predict.sources import Source
@@ -180,7 +181,8 @@ def test_the_second_ctrl_c_ends_the_call(tmp_path, detector, server, monkeypatch
     ("url", "message"),
     [
         ("ftp://a.b/c.png", "ftp://a.b/c.png: URLs of ftp:// are not read"),
-        ("gs://a/c.png", "URLs of gs:// are not read; copy the file to a disk"),
+        ("gs://a/c.png", "URLs of gs:// are not read; name the path of a file"),
+        ("file:///a/c.png", "URLs of file:// are not read; name the path of a file"),
         ("https:///c.png", "names no server: write https://SERVER/PATH"),
         ("http://[a/c.png", "is not a valid URL"),
     ],
@@ -218,9 +220,43 @@ def test_a_camera_that_is_absent_is_skipped_in_one_line(tmp_path, detector, caps
     still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
     assert run(tmp_path / "out", "63", still) == 1
     told = capsys.readouterr().err
-    assert told.startswith("skipped: camera 63: there is no /dev/video63; the")
-    assert told.endswith("(for a file of that name, write ./63)\n")
+    assert told.startswith("skipped: camera 63: there is no /dev/video63, ")
+    assert told.endswith("; connect it, or write ./63 for a file of that name\n")
     assert told.count("\n") == 1
+
+
+def test_a_camera_is_read_until_ctrl_c(tmp_path, detector, monkeypatch, capsys):
+    """A stand-in for OpenCV's capture: no machine of the tests has a camera."""
+    detector.tolerance = 90
+    opened = []
+
+    class Camera:
+        def __init__(self, *arguments):
+            opened.append(arguments)
+
+        def read(self):
+            if len(detector.shapes) == 3:
+                signal.raise_signal(signal.SIGINT)
+            return True, scene(48, 64, green=[4, 16, 16, 16])[..., ::-1].copy()
+
+        def get(self, what):
+            return 30.0 if what == cv2.CAP_PROP_FPS else 0.0
+
+        def release(self):
+            opened.append("released")
+
+    monkeypatch.setattr(video.sys, "platform", "darwin")
+    monkeypatch.setattr(video.cv2, "VideoCapture", Camera)
+    assert run(tmp_path / "out", "--batch=2", "7") == 0
+    assert opened == [(7,), "released"]
+    assert "camera 7: ended by Ctrl-C" in capsys.readouterr().err
+    found = results(tmp_path / "out")
+    assert [(r["file_name"], r["frame"]) for r in found] == [
+        ("camera 7", frame) for frame in range(7)
+    ]
+    monkeypatch.undo()
+    copy = tmp_path / "out" / "pictures" / "camera_7.mp4"
+    assert len(list(video.read_frames(copy))) == 7
 
 
 # --- lists
