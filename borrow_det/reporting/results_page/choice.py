@@ -56,7 +56,7 @@ def choose(
       found: outcomes of the split.
       places: images of its detections and objects.
       class_names: name of each label.
-      threshold: threshold, as an index from 0 to outcomes.STEPS.
+      threshold: threshold, as an index.
       limit: largest number of images.
 
     Returns:

@@ -14,7 +14,7 @@ from borrow_det.evaluation import average_precision, pairing
 from borrow_det.evaluation.errors import FALSE_POSITIVES, ErrorKinds
 from borrow_det.evaluation.pairing import Pairs
 
-STEPS = 100  # The thresholds are 0, 1 / STEPS ... 1.
+_STEPS = 100  # Thresholds between 0 and 1.
 SIZES = tuple(average_precision.AREA_RANGES)
 HIT = "hit"
 DETECTION_KINDS = (HIT, *FALSE_POSITIVES)
@@ -24,7 +24,7 @@ class Outcomes(NamedTuple):
     """The outcome of D detections and G objects.
 
     A size is an index in SIZES: that of the object, or of the box of a detection
-    without an object. A threshold is an index from 0 to STEPS.
+    without an object. A threshold is an index in `thresholds`.
 
     Attributes:
       label: class of each detection, int [D].
@@ -59,11 +59,17 @@ class Outcomes(NamedTuple):
         return self.object_counts & (self.found < threshold)
 
 
+def thresholds(start: float) -> np.ndarray:
+    """Returns 0, 0.01 ... 1, and `start` among them: float64, rising."""
+    return np.union1d(np.arange(_STEPS + 1) / _STEPS, start)
+
+
 def outcomes(
     truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     pairs: Pairs,
     kinds: ErrorKinds,
+    thresholds: np.ndarray,
 ) -> Outcomes:
     """Joins the pairs and the kinds of errors of a split.
 
@@ -72,6 +78,7 @@ def outcomes(
       detections: COCO results list, likewise.
       pairs: pairs of both.
       kinds: kinds of the errors of both.
+      thresholds: minimum scores, rising.
     """
     labels = {c["id"]: i for i, c in enumerate(truth["categories"])}
     annotations = truth["annotations"]
@@ -84,7 +91,7 @@ def outcomes(
     kind[pairs.hit] = DETECTION_KINDS.index(HIT)
     for i in np.flatnonzero(counts & ~has_object):
         kind[i] = DETECTION_KINDS.index(kinds.detection[i])
-    highest = highest_threshold([d["score"] for d in detections])
+    highest = highest_threshold([d["score"] for d in detections], thresholds)
     found = np.full(len(annotations), -1)
     is_found = pairs.detection >= 0
     found[is_found] = highest[pairs.detection[is_found]]
@@ -106,9 +113,8 @@ def outcomes(
     )
 
 
-def highest_threshold(scores: Sequence[float]) -> np.ndarray:
-    """Returns the largest i with i / STEPS <= score, for each score: int [n]."""
-    thresholds = np.arange(STEPS + 1) / STEPS
+def highest_threshold(scores: Sequence[float], thresholds: np.ndarray) -> np.ndarray:
+    """Returns the index of the highest threshold that each score reaches: int [n]."""
     return np.searchsorted(thresholds, np.asarray(scores, float), side="right") - 1
 
 

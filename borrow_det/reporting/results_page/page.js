@@ -1,6 +1,6 @@
 (() => {
   "use strict";
-  const { classes, sizes, kinds, steps, start, least } = RESULTS;
+  const { classes, sizes, kinds, thresholds, start, least } = RESULTS;
   const sections = [...document.querySelectorAll("section.picture")];
   const scenes = sections.map((section) => ({
     ...JSON.parse(section.querySelector("script").textContent),
@@ -14,7 +14,7 @@
   const options = (pairs) =>
     pairs.map(([value, text]) => element("option", { value }, text));
   const threshold = element("input", {
-    type: "range", id: "threshold", min: 0, max: 1, step: 1 / steps, value: start / steps,
+    type: "range", id: "threshold", min: 0, max: thresholds.length - 1, value: start,
   });
   const value = element("output", { id: "value" });
   const kind = element("select", { id: "kind" }, ...options([
@@ -102,7 +102,9 @@
   }
 
   // --- Counts, over all images of the split.
-  const now = () => Math.round(threshold.valueAsNumber * steps);
+  const now = () => threshold.valueAsNumber; // Index in thresholds.
+  // The best F1 may be between the steps.
+  const text = (t) => thresholds[t].toFixed(t === start ? 3 : 2);
   const ofClass = (l) => label.value === "" || l === Number(label.value);
   const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
@@ -110,7 +112,7 @@
   function tally(t) {
     const total = (rows, kind) => sizes.map((_, s) => sum(
       rows.filter((row) => row[1] === s && row[2] === kind && ofClass(row[0]))
-        .map(([, , , thresholds, numbers]) => sum(numbers.filter((_, i) => thresholds[i] >= t)))
+        .map(([, , , highest, numbers]) => sum(numbers.filter((_, i) => highest[i] >= t)))
     ));
     const found = kinds.map((_, k) => total(RESULTS.detections, k));
     const objects = sizes.map((_, s) => sum(
@@ -128,7 +130,7 @@
     const wrong = sum(found.slice(1).map(of));
     const share = (part, all) => (all ? (part / all).toFixed(3) : "-");
     counts.textContent =
-      `All images at ${(t / steps).toFixed(2)}: ${hits} hits, ${wrong} false positives, ` +
+      `All images at ${text(t)}: ${hits} hits, ${wrong} false positives, ` +
       `${of(lost)} objects not found. Precision ${share(hits, hits + wrong)}, recall ` +
       `${share(hits, of(objects))}, F1 ${share(2 * hits, hits + wrong + of(objects))}.`;
     const rows = [
@@ -212,11 +214,10 @@
 
   // --- Pages.
   function update() {
-    const text = (now() / steps).toFixed(2);
-    value.textContent = text;
-    threshold.setAttribute("aria-valuetext", text);
-    note.textContent = now() < least
-      ? `Boxes with a score below ${(least / steps).toFixed(2)} are counted, but not in this page.`
+    value.textContent = text(now());
+    threshold.setAttribute("aria-valuetext", text(now()));
+    note.textContent = thresholds[now()] < least
+      ? `Boxes with a score below ${least} are counted, but not drawn.`
       : "";
     count();
     shown = scenes.flatMap((scene, i) =>

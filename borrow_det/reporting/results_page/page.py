@@ -6,12 +6,13 @@ and classes are untrusted text. Without scripts it is a plain document.
 """
 
 import html
-import math
 import os
 import pathlib
 import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from borrow_det import evaluate
 from borrow_det.evaluate import Evaluated
@@ -110,21 +111,17 @@ class _Content:
         assert isinstance(evaluator, DetectionEvaluator)
         self._step, self._workdir, self._evaluator = done.step, workdir, evaluator
         config, split = evaluator.config, evaluator.split
-        results = json_files.read(evaluate.results_path(evaluator, done.path))
+        names = split.class_names
         analysis = evaluate.read_analysis(done.path)
-        truth, detections = sized(evaluator.truth, results, config)
-        limit = config.evaluation.max_detections
-        pairs = pairing.pair(truth, detections, max_detections=limit)
-        kinds = errors.kinds(truth, detections, pairs)
-        found = outcomes.outcomes(truth, detections, pairs, kinds)
         point = analysis["operating_points"][BEST_F1]
         best = point["score"] if point else config.report.min_score
-        threshold = round(outcomes.STEPS * best)
-        shown = pictures.Pictures(truth, detections, found)
-        names = split.class_names
+        thresholds = outcomes.thresholds(best)
+        start = int(np.searchsorted(thresholds, best))
+        found, shown = _outcomes(evaluator, done.path, thresholds)
         chosen = choice.choose(
-            found, shown.places, names, threshold, config.report.page_images
+            found, shown.places, names, start, config.report.page_images
         )
+        limit = config.evaluation.max_detections
         self._parts = {
             "Figures": '<div class="tables">\n'
             + sections.figures(done.metrics, limit)
@@ -135,7 +132,7 @@ class _Content:
             "Confusion matrix": sections.confusion(analysis),
             "Errors": sections.errors(analysis),
             "Pictures": _pictures(len(chosen), len(split))
-            + "".join(pictures.sections(split, shown, chosen, threshold)),
+            + "".join(pictures.sections(split, shown, chosen, start)),
         }
         counted = int(found.object_counts.sum())
         self._about = (
@@ -149,9 +146,9 @@ class _Content:
             "classes": names,
             "sizes": outcomes.SIZES,
             "kinds": outcomes.DETECTION_KINDS,
-            "steps": outcomes.STEPS,
-            "start": threshold,
-            "least": math.ceil(outcomes.STEPS * pictures.LEAST_SCORE),
+            "thresholds": thresholds.tolist(),
+            "start": start,
+            "least": pictures.LEAST_SCORE,
         }
 
     def render(self, folder: paths.Path, evaluations: str = "") -> str:
@@ -202,6 +199,25 @@ class _Content:
         )
 
 
+def _outcomes(
+    evaluator: DetectionEvaluator, path: paths.Path, thresholds: np.ndarray
+) -> tuple[outcomes.Outcomes, pictures.Pictures]:
+    """Reads the detections of an evaluation, and finds their outcomes.
+
+    Args:
+      evaluator: the evaluator of the split.
+      path: the file of the metrics.
+      thresholds: minimum scores, rising.
+    """
+    results = json_files.read(evaluate.results_path(evaluator, path))
+    truth, detections = sized(evaluator.truth, results, evaluator.config)
+    limit = evaluator.config.evaluation.max_detections
+    pairs = pairing.pair(truth, detections, max_detections=limit)
+    kinds = errors.kinds(truth, detections, pairs)
+    found = outcomes.outcomes(truth, detections, pairs, kinds, thresholds)
+    return found, pictures.Pictures(truth, detections, found)
+
+
 def explain_page(workdir: paths.Path) -> paths.Path:
     """Returns the page of `explain` that the results pages of a run link to."""
     return workdir / "explain" / "index.html"
@@ -248,7 +264,7 @@ def _pictures(shown: int, images: int) -> str:
     return (
         f"<p>{which}. Counts are those of all images. The size of a hit is that of its "
         "object, the size of a false positive that of its box. The threshold starts at "
-        "the best F1.</p>\n"
+        "the best F1 and moves in steps of 0.01.</p>\n"
         "<noscript><p>Boxes and other thresholds need JavaScript.</p></noscript>\n"
     )
 

@@ -43,11 +43,19 @@ def made(tmp_path_factory):
 
 
 def slide(browser, threshold):
+    """Moves the slider to a threshold; returns its index."""
+    index = browser.run(f"RESULTS.thresholds.indexOf({threshold})")
+    assert index >= 0
     browser.run(
         "(() => { const e = document.getElementById('threshold');"
-        f"e.value = '{threshold / 100}';"
-        "e.dispatchEvent(new Event('input')); })()"
+        f"e.value = {index}; e.dispatchEvent(new Event('input')); }})()"
     )
+    return index
+
+
+def best_f1(page):
+    analysis = json.loads(page.with_suffix(".analysis.json").read_text())
+    return analysis["operating_points"]["best_f1"]
 
 
 def expected_table(counts, labels):
@@ -63,14 +71,15 @@ def expected_table(counts, labels):
 def test_the_sliders_counts_equal_a_new_pairing(browser, made):
     page, truth, detections = made
     browser.open(page, 1280)
-    for threshold in (0, 3, 10, 29, 30, 31, 50, 57, 70, 90, 100):
+    best = best_f1(page)["score"]
+    for threshold in (0, 0.03, 0.1, 0.29, 0.3, 0.31, 0.5, 0.57, 0.7, 0.9, 1, best):
         slide(browser, threshold)
-        counts = counts_of_the_better_detections(truth, detections, threshold / 100)
+        counts = counts_of_the_better_detections(truth, detections, threshold)
         assert browser.run(TABLE) == expected_table(counts, range(3))
         browser.choose("#class", "1")
         assert browser.run(TABLE) == expected_table(counts, [1])
         browser.choose("#class", "")
-    slide(browser, 30)
+    slide(browser, 0.3)
     table = expected_table(
         counts_of_the_better_detections(truth, detections, 0.3), range(3)
     )
@@ -85,17 +94,22 @@ def test_the_sliders_counts_equal_a_new_pairing(browser, made):
     assert browser.complaints() == []
 
 
-def test_the_slider_starts_at_the_best_f1(browser, made):
+def test_the_slider_starts_at_the_best_f1_and_moves_by_a_hundredth(browser, made):
     page, _, _ = made
     browser.open(page, 1280)
-    analysis = json.loads(page.with_suffix(".analysis.json").read_text())
-    best = analysis["operating_points"]["best_f1"]["score"]
-    assert browser.run("document.getElementById('value').textContent") == f"{best:.2f}"
-    slider = "document.getElementById('threshold')"
-    browser.run(f"{slider}.focus()")
+    best = best_f1(page)
+    shown = "document.getElementById('value').textContent"
+    assert browser.run(shown) == f"{best['score']:.3f}"
+    values = (best["precision"], best["recall"], best["f1"])
+    assert browser.run(COUNTS).endswith(
+        "Precision {:.3f}, recall {:.3f}, F1 {:.3f}.".format(*values)
+    )
+    browser.run("document.getElementById('threshold').focus()")
     browser.press("ArrowRight")
-    shown = browser.run("document.getElementById('value').textContent")
-    assert float(shown) == pytest.approx(round(best, 2) + 0.01)
+    first = float(browser.run(shown))
+    assert 0 < first - best["score"] <= 0.01
+    browser.press("ArrowRight")
+    assert float(browser.run(shown)) == pytest.approx(first + 0.01)
 
 
 def drawn(browser):
@@ -113,8 +127,8 @@ def test_boxes_are_those_of_the_threshold(browser, made):
     record = browser.run(
         "JSON.parse(document.querySelector('.picture script').textContent)"
     )
-    for threshold in (5, 40, 70):
-        slide(browser, threshold)
+    for score in (0.05, 0.4, 0.7):
+        threshold = slide(browser, score)
         kinds = [row[2] for row in record["detections"] if row[3] >= threshold]
         found = [row[2] for row in record["objects"]]
         lost = [n for n in found if n is not None and n < threshold]
@@ -139,7 +153,7 @@ def test_filters_leave_pictures_with_such_a_mark(browser, made):
     browser.open(page, 1280)
     every = "[...document.querySelectorAll('.picture script')]"
     records = browser.run(f"{every}.map(s => JSON.parse(s.textContent))")
-    slide(browser, 30)
+    threshold = slide(browser, 0.3)
     browser.choose("#kind", "missed")
     browser.choose("#class", "1")
     browser.choose("#size", "1")
@@ -147,7 +161,7 @@ def test_filters_leave_pictures_with_such_a_mark(browser, made):
         record["name"]
         for record in records
         if any(
-            row[:2] == [1, 1] and row[2] is not None and max(row[2:4]) < 30
+            row[:2] == [1, 1] and row[2] is not None and max(row[2:4]) < threshold
             for row in record["objects"]
         )
     ]

@@ -19,10 +19,13 @@ def records(seed):
     return truth, detections
 
 
+THRESHOLDS = outcomes.thresholds(0.3456)
+
+
 def found_in(truth, detections):
     pairs = pairing.pair(truth, detections)
     kinds = errors.kinds(truth, detections, pairs)
-    return outcomes.outcomes(truth, detections, pairs, kinds)
+    return outcomes.outcomes(truth, detections, pairs, kinds, THRESHOLDS)
 
 
 def counts_in_the_table(table, threshold):
@@ -50,16 +53,21 @@ def counts_in_the_table(table, threshold):
 def test_counts_at_every_threshold_are_those_of_the_better_detections(seed):
     truth, detections = records(seed)
     table = outcomes.table(found_in(truth, detections), len(CLASSES))
-    for threshold in range(outcomes.STEPS + 1):
-        expected = counts_of_the_better_detections(truth, detections, threshold / 100)
-        assert +counts_in_the_table(table, threshold) == +expected
+    assert len(THRESHOLDS) == 102
+    for index, threshold in enumerate(THRESHOLDS):
+        expected = counts_of_the_better_detections(truth, detections, threshold)
+        assert +counts_in_the_table(table, index) == +expected
 
 
 def test_a_score_at_a_threshold_reaches_it():
-    thresholds = [i / 100 for i in range(101)]
-    assert outcomes.highest_threshold(thresholds).tolist() == list(range(101))
-    below = np.nextafter(thresholds[1:], 0)
-    assert outcomes.highest_threshold(below).tolist() == list(range(100))
+    expected = sorted([i / 100 for i in range(101)] + [0.3456])
+    assert THRESHOLDS.tolist() == expected
+    assert outcomes.thresholds(0.3).tolist() == [i / 100 for i in range(101)]
+    reached = outcomes.highest_threshold(expected, THRESHOLDS)
+    assert reached.tolist() == list(range(102))
+    below = np.nextafter(expected[1:], 0)
+    reached = outcomes.highest_threshold(below, THRESHOLDS)
+    assert reached.tolist() == list(range(101))
 
 
 def test_a_split_without_detections_or_objects_has_an_empty_table():
