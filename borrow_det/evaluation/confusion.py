@@ -88,12 +88,12 @@ def _take(
       annotated: int [G], labels.
       iou: least IoU of a pair.
     """
-    takes: list[int | None] = []
+    takes: list[int | None] = [None] * len(values)
     free = np.ones(values.shape[1], bool)
-    for row, own in zip(values, detected, strict=True):
-        candidates = np.flatnonzero(free & (row >= iou))
-        g = max(candidates, key=lambda g: (row[g], annotated[g] == own), default=None)
-        takes.append(None if g is None else int(g))
-        if g is not None:
-            free[g] = False
+    for d in np.flatnonzero((values >= iou).any(axis=1)).tolist():
+        candidates = np.flatnonzero(free & (values[d] >= iou)).tolist()
+        same = annotated == detected[d]
+        if candidates:
+            g = max(candidates, key=lambda g: (values[d, g], same[g]))
+            takes[d], free[g] = g, False
     return takes

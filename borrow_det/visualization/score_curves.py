@@ -166,7 +166,7 @@ def _summary(curve: Mapping[str, Any]) -> str:
     if not curve["objects"]:
         return "(no objects)"
     best = max(curve["f1"], default=0.0)
-    return f"(F1 {best:.2f}, {curve['objects']:,} objects)"
+    return f"(F1 {best:.3f}, {curve['objects']:,} objects)"
 
 
 def _note(
@@ -177,7 +177,7 @@ def _note(
         k: analysis["curves"][curve_key(analysis["classes"][k])][ALL] for k in others
     }
     some = [
-        f"{names[k]} {max(curve['f1'], default=0.0):.2f}"
+        f"{names[k]} {max(curve['f1'], default=0.0):.3f}"
         for k, curve in curves.items()
         if curve["objects"]
     ]
@@ -194,6 +194,8 @@ def _plot(
     best: Mapping[str, float] | None,
 ) -> None:
     """Draws one panel; the first line is on top of the others."""
+    # Between two scores, the detections of the higher one are kept.
+    drawstyle = "steps-post" if x == "score" else "default"
     for line, zorder in zip(lines, [3, *[2] * len(lines)], strict=False):
         curve = line.curve
         marker = "o" if len(curve["score"]) < 3 else None
@@ -203,6 +205,7 @@ def _plot(
             marker=marker,
             ms=3,
             zorder=zorder,
+            drawstyle=drawstyle,
             **line.style,
         )
     if best and x == "score":

@@ -51,11 +51,11 @@ def test_classes_with_the_most_objects_are_lines_and_the_others_are_named():
     shown = texts(figure)
     classes, sizes = shown["legends"]
     assert len(classes) == 9
-    assert classes[1] == "kind 0 (F1 0.25, 100 objects)"
+    assert classes[1] == "kind 0 (F1 0.250, 100 objects)"
     assert [line.split()[0] for line in sizes] == ["all", "small", "medium", "large"]
     assert shown["note"] == (
-        "Not drawn, with the best F1: kind 8 0.25, kind 9 0.25, kind 10 0.25. Without "
-        "objects: kind 11."
+        "Not drawn, with the best F1: kind 8 0.250, kind 9 0.250, kind 10 0.250. "
+        "Without objects: kind 11."
     )
     lines = figure.get_axes()[0].get_lines()[:9]
     styles = [(line.get_color(), str(line._dash_pattern)) for line in lines]
