@@ -44,6 +44,7 @@ class _View(NamedTuple):
 
 def detect_images(
     detect: DetectCanvases,
+    compile_for: Callable[[int], object],
     images: Iterable[np.ndarray | StripImage],
     views: Callable[[tuple[int, int]], np.ndarray],
     *,
@@ -58,6 +59,7 @@ def detect_images(
 
     Args:
       detect: the detector of a batch of canvases.
+      compile_for: is called with the size of a batch before its time is taken.
       images: uint8 RGB [H, W, 3] each, or opened by strips.
       views: maps the (height, width) of an image to its views, int [v, 4].
       canvas: (height, width) of a canvas in pixels.
@@ -75,7 +77,7 @@ def detect_images(
             padded = decode.to_canvas(_cut(image, window), canvas)
             queue.append(_View(waiting[-1], index, *padded))
             if len(queue) == batch_size:
-                _detect_views(detect, queue, canvas, batch_size)
+                _detect_views(detect, compile_for, queue, canvas, batch_size)
                 queue = []
                 full_batches += 1
         if isinstance(image, StripImage):
@@ -84,19 +86,25 @@ def detect_images(
             yield _merged(waiting.popleft(), iou)
     if queue:
         single = len(queue) == 1 and not full_batches
-        _detect_views(detect, queue, canvas, 1 if single else batch_size)
+        rows = 1 if single else batch_size
+        _detect_views(detect, compile_for, queue, canvas, rows)
     while waiting:
         yield _merged(waiting.popleft(), iou)
 
 
 def _detect_views(
-    detect: DetectCanvases, queue: list[_View], canvas: tuple[int, int], rows: int
+    detect: DetectCanvases,
+    compile_for: Callable[[int], object],
+    queue: list[_View],
+    canvas: tuple[int, int],
+    rows: int,
 ) -> None:
     """Detects in the queued views as a batch of `rows`; enters the results."""
     canvases = np.zeros((rows, *canvas, 3), np.uint8)
     sizes = np.tile(np.array(canvas, np.int32), (rows, 1))
     for row, view in enumerate(queue):
         canvases[row], sizes[row] = view.canvas, view.size
+    compile_for(rows)
     start = time.perf_counter()
     found = detect(canvases, sizes)
     share = (time.perf_counter() - start) / len(queue)

@@ -53,8 +53,8 @@ class Detections:
       image_size: (height, width) of the image in pixels.
       image: uint8 RGB [H, W, 3], the upright image. The image of a file that was read
         by strips is shrunk by an integer factor to at most 2**24 pixels.
-      seconds: time of the network for the image, its share of each batch. The first
-        batch of each size includes the compilation of the program.
+      seconds: time of the network for the image, its share of each batch, without the
+        compilation of the program.
     """
 
     boxes: np.ndarray

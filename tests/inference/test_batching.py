@@ -25,7 +25,7 @@ def images(tmp_path, monkeypatch):
 
 def run(images, tile, whole=True, batch_size=3):
     """Returns the batches that a network gets, and the images with their detections."""
-    batches = []
+    batches, compiled = [], []
 
     def detect(canvases, sizes):
         batches.append((canvases.copy(), sizes.copy()))
@@ -41,6 +41,7 @@ def run(images, tile, whole=True, batch_size=3):
     found = list(
         batching.detect_images(
             detect,
+            compiled.append,
             images,
             lambda size: tiling.windows(size, tile, 0.2, whole),
             canvas=(48, 64),
@@ -48,6 +49,7 @@ def run(images, tile, whole=True, batch_size=3):
             batch_size=batch_size,
         )
     )
+    assert compiled == [len(canvases) for canvases, _ in batches]
     return batches, found
 
 

@@ -77,6 +77,20 @@ def test_attend_gives_the_same_detections_and_the_matching_scores(tiny_run):
     np.testing.assert_allclose(attended.P[0].sum(axis=-1), 1, rtol=1e-5)
 
 
+def test_a_program_compiled_for_times_gives_the_same_detections(tiny_run):
+    run = Detector.load(tiny_run.workdir)
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    size = np.array([[64, 50]], np.int32)
+    expected = run.detect_canvases(image, size)
+    run.compile_for(1)
+    for name, values in run.detect_canvases(image, size).items():
+        np.testing.assert_array_equal(values, expected[name])
+    # Sizes of another type take the other program.
+    wide = run.detect_canvases(image, size.astype(np.int64))
+    np.testing.assert_array_equal(wide["scores"], expected["scores"])
+    assert len(run._programs) == 1
+
+
 # --- calls
 
 

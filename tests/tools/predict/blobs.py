@@ -28,6 +28,9 @@ class BlobDetector(Detector):
         self.tolerance = tolerance
         self.shapes = []
 
+    def compile_for(self, batch_size):
+        pass
+
     def detect_canvases(self, images, image_size):
         self.shapes.append(images.shape)
         count = len(images)
