@@ -71,7 +71,7 @@ class Browser:
         """Ends the browser."""
         self._session = None
         self.call("Browser.close")
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=120)
         os.close(self._read)
         os.close(self._write)
 

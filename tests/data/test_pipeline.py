@@ -283,7 +283,7 @@ def test_closing_ends_threads_and_workers(num_workers, drawn_config):
             assert started
         assert not multiprocessing.active_children()
         for thread in started:
-            thread.join(timeout=20)  # It may finish its current image.
+            thread.join(timeout=120)  # It may finish its current image.
             assert not thread.is_alive(), thread
 
 

@@ -61,7 +61,7 @@ class StandIns:
             env={**os.environ, "PATH": path, **environment},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             stdin=subprocess.DEVNULL,
             check=False,
         )

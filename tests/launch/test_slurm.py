@@ -79,7 +79,7 @@ def test_after_sigterm_the_script_waits_for_srun(tmp_path):
         env={**JOB, "PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
         restore_signals=True,
     )

@@ -66,7 +66,7 @@ def test_after_ctrl_c_the_run_continues_unless_it_should_be_deleted(fresh, delet
     while not (fresh.folder / "following").exists():
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # A terminal sends it to the group.
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     note = "the run continues there; if n exists, it still costs money"
     assert (note in err) != deleting

@@ -39,7 +39,7 @@ class Worker:
             ["bash", self.folder / "launch" / "tpu_worker.sh", *arguments],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
             env=environment or None,
         )

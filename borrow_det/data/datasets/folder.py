@@ -77,7 +77,7 @@ def open_set(
     for name, part in parts.items():
         copy = copies[part.split]
         indices, notice = _select(copy, part, dataset_config, name, path)
-        notices += notice
+        notices += [line for line in notice if line not in notices]
         labels = [label_of[id_key(category.id)] for category in copy.categories]
         opened[name] = FolderRecords(
             copy, policy, np.array(labels, np.int32), indices, numbered
@@ -309,15 +309,13 @@ def _select(
         mask = folder_splits.hold_out(copy.images, dataset_config.held_out, field)
     except InputError as error:
         raise InputError(f"{path}, split {part.split}: {error}") from error
-    if not part.held_out:
-        return np.flatnonzero(~mask), []
     by_group = f", whole groups by {field}" if field else ""
     notice = (
         f"{path} has no validation split: {mask.sum():,} of the {len(mask):,} images "
-        f"of {part.split} are held out as {name} (dataset.held_out="
+        f"of {part.split} are held out for validation (dataset.held_out="
         f"{dataset_config.held_out:g}{by_group})"
     )
-    return np.flatnonzero(mask), [notice]
+    return np.flatnonzero(mask if part.held_out else ~mask), [notice]
 
 
 def _counts(split: FolderRecords, part: Part) -> dict[str, int]:

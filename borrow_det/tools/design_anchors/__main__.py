@@ -182,7 +182,8 @@ def from_data(
     """
     validate.check_fields(config)
     _check_levels(config.anchors)
-    boxes, left_out = _read_boxes(config, split)
+    opened = sources.load(config.dataset, split)
+    boxes, left_out = _read_boxes(opened, config)
     objects = proposal.measure(boxes, config.input_size)
     region = proposal.wanted_region(objects, goal.share)
     own = config.anchors
@@ -196,6 +197,7 @@ def from_data(
         "dataset": config.dataset.name,
         "path": config.dataset.path,
         "split": split,
+        "notices": list(opened.notices),
         "input_size": list(config.input_size),
         "theta": goal.theta,
         "share": goal.share,
@@ -231,12 +233,13 @@ def _check_levels(anchors: ConfigDict) -> None:
             )
 
 
-def _read_boxes(config: ConfigDict, name: str) -> tuple[np.ndarray, dict[str, int]]:
+def _read_boxes(
+    split: sources.Split, config: ConfigDict
+) -> tuple[np.ndarray, dict[str, int]]:
     """Returns the boxes [N, 4] that training learns, and counts of the others.
 
     The others are crowds and difficult objects, and boxes without an area.
     """
-    split = sources.load(config.dataset, name)
     found, count = [np.zeros((0, 4), np.float32)], 0
     for index in range(len(split)):
         record = split[index]
@@ -249,7 +252,7 @@ def _read_boxes(config: ConfigDict, name: str) -> tuple[np.ndarray, dict[str, in
     with_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     if not with_area.any():
         raise InputError(
-            f"split {name} of {config.dataset.path or config.dataset.name} has no "
+            f"split {split.name} of {config.dataset.path or split.dataset} has no "
             "objects: choose another --split"
         )
     left_out = {

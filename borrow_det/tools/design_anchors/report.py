@@ -16,6 +16,7 @@ def text(design: dict[str, Any]) -> str:
     fragment = design["fragment"]
     name = design["path"] or design["dataset"]
     lines = [
+        *design["notices"],
         f"{name}, split {design['split']}: {design['objects']} objects at {width} x "
         f"{height} pixels ({_left_out(design)} left out)",
         f"{design['share']:.4g} of them have sizes of {low:.1f} to {high:.1f} pixels "

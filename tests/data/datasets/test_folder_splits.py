@@ -149,7 +149,7 @@ def test_a_run_trains_and_validates_on_parts_of_one_split(folder, noise_image):
     assert [len(split) for split in (train, val, both, half)] == [8, 2, 10, 4]
     notice = (
         f"{folder.folder} has no validation split: 2 of the 10 images of train are "
-        "held out as val (dataset.held_out=0.2, whole groups by camera)"
+        "held out for validation (dataset.held_out=0.2, whole groups by camera)"
     )
     assert notice in train.notices
     names = {

@@ -114,6 +114,17 @@ def test_the_answer_depends_on_theta_and_the_scale_step(capsys):
     assert answer["max_aspect_ratio"] == pytest.approx(5 / quotient)
 
 
+def test_images_that_are_held_out_for_validation_are_left_out_and_named(
+    tmp_path, capsys
+):
+    folder = write_folder(tmp_path / "set", [[[20, 10, 60, 30]]] * 5)
+    (folder / "val.json").unlink()
+    design = on_folder(tmp_path, folder, "--share=1", size=64)
+    assert design["objects"] == 4
+    notice = "1 of the 5 images of train are held out for validation"
+    assert notice in capsys.readouterr().out
+
+
 def test_objects_are_measured_after_resizing(tmp_path, capsys):
     """100 x 200 pixels become 64 x 64: heights times 0.64, widths times 0.32."""
     boxes = [[[20, 10, 60, 30]], [[30, 40, 120, 60], [0, 0, 60, 30]]]
