@@ -6,7 +6,7 @@ import math
 import jax
 import pytest
 
-from borrow_det import train
+from borrow_det import evaluate, train
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
 from borrow_det.reporting.run_log import RunLog
@@ -38,11 +38,20 @@ def test_the_best_checkpoint_is_saved_kept_and_named(
     config, tmp_path, monkeypatch, capsys
 ):
     plan(monkeypatch, VALUES)
+    kept = []
+
+    def keep(workdir, split, step):
+        kept.append((split, step))
+        return {"best_f1": {"score": 0.5, "precision": 1.0, "recall": 1.0, "f1": 1.0}}
+
+    monkeypatch.setattr(evaluate, "keep_operating_points", keep)
     folder = tmp_path / "W"
     train.train_and_evaluate(config, folder)
+    assert kept == [("val", 3), ("val", 6)]
     assert checkpoints.complete_steps(folder) == [3, 6]
     assert best.read(folder) == (3, "val", "AP_small", 0.5)
     out = capsys.readouterr().out
+    assert "step 3, best_f1: score 0.500, precision 1.000, recall 1.000" in out
     said = [line for line in out.splitlines() if "best so far" in line]
     assert said == [
         "step 2 is the best so far: AP_small 0.2500 on val",
