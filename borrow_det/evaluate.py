@@ -119,9 +119,10 @@ def evaluate(
     metrics = evaluator.score(results) | evaluator.measure(observations)
     paths.make_folder(path.parent)
     paths.write_whole(results_path(evaluator, path), json.dumps(results))
-    if analysis := evaluator.analyze(results, points):
+    analysis = evaluator.analyze(results, points)
+    if analysis:
         paths.write_whole(analysis_path(path), json.dumps(analysis))
-    pictures = evaluator.pictures(results)
+    pictures = evaluator.pictures(results, analysis, int(path.stem))
     for name, picture in pictures.items():
         file = path.with_suffix("") / paths.fitting_name(name, ".png")
         annotate.write_image(file, picture)

@@ -334,8 +334,13 @@ def _evaluation() -> ml_collections.ConfigDict:
 
 def _report() -> ml_collections.ConfigDict:
     report = ml_collections.ConfigDict()
-    report.num_pictures = 8  # Number of annotated pictures of each evaluation.
-    report.min_score = 0.4  # Smallest score of a detection in the pictures.
+    # Number of annotated pictures of each evaluation: the images with the most errors,
+    # with small objects, with the fewest errors, around the median number of errors and
+    # with errors of single kinds and classes. 0: no pictures.
+    report.num_pictures = 8
+    # Smallest score of a detection in the pictures; 0: the score of the best F1 of the
+    # evaluation.
+    report.min_score = 0.0
     # Number of random training images, with their ground truth, in contact_sheet.jpg;
     # 0: no sheet.
     report.contact_sheet = 0

@@ -142,8 +142,8 @@ def test_evaluate_writes_what_it_returns(tiny_run, tmp_path):
         number = counts.pop("objects")
         assert number == metrics[f"objects_small_{group}"] == sum(counts.values())
     names = sorted(path.name for path in (folder / "17").iterdir())
-    assert names == ["10_val_0.png", "11_val_1.png", "12_val_2.png"]
-    assert len(pictures) == 3
+    assert len(set(names)) == len(pictures) == 3
+    assert set(names) < {f"{10 + i}_val_{i}.png" for i in range(5)}
     # Truth on the left, detections on the right, of 64 pixels each.
     assert pictures[0].shape[1] >= 128
 

@@ -1,8 +1,8 @@
 """Classification as a task and its evaluation, to pretrain the trunk of a detector."""
 
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops import collectives, losses
 from borrow_det.tasks.task import Figures, init_variables
-from borrow_det.visualization import annotate
+from borrow_det.visualization import annotate, outcomes
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
 
@@ -257,8 +257,11 @@ class ClassificationEvaluator:
         """Returns top1, and top5 if there are more than five classes."""
         return ("top1", "top5")[: 1 + (len(self.split.class_names) > TOP)]
 
-    def pictures(self, results: list[dict]) -> dict[str, np.ndarray]:
+    def pictures(
+        self, results: list[dict], analysis: Mapping[str, Any], step: int
+    ) -> dict[str, np.ndarray]:
         """Draws the first images: their class left, the predicted one right."""
+        del analysis
         split, pictures = self.split, {}
         for result in results[: self.config.report.num_pictures]:
             record = split[result["image_id"]]
@@ -267,8 +270,14 @@ class ClassificationEvaluator:
                 _captioned(record, record["label"], split),
                 _captioned(record, best[0], split, best[1]),
             )
-            name = f"{result['image_id']}_{pathlib.Path(record['file_name']).stem}"
-            pictures[name] = annotate.contact_sheet(sides, columns=2)
+            file = pathlib.Path(record["file_name"])
+            pictures[f"{result['image_id']}_{file.stem}"] = outcomes.captioned(
+                annotate.contact_sheet(sides, columns=2),
+                [
+                    f"{file.name} \u00b7 {split.dataset} {split.name}, step {step}",
+                    "left: annotated class; right: predicted class",
+                ],
+            )
         return pictures
 
 

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from borrow_det.evaluation import (
 )
 from borrow_det.evaluation.coco_values import Id
 from borrow_det.models.borrowing import source_levels
+from borrow_det.tasks import detection_pictures
 from borrow_det.tasks.detection import DetectionPrediction
 from borrow_det.tasks.task import Figures
 from borrow_det.visualization import annotate, tables
@@ -205,35 +205,19 @@ class DetectionEvaluator:
         ]
         return tuple(sorted(names, key=lambda name: name != "AP_small"))
 
-    def pictures(self, results: list[dict]) -> dict[str, np.ndarray]:
-        """Draws the first images: annotations left, detections right."""
-        count = min(self.config.report.num_pictures, len(self.split))
-        records = [self.split[i] for i in range(count)]
-        drawn: dict[Id, list[dict]] = {record["file_id"]: [] for record in records}
-        for detection in results:
-            visible = detection["score"] >= self.config.report.min_score
-            if visible and detection["image_id"] in drawn:
-                drawn[detection["image_id"]].append(detection)
-        return dict(self._picture(r, drawn[r["file_id"]]) for r in records)
-
-    def _picture(self, record: dict, detections: list[dict]) -> tuple[str, np.ndarray]:
-        """Returns (name, picture) of one image."""
-        image = decode.decode_image(record, record["file_name"])
-        names, ids = self.split.class_names, self.split.category_ids
-        label = {category: i for i, category in enumerate(ids)}
-        truth = annotate.draw_boxes(
-            image, record["boxes"], record["labels"], names, category_ids=ids
-        )
-        found = annotate.draw_boxes(
-            image,
-            _normalized(detections, image.shape[:2]),
-            np.array([label[d["category_id"]] for d in detections], int),
-            names,
-            np.array([d["score"] for d in detections]),
-            category_ids=ids,
-        )
-        name = f"{record['image_id']}_{pathlib.Path(record['file_name']).stem}"
-        return name, annotate.contact_sheet((truth, found), columns=2)
+    def pictures(
+        self, results: list[dict], analysis: Mapping[str, Any], step: int
+    ) -> dict[str, np.ndarray]:
+        """Draws chosen images: annotations left, detections right."""
+        count = self.config.report.num_pictures
+        if not count:
+            return {}
+        truth, detections = sized(self.truth, results, self.config)
+        score, words = detection_pictures.threshold(self.config, analysis)
+        limit = self.config.evaluation.max_detections
+        found = detection_pictures.Pictures(self.split, truth, detections, limit, score)
+        about = f"{self.split.dataset} {self.split.name}, step {step}, {words}"
+        return dict(found.draw(chosen, about) for chosen in found.choose(count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,11 +317,3 @@ def score(
         # read (data/datasets/records.py).
         metrics |= voc.voc_metrics(truth, detections, inclusive_pixels=False)
     return metrics
-
-
-def _normalized(detections: list[dict], size: tuple[int, ...]) -> np.ndarray:
-    """Returns COCO boxes as normalized corners [n, 4]."""
-    boxes = np.array([d["bbox"] for d in detections], float).reshape(-1, 4)
-    y, x = boxes[:, 1], boxes[:, 0]
-    corners = np.stack([y, x, y + boxes[:, 3], x + boxes[:, 2]], axis=1)
-    return corners / np.array([*size, *size])

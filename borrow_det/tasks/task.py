@@ -171,8 +171,19 @@ class Evaluator(Protocol):
         They are those of `score` that are defined on the split, and larger is better.
         """
 
-    def pictures(self, results: list[dict]) -> Mapping[str, np.ndarray]:
-        """Draws the first images, by name: annotations left, predictions right."""
+    def pictures(
+        self, results: list[dict], analysis: Mapping[str, Any], step: int
+    ) -> Mapping[str, np.ndarray]:
+        """Draws report.num_pictures images: annotations left, predictions right.
+
+        Args:
+          results: the results on the split.
+          analysis: what `analyze` returns for them.
+          step: the step of the checkpoint, for the caption.
+
+        Returns:
+          uint8 RGB [H, W, 3] by name.
+        """
 
 
 class Data(NamedTuple):

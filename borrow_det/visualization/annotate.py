@@ -4,7 +4,7 @@ import colorsys
 import io
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -56,6 +56,65 @@ def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
 
 
+class Mark(NamedTuple):
+    """A box to draw on an image.
+
+    Attributes:
+      box: [y_min, x_min, y_max, x_max] normalized to the image.
+      text: label next to the box.
+      color: RGB.
+      dash: (drawn, gap) of the outline, in line widths; None for a solid one.
+      crossed: whether to draw the diagonals of the box.
+    """
+
+    box: Sequence[float] | np.ndarray
+    text: str
+    color: _Color
+    dash: tuple[int, int] | None = None
+    crossed: bool = False
+
+
+def draw_marks(
+    image: np.ndarray, marks: Sequence[Mark], side: int | None = None
+) -> np.ndarray:
+    """Draws boxes with labels on an image, so that small objects stay visible.
+
+    Outlines are thin and outside the box. A label is next to its box, at the place
+    where it covers the least of other boxes and labels.
+
+    Args:
+      image: uint8 RGB [H, W, 3].
+      marks: the boxes, the last on top.
+      side: longer side of the result in pixels; None for the image's own times an
+        integer from 1 to 4, larger for small images.
+
+    Returns:
+      uint8 RGB, the image in its new size.
+    """
+    longest = max(image.shape[:2])
+    factor = max(1, min(_LARGEST_FACTOR, round(_READABLE_SIDE / longest)))
+    image = _enlarge(shrink(image, side or longest), side or factor * longest)
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    draw = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    line = max(2, round(side / 640))
+    font_size = max(12, round(side / 80))
+
+    rectangles = np.empty((len(marks), 4), int)  # [left, top, right, bottom], pixels.
+    corners = np.array([mark.box for mark in marks], np.float64).reshape(-1, 4)
+    rectangles[:, 0::2] = np.round(corners[:, 1::2] * picture.width)
+    rectangles[:, 1::2] = np.round(corners[:, 0::2] * picture.height)
+    for mark, rectangle in zip(marks, rectangles, strict=True):
+        draw_outline(draw, rectangle, mark, line)
+    covered = rectangles.copy()
+    for mark, rectangle in zip(marks, rectangles, strict=True):
+        label = fonts.lay_out(mark.text, font_size)
+        place = _label_place(label, rectangle, covered, picture.size)
+        covered = np.concatenate([covered, [place]])
+        _label(draw, label, place, mark.color)
+    return np.asarray(picture)
+
+
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
@@ -65,10 +124,7 @@ def draw_boxes(
     side: int | None = None,
     category_ids: Sequence[int | str] | None = None,
 ) -> np.ndarray:
-    """Draws boxes with class names on an image, so that small objects stay visible.
-
-    Outlines are thin and outside the box. A name is next to its box, at the place where
-    it covers the least of other boxes and names.
+    """Draws boxes in the colors of their classes; see `draw_marks`.
 
     Args:
       image: uint8 RGB [H, W, 3].
@@ -84,33 +140,14 @@ def draw_boxes(
     Returns:
       uint8 RGB, the image in its new size.
     """
-    longest = max(image.shape[:2])
-    factor = max(1, min(_LARGEST_FACTOR, round(_READABLE_SIDE / longest)))
-    image = _enlarge(shrink(image, side or longest), side or factor * longest)
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    draw = ImageDraw.Draw(picture)
-    side = max(picture.size)
-    line = max(2, round(side / 640))
-    font_size = max(12, round(side / 80))
-
-    rectangles = np.empty((len(boxes), 4), int)  # [left, top, right, bottom], pixels.
-    corners = np.asarray(boxes, np.float64).reshape(-1, 4)
-    rectangles[:, 0::2] = np.round(corners[:, 1::2] * picture.width)
-    rectangles[:, 1::2] = np.round(corners[:, 0::2] * picture.height)
+    marks = []
     # The best detections are drawn last, on top of the others.
-    order = range(len(rectangles)) if scores is None else np.argsort(scores)
-    for i in order:
-        _outline(draw, rectangles[i], class_color(int(labels[i])), line)
-    covered = rectangles.copy()
-    for i in order:
+    for i in range(len(boxes)) if scores is None else np.argsort(scores):
         text = fonts.class_text(int(labels[i]), class_names, category_ids)
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
-        label = fonts.lay_out(text, font_size)
-        place = _label_place(label, rectangles[i], covered, picture.size)
-        covered = np.concatenate([covered, [place]])
-        _label(draw, label, place, class_color(int(labels[i])))
-    return np.asarray(picture)
+        marks.append(Mark(boxes[i], text, class_color(int(labels[i]))))
+    return draw_marks(image, marks, side)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -156,16 +193,47 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     path.write_bytes(file.getvalue())
 
 
-def _outline(
-    draw: ImageDraw.ImageDraw, rectangle: np.ndarray, color: _Color, line: int
+def draw_outline(
+    draw: ImageDraw.ImageDraw, rectangle: np.ndarray, mark: Mark, line: int
 ) -> None:
-    """Draws a colored line just outside the box, and a dark one around it."""
+    """Draws a colored line just outside the box, and a dark one around it.
+
+    Args:
+      draw: draws on the picture.
+      rectangle: [left, top, right, bottom] of the box in pixels.
+      mark: color, dashes and diagonals.
+      line: width of the outline in pixels.
+    """
     left, top, right, bottom = (int(v) for v in rectangle)
-    for grow, width, ink in ((line + 1, 1, (0, 0, 0)), (line, line, color)):
+    for grow, width, ink in ((line + 1, 1, (0, 0, 0)), (line, line, mark.color)):
         x = (left - grow, right + grow - 1)
         y = (top - grow, bottom + grow - 1)
         # The corners of empty boxes may be in the wrong order.
         draw.rectangle((min(x), min(y), max(x), max(y)), outline=ink, width=width)
+    if mark.dash:
+        _gaps(draw, (min(x), min(y), max(x), max(y)), mark.dash, line)
+    if mark.crossed:
+        draw.line((left, top, right - 1, bottom - 1), mark.color)
+        draw.line((left, bottom - 1, right - 1, top), mark.color)
+
+
+def _gaps(
+    draw: ImageDraw.ImageDraw,
+    outline: tuple[int, int, int, int],
+    dash: tuple[int, int],
+    line: int,
+) -> None:
+    """Draws dark gaps into an outline with the outer corners of `outline`."""
+    left, top, right, bottom = outline
+    drawn, gap = (length * line for length in dash)
+    for start in range(left + drawn, right + 1, drawn + gap):
+        end = min(start + gap - 1, right)
+        draw.rectangle((start, top, end, top + line - 1), fill=(0, 0, 0))
+        draw.rectangle((start, bottom - line + 1, end, bottom), fill=(0, 0, 0))
+    for start in range(top + drawn, bottom + 1, drawn + gap):
+        end = min(start + gap - 1, bottom)
+        draw.rectangle((left, start, left + line - 1, end), fill=(0, 0, 0))
+        draw.rectangle((right - line + 1, start, right, end), fill=(0, 0, 0))
 
 
 def _label_place(

@@ -16,11 +16,11 @@ import numpy as np
 
 from borrow_det import evaluate
 from borrow_det.evaluate import Evaluated
-from borrow_det.evaluation import errors, pairing
+from borrow_det.evaluation import errors, image_choice, outcomes, pairing
 from borrow_det.evaluation.curves import BEST_F1
 from borrow_det.io import json_files, paths
 from borrow_det.reporting import html_page
-from borrow_det.reporting.results_page import choice, outcomes, pictures, sections
+from borrow_det.reporting.results_page import pictures, sections
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator, sized
 from borrow_det.tasks.task import Evaluator
 
@@ -114,11 +114,11 @@ class _Content:
         names = split.class_names
         analysis = evaluate.read_analysis(done.path)
         point = analysis["operating_points"][BEST_F1]
-        best = point["score"] if point else config.report.min_score
+        best = point["score"] if point else 0.0
         thresholds = outcomes.thresholds(best)
         start = int(np.searchsorted(thresholds, best))
         found, shown = _outcomes(evaluator, done.path, thresholds)
-        chosen = choice.choose(
+        chosen = image_choice.choose(
             found, shown.places, names, start, config.report.page_images
         )
         limit = config.evaluation.max_detections

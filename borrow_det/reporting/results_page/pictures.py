@@ -9,10 +9,10 @@ import numpy as np
 
 from borrow_det.data.images import decode
 from borrow_det.data.sources import Split
+from borrow_det.evaluation import outcomes
+from borrow_det.evaluation.image_choice import Chosen, Places
+from borrow_det.evaluation.outcomes import Outcomes
 from borrow_det.reporting import html_page
-from borrow_det.reporting.results_page import outcomes
-from borrow_det.reporting.results_page.choice import Chosen, Places
-from borrow_det.reporting.results_page.outcomes import Outcomes
 from borrow_det.visualization import annotate
 
 LEAST_SCORE = 0.05  # Smallest score of a detection in the page.
@@ -44,12 +44,7 @@ class Pictures:
         self._images = truth["images"]
         self._detections, self._found = detections, found
         self._objects = truth["annotations"]
-        index = {image["id"]: i for i, image in enumerate(self._images)}
-        self.places = Places(
-            np.array([index[d["image_id"]] for d in detections], int),
-            np.array([index[a["image_id"]] for a in self._objects], int),
-            len(self._images),
-        )
+        self.places = Places.of(truth, detections)
 
     def record(self, index: int) -> dict[str, Any]:
         """Returns an image's objects and detections for the script.

@@ -37,7 +37,8 @@ class MadeSplit:
             color = (40 * index % 256, 200, 255 - 6 * index)
             PIL.Image.new("RGB", (SIDE, SIDE), color).save(stream, "png")
             image = stream.getvalue()
-        return {**self._images[index], "image": image}
+        record = self._images[index]
+        return {**record, "image_id": record["id"], "image": image}
 
 
 def make_evaluation(workdir, images=40, page_images=12, seed=0, step=STEP):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from borrow_det.reporting.results_page import outcomes
+from borrow_det.evaluation import outcomes
 from borrow_det.reporting.results_page import page as results_page
 from tests.browser import NAMES, PROGRAM, Browser
 from tests.reporting.results_page.brute_force import counts_of_the_better_detections

@@ -5,8 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from borrow_det.evaluation import errors, pairing
-from borrow_det.reporting.results_page import outcomes
+from borrow_det.evaluation import errors, outcomes, pairing
 from tests.evaluation.random_records import CLASSES, random_records
 from tests.reporting.results_page.brute_force import counts_of_the_better_detections
 

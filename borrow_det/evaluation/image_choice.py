@@ -1,11 +1,11 @@
-"""The choice of the images of a results page: a function of the results."""
+"""The choice of the images that people see: a function of the results."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from borrow_det.reporting.results_page.outcomes import DETECTION_KINDS, SIZES, Outcomes
+from borrow_det.evaluation.outcomes import DETECTION_KINDS, SIZES, Outcomes
 
 
 class Chosen(NamedTuple):
@@ -28,6 +28,23 @@ class Places(NamedTuple):
     objects: np.ndarray
     images: int
 
+    @classmethod
+    def of(
+        cls, truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]
+    ) -> "Places":
+        """Returns the places of the records of a split.
+
+        Args:
+          truth: COCO dictionary; its images are in the order of the split.
+          detections: COCO results list.
+        """
+        index = {image["id"]: i for i, image in enumerate(truth["images"])}
+        return cls(
+            np.array([index[d["image_id"]] for d in detections], int),
+            np.array([index[a["image_id"]] for a in truth["annotations"]], int),
+            len(index),
+        )
+
     def count_detections(self, mask: np.ndarray) -> np.ndarray:
         """Counts the detections of a mask by image: int [images]."""
         return np.bincount(self.detections[mask], minlength=self.images)
@@ -44,13 +61,14 @@ def choose(
     threshold: int,
     limit: int,
 ) -> list[Chosen]:
-    """Chooses the images of a page, without chance.
+    """Chooses images to look at, without chance.
 
     Errors are false positives and objects that are not found. A quarter of the images
-    has the most errors, a quarter the most small objects that are not found, an eighth
-    is the best (fewest errors, then most hits), and an eighth is around the median
-    number of errors. The others are the first in the number of errors of a kind and
-    class, for each kind and class in turn; then come those with the most errors.
+    has the most errors, a quarter the most small objects that are not found or, if
+    there are too few, the most small objects. An eighth is the best (fewest errors,
+    then most hits), and an eighth is around the median number of errors; at least one
+    image each. The others are the first in the number of errors of a kind and class,
+    for each kind and class in turn; then come those with the most errors.
 
     Args:
       found: outcomes of the split.
@@ -66,26 +84,29 @@ def choose(
     hits = places.count_detections(detected & (found.kind == 0))
     errors = places.count_detections(detected & (found.kind > 0))
     errors += places.count_objects(lost)
-    is_small = found.object_size == SIZES.index("small")
-    small = places.count_objects(lost & is_small)
+    is_small = found.object_counts & (found.object_size == SIZES.index("small"))
+    small = places.count_objects(is_small)
+    lost_small = places.count_objects(lost & is_small)
     chosen: dict[int, str] = {}
 
     def take(ranked: np.ndarray, count: int, reason: str) -> None:
         new = [i for i in ranked.tolist() if i not in chosen]
         chosen.update(dict.fromkeys(new[: min(count, limit - len(chosen))], reason))
 
-    take(_by(-errors)[: np.count_nonzero(errors)], -(-limit // 4), "most errors")
-    with_small = _by(-small)[: np.count_nonzero(small)]
-    take(with_small, limit // 4, "most small objects not found")
+    quarter, eighth = max(1, limit // 4), max(1, limit // 8)
+    take(_most(errors), quarter, "most errors")
+    before = len(chosen)
+    take(_most(lost_small), quarter, "most small objects not found")
+    take(_most(small), before + quarter - len(chosen), "most small objects")
     best = [i for i in _by(errors, -hits) if hits[i]]
-    take(np.array(best, int), limit // 8, "fewest errors")
+    take(np.array(best, int), eighth, "fewest errors")
     middle = np.median(errors) if errors.size else 0
     around = _by(np.abs(errors - middle))
-    take(around, limit // 8, "about the median number of errors")
+    take(around, eighth, "about the median number of errors")
     for reason, counts in _kinds_and_classes(found, places, class_names, threshold):
         if len(chosen) >= limit:
             break
-        take(_by(-counts)[: np.count_nonzero(counts)], 1, reason)
+        take(_most(counts), 1, reason)
     take(_by(-errors), limit, "one of the others with the most errors")
     return [Chosen(i, reason) for i, reason in chosen.items()]
 
@@ -93,6 +114,11 @@ def choose(
 def _by(*keys: np.ndarray) -> np.ndarray:
     """Returns the order by rising keys, the first key first; ties keep their order."""
     return np.lexsort(keys[::-1])
+
+
+def _most(counts: np.ndarray) -> np.ndarray:
+    """Returns the images with a count, by falling count."""
+    return _by(-counts)[: np.count_nonzero(counts)]
 
 
 def _kinds_and_classes(

@@ -1,10 +1,10 @@
-"""The choice of images for the page."""
+"""The choice of images to look at."""
 
 import numpy as np
 import pytest
 
-from borrow_det.reporting.results_page.choice import Places, choose
-from borrow_det.reporting.results_page.outcomes import DETECTION_KINDS, Outcomes
+from borrow_det.evaluation.image_choice import Places, choose
+from borrow_det.evaluation.outcomes import DETECTION_KINDS, Outcomes
 
 NAMES = ("cat", "dog")
 BACKGROUND = DETECTION_KINDS.index("background")
@@ -37,6 +37,10 @@ def split():
     return found, Places(image, objects, 16)
 
 
+def chosen_at(split, threshold, limit):
+    return choose(*split, NAMES, threshold, limit)
+
+
 def reasons(chosen):
     groups = {}
     for image, reason in chosen:
@@ -45,8 +49,7 @@ def reasons(chosen):
 
 
 def test_each_group_has_its_images(split):
-    found, places = split
-    groups = reasons(choose(found, places, NAMES, 50, limit=8))
+    groups = reasons(chosen_at(split, 50, limit=8))
     assert groups == {
         "most errors": [15, 14],
         "most small objects not found": [3],
@@ -60,25 +63,40 @@ def test_each_group_has_its_images(split):
 
 def test_each_kind_and_class_has_an_image(split):
     found, places = split
-    groups = reasons(choose(found, places, NAMES, 50, limit=4))
+    image = places.detections.copy()
+    image[found.kind == DETECTION_KINDS.index("duplicate")] = 2
+    moved = places._replace(detections=image)
+    groups = reasons(chosen_at((found, moved), 50, limit=8))
+    assert groups["most errors of cat, background"] == [13]
+    assert groups["most errors of dog, duplicate"] == [2]
+
+
+def test_of_few_images_one_each_is_the_worst_the_best_and_the_median(split):
+    groups = reasons(chosen_at(split, 50, limit=4))
     assert groups == {
         "most errors": [15],
         "most small objects not found": [3],
-        "most errors of cat, background": [14],
-        "most errors of dog, duplicate": [7],
+        "fewest errors": [5],
+        "about the median number of errors": [7],
     }
 
 
-def test_errors_count_from_the_threshold_on(split):
+def test_images_with_small_objects_are_chosen_if_all_are_found(split):
     found, places = split
-    groups = reasons(choose(found, places, NAMES, 10, limit=4))
+    found = found._replace(found=np.full(3, 90))
+    groups = reasons(chosen_at((found, places), 50, limit=4))
+    assert groups["most small objects"] == [3]
+    assert "most small objects not found" not in groups
+
+
+def test_errors_count_from_the_threshold_on(split):
+    groups = reasons(chosen_at(split, 10, limit=4))
     assert groups["most errors"] == [9]
-    groups = reasons(choose(found, places, NAMES, 11, limit=4))
+    groups = reasons(chosen_at(split, 11, limit=4))
     assert groups["most errors"] == [15]
 
 
 def test_all_images_of_a_small_split_are_chosen_once(split):
-    found, places = split
-    chosen = choose(found, places, NAMES, 50, limit=48)
+    chosen = chosen_at(split, 50, limit=48)
     assert sorted(c.image for c in chosen) == list(range(16))
-    assert choose(found, places, NAMES, 50, limit=48) == chosen
+    assert chosen_at(split, 50, limit=48) == chosen
