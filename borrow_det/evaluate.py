@@ -229,10 +229,9 @@ def evaluate_run(
     # Figures do not depend on the batch: it may grow to a multiple of the devices.
     config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     place = split
-    # Where a score is chosen by default.
-    first = (BEST_F1,) if (split,) == tuple(config.dataset.eval_splits[:1]) else ()
+    # A score is chosen by default on the first evaluation split.
+    chooses = path is None and split == config.dataset.eval_splits[0]
     if path is not None:
-        first = ()
         config.dataset.name, config.dataset.path = "folder", os.fspath(path)
         # Its training images are held out only if they are asked for as validation.
         config.dataset.train_split, config.dataset.eval_splits = "train", (split,)
@@ -251,15 +250,15 @@ def evaluate_run(
         variables = jax.device_get(checkpoints.restore_variables(workdir, step))
         layout = mesh_lib.resolve_layout(config)
         task = TASKS[config.task](layout, len(classes.class_names))
-        with evaluating(opened) as after_batch:
-            metrics, _ = evaluate(
-                Predictor(task, mesh), variables, evaluator, file, after_batch, points
-            )
+        predictor = Predictor(task, mesh)
+        with evaluating(opened) as show:
+            metrics, _ = evaluate(predictor, variables, evaluator, file, show, points)
     analysis = complete(evaluator, file, points)
     found = analysis.get("operating_points", {})
     stored = []
     if analysis and output is None:
-        chosen = {name: found[name] for name in (*first, *points)}
+        names = (BEST_F1, *points) if chooses else points
+        chosen = {name: found[name] for name in names}
         stored = operating_points.add(workdir, step, chosen, place, analysis["iou"])
     page = config.report.page_images > 0
     lacks = analysis and (not analyzed or _lacks_pictures(file, page))
