@@ -18,6 +18,7 @@ from borrow_det.io import paths
 from borrow_det.visualization import fonts
 
 _DPI = 100
+_SMALL = 30  # Rows of a matrix with names on two of its sides only.
 _EXPLANATION = (
     "Column background: missed objects. Row background: false positives that overlap "
     "no free object. Below each count: its share of the row. Framed: the right class. "
@@ -88,6 +89,10 @@ def _label(
     options: dict[str, Any] = {"fontsize": font, "parse_math": False}
     axes.set_yticks(range(size), rows, **options)
     axes.set_xticks(range(size), names, rotation=90, **options)
+    # Far from the axes of a large matrix, names on one side cannot be followed.
+    both = size > _SMALL
+    axes.tick_params("x", top=both, labeltop=both, labelrotation=90)
+    axes.tick_params("y", right=both, labelright=both)
     axes.set_ylabel("annotated (number)")
     axes.set_xlabel("detected")
     axes.set_title(title, fontsize=11, parse_math=False)
