@@ -137,6 +137,7 @@ def prepare_run(
     classes = metadata.Classes(data.train.class_names, data.train.category_ids)
     criterion = make_criterion(
         config.checkpoint_best,
+        data.evaluators[0].default_metric,
         {e.split.name: e.choosing_metrics for e in data.evaluators},
         config.stop_after,
     )

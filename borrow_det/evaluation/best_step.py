@@ -29,6 +29,7 @@ class Criterion(NamedTuple):
 
 def make_criterion(
     field: str,
+    default: Callable[[], str | None],
     offered: Mapping[str, Callable[[], Sequence[str]]],
     stop_after: int = 0,
 ) -> Criterion | None:
@@ -37,8 +38,9 @@ def make_criterion(
     Args:
       field: "auto" for the default metric of the first split; METRIC, of the first
         split; SPLIT/METRIC; or "" for none.
+      default: returns the default metric of the first split; None if it has none.
       offered: for each evaluation split, in order, a function that returns the names
-        of the metrics that are defined on it, the default one first.
+        of the metrics that are defined on it. (On large splits it takes a while.)
       stop_after: `config.stop_after`, which needs a criterion unless it is 0.
 
     Returns:
@@ -49,14 +51,14 @@ def make_criterion(
     """
     first = next(iter(offered))
     if field in ("", _AUTO):
-        names = offered[first]() if field else ()
-        if stop_after and not names:
+        chosen = default() if field else None
+        if stop_after and not chosen:
             why = f"{first} has no object to find" if field else "it is empty"
             raise InputError(
                 f"stop_after is {stop_after}, but checkpoint_best names no metric to "
                 f"compare ({why}): set checkpoint_best, or stop_after to 0"
             )
-        return Criterion(first, names[0]) if names else None
+        return Criterion(first, chosen) if chosen else None
     defined = {split: names() for split, names in offered.items()}
     for split, names in defined.items():
         prefixes = {f"{split}/", f"{metadata.folder_name(split)}/"}

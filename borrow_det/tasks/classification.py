@@ -257,6 +257,10 @@ class ClassificationEvaluator:
         """Returns top1, and top5 if there are more than five classes."""
         return ("top1", "top5")[: 1 + (len(self.split.class_names) > TOP)]
 
+    def default_metric(self) -> str:
+        """Returns top1."""
+        return "top1"
+
     def pictures(
         self, results: list[dict], analysis: Mapping[str, Any], step: int
     ) -> dict[str, np.ndarray]:

@@ -196,14 +196,25 @@ class DetectionEvaluator:
         )
 
     def choosing_metrics(self) -> tuple[str, ...]:
-        """Returns the defined precisions and recalls; AP_small, if defined, first."""
+        """Returns the precisions and recalls that are defined."""
         found = self.score([])  # Zeros, and nan without an object to find.
-        names = [
+        return tuple(
             name
             for name, value in found.items()
             if name.startswith(("AP", "AR")) and not np.isnan(value)
+        )
+
+    def default_metric(self) -> str | None:
+        """Returns AP_small if the split has a small object that counts, else AP."""
+        annotations = sized(self.truth, [], self.config)[0]["annotations"]
+        areas = [
+            average_precision.object_area(annotation)
+            for annotation in annotations
+            if not average_precision.is_ignored(annotation)
         ]
-        return tuple(sorted(names, key=lambda name: name != "AP_small"))
+        if not areas:
+            return None
+        return "AP_small" if any(map(average_precision.is_small, areas)) else "AP"
 
     def pictures(
         self, results: list[dict], analysis: Mapping[str, Any], step: int

@@ -166,10 +166,13 @@ class Evaluator(Protocol):
         """Returns further metrics, of the observations of all images."""
 
     def choosing_metrics(self) -> tuple[str, ...]:
-        """Returns the metrics that may choose the best checkpoint, the default first.
+        """Returns the metrics of `score` that may choose the best checkpoint.
 
-        They are those of `score` that are defined on the split, and larger is better.
+        They are defined on the split, and larger is better.
         """
+
+    def default_metric(self) -> str | None:
+        """Returns the one that chooses it by default; None if none is defined."""
 
     def pictures(
         self, results: list[dict], analysis: Mapping[str, Any], step: int

@@ -39,7 +39,7 @@ def file_of_epochs(tmp_path):
         (("num_epochs=2",), 100, 25),
         (("num_epochs=2",), 101, 26),  # 25.25, rounded up.
         (("num_epochs=0.1",), 80, 1),
-        (("num_epochs=0.1",), 240, 3),  # Not 4, by the error of a binary fraction.
+        (("num_epochs=2.2",), 200, 55),  # Not 56, by the error of a binary fraction.
         (("num_epochs=0.001",), 80, 1),
         (("num_epochs=2", "batch_size=20"), 100, 10),
         (("num_epochs=0",), 100, 480),

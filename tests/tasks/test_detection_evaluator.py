@@ -117,3 +117,38 @@ def test_counterfactual_metrics_measure_areas_in_the_same_pixels(
     )
     for split in splits:
         np.testing.assert_equal(figures[f"{split}/small_accuracy"], accuracy)
+
+
+@pytest.mark.parametrize(
+    ("objects", "area_pixels", "expected"),
+    [
+        ([], "original", None),
+        ([{"side": 32, "iscrowd": 1}], "original", None),
+        ([{"side": 32}], "original", "AP_small"),
+        ([{"side": 33}], "original", "AP"),
+        ([{"side": 33}], "input", "AP_small"),  # The input has half the pixels.
+        ([{"side": 33, "area": 1024}], "original", "AP_small"),
+        ([{"side": 20, "difficult": 1}, {"side": 50}], "original", "AP"),
+    ],
+)
+def test_the_best_checkpoint_is_chosen_by_small_objects_that_count(
+    tiny_config, objects, area_pixels, expected
+):
+    tiny_config.evaluation.area_pixels = area_pixels
+    tiny_config.input_size = (64, 64)
+    annotations = [
+        {"id": i, "image_id": 7, "category_id": 3, "bbox": [0, 0, o["side"], o["side"]]}
+        | {name: value for name, value in o.items() if name != "side"}
+        for i, o in enumerate(objects, start=1)
+    ]
+    truth = {
+        "images": [{"id": 7, "file_name": "a.png", "height": 64, "width": 128}],
+        "categories": [{"id": 3, "name": "cat"}],
+        "annotations": annotations,
+    }
+    evaluator = DetectionEvaluator(types.SimpleNamespace(), tiny_config, truth)
+    assert evaluator.default_metric() == expected
+    # It is one of those that are defined, of which AP_small is one with small objects.
+    names = evaluator.choosing_metrics()
+    assert names[:1] == (() if expected is None else ("AP",))
+    assert ("AP_small" in names) == (expected == "AP_small")
