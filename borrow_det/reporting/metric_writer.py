@@ -30,8 +30,8 @@ _writers = itertools.count()
 # object takes one write per second.)
 _SECONDS_BETWEEN_WRITES = 30.0
 # Pictures of one call in TensorBoard. Their files in evaluations/ are complete.
-MOST_IMAGES = 8
-IMAGE_BYTES = 50_000
+MOST_IMAGES = 6
+IMAGE_BYTES = 100_000
 _IMAGE_SIDE = 1280
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
@@ -148,11 +149,12 @@ def _plot(axes: Axes, title: str, panel: Panel) -> None:
             ms=4,
             label=fonts.readable(label),
         )
+    values = [value for points in panel.lines.values() for _, value in points]
     if title in _LACKS:
-        axes.set_ylim(-0.02, 1.02)
-    elif title == _LOSS and panel.lines:
-        values = [value for points in panel.lines.values() for _, value in points]
-        axes.set_yscale("log" if min(values) > 0 else "linear")
+        top = 1.05 * max([*values, 0.01])  # Low values stay readable.
+        axes.set_ylim(-0.02 * top, top)
+    elif title == _LOSS and values and min(values) > 0:
+        axes.set_yscale("log")
     axes.set_title(title)
     notes = [
         line
@@ -160,6 +162,7 @@ def _plot(axes: Axes, title: str, panel: Panel) -> None:
         for line in textwrap.wrap(fonts.readable(note), _NOTE_WIDTH)
     ]
     axes.set_xlabel("\n".join(["step", *notes]), parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if panel.lines:
         legend = axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))

@@ -137,9 +137,9 @@ def test_the_pictures_of_an_evaluation_take_little_room(tmp_path):
     writer.write_images(1, {f"val/{i}": noise for i in range(12)})
     writer.close()
     values = [v for e in events(tmp_path) for v in e.summary.value]
-    assert [v.tag for v in values] == [f"val/{i}" for i in range(8)]
+    assert [v.tag for v in values] == [f"val/{i}" for i in range(6)]
     sizes = [len(v.image.encoded_image_string) for v in values]
     assert max(sizes) <= metric_writer.IMAGE_BYTES
-    # The six evaluations of the quickstart stay under 3 MB.
+    # The six evaluations of the quickstart stay under 4 MB.
     (file,) = tmp_path.glob("events.out.tfevents*")
-    assert file.stat().st_size < 500_000
+    assert file.stat().st_size < 620_000

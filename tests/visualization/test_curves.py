@@ -86,6 +86,15 @@ def test_the_legend_is_outside_and_lines_differ_without_color():
     assert axes.get_xlabel() == "step\nNo object to find: $d$."
 
 
+def test_low_values_fill_a_plot():
+    figure = Figure()
+    axes = figure.add_subplot()
+    curves._plot(axes, "AP", curves.Panel({"val": [(1, 0.01), (2, 0.04)]}, []))
+    low, high = axes.get_ylim()
+    assert low < 0
+    assert 0.04 < high < 0.05
+
+
 def test_the_picture_is_written_even_if_a_panel_is_empty(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0, "val/AP": 0.5, "val/AP_small": null}\n')
