@@ -11,6 +11,7 @@ from borrow_det.visualization import annotate, fonts
 
 _INK = (0, 0, 0)
 _LEAST_FONT_SIZE = 13
+_LEAST_WIDTH = 500  # Room for each entry of the legend.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +76,19 @@ def captioned(
 ) -> np.ndarray:
     """Returns a picture below lines of text and a legend, on white.
 
+    Narrow pictures get a white margin on the right.
+
     Args:
       picture: uint8 RGB [H, W, 3].
       lines: lines of text; long ones are wrapped.
       legend: styles to explain; () for no legend.
 
     Returns:
-      uint8 RGB [H', W, 3].
+      uint8 RGB [H', W', 3].
     """
-    width = picture.shape[1]
+    width = max(picture.shape[1], _LEAST_WIDTH)
+    margin = width - picture.shape[1]
+    picture = np.pad(picture, ((0, 0), (0, margin), (0, 0)), constant_values=255)
     size = max(_LEAST_FONT_SIZE, round(width / 110))
     row, gap = round(1.6 * size), size // 2
     shown = [part for line in lines for part in _wrap(line, size, width - 2 * gap)]

@@ -48,7 +48,7 @@ def test_only_false_positives_are_crossed():
 
 def test_the_caption_is_above_the_picture():
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (60, 300, 3), np.uint8)
+    picture = rng.integers(0, 256, (60, 700, 3), np.uint8)
     one = outcomes.captioned(picture, ["a line"])
     assert (one[-60:] == picture).all()
     strip = one[:-60]
@@ -61,9 +61,20 @@ def test_the_caption_is_above_the_picture():
         assert (legend == style.color).all(axis=-1).any()
 
 
+def test_a_narrow_picture_leaves_room_for_the_legend():
+    picture = np.zeros((60, 90, 3), np.uint8)
+    captioned = outcomes.captioned(picture, ["a line"], outcomes.STYLES)
+    assert (captioned[-60:, :90] == picture).all()
+    assert (captioned[-60:, 90:] == 255).all()
+    strip = captioned[:-60]
+    assert (strip[:, -5:] == 255).all()
+    for style in outcomes.STYLES:
+        assert (strip == style.color).all(axis=-1).any()
+
+
 def test_long_lines_are_wrapped_and_nothing_is_cut_off():
-    picture = np.zeros((10, 300, 3), np.uint8)
-    for line in ("word " * 60, "x" * 300, "宽" * 100):
+    picture = np.zeros((10, 500, 3), np.uint8)
+    for line in ("word " * 60, "x" * 300, "宽" * 200):
         captioned = outcomes.captioned(picture, [line])
         ink = (captioned[:-10] < 128).any(axis=-1)
         assert not ink[:, -3:].any()
