@@ -105,7 +105,7 @@ class Answer:
                         "seconds; download it, and pass its path"
                     )
                 file.write(block)
-                block = self._response.read(_BLOCK)
+                block = self._response.read1(_BLOCK)
         if size is not None and done < size:
             raise InputError(
                 f"{self._url}: the server closed the connection after {done} of {size} "
