@@ -17,7 +17,7 @@ _BORDER = 0.02
 # Rules for nested boxes, see `merge`.
 _INSIDE = 0.8
 _ALONG = 0.5  # An object in front of a larger one is not as high.
-_ALIKE = 0.3
+_ALIKE = 0.35
 _SECOND = 0.5  # Unlikely boxes are found around every object.
 
 
@@ -44,7 +44,7 @@ def merge(
     inside one of another view shows the same object, too,
       - if a border cuts it, and the sides of both along that border, within the view
         of the part, have an IoU of at least 0.5;
-      - if no border cuts either, their IoU is at least 0.3, and neither view has a
+      - if no border cuts either, their IoU is at least 0.35, and neither view has a
         second box for the other object, with at least half of the lower score: a view
         that shows both has two objects.
     Other boxes inside each other are two objects. By these rules, class by class:

@@ -135,7 +135,7 @@ def test_an_unlikely_box_is_no_sign_of_a_second_object():
 
 def test_nested_objects_stay_if_a_tile_shows_a_part_of_the_larger_one():
     # The tile cuts a bus at 120 in front of which a car is complete.
-    car, bus = (20, 72, 65, 112), (5, 50, 65, 148)
+    car, bus = (20, 72, 65, 112), (5, 50, 65, 135)
     result = merged(
         found((*car, 0.7), (5, 50, 65, 120, 0.6)), found(), found((*bus, 0.9))
     )

@@ -46,19 +46,19 @@ class PictureFolder:
             )
 
     def clear(self) -> None:
-        """Removes the pictures of an earlier call.
+        """Removes the pictures of an earlier call, unless they were changed since.
 
         Raises:
           InputError: a file cannot be removed.
         """
-        earlier, self._earlier = self._earlier, {}
+        ours = [path for path in _files(self.path) if self._is_ours(path)]
         try:
-            for name in earlier:
-                (self.path / name).unlink(missing_ok=True)
+            for path in ours:
+                path.unlink()
             self._list_path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{self.path}: {paths.reason(error)}") from error
-        if earlier:
+        if ours:
             with contextlib.suppress(OSError):  # It has other files.
                 self.path.rmdir()
 

@@ -71,6 +71,15 @@ def test_a_folder_with_files_of_others_is_refused_and_kept(
     assert (names(output), results(output)) == (kept, before)
 
 
+def test_a_picture_that_was_changed_since_is_not_removed(tmp_path, detector, image):
+    output = tmp_path / "out"
+    assert run(output, image, save(tmp_path / "b.png", scene(20, 20))) == 0
+    (output / "pictures" / "a.jpg").write_bytes(b"mine")
+    assert run(output, "--nopictures", image) == 0
+    assert names(output) == ["a.jpg"]
+    assert (output / "pictures" / "a.jpg").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("line", ['["../a.png", 1]', '["', "7", '["..", null]', "é"])
 def test_a_list_that_was_changed_removes_nothing_else(tmp_path, detector, image, line):
     output = tmp_path / "out"
