@@ -147,7 +147,8 @@ def propose(
     candidates that reach it, the result has the fewest anchors, and among these the
     largest share. If none reaches it, the result is the smallest candidate within
     WORTHLESS of the best. Candidates that cover a smaller share of a size range than
-    the config's own anchors do are left out, unless `goal.allow_worse`.
+    the config's own anchors do are left out, unless `goal.allow_worse`; if none within
+    WORTHLESS is left, the result is the best of the others.
 
     Args:
       objects: objects of the split.
@@ -177,19 +178,24 @@ def propose(
         sampled, anchors, input_size, goal, floor
     ).items():
         ranked += [(count, share, tried) for share, tried in found]
-    # The sort is stable: the config's own anchors come before their equals.
-    ranked.sort(key=lambda entry: (entry[0], -entry[1]))
+    # Sorting is stable: the config's own anchors come before their equals.
+    smallest = sorted(ranked, key=lambda entry: (entry[0], -entry[1]))
     best = max(share for _, share, _ in ranked)
-    for enough, wanted in ((goal.share, goal.share), (best - WORTHLESS, 0.0)):
-        for _, share, tried in ranked:
-            if share < enough - _ROUNDING:
-                continue
-            proposal = _with(anchors, tried)
-            reached = covered_shares(objects, proposal, input_size, goal.theta)
-            worse = not goal.allow_worse and bool((reached < own).any())
-            if not worse and weighted(reached, goal.weights) >= wanted - _ROUNDING:
-                return proposal, tried.scale_step if tried else _step(anchors, goal)
-    return _with(anchors, None), _step(anchors, goal)
+    wanted = goal.share - _ROUNDING
+    within = best - WORTHLESS - _ROUNDING
+    tries = [
+        *((wanted, tried) for _, share, tried in smallest if share >= wanted),
+        *((0.0, tried) for _, share, tried in smallest if share >= within),
+        # The sample may lack the objects that make these worse than the config's own.
+        *((0.0, tried) for _, _, tried in sorted(smallest, key=lambda e: -e[1])),
+    ]
+    for least, tried in tries:
+        proposal = _with(anchors, tried)
+        reached = covered_shares(objects, proposal, input_size, goal.theta)
+        worse = not goal.allow_worse and bool((reached < own).any())
+        if not worse and weighted(reached, goal.weights) >= least:
+            break
+    return proposal, tried.scale_step if tried else _step(anchors, goal)
 
 
 def _step(anchors: ml_collections.ConfigDict, goal: Goal) -> float:

@@ -27,7 +27,6 @@ _LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
 _SIDE_UNIT = 64
 _WELL_REACHED = 0.95  # Weighted share from which anchors are left as they are.
 _WORTHWHILE = 0.02  # Gain in that share for which other anchors are suggested.
-_SEARCHED = 1000  # Objects, about, that the search for anchors looks at.
 
 
 class Suggestion(NamedTuple):
@@ -245,9 +244,7 @@ def _anchors(
     if weighted(own, goal.weights) >= _WELL_REACHED or not fitting:
         return None
     try:
-        proposed, _ = proposal.propose(
-            measured, config.anchors, size, goal, sample=_SEARCHED
-        )
+        proposed, _ = proposal.propose(measured, config.anchors, size, goal)
     except InputError:  # No set of anchors reaches this IoU.
         return None
     shares = proposal.covered_shares(measured, proposed, size, goal.theta)

@@ -174,6 +174,22 @@ def test_candidates_that_are_worse_on_all_objects_are_left_out(monkeypatch):
     assert proposed.sizes == both.sizes
 
 
+def test_a_candidate_far_from_the_best_is_proposed_if_all_better_ones_are_worse(
+    monkeypatch,
+):
+    """The best of the sample covers large objects only; the other one, both sizes."""
+    objects = small_and_large()
+    own = base.get_config().anchors
+    own.sizes, own.second_aspect_ratios = (16.0, 400.0, 400.0, 400.0), ()
+    own.aspect_ratios = ((1.0,),) * 4
+    large = proposal._Candidate((120.0,) * 4, ((0.5,),) * 4, (), 2.0)
+    both = proposal._Candidate((16.0, 120.0, 120.0, 120.0), ((0.5, 1.0),) * 4, (), 2.0)
+    best = {4: [(1.0, large)], 8: [(0.9, both)]}
+    monkeypatch.setattr(proposal, "_best_by_count", lambda *_: best)
+    proposed, _ = proposal.propose(objects, own, (256, 256), FOR_LARGE)
+    assert proposed.sizes == both.sizes
+
+
 def test_the_configs_own_anchors_are_proposed_if_nothing_is_better(monkeypatch):
     objects = objects_of([30.0] * 4, [1.0] * 10, 128)
     own = base.get_config().anchors
