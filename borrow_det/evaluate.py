@@ -92,10 +92,10 @@ def evaluate(
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """Evaluates one split; every process of a run takes part, the main one scores.
 
-    Beside `path`, `FOLDER/STEP.json` with the metrics, it writes the results to
-    `STEP.{results_name}.json`, what explains them to `STEP.analysis.json`
-    (`Evaluator.analyze`) and pictures to `STEP/`. The metrics come last: their file
-    marks a complete evaluation.
+    Writes the metrics to `path`, `FOLDER/STEP.json`, and next to it the results to
+    `STEP.{results_name}.json`, their analysis (`Evaluator.analyze`) to
+    `STEP.analysis.json`, and pictures to `STEP/`. The file of the metrics is written
+    last, and marks a complete evaluation.
 
     Args:
       predictor: the task's predictions.

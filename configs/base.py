@@ -56,10 +56,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every = 5_000
     config.checkpoint_every = 1_000
     config.keep_checkpoints = 3  # Number of latest checkpoints to keep.
-    # Metric that chooses the best checkpoint, which is kept beside the latest ones:
-    # METRIC of the first evaluation split, such as "AP50"; SPLIT/METRIC; "auto", which
-    # is AP_small of the first split if it has small objects and AP if not, or top1 of
-    # classification; or "" for none.
+    # Metric that chooses the best checkpoint, which is kept in addition to the
+    # latest ones: METRIC of the first evaluation split, such as "AP50"; SPLIT/METRIC;
+    # "auto", which is AP_small of the first split if it has small objects and AP if
+    # not, or top1 of classification; or "" for none.
     config.checkpoint_best = "auto"
     # Number of evaluations without a gain of that metric after which the run ends; 0:
     # it does all steps.
@@ -335,17 +335,17 @@ def _evaluation() -> ml_collections.ConfigDict:
 def _report() -> ml_collections.ConfigDict:
     report = ml_collections.ConfigDict()
     # Number of annotated pictures of each evaluation: the images with the most errors,
-    # with small objects, with the fewest errors, around the median number of errors and
-    # with errors of single kinds and classes. 0: no pictures.
+    # with small objects, with the fewest errors, around the median number of errors,
+    # and with the most errors of each kind and class. 0: no pictures.
     report.num_pictures = 8
     # Smallest score of a detection in the pictures; 0: the score of the best F1 of the
-    # evaluation.
+    # evaluation, or all scores if there is none.
     report.min_score = 0.0
     # Number of random training images, with their ground truth, in contact_sheet.jpg;
     # 0: no sheet.
     report.contact_sheet = 0
-    # Plot learning curves, and the curves and confusion matrices of the last and the
-    # best step, at the end of a run.
+    # At the end of a run, plot the learning curves, and the curves and confusion matrix
+    # of the last and the best step.
     report.curves = True
     # Largest number of images in the results page of an evaluation; 0: no page.
     report.page_images = 48

@@ -58,8 +58,8 @@ def test_the_best_checkpoint_is_saved_kept_and_named(
         "step 3 is the best so far: AP_small 0.5000 on val",
     ]
     line = (
-        "Best step: 3, AP_small 0.500 on val (last step: 0.375). Tools use it by "
-        "`--step=best`."
+        "Best step: 3, AP_small 0.500 on val (last step: 0.375). Tools load it "
+        "with `--step=best`."
     )
     assert line in out
     assert line in (folder / "report.md").read_text()

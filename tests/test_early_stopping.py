@@ -1,4 +1,4 @@
-"""A run that stops early: when, what it leaves, and how it goes on."""
+"""A run that stops early: when, what it leaves, and how it continues."""
 
 import json
 
@@ -33,7 +33,7 @@ def config(tiny_config):
 
 STOPPED = (
     "stopped early at step 8 of 12: AP_small on val has not risen in 2 evaluations "
-    "since step 4; to go on, set stop_after to 0 or above 2"
+    "since step 4; to continue, set stop_after to 0 or above 2"
 )
 
 
@@ -42,7 +42,7 @@ def logged(folder, name):
     return [line["step"] for line in lines if name in line]
 
 
-def test_a_run_without_gains_ends_as_if_finished_and_goes_on_when_told(
+def test_a_run_without_gains_ends_as_if_finished_and_continues_when_asked(
     config, tmp_path, monkeypatch, capsys
 ):
     evaluated = plan(monkeypatch, VALUES)

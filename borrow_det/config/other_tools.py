@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 
 class _Answer(NamedTuple):
-    """Our form of some flags.
+    """Flags of other tools, and ours in their place.
 
     Attributes:
-      names: the flags, without dashes and with underscores.
+      names: the other flags, without dashes and with underscores.
       choices: (flag, text) pairs. The text of the first flag that a command has is the
         answer; a flag "" fits every command.
     """
@@ -61,7 +61,7 @@ _ANSWERS = tuple(
         ("overlap_height_ratio overlap_width_ratio", (("overlap", "--overlap=SHARE"),)),
         (
             "iou iou_thres iou_thresh nms_iou nms_thr",
-            (("workdir", "--config.nms.iou=SHARE in training, which the run keeps"),),
+            (("workdir", "--config.nms.iou=IOU in training, which the run keeps"),),
         ),
         (
             "max_det max_detections topk",

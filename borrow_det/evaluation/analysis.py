@@ -1,4 +1,4 @@
-"""Explanation of an evaluation, for people: curves, confusion, kinds of errors.
+"""Analysis of an evaluation: curves, operating points, confusion, kinds of errors.
 
 `STEP.analysis.json` has, next to the IoU threshold, the `classes` and the `sizes`:
   curves: by class and size (`all`, `small`, `medium`, `large`), the number of `objects`
@@ -9,8 +9,7 @@
   by_class: the point of the best F1 of each class, or null.
   confusion: the `counts` (confusion.py) at the minimum `score` of the best F1.
   errors: counts of errors and the AP50 that they cost, by kind (errors.py).
-The sizes are COCO's area ranges: with the objects of a range, objects outside it are
-ignored, as for AP_small.
+The sizes are COCO's area ranges. Objects outside a range are ignored, as for AP_small.
 """
 
 from collections.abc import Mapping, Sequence

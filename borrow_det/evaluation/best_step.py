@@ -152,8 +152,8 @@ class BestStep:
         since = self.evaluations_since
         return (
             f"stopped early at step {step:,} of {num_steps:,}: {self.criterion} has "
-            f"not risen in {since} evaluations since step {self.step}; to go on, set "
-            f"stop_after to 0 or above {since}"
+            f"not risen in {since} evaluations since step {self.step}; to continue, "
+            f"set stop_after to 0 or above {since}"
         )
 
     def write(self) -> None:

@@ -1,4 +1,4 @@
-"""The choice of the images that people see: a function of the results."""
+"""The choice of the images to show, a function of the results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -61,14 +61,14 @@ def choose(
     threshold: int,
     limit: int,
 ) -> list[Chosen]:
-    """Chooses images to look at, without chance.
+    """Chooses images to show, as a function of the results alone.
 
-    Errors are false positives and objects that are not found. A quarter of the images
-    has the most errors, a quarter the most small objects that are not found or, if
-    there are too few, the most small objects. An eighth is the best (fewest errors,
-    then most hits), and an eighth is around the median number of errors; at least one
-    image each. The others are the first in the number of errors of a kind and class,
-    for each kind and class in turn; then come those with the most errors.
+    Errors are false positives and objects that are not found. The groups are
+    one quarter with the most errors; one quarter with the most small objects that are
+    not found or, if there are too few, the most small objects; one eighth with the
+    fewest errors, then the most hits; and one eighth around the median number of
+    errors. Each has at least one image. The rest are the images with the most errors
+    of each kind and class in turn, and then those with the most errors.
 
     Args:
       found: outcomes of the split.
@@ -102,7 +102,7 @@ def choose(
     take(np.array(best, int), eighth, "fewest errors")
     middle = np.median(errors) if errors.size else 0
     around = _by(np.abs(errors - middle))
-    take(around, eighth, "about the median number of errors")
+    take(around, eighth, "around the median number of errors")
     for reason, counts in _kinds_and_classes(found, places, class_names, threshold):
         if len(chosen) >= limit:
             break

@@ -21,7 +21,7 @@ class DetectedImage(NamedTuple):
 
     image: np.ndarray | StripImage  # uint8 RGB [H, W, 3]
     detections: ViewDetections  # In pixels.
-    seconds: float  # Time of the network: the shares of the image's views in batches.
+    seconds: float  # Of the network: the sum of the views' shares of their batches.
 
 
 class _PendingImage(NamedTuple):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Codecs that players expect in an MP4; others are converted to AAC.
 _COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "opus")
 _AAC_RATE = 48_000  # Samples per second.
-_UNIT = Fraction(1, 90_000)  # Of the times of frames, in seconds.
+_UNIT = Fraction(1, 90_000)  # Unit of the times of frames, in seconds.
 
 
 def is_available() -> bool:
@@ -74,7 +74,7 @@ def add(
                     _sound_packets(original, out, exact[-1] + 1 / rate)
                     for original in with_sound
                 ]
-                # A muxer holds what comes before the packets of the other track.
+                # In the order of time: a muxer waits for packets of the other track.
                 for packet in heapq.merge(video, *sound, key=_seconds):
                     out.mux(packet)
             part.replace(annotated)
@@ -126,7 +126,7 @@ def _sound_packets(
     def encoded() -> Iterator["av.Packet"]:
         count = None
         for frame in original.decode(source):
-            # Counted: the times of some containers are rounded, and encoders object.
+            # Samples are counted, since some containers round times, and encoders fail.
             if count is None:
                 count = round((frame.time or 0.0) * frame.sample_rate)
             frame.pts, frame.time_base = count, Fraction(1, frame.sample_rate)

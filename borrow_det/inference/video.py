@@ -17,9 +17,9 @@ from borrow_det.io import paths, web
 
 # Other containers state a duration at best, from which OpenCV guesses the count.
 _COUNTED_SUFFIXES = frozenset((".avi", ".m4v", ".mov", ".mp4"))
-# Containers that state no rate, or a variable one, give others, such as 0 and 1000.
+# Containers without a rate, or with a variable one, state others, such as 0 or 1000.
 _USUAL_RATES = (1.0, 240.0)
-_MEASURED = 8  # Further frames whose times give the rate then.
+_MEASURED = 8  # Number of further frames whose times then give the rate.
 _DEFAULT_RATE = 25.0  # For frames without times.
 _SLOWEST, _FASTEST = 0.01, 1000.0
 _SECONDS_OF_SILENCE = 20.0  # A stream that sends nothing for longer has ended.

@@ -21,7 +21,7 @@ _STREAMS = ("rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _MOST_BYTES = 2**28  # Size of a download, by default.
 _SECONDS_OF_SILENCE = 20.0  # A server that sends nothing for longer is an error.
 _SECONDS = 300.0  # Longest time of a download.
-_START = 64  # First bytes of an answer, from which the kind of a file is told.
+_START = 64  # First bytes of an answer, which show the kind of a file.
 _BLOCK = 2**18
 # Characters with a meaning in a URL, and those that are quoted already.
 _KEPT = "%/:=&?~#+!$,;'@()*[]"

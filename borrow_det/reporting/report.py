@@ -73,7 +73,7 @@ def write_report(
         last = metrics[best.split][best.metric]
         texts.append(
             f"Best step: {best.step}, {best.metric} {best.value:.3f} on {best.split} "
-            f"(last step: {last:.3f}). Tools use it by `--step=best`."
+            f"(last step: {last:.3f}). Tools load it with `--step=best`."
         )
     texts += _details(figures.details, metrics, compared)
     if with_curves:

@@ -205,7 +205,7 @@ class DetectionEvaluator:
         )
 
     def default_metric(self) -> str | None:
-        """Returns AP_small if the split has a small object that counts, else AP."""
+        """Returns AP_small if a small object of the split counts, otherwise AP."""
         annotations = sized(self.truth, [], self.config)[0]["annotations"]
         areas = [
             average_precision.object_area(annotation)

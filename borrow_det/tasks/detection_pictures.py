@@ -71,7 +71,7 @@ class Pictures:
         file = pathlib.Path(record["file_name"])
         lines = [
             f"{file.name} \u00b7 {about}",
-            f"{self._summary(chosen.image)} \u00b7 shown as: {chosen.reason}",
+            f"{self._summary(chosen.image)} \u00b7 reason: {chosen.reason}",
         ]
         marks = self._object_marks(chosen.image), self._detection_marks(chosen.image)
         return f"{record['image_id']}_{file.stem}", draw(image, *marks, lines)

@@ -172,7 +172,7 @@ class Evaluator(Protocol):
         """
 
     def default_metric(self) -> str | None:
-        """Returns the one that chooses it by default; None if none is defined."""
+        """Returns the metric that chooses it by default; None if none is defined."""
 
     def pictures(
         self, results: list[dict], analysis: Mapping[str, Any], step: int

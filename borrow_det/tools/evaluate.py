@@ -3,6 +3,7 @@
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME [--step=best|last|N]
       [--output=DIR]
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --path=FOLDER
+  python -m borrow_det.tools.evaluate --workdir=W --split=NAME --precision=0.9
 
 The split is one of the run's dataset, or a slice of it such as test[:100]; with --path
 it is one of a folder of images and annotations, whose classes must be among those of
@@ -19,10 +20,11 @@ the run. The tool prints the main metrics and the kinds of errors, and writes to
 An existing evaluation is not overwritten, only completed.
 
 --precision=0.9 finds the score with the highest recall at that precision or above, and
---recall=0.9 the one with the highest precision. They are printed and, unless --output
-is given, stored in W/operating_points.json, as is the score of the best F1 on the
-run's first evaluation split: `predict --score=precision_0.9` or `--score=best_f1` uses
-them. The exit status is 1 if no score reaches the value.
+--recall=0.9 the one with the highest precision at that recall or above. They are
+printed and, unless --output is given, stored in W/operating_points.json, as is the
+score of the best F1 on the run's first evaluation split. `predict
+--score=precision_0.9` and `--score=best_f1` use them. The exit status is 1 if no score
+reaches the value.
 """
 
 import sys

@@ -20,9 +20,9 @@ from borrow_det.visualization import fonts
 _DPI = 100
 _SMALL = 30  # Rows of a matrix with names on two of its sides only.
 _EXPLANATION = (
-    "Column background: missed objects. Row background: false positives that overlap "
-    "no free object. Below each count: its share of the row. Framed: the right class. "
-    "Empty: 0."
+    "Column background: objects that no detection takes. Row background: false "
+    "positives that overlap no free object. Below each count: its share of the row. "
+    "Framed: the correct class. Empty: 0."
 )
 
 

@@ -53,13 +53,14 @@ def learning_curves(
     """Plots a run's metrics.jsonl against the step.
 
     The panels show the losses, the learning rate, and AP, AP50 and AP_small, or top-1
-    and top-5 accuracy, with one line for each split. A panel says below what it lacks,
-    such as splits without small objects. A metric that is in no line of the file has no
-    panel. Metrics of earlier versions have their present names.
+    and top-5 accuracy, with one line for each split. A line below a panel
+    lists what the panel lacks, such as splits without small objects. A metric that is
+    in no line of the file has no panel. Metrics of earlier versions get their new
+    names.
 
     Args:
       metrics_jsonl: path of the metrics, as `metric_writer` writes them.
-      png: path of the picture; not written if there are no panels.
+      png: path of the picture; not written without panels.
 
     Returns:
       Titles of the panels.
@@ -118,7 +119,7 @@ def make_panels(series: dict[str, _Points]) -> dict[str, Panel]:
 
 
 def _panel(title: str, series: dict[str, _Points]) -> Panel:
-    """Leaves out undefined values and says which lines have none."""
+    """Leaves out undefined values, and notes which lines have no value."""
     defined = {
         name: [point for point in points if not math.isnan(point[1])]
         for name, points in series.items()

@@ -38,7 +38,7 @@ def with_restarts(
     check_choice("schedule.extend", extend, ("", RESTART, CONTINUE))
     stored, step = metadata.load_config(workdir), checkpoints.newest_step(workdir)
     given, kept = tuple(config.schedule.restarts), tuple(stored.schedule.restarts)
-    # The latest choice stays on record where a later start leaves it out.
+    # A later start without the flag keeps the latest choice.
     config = config.copy_and_resolve_references()
     config.schedule.extend = extend or stored.schedule.extend
     continued = _restarting(config, kept if kept[: len(given)] == given else given)
@@ -54,7 +54,7 @@ def with_restarts(
     if not extend:
         raise InputError(
             f"{workdir} has finished its {step:,} steps, and the learning rate of its "
-            f"schedule is {before:.3g} at the next: to go on to {length}, set "
+            f"schedule is {before:.3g} at the next: to train to {length}, set "
             f"--config.schedule.extend={RESTART}, which starts warm-up and schedule "
             f"anew over the {added:,} added steps ({rate(restarted, step):.3g} at the "
             f"next step), or {CONTINUE}, which follows the schedule of a run of "

@@ -23,7 +23,7 @@ TRAIN = ["config", "workdir", "distributed"]
         ("--weights=yolo.pt", "--workdir=W, the work directory of a trained run"),
         ("--imgsz", "--tile_size=N for images that are larger than the run's input"),
         ("--slice_height", "--tile_size=N"),
-        ("--iou", "--config.nms.iou=SHARE in training, which the run keeps"),
+        ("--iou", "--config.nms.iou=IOU in training, which the run keeps"),
         ("--save-txt", "--output=DIR: detections.json in it has all boxes"),
         ("--no-save-vis", "--nopictures"),
         ("--device", "JAX_PLATFORMS=cpu (or cuda, tpu) in front of the command"),

@@ -103,7 +103,7 @@ def test_a_resumed_run_knows_the_earlier_evaluations(tmp_path):
     assert found.add(10, {"val": {"AP": 0.625}})
 
 
-def test_a_crash_before_best_json_is_made_up_for(tmp_path):
+def test_best_json_that_a_crash_left_out_is_written_by_the_next_start(tmp_path):
     best.write(tmp_path, best.Best(2, "val", "AP", 0.25))
     write_metrics(tmp_path, {2: 0.25, 4: 0.5})
     found = BestStep(AP, tmp_path, 4, [2, 4])
@@ -119,7 +119,7 @@ def test_only_a_step_with_a_checkpoint_is_the_best(tmp_path):
     assert BestStep(Criterion("val", "AP50"), tmp_path, 6, [4, 6]).step is None
 
 
-def test_best_json_stands_in_for_metrics_that_were_moved_away(tmp_path):
+def test_best_json_is_read_if_the_metrics_were_moved_away(tmp_path):
     best.write(tmp_path, best.Best(4, "val", "AP", 0.5))
     assert BestStep(AP, tmp_path, 6, [4, 6]).record.value == 0.5
     assert BestStep(AP, tmp_path, 2, [2]).step is None

@@ -1,4 +1,4 @@
-"""The choice of images to look at."""
+"""The choice of images to show."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_each_group_has_its_images(split):
         "most small objects not found": [3],
         "fewest errors": [5],
         # Of 7.5 errors, in the middle; image 7 has one more.
-        "about the median number of errors": [7],
+        "around the median number of errors": [7],
         "most errors of cat, background": [13],
         "one of the others with the most errors": [12, 11],
     }
@@ -71,13 +71,13 @@ def test_each_kind_and_class_has_an_image(split):
     assert groups["most errors of dog, duplicate"] == [2]
 
 
-def test_of_few_images_one_each_is_the_worst_the_best_and_the_median(split):
+def test_few_images_are_the_worst_the_best_and_the_median_one(split):
     groups = reasons(chosen_at(split, 50, limit=4))
     assert groups == {
         "most errors": [15],
         "most small objects not found": [3],
         "fewest errors": [5],
-        "about the median number of errors": [7],
+        "around the median number of errors": [7],
     }
 
 

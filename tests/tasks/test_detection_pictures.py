@@ -91,7 +91,7 @@ def test_captions_name_image_split_step_threshold_counts_and_reason(made, drawn)
     hits, wrong = styles(marks)[outcomes.HIT], styles(marks)[outcomes.WRONG]
     assert lines[1] == (
         f"hits: {hits}, false positives: {wrong}, objects not found: "
-        f"{styles(objects)[outcomes.LOST]} · shown as: most errors"
+        f"{styles(objects)[outcomes.LOST]} · reason: most errors"
     )
 
 

@@ -57,7 +57,7 @@ def test_saves_at_the_interval_or_when_forced_and_keeps_the_latest(tmp_path, man
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "7"]
 
 
-def test_the_best_checkpoint_is_kept_beside_the_latest(tmp_path):
+def test_the_best_checkpoint_is_kept_in_addition_to_the_latest(tmp_path):
     manager = checkpoints.Checkpoints(tmp_path, every=1, keep=1)
     kept = []
     for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4), (6, 6)):

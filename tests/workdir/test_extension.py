@@ -47,7 +47,7 @@ def test_a_finished_run_with_more_steps_asks_for_the_schedule(resumed, tmp_path)
     # The cosine of 200 steps has done 90 of its 190 steps after the warm-up.
     assert str(error.value) == (
         f"{tmp_path} has finished its 100 steps, and the learning rate of its schedule "
-        "is 0 at the next: to go on to 200 steps, set --config.schedule.extend="
+        "is 0 at the next: to train to 200 steps, set --config.schedule.extend="
         "restart, which starts warm-up and schedule anew over the 100 added steps "
         "(0.01 at the next step), or continue, which follows the schedule of a run of "
         "200 steps from there on (0.0541 at the next step)"

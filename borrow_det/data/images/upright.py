@@ -210,7 +210,7 @@ class TooManyPixelsError(InputError):
 
 
 class UndecodableSizeError(Exception):
-    """An image is too large to be decoded completely, whatever the limit allows."""
+    """An image is too large to be decoded completely under any limit of pixels."""
 
 
 class UnsupportedPixelsError(Exception):

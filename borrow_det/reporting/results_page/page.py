@@ -28,7 +28,7 @@ _PARTS = pathlib.Path(__file__).parent
 
 
 def write(done: Evaluated, workdir: paths.Path) -> paths.Path | None:
-    """Writes the page of an evaluation, STEP.html beside its metrics.
+    """Writes the page of an evaluation, STEP.html next to its metrics.
 
     Args:
       done: a complete evaluation.
@@ -54,8 +54,8 @@ def write_run(
 ) -> None:
     """Writes the pages of a finished run's evaluations, and `results.html`.
 
-    The latter is the page of the first split at the last step, with a table of the
-    evaluations at the last step and at the best one.
+    `results.html` is the page of the first split at the last step, with a table of
+    the evaluations at the last step and at the best one.
 
     Args:
       evaluators: the evaluators of the splits.

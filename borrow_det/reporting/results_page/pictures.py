@@ -118,7 +118,7 @@ def sections(
         record = pictures.record(i)
         name = html.escape(record["name"])
         data = html_page.script_json(record | {"reason": reason})
-        words = f"{pictures.summary(i, threshold)}. Shown as: {reason}."
+        words = f"{pictures.summary(i, threshold)}. Reason: {reason}."
         yield (
             f'<section class="picture">\n<h3>{name}</h3>\n<p>{html.escape(words)}</p>\n'
             f'<img loading="lazy" decoding="async" alt="{name}" '

@@ -21,12 +21,12 @@ _MATRIX = (
     "share is that of the row."
 )
 _KINDS = (
-    "A false positive of localization overlaps an object of its class by an IoU below "
-    "0.5; one of classification is on an object of another class; both: neither class "
-    "nor box fit; duplicate: another detection found the object; background: it "
-    "overlaps no object. An object is missed if no detection finds it and no error of "
-    "localization or classification is on it. AP50 is what correcting this kind alone "
-    "would gain, with detections of all scores."
+    "Kinds of false positives: localization overlaps an object of its class by an IoU "
+    "of 0.1 to 0.5; classification is on an object of another class; with both, "
+    "neither class nor box fit; duplicate is on an object that another detection "
+    "found; background is any other. An object is missed if no detection finds it and "
+    "no error of localization or classification is on it. The AP50 columns have the "
+    "gain of AP50 if this kind alone were corrected, with detections of all scores."
 )
 _LENDERS = (
     "A lender is a larger object of the same class in the image, from which a small "

@@ -16,6 +16,8 @@ from borrow_det.errors import InputError
 from borrow_det.io import paths, streams
 from borrow_det.workdir.best import BEST, LAST
 
+_OUTPUT = "Local folder for the results."
+
 
 def parse(
     flag_values: flags.FlagValues, argv: Sequence[str], description: str
@@ -49,14 +51,18 @@ def parse(
     return arguments
 
 
-def run_flags() -> flags.FlagValues:
-    """Returns the flags of a tool that applies a trained run: workdir, output, step."""
+def run_flags(output: str = _OUTPUT) -> flags.FlagValues:
+    """Returns the flags of a tool that applies a trained run: workdir, output, step.
+
+    Args:
+      output: help text of --output.
+    """
     values = flags.FlagValues()
     define_workdir(values)
     path_flags.define_path(
         "output",
         None,
-        "Local folder for the results.",
+        output,
         required=True,
         flag_values=values,
     )

@@ -6,14 +6,14 @@ r"""Designs anchors for a dataset by Eq. (1) of the paper, and measures them.
 
 Reads the sizes and aspect ratios of a split's objects at config.input_size, to which
 images are resized. Crowds and difficult objects are included if loss.ignored=positive.
-Proposes the smallest set of anchors on the levels of config.anchors.strides that covers
-a weighted share of the objects, --share. That is the mean of the covered shares of
-small, medium and large objects, with the weights --weights. An object is covered if its
-IoU with an anchor of the grid is at least --theta. No size range may have a smaller
-share than with the config's own anchors, unless --allow_worse is given. If nothing
-better is found, the proposal is the config's own anchors. Compares the two: the worst
-IoU by the closed form, and the share of covered objects by size. Prints a report with a
-config fragment, and writes to DIR
+Proposes the smallest set of anchors on the levels of config.anchors.strides whose
+weighted share of covered objects reaches --share. The weighted share is the mean of the
+covered shares of small, medium and large objects, with the weights --weights. An object
+is covered if its IoU with an anchor of the grid is at least --theta. No size range may
+have a smaller share than with the config's own anchors, unless --allow_worse is given.
+If nothing better is found, the proposal is the config's own anchors. Compares the two:
+the worst IoU by the closed form, and the share of covered objects by size. Prints a
+report with a config fragment, and writes to DIR
   design.png   the objects, both sets of anchors, and the covered share by size
   design.json  the same figures
 

@@ -34,12 +34,12 @@ FIELDS = (
 )
 # Number of objects in the search. Its results are then measured on all objects.
 SAMPLE = 10_000
-# Candidates of each number of anchors that are measured on all objects.
+# For each number of anchors, the number of candidates measured on all objects.
 _KEPT = 3
 # If the wanted share cannot be reached, a gain of less than this share is not worth
 # more anchors.
 WORTHLESS = 0.005
-# Differences of weighted shares that only rounding makes.
+# Weighted shares that differ by less are equal up to rounding.
 _ROUNDING = 1e-9
 # Candidates are made for the aspect ratios of these shares of the objects, whatever the
 # wanted share. How many other objects they cover is then measured.

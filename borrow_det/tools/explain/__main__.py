@@ -15,8 +15,8 @@ writes into DIR
                      detections of the same class by evaluation.lender_scale) and
                      `positions`, the attention precision of an even spread;
   index.html         all of it in one page, which needs no network and no other file;
-                     it links to W/results.html where that exists, and results pages
-                     link to W/explain/index.html.
+                     it links to W/results.html if that exists, and results pages link
+                     to W/explain/index.html.
 The output of an earlier call is replaced, including its pictures.
 
 The attention shown is that of the detection's descriptors: the positions of its

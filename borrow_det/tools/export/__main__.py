@@ -272,7 +272,7 @@ def _unwritable(output: paths.Path, error: OSError) -> InputError:
 
 
 def _flags() -> flags.FlagValues:
-    values = cli.run_flags()
+    values = cli.run_flags("Local file to write, such as model.zip or model.onnx.")
     text: Any = {"flag_values": values}
     flags.DEFINE_enum(
         "format",

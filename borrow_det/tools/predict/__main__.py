@@ -4,8 +4,8 @@
 
 INPUT is an image, a folder, a pattern or a video, a URL of an image or a video (http,
 https, rtsp, ...), the index of a camera (0), or a list: a text file (.txt) with one of
-these in each line. A camera and a video of a URL end with Ctrl-C. The tool prints a
-line for each image, and writes into DIR
+these in each line. Ctrl-C ends a camera or a video of a URL, and the call continues
+with the next input. The tool prints a line for each image, and writes into DIR
   detections.json  list in COCO's results format: image_id, category_id, bbox [x, y,
                    width, height] in pixels of the upright image, score, and file_name
                    (and frame, counted from 0, for a video). It holds all detections
@@ -13,14 +13,14 @@ line for each image, and writes into DIR
   images.json      COCO's `images` and `categories`, which the ids refer to, with the
                    name of the annotated picture;
   pictures/        annotated JPEG pictures, and an annotated MP4 for each video, with
-                   the detections that have a score of at least --score. Those of an
-                   earlier call are removed.
+                   the detections that have a score of at least --score. The pictures
+                   of an earlier call are removed.
 The JSON files have the suffix .part until the call ends. They are complete after every
 image: a process that is killed loses its last batch at most.
 
 Exit status: 0; 1 if an input could not be read completely or a picture could not be
 written (it is named on stderr, the others are processed); 2 if nothing could start, or
-the disk is full; 130 after Ctrl-C. The results so far are kept.
+the disk is full; 130 if Ctrl-C ends the call. The results so far are kept.
 
 Images larger than the network's input lose their small objects when they are shrunk
 to it. With --tiles or --tile_size, the network processes overlapping tiles and the
@@ -80,13 +80,13 @@ def main(argv: Sequence[str]) -> int:
             if not values.quiet:
                 line = _line(item, detections.filter(least))
                 tqdm.tqdm.write(line, file=sys.stdout)
-                sys.stdout.flush()  # For a reader of a pipe, as a camera may go on.
+                sys.stdout.flush()  # A reader of a pipe need not wait for the end.
         complete = True
     finally:  # Ctrl-C and errors leave the results so far.
         writer.close(complete)
         print(
             f"{writer.images} images, {writer.drawn} detections with a score of at "
-            f"least {_told(score, least)}; {writer.written} in all: "
+            f"least {_threshold_text(score, least)}; {writer.written} in all: "
             f"{output / 'detections.json'}{_remarks(failures, repaired, others, ids)}"
             f"{_SILENT.format(writer.silent) if writer.silent else ''}"
         )
@@ -109,7 +109,7 @@ def _line(item: Item, found: Detections) -> str:
     return escape_controls(f"{item.name}: {told}, {1000 * found.seconds:.1f} ms")
 
 
-def _told(score: float | str, least: float) -> str:
+def _threshold_text(score: float | str, least: float) -> str:
     """Returns the minimum score for a message, with the name of --score if any."""
     return f"{least:.3f} ({score})" if isinstance(score, str) else f"{least:g}"
 
@@ -182,7 +182,7 @@ def _flags() -> flags.FlagValues:
         **text,
     )
     flags.DEFINE_string(
-        "tile_size", None, "Pixels of a tile instead: N or HEIGHTxWIDTH.", **text
+        "tile_size", None, "Size of a tile in pixels: N or HEIGHTxWIDTH.", **text
     )
     flags.DEFINE_float(
         "overlap",

@@ -119,14 +119,14 @@ def _live(source: Source, frames: Iterator[video.Frame]) -> Iterator[Item]:
 
 @contextlib.contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """Yields an event that the first Ctrl-C sets; the next one acts as ever.
+    """Yields an event that the first Ctrl-C sets; the next one acts as usual.
 
     Without it, the exception could interrupt a file that is being written.
     """
     pressed = threading.Event()
     before = signal.getsignal(signal.SIGINT)
     ours = threading.current_thread() is threading.main_thread()
-    # Otherwise signals are ignored, as for a command in the background.
+    # A command in the background ignores the signal.
     if not ours or before is not signal.default_int_handler:
         yield pressed
         return

@@ -334,7 +334,7 @@ def test_a_box_around_polygons_is_quoted_as_such(folder, noise_image):
         sources.load(folder.config(), "train")
 
 
-def test_links_in_a_circle_and_closed_folders_stop_nobody(folder, noise_image):
+def test_links_in_a_circle_and_closed_folders_are_skipped(folder, noise_image):
     folder.add("a.png", noise_image(24, 32), [(1, [4, 4, 8, 8])])
     folder.write()
     (folder.folder / "images" / "self").symlink_to("self")

@@ -277,7 +277,7 @@ def test_texts_contrast_with_their_background(browser, made, scheme):
 
 
 def contrast(first, second):
-    """The ratio of WCAG 2."""
+    """Returns the contrast ratio of two colors, as WCAG 2 defines it."""
     high, low = sorted((luminance(first), luminance(second)), reverse=True)
     return (high + 0.05) / (low + 0.05)
 

@@ -90,7 +90,7 @@ def test_inputs_that_the_file_does_not_list_are_left_out(tmp_path):
     assert found.left_out == [sources[0], sources[2]]
 
 
-def test_of_files_of_one_name_the_one_in_the_recorded_folder_has_the_id(tmp_path):
+def test_the_file_in_the_recorded_folder_has_the_id_among_those_of_one_name(tmp_path):
     truth = coco_file(tmp_path, ["val/a.jpg", "b.jpg"])
     sources = [*map(file, ("train/a.jpg", "val/a.jpg", "b.png", "b.jpg"))]
     found = image_ids(truth, sources)

@@ -136,7 +136,7 @@ def test_a_video_of_a_url_gives_the_results_of_the_file(tmp_path, detector, serv
     assert [r["frame"] for r in results(tmp_path / "out")] == list(range(6))
 
 
-def test_ctrl_c_ends_a_stream_with_whole_results_and_the_next_input_follows(
+def test_ctrl_c_ends_a_stream_with_complete_results_and_the_next_input_follows(
     tmp_path, detector, server, capsys, monkeypatch
 ):
     detector.tolerance = 90
@@ -187,7 +187,7 @@ def test_the_second_ctrl_c_ends_the_call(tmp_path, detector, server, monkeypatch
         ("http://[a/c.png", "is not a valid URL"),
     ],
 )
-def test_urls_of_no_use_are_refused(tmp_path, detector, capsys, url, message):
+def test_urls_that_cannot_be_read_are_refused(tmp_path, detector, capsys, url, message):
     assert run(tmp_path / "out", url) == 2
     assert message in capsys.readouterr().err
 
