@@ -182,7 +182,8 @@ def test_a_run_whose_reader_goes_away_trains_on_in_any_locale(scenes, tmp_path):
     workdir = tmp_path / "W"
     done = shell(
         f"{{command}} train --config=tests/tiny_config.py:{tmp_path} "
-        f"--workdir={workdir} --config.num_steps=2 2>&1 | head -n 1",
+        f"--workdir={workdir} --config.num_steps=2 --config.report.num_pictures=7 "
+        "2>&1 | head -n 1",
         **ASCII,
         JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "jax"),
     )
