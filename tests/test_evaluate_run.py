@@ -32,11 +32,14 @@ def test_a_split_is_evaluated_and_nothing_else_changes(workdir, tiny_run):
     after = contents(workdir)
     assert {name: after[name] for name in before} == before
     folder = "evaluations/val_7"
-    assert set(after) - set(before) == {
+    added = set(after) - set(before)
+    pictures = {name for name in added if name.endswith(".png")}
+    assert added - pictures == {
         *(f"{folder}/4.json", f"{folder}/4.detections.json"),
         f"{folder}/4.analysis.json",
-        *(f"{folder}/4/10_val_0.png", f"{folder}/4/11_val_1.png"),
     }
+    assert len(pictures) == tiny_run.config.report.num_pictures
+    assert pictures < {f"{folder}/4/{10 + i}_val_{i}.png" for i in range(7)}
     assert (found.step, found.path) == (4, workdir / folder / "4.json")
     # All seven images of val: the figures of the training run.
     for name, value in tiny_run.metrics["val"].items():
