@@ -133,8 +133,27 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> Found:
     return Found(list(found), others)
 
 
+def matching(pattern: str) -> list[pathlib.Path]:
+    """Returns the files and folders that a pattern with *, ?, [] and ** matches.
+
+    If there are none, a folder with such characters in its name may be meant: the
+    longest beginning of the pattern that is the name of a folder is taken as it is.
+
+    Returns:
+      Sorted paths.
+    """
+    names = glob.glob(pattern, recursive=True)
+    if not names:
+        path = pathlib.Path(pattern)
+        folder = next(filter(os.path.isdir, path.parents), path.parent)
+        rest = os.fspath(path.relative_to(folder))
+        literal = glob.escape(os.fspath(folder))
+        names = glob.glob(os.path.join(literal, rest), recursive=True)
+    return sorted(map(pathlib.Path, names))
+
+
 def _matches(pattern: str) -> list[pathlib.Path]:
-    matches = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+    matches = matching(pattern)
     if not matches:
         raise InputError(f"{pattern}: there is no such file or folder")
     return matches

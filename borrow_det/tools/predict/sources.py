@@ -1,7 +1,7 @@
 """Inputs of a call: local files, URLs, cameras, and lists of these."""
 
+import codecs
 import collections
-import glob
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +63,8 @@ class Found(NamedTuple):
     """Inputs that were found.
 
     Attributes:
-      sources: without duplicates.
+      sources: without duplicates; a file that is named in several ways has the first
+        of its names.
       others: numbers of skipped files in folders; see `inputs.Found`.
     """
 
@@ -88,19 +89,21 @@ def find(names: Sequence[str], leave_out: pathlib.Path) -> Found:
       InputError: an input does not exist, is not of these kinds, or has no image or
         video in it.
     """
-    found: dict[Source, None] = {}
+    found: dict[object, Source] = {}  # By what tells an input from others.
     others: collections.Counter[str] = collections.Counter()
     for name in _with_lists(names):
         if web.is_url(name):
             web.check(name)
-            found[Source(name)] = None
+            found.setdefault(name, Source(name))
         elif name.isascii() and name.isdecimal():
-            found[Source(int(name))] = None
+            found.setdefault(int(name), Source(int(name)))
         else:
             below = inputs.find([name], leave_out)
-            found |= dict.fromkeys(map(Source, below.paths))
+            for path in below.paths:
+                place = os.path.realpath(path.parent), path.name
+                found.setdefault(place, Source(path))
             others += collections.Counter(below.others)
-    return Found(list(found), others)
+    return Found(list(found.values()), others)
 
 
 def _with_lists(names: Sequence[str]) -> Iterator[str]:
@@ -116,9 +119,14 @@ def _with_lists(names: Sequence[str]) -> Iterator[str]:
 def _entries(path: pathlib.Path) -> list[str]:
     """Returns the entries of a list; paths are relative to the current folder."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {paths.reason(error)}") from error
+    # Some shells write UTF-16, with its byte order mark.
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode("utf-16", errors="replace")
+    else:
+        text = content.decode("utf-8-sig", errors="surrogateescape")
     problems = Problems()
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -144,4 +152,4 @@ def _entries(path: pathlib.Path) -> list[str]:
 
 
 def _exists(name: str) -> bool:
-    return os.path.exists(name) or bool(glob.glob(name, recursive=True))
+    return os.path.exists(name) or bool(inputs.matching(name))

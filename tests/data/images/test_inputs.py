@@ -142,6 +142,22 @@ def test_results_of_an_earlier_call_are_left_out(tmp_path):
     assert not found.others
 
 
+def test_patterns_are_matched_in_folders_whose_names_have_brackets(tmp_path, nowhere):
+    for name in ("a [1]/b.png", "a [1]/c.png", "a [1]/b.txt", "a [1]/d*/e.png"):
+        write(tmp_path / name)
+    folder = str(tmp_path / "a [1]")
+    found = inputs.find([f"{folder}/*.png"], nowhere)
+    assert names(found, tmp_path) == ["a [1]/b.png", "a [1]/c.png"]
+    found = inputs.find([f"{folder}/d*/[ef].png"], nowhere)
+    assert names(found, tmp_path) == ["a [1]/d*/e.png"]
+    # A pattern that matches keeps its meaning.
+    write(tmp_path / "a 1/c.png")
+    found = inputs.find([f"{folder}/*.png"], nowhere)
+    assert names(found, tmp_path) == ["a 1/c.png"]
+    with pytest.raises(InputError, match="no such file or folder"):
+        inputs.find([f"{folder}/*.jpg"], nowhere)
+
+
 def test_files_that_are_named_are_taken_whatever_they_are(tmp_path, nowhere):
     write(tmp_path / "a.txt")
     write(tmp_path / "b.png")

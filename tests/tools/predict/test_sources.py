@@ -282,6 +282,35 @@ def test_entries_of_a_list_are_in_its_folder_or_the_current_one(tmp_path, monkey
     ]
 
 
+def test_a_file_that_is_named_in_several_ways_is_one_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lists/a.png", "b.png"):
+        save(tmp_path / name, scene(20, 20))
+    (tmp_path / "link").symlink_to("lists")
+    (tmp_path / "lists" / "some.txt").write_text(f"../b.png\na.png\n{tmp_path}/b.png\n")
+    names = ["b.png", "lists/some.txt", "link/a.png", str(tmp_path / "lists")]
+    found, _ = sources.find(names, tmp_path / "out")
+    assert [source.name for source in found] == ["b.png", "lists/a.png"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_lists_have_any_encoding_with_a_byte_order_mark(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path = tmp_path / "some.txt"
+    path.write_text(f"{mark}# chosen\r\n\u00e9.png\r\n", encoding=encoding)
+    save(tmp_path / "\u00e9.png", scene(20, 20))
+    found, _ = sources.find([str(path)], tmp_path / "out")
+    assert [source.place for source in found] == [tmp_path / "\u00e9.png"]
+
+
+def test_a_list_in_a_folder_with_brackets_has_patterns(tmp_path):
+    save(tmp_path / "a [1]" / "b.png", scene(20, 20))
+    path = tmp_path / "a [1]" / "some.txt"
+    path.write_text("*.png\n")
+    found, _ = sources.find([str(path)], tmp_path / "out")
+    assert [source.place for source in found] == [tmp_path / "a [1]" / "b.png"]
+
+
 def test_missing_entries_of_a_list_are_counted_and_named(tmp_path):
     save(tmp_path / "a.png", scene(20, 20))
     path = tmp_path / "some.txt"
