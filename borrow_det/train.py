@@ -178,6 +178,7 @@ def prepare_run(
     log.begin(step, state.params, data.train)
     best = BestStep(criterion, workdir, step, checkpoints.steps)
     best.write()
+    operating_points.drop_from(workdir, step + 1 if resumes else 0, write=main)
     checkpoints.keep_best(best.step)
     return Run(
         config,

@@ -10,7 +10,7 @@ from borrow_det import evaluate, train
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
 from borrow_det.reporting.run_log import RunLog
-from borrow_det.workdir import best, checkpoints
+from borrow_det.workdir import best, checkpoints, operating_points
 from tests.planned_run import plan
 
 VALUES = {1: math.nan, 2: 0.25, 3: 0.5, 4: 0.125, 5: 0.5, 6: 0.375}
@@ -109,6 +109,30 @@ def test_a_run_killed_while_it_keeps_the_best_ends_like_another(
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     values = {x["step"]: x["val/AP_small"] for x in lines if "val/AP_small" in x}
     assert values == VALUES | {1: None}
+
+
+def test_operating_points_of_a_former_run_are_not_taken_for_those_of_this(
+    config, tmp_path, monkeypatch
+):
+    plan(monkeypatch, VALUES)
+    folder = tmp_path / "W"
+    folder.mkdir()
+    point = {"score": 0.5, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+
+    def add(*steps):
+        for step in steps:
+            operating_points.add(folder, step, {"best_f1": point}, "val", 0.5)
+
+    def steps():
+        content = json.loads((folder / operating_points.FILE).read_text())
+        return list(content["steps"])
+
+    add(0, 3, 6)  # The former run's checkpoints were moved away.
+    train.train_and_evaluate(config, folder)
+    assert steps() == []
+    add(3, 6, 8)  # The checkpoint of step 8 is lost.
+    train.train_and_evaluate(config, folder)
+    assert steps() == ["3", "6"]
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_anything_is_written(

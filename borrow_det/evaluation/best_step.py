@@ -150,10 +150,11 @@ class BestStep:
     def describe_stop(self, step: int, num_steps: int) -> str:
         """Returns a line about a run that has stopped early at `step`."""
         since = self.evaluations_since
+        gain = first_largest(self._values)
         return (
             f"stopped early at step {step:,} of {num_steps:,}: {self.criterion} has "
-            f"not risen in {since} evaluations since step {self.step}; to continue, "
-            f"set stop_after to 0 or above {since}"
+            f"not risen in {since} evaluation{'s' * (since > 1)} since step {gain}; to "
+            f"continue, set stop_after to 0 or above {since}"
         )
 
     def write(self) -> None:

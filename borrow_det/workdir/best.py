@@ -87,7 +87,8 @@ def find_step(workdir: str | os.PathLike, step: Any = LAST) -> int:
     if best is None:
         raise InputError(
             f"{workdir} has no best checkpoint: it was trained without "
-            f"checkpoint_best, or has not been evaluated yet; {others}"
+            "checkpoint_best or without an object to find, or has not been evaluated "
+            f"yet; {others}"
         )
     if best.step not in steps:
         raise InputError(

@@ -3,7 +3,8 @@
 A training run stores `best_f1` of its last step on its first evaluation split, and
 `borrow-det evaluate` adds those of other steps and of a wanted precision or recall. The
 file has the `metric_iou`, and under `steps`, for each step, points by name with
-`score`, `precision`, `recall`, `f1` and the `split`. A stored point is never changed.
+`score`, `precision`, `recall`, `f1` and the `split`. A stored point is never changed,
+but a run that does a step again drops the points of the former one.
 """
 
 import os
@@ -80,6 +81,21 @@ def add(
         content = {"metric_iou": iou, "steps": ordered}
         metadata.write_json(paths.as_path(workdir) / FILE, content)
     return list(new)
+
+
+def drop_from(workdir: str | os.PathLike, step: int, write: bool = True) -> None:
+    """Drops the points of this step and of later ones, which a run does again.
+
+    Args:
+      workdir: work directory of the run.
+      step: first step whose points are dropped.
+      write: whether to write; one process of a run does, the others do nothing.
+    """
+    steps = _steps(workdir) if write else {}
+    kept = {key: points for key, points in steps.items() if int(key) < step}
+    if kept != steps:
+        content = metadata.load_json(workdir, FILE) | {"steps": kept}
+        metadata.write_json(paths.as_path(workdir) / FILE, content)
 
 
 def describe(name: str, point: Mapping[str, Any]) -> str:

@@ -150,6 +150,21 @@ def test_evaluations_without_a_gain_are_counted_in_a_resumed_run_too(
     assert found.evaluations_since == expected
 
 
+def test_the_line_about_an_early_stop_names_the_step_that_was_not_exceeded(tmp_path):
+    # The run has no checkpoint of step 2, as it compared by another metric then.
+    write_metrics(tmp_path, {2: 0.75, 4: 0.25})
+    found = BestStep(AP, tmp_path, 4, [4])
+    assert found.step == 4
+    line = found.describe_stop(4, 1000)
+    assert "AP on val has not risen in 1 evaluation since step 2; to" in line
+    found.add(6, {"val": {"AP": 0.5}})
+    assert found.step == 6
+    assert found.describe_stop(6, 1000) == (
+        "stopped early at step 6 of 1,000: AP on val has not risen in 2 evaluations "
+        "since step 2; to continue, set stop_after to 0 or above 2"
+    )
+
+
 def test_stopping_early_needs_a_metric():
     with pytest.raises(InputError, match=r"^stop_after is 3, .* \(it is empty\): set"):
         make_criterion("", small, OFFERED, stop_after=3)

@@ -33,6 +33,25 @@ def test_a_stored_point_is_never_changed(tmp_path):
     assert operating_points.load(tmp_path, 11, "val").points == {}
 
 
+def test_a_run_drops_the_points_of_steps_that_it_does_again(tmp_path):
+    operating_points.drop_from(tmp_path, 0)
+    assert not list(tmp_path.iterdir())
+    for step in (0, 8, 10):
+        operating_points.add(tmp_path, step, {"best_f1": POINT}, "val", 0.5)
+    content = (tmp_path / "operating_points.json").read_text()
+    operating_points.drop_from(tmp_path, 11)
+    operating_points.drop_from(tmp_path, 0, write=False)
+    assert (tmp_path / "operating_points.json").read_text() == content
+    operating_points.drop_from(tmp_path, 9)
+    points = {"best_f1": {**POINT, "split": "val"}}
+    assert json.loads((tmp_path / "operating_points.json").read_text()) == {
+        "metric_iou": 0.5,
+        "steps": {"0": points, "8": points},
+    }
+    operating_points.drop_from(tmp_path, 0)
+    assert operating_points.load(tmp_path, 0, "val").points == {}
+
+
 def test_without_points_there_is_no_file(tmp_path):
     assert operating_points.add(tmp_path, 1, {"best_f1": None}, "val", 0.5) == []
     assert not list(tmp_path.iterdir())
