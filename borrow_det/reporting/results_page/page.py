@@ -131,7 +131,7 @@ class _Content:
             + sections.curves(analysis, best),
             "Confusion matrix": sections.confusion(analysis),
             "Errors": sections.errors(analysis),
-            "Pictures": _pictures(len(chosen), len(split))
+            "Pictures": _pictures(len(chosen), len(split), point is not None)
             + "".join(pictures.sections(split, shown, chosen, start)),
         }
         counted = int(found.object_counts.sum())
@@ -254,8 +254,9 @@ def _evaluations(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
     return html_page.number_table(("split", "step", *fields), rows, caption)
 
 
-def _pictures(shown: int, images: int) -> str:
-    """Returns the text above the pictures."""
+def _pictures(shown: int, images: int, has_best: bool) -> str:
+    """Returns the text above the pictures; `has_best`: there is a best F1."""
+    start = "the best F1" if has_best else "zero, as there is no best F1,"
     which = (
         "All images of the split"
         if shown == images
@@ -264,7 +265,7 @@ def _pictures(shown: int, images: int) -> str:
     return (
         f"<p>{which}. Counts are those of all images. The size of a hit is that of its "
         "object, the size of a false positive that of its box. The threshold starts at "
-        "the best F1 and moves in steps of 0.01.</p>\n"
+        f"{start} and moves in steps of 0.01.</p>\n"
         "<noscript><p>Boxes and other thresholds need JavaScript.</p></noscript>\n"
     )
 

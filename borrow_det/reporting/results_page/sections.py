@@ -144,8 +144,11 @@ def confusion(analysis: Mapping[str, Any]) -> str:
         rows.append([html.escape(name), *cells, str(total)])
     score = matrix["score"]
     caption = f"Confusion matrix at an IoU of {matrix['iou']:g}"
-    if score is not None:
-        caption += f" and a score of {score:.3f}"
+    caption += (
+        "; no detection is counted, as there is no best F1"
+        if score is None
+        else f" and a score of {score:.3f}"
+    )
     columns = ("annotated", *names, "sum")
     return _paragraph(_MATRIX) + html_page.number_table(columns, rows, caption)
 

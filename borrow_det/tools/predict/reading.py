@@ -158,6 +158,8 @@ def _downloaded(
             return message.replace(str(path), web.shown(url))
 
         with web.opened(url) as answer:
+            if not answer.start:
+                raise InputError(f"{web.shown(url)}: the server sends an empty file")
             if inputs.kind_of_content(answer.start) != "image":
                 if answer.content_type == "text/html":
                     raise InputError(

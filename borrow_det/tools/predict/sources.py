@@ -110,7 +110,7 @@ def _with_lists(names: Sequence[str]) -> Iterator[str]:
     """Yields the names, with the entries of lists in place of the lists."""
     for name in names:
         path = pathlib.Path(paths.expand_home(name))
-        if path.suffix.lower() == ".txt" and path.is_file():
+        if _is_list(path):
             yield from _entries(path)
         else:
             yield name
@@ -139,6 +139,8 @@ def _entries(path: pathlib.Path) -> list[str]:
             there = [name for name in (below, entry) if _exists(name)]
             if not there:
                 problems.add("missing input", path, f"line {number}", entry)
+            elif _is_list(pathlib.Path(there[0])):
+                problems.add("list in a list", path, f"line {number}", entry)
             entry = next(iter(there), entry)
         entries.append(entry)
     problems.refuse(
@@ -149,6 +151,10 @@ def _entries(path: pathlib.Path) -> list[str]:
     if not entries:
         raise InputError(f"{path}: the list names no image, video, URL or camera")
     return entries
+
+
+def _is_list(path: pathlib.Path) -> bool:
+    return path.suffix.lower() == ".txt" and path.is_file()
 
 
 def _exists(name: str) -> bool:

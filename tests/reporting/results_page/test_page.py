@@ -245,6 +245,8 @@ def test_empty_evaluations_have_a_page(tmp_path, lacks):
     page = results_page.write(done._replace(metrics=metrics), tmp_path).read_text()
     assert constants(page)["start"] == 0
     assert len(records(page)) == 3
+    assert "The threshold starts at zero, as there is no best F1, and moves" in page
+    assert "IoU of 0.5; no detection is counted, as there is no best F1<" in page
 
 
 def test_images_that_need_too_much_room_are_smaller(tmp_path, monkeypatch):

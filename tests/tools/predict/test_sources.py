@@ -94,8 +94,9 @@ def test_urls_without_a_picture_are_skipped_with_the_reason(
     (tmp_path / "web" / "junk.png").write_bytes(b"\x89PNG\r\n\x1a\njunk")
     (tmp_path / "web" / "junk.mp4").write_bytes(b"junk")
     still = save(tmp_path / "still.png", scene(20, 20, red=[1, 1, 4, 4]))
+    (tmp_path / "web" / "no.jpg").touch()
     names = ("none.jpg", "secret", "page.html", "short.png", "junk.png", "junk.mp4")
-    urls = [f"{server}/{name}" for name in names]
+    urls = [f"{server}/{name}" for name in (*names, "no.jpg")]
     closed = "http://127.0.0.1:1/a.png"
     assert run(tmp_path / "out", *urls, closed, still) == 1
     assert capsys.readouterr().err.splitlines() == [
@@ -109,6 +110,7 @@ def test_urls_without_a_picture_are_skipped_with_the_reason(
         "leave it out",
         f"skipped: {urls[5]} cannot be opened as a video; check the address, and that "
         "the camera or the server is running",
+        f"skipped: {urls[6]}: the server sends an empty file",
         f"skipped: {closed} cannot be reached: Connection refused",
     ]
     assert [r["file_name"] for r in results(tmp_path / "out")] == [still]
@@ -320,6 +322,14 @@ def test_missing_entries_of_a_list_are_counted_and_named(tmp_path):
     message = str(error.value)
     assert message.startswith("2 problems. missing input (2): ")
     assert f"{path}: line 2: b.png; line 4: no*.png. Paths in a list" in message
+
+
+def test_a_list_in_a_list_is_refused(tmp_path):
+    (tmp_path / "inner.txt").write_text("a.png\n")
+    path = tmp_path / "some.txt"
+    path.write_text("inner.txt\n")
+    with pytest.raises(InputError, match=r"list in a list \(1\): .* line 1: inner.txt"):
+        sources.find([str(path)], tmp_path / "out")
 
 
 def test_an_empty_list_is_refused(tmp_path):
