@@ -22,9 +22,9 @@ An existing evaluation is not overwritten, only completed.
 --precision=0.9 finds the score with the highest recall at that precision or above, and
 --recall=0.9 the one with the highest precision at that recall or above. They are
 printed and, unless --output is given, stored in W/operating_points.json, as is the
-score of the best F1 on the run's first evaluation split. `predict
---score=precision_0.9` and `--score=best_f1` use them. The exit status is 1 if no score
-reaches the value.
+score of the best F1 on the run's first evaluation split. predict takes them with
+--score=precision_0.9 and --score=best_f1. The exit status is 1 if no score reaches the
+value.
 """
 
 import sys
