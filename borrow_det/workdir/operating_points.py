@@ -3,8 +3,8 @@
 A training run stores `best_f1` of its last step on its first evaluation split, and
 `borrow-det evaluate` adds those of other steps and of a wanted precision or recall. The
 file has the `metric_iou`, and under `steps`, for each step, points by name with
-`score`, `precision`, `recall`, `f1` and the `split`. A stored point is never changed,
-but a run that does a step again drops the points of the former one.
+`score`, `precision`, `recall`, `f1` and the `split`. A stored point is never changed.
+Only a run that trains a step again drops the points that the step had.
 """
 
 import os
@@ -84,7 +84,7 @@ def add(
 
 
 def drop_from(workdir: str | os.PathLike, step: int, write: bool = True) -> None:
-    """Drops the points of this step and of later ones, which a run does again.
+    """Drops the points of this step and of later ones, which a run trains again.
 
     Args:
       workdir: work directory of the run.

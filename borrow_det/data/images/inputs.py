@@ -136,8 +136,8 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> Found:
 def matching(pattern: str) -> list[pathlib.Path]:
     """Returns the files and folders that a pattern with *, ?, [] and ** matches.
 
-    If there are none, a folder with such characters in its name may be meant: the
-    longest beginning of the pattern that is the name of a folder is taken as it is.
+    If there are none, the pattern may begin with a folder whose name has such
+    characters. Its longest beginning that is a folder is then taken literally.
 
     Returns:
       Sorted paths.

@@ -89,7 +89,7 @@ def find(names: Sequence[str], leave_out: pathlib.Path) -> Found:
       InputError: an input does not exist, is not of these kinds, or has no image or
         video in it.
     """
-    found: dict[object, Source] = {}  # By what tells an input from others.
+    found: dict[object, Source] = {}  # By a key that identifies the input.
     others: collections.Counter[str] = collections.Counter()
     for name in _with_lists(names):
         if web.is_url(name):
