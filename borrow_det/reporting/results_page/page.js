@@ -243,8 +243,10 @@
     image.height = scene.height;
     stage.style.setProperty("--format", scene.width / scene.height);
     stage.setAttribute("aria-label", `${scene.name}; arrow keys turn the page`);
-    position.textContent =
-      `Picture ${shown.indexOf(at) + 1} of ${shown.length}: ${scene.name} (${scene.reason})`;
+    // Names may have another direction than the text around them.
+    const [name, reason] = [scene.name, scene.reason].map((words) => element("bdi", {}, words));
+    const place = `Picture ${shown.indexOf(at) + 1} of ${shown.length}: `;
+    position.replaceChildren(place, name, " (", reason, ")");
     draw();
   }
 

@@ -244,7 +244,12 @@ def test_names_do_not_change_the_page(browser, made):
     assert len(images) == 12 + 1
     options = browser.run("[...document.querySelector('#class')].map(o => o.text)")
     assert options == ["all", *CLASSES]
-    assert HOSTILE in browser.run(POSITION)
+    position = browser.run(POSITION)
+    # Isolated: a name's direction of writing does not turn the other words.
+    isolated = "[...document.querySelectorAll('#position bdi')].map(e => e.textContent)"
+    name, reason = browser.run(isolated)
+    assert name.endswith(f"{HOSTILE}.png")
+    assert position == f"Picture 1 of 12: {name} ({reason})"
     assert browser.complaints() == []
 
 
