@@ -28,7 +28,7 @@ value.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
         console.line("\n" + error_tables(analysis["errors"]))
     evaluation_plots.write(done.path, split)
     page = results_page.write(done, paths.as_path(options.workdir))
-    found = [_found(done, name) for name in done.points]
+    kept = operating_points.load(options.workdir, done.step, options.split).points
+    found = [_found(done, name, kept.get(name)) for name in done.points]
     console.line("\n" + "\n".join([*found, f"all metrics: {done.path}"]))
     if page is not None:
         console.line(f"results page: {page}")
@@ -89,12 +90,18 @@ def _points(options: flags.FlagValues) -> list[str]:
     ]
 
 
-def _found(done: Evaluated, name: str) -> str:
-    """Returns a line about an operating point."""
+def _found(done: Evaluated, name: str, kept: Mapping[str, Any] | None) -> str:
+    """Returns a line about an operating point; `kept` is the stored one."""
     point = done.points[name]
     if point is None:
         return f"{name}: no score reaches it"
-    use = f"; --score={name} of predict uses it" if name in done.stored else ""
+    uses = f"; --score={name} of predict uses"
+    if name in done.stored:
+        use = f"{uses} it"
+    elif kept and kept["score"] != point["score"]:
+        use = f"{uses} {kept['score']:.3f}, that of {kept['split']}"
+    else:
+        use = ""
     return operating_points.describe(name, point) + use
 
 

@@ -67,6 +67,19 @@ def test_a_wanted_recall_is_printed_and_stored(workdir, capsys):
     assert digests(workdir).keys() == before.keys()
 
 
+def test_a_point_of_another_split_that_predict_uses_is_named(workdir, capsys):
+    path = workdir / "operating_points.json"
+    content = json.loads(path.read_text())
+    content["steps"]["4"]["best_f1"]["score"] = 0.125
+    path.write_text(json.dumps(content))
+    before = path.read_bytes()
+    assert run(f"--workdir={workdir}", "--split=train[:5]") == 0
+    assert path.read_bytes() == before
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("best_f1: score "))
+    assert line.endswith("; --score=best_f1 of predict uses 0.125, that of val")
+
+
 def test_another_split_gets_a_folder_among_the_runs_evaluations(workdir):
     before = digests(workdir)
     assert run(f"--workdir={workdir}", "--split=train[:5]", "--step=2") == 0
