@@ -10,6 +10,7 @@ import pytest
 
 from borrow_det.tools import score
 from borrow_det.tools.predict.image_ids import image_ids
+from borrow_det.tools.predict.sources import Source
 from tests.fuzz import mutations
 from tests.fuzz.test_data import COUNTS, FILES, Outcomes, coco_files
 
@@ -21,7 +22,7 @@ RESULTS = json.dumps(
         for c in (1, 2)
     ]
 ).encode()
-PATHS = [pathlib.Path("images/a.png"), pathlib.Path("images/b.jpg")]
+INPUTS = [Source(pathlib.Path(f"images/{name}")) for name in ("a.png", "b.jpg")]
 
 
 def damaged(content, rng):
@@ -72,17 +73,19 @@ def test_damaged_files_with_image_ids(count, tmp_path, record_property):
         path.write_bytes(content)
 
         def found() -> str:
-            ids = image_ids(str(path), PATHS)
-            assert list(ids) == PATHS
-            assert len(set(ids.values())) == 2
-            return "fine"
+            ids, left_out = image_ids(str(path), INPUTS)
+            assert {*ids, *left_out} == {*INPUTS}
+            assert len(set(ids.values())) == len(ids) == 2 - len(left_out)
+            return "skipped" if left_out else "fine"
 
         outcomes.add(f"{i}, {change}", found, tmp_path)
-    outcomes.check(record_property, "fine", "refused")
+    outcomes.check(record_property, "fine", "skipped", "refused")
 
 
 def test_undamaged_files_are_scored(tmp_path):
     (tmp_path / "truth.json").write_bytes(TRUTH)
     (tmp_path / "found.json").write_bytes(RESULTS)
     assert scored(tmp_path, "error") == "fine"
-    assert list(image_ids(str(tmp_path / "truth.json"), PATHS).values()) == [1, 2]
+    found = image_ids(str(tmp_path / "truth.json"), INPUTS)
+    assert found.ids == dict(zip(INPUTS, (1, 2), strict=True))
+    assert not found.left_out
