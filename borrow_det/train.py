@@ -22,7 +22,7 @@ from borrow_det.errors import PreemptedError
 from borrow_det.evaluation.best_step import BestStep, make_criterion
 from borrow_det.io import paths
 from borrow_det.optimizer import make_schedule, rate_at
-from borrow_det.reporting import profiler
+from borrow_det.reporting import loggers, profiler
 from borrow_det.reporting.metric_window import MetricWindow
 from borrow_det.reporting.run_log import RunLog, SilentLog
 from borrow_det.reporting.step_timer import StepTimer, memory_metrics
@@ -128,6 +128,7 @@ def prepare_run(
     paths.check_utf8(workdir)
     mesh = mesh_lib.make_mesh(config.mesh)
     validate.check(config, TASKS, mesh.size)
+    loggers.check(config.report.loggers)
     evaluate.check_splits(tuple(config.dataset.eval_splits))
     config = init_from.resolve_pixel_statistics(config, workdir)
 

@@ -349,4 +349,7 @@ def _report() -> ml_collections.ConfigDict:
     report.curves = True
     # Largest number of images in the results page of an evaluation; 0: no page.
     report.page_images = 48
+    # Loggers that get the configuration, the metrics and the pictures, too: "wandb"
+    # (Weights & Biases) and "mlflow", each with the extra of its name.
+    report.loggers = ()
     return report

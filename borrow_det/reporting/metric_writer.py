@@ -1,4 +1,4 @@
-"""Writes the metrics of a run to TensorBoard events and to metrics.jsonl.
+"""Writes the metrics of a run to TensorBoard events, metrics.jsonl and loggers.
 
 The methods are named like those of clu's metric writers, which need TensorFlow.
 """
@@ -23,6 +23,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from borrow_det.errors import InputError
 from borrow_det.io import paths, streams
+from borrow_det.reporting.loggers import Loggers
 from borrow_det.visualization import annotate, sheets
 
 _writers = itertools.count()
@@ -47,7 +48,12 @@ class MetricWriter:
     at each `flush`.
     """
 
-    def __init__(self, workdir: str | os.PathLike, resume_step: int | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        resume_step: int | None = None,
+        loggers: Loggers | None = None,
+    ):
         """Opens the files of a run for appending, and creates the folder if needed.
 
         Args:
@@ -56,6 +62,7 @@ class MetricWriter:
             run. Lines of later steps come from an interrupted start whose steps will
             be repeated: they are removed, and hidden in TensorBoard. None keeps every
             complete line.
+          loggers: get every finite number and picture that TensorBoard gets.
 
         Raises:
           InputError: a line of metrics.jsonl is not an object with a step.
@@ -79,6 +86,7 @@ class MetricWriter:
         purge_step = None if resume_step is None else resume_step + 1
         events = _RemoteEvents if remote else _Events
         self._events = events(workdir, purge_step)
+        self._loggers = loggers
 
     def resumes_with(self, prefix: str) -> bool:
         """Returns whether the step that the run resumes from has such a metric.
@@ -102,22 +110,31 @@ class MetricWriter:
           tag: returns the tag in TensorBoard of a name.
         """
         record: dict[str, float | None] = {"step": int(step)}
+        finite: dict[str, float] = {}  # A curve has no place for other values.
         for name, value in scalars.items():
             value = float(value)
-            if math.isfinite(value):  # A curve has no place for other values.
-                self._events.writer.add_scalar(tag(name), value, int(step))
+            if math.isfinite(value):
+                finite[tag(name)] = value
             record[name] = value if math.isfinite(value) else None
+        for name, value in finite.items():
+            self._events.writer.add_scalar(name, value, int(step))
         self._lines.write(json.dumps(record, allow_nan=False) + "\n")
+        if self._loggers:
+            self._loggers.write_scalars(int(step), finite)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        """Writes the first MOST_IMAGES pictures to TensorBoard, as small JPEGs.
+        """Writes the first MOST_IMAGES pictures, to TensorBoard as small JPEGs.
 
         Args:
           step: the step.
           images: uint8 RGB [H, W, 3] by tag. Each takes at most IMAGE_BYTES.
         """
-        for name, image in itertools.islice(images.items(), MOST_IMAGES):
-            content = sheets.jpeg(annotate.shrink(image, _IMAGE_SIDE), IMAGE_BYTES)
+        shown = {
+            name: annotate.shrink(image, _IMAGE_SIDE)
+            for name, image in itertools.islice(images.items(), MOST_IMAGES)
+        }
+        for name, image in shown.items():
+            content = sheets.jpeg(image, IMAGE_BYTES)
             width, height = PIL.Image.open(io.BytesIO(content)).size
             picture = Summary.Image(
                 height=height, width=width, colorspace=3, encoded_image_string=content
@@ -126,16 +143,12 @@ class MetricWriter:
             self._events.writer.file_writer.add_summary(
                 Summary(value=[value]), int(step)
             )
+        if self._loggers and shown:
+            self._loggers.write_images(int(step), shown)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes a run's settings to TensorBoard, nested ones as `group.field`."""
-        flat = flax.traverse_util.flatten_dict(dict(hparams), sep=".")
-        plain = {
-            # A path may have bytes that are not UTF-8.
-            name: v if isinstance(v, bool | int | float) else streams.escaped(str(v))
-            for name, v in flat.items()
-        }
-        for part in summary.hparams(plain, {}):
+        for part in summary.hparams(plain_settings(hparams), {}):
             self._events.writer.file_writer.add_summary(part)
 
     def flush(self) -> None:
@@ -143,10 +156,28 @@ class MetricWriter:
         self._lines.flush()
         self._events.flush()
 
-    def close(self) -> None:
-        """Flushes and closes the files; the writer cannot be used afterwards."""
+    def close(self, finished: bool = True) -> None:
+        """Flushes and closes the files; the writer cannot be used afterwards.
+
+        Args:
+          finished: false if the run is to be resumed, for the loggers.
+        """
         self._lines.close()
         self._events.close()
+        if self._loggers:
+            self._loggers.close(finished)
+
+
+def plain_settings(
+    settings: Mapping[str, Any],
+) -> dict[str, bool | int | float | str]:
+    """Returns settings as numbers and texts, nested ones as `group.field`."""
+    flat = flax.traverse_util.flatten_dict(dict(settings), sep=".")
+    return {
+        # A path may have bytes that are not UTF-8.
+        name: v if isinstance(v, bool | int | float) else streams.escaped(str(v))
+        for name, v in flat.items()
+    }
 
 
 class _Object:

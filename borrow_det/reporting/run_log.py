@@ -12,9 +12,9 @@ from clu import parameter_overview
 
 from borrow_det import evaluate
 from borrow_det.io import paths
-from borrow_det.reporting import devices, evaluation_plots, report, tags
+from borrow_det.reporting import devices, evaluation_plots, loggers, report, tags
 from borrow_det.reporting.console import Console
-from borrow_det.reporting.metric_writer import MetricWriter
+from borrow_det.reporting.metric_writer import MetricWriter, plain_settings
 from borrow_det.reporting.results_page import page as results_page
 from borrow_det.tasks.task import Evaluator
 from borrow_det.workdir import metadata
@@ -43,6 +43,7 @@ class RunLog:
         self._figures = evaluators[0].figures
         self._console = Console(config.num_steps, on_cpu=jax.default_backend() == "cpu")
         self._writer: MetricWriter | None = None
+        self._finished = False
 
     def line(self, text: str) -> None:
         """Prints a line."""
@@ -53,7 +54,14 @@ class RunLog:
 
         At step 0 it also writes the files that do not change during a run.
         """
-        self._writer = MetricWriter(self._workdir, resume_step=start)
+        opened = loggers.open_loggers(
+            self._config.report.loggers,
+            self._workdir,
+            plain_settings(self._config.to_dict()),
+            resumes=start > 0,
+            warn=self.line,
+        )
+        self._writer = MetricWriter(self._workdir, start, opened)
         count = sum(x.size for x in jax.tree.leaves(params))
         self.line(
             f"{count:,} parameters, {len(train_split):,} training images, "
@@ -189,6 +197,7 @@ class RunLog:
                 with_curves=self._config.report.curves,
             )
         )
+        self._finished = True
 
     def _analysis(self, split: str, step: int) -> dict[str, Any]:
         path = evaluate.metrics_path(self._workdir, split, step)
@@ -198,7 +207,7 @@ class RunLog:
         """Writes everything to the files and closes them."""
         self._console.finish()
         if self._writer:
-            self._writer.close()
+            self._writer.close(self._finished)
 
     @property
     def _opened(self) -> MetricWriter:

@@ -38,6 +38,7 @@ _LATER = {
     "dataset.held_out": 0.2,
     "dataset.group": "",
     "report.page_images": 48,
+    "report.loggers": (),
     "checkpoint_best": "",
     "stop_after": 0,
     "num_epochs": 0.0,
@@ -48,6 +49,7 @@ _LATER = {
 _HOW = (
     *("borrow.attention", "borrow.query_block", "remat", "first_stage"),
     "checkpoint_best",
+    "report.loggers",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
