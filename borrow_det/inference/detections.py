@@ -14,6 +14,7 @@ from borrow_det.io import paths
 from borrow_det.tasks import detection_evaluator
 from borrow_det.visualization import annotate
 
+NO_TRACK = -1  # Track id of a detection that is in no track.
 DRAWN_SCORE = 0.4  # Minimum score of the detections that are drawn by default.
 _LISTED = 4  # Detections that the text form of Detections lists.
 
@@ -53,6 +54,8 @@ class Detections:
       image_size: (height, width) of the image in pixels.
       image: uint8 RGB [H, W, 3], the upright image. The image of a file that was read
         by strips is shrunk by an integer factor to at most 2**24 pixels.
+      track_ids: int [n] of a frame of a video, ids of `tracking.Tracker` from 1 on, or
+        NO_TRACK; None without tracking.
       seconds: time of the network for the image, its share of each batch, without the
         compilation of the program.
     """
@@ -65,6 +68,7 @@ class Detections:
     image_size: tuple[int, int]
     image: np.ndarray
     seconds: float = 0.0
+    track_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -96,6 +100,7 @@ class Detections:
             boxes=self.boxes[index],
             scores=self.scores[index],
             labels=self.labels[index],
+            track_ids=None if self.track_ids is None else self.track_ids[index],
         )
 
     def __repr__(self) -> str:
@@ -142,13 +147,13 @@ class Detections:
         """Returns records in COCO's results format, as `predict` writes them.
 
         Each has image_id, category_id, bbox `[x, y, width, height]` in pixels (rounded
-        to thousandths) and score.
+        to thousandths) and score; detections of a track have its track_id, too.
 
         Args:
           image_id: id of the image in the COCO file.
         """
         size = np.array(self.image_size)
-        return detection_evaluator.coco_results(
+        records = detection_evaluator.coco_results(
             image_id,
             size,
             self._relative_boxes(),
@@ -156,11 +161,16 @@ class Detections:
             self.labels,
             self.category_ids,
         )
+        if self.track_ids is not None:
+            for record, track in zip(records, self.track_ids.tolist(), strict=True):
+                if track != NO_TRACK:
+                    record["track_id"] = track
+        return records
 
     def to_supervision(self) -> Any:
         """Returns these detections as `supervision.Detections`.
 
-        `data["class_name"]` holds the class names.
+        `data["class_name"]` holds the class names, `tracker_id` the track ids.
 
         Raises:
           ImportError: the package supervision is not installed.
@@ -176,6 +186,7 @@ class Detections:
             xyxy=self.boxes.astype(np.float32),
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(int),
+            tracker_id=self.track_ids,
             data={"class_name": names[self.labels]},
         )
 
@@ -196,6 +207,7 @@ class Detections:
             drawn.class_names,
             drawn.scores,
             category_ids=drawn.category_ids,
+            notes=drawn._track_notes(),
         )
         return PIL.Image.fromarray(picture)
 
@@ -229,6 +241,10 @@ class Detections:
                 annotate.write_image(file, np.asarray(self.plot(score)))
         except OSError as error:
             raise InputError(f"{file}: {paths.reason(error)}") from error
+
+    def _track_notes(self) -> list[str]:
+        ids = [] if self.track_ids is None else self.track_ids.tolist()
+        return [f"#{track}" if track != NO_TRACK else "" for track in ids]
 
     def _relative_boxes(self) -> np.ndarray:
         """Boxes `[y_min, x_min, y_max, x_max]` normalized to the image, [n, 4]."""

@@ -123,6 +123,7 @@ def draw_boxes(
     scores: np.ndarray | None = None,
     side: int | None = None,
     category_ids: Sequence[int | str] | None = None,
+    notes: Sequence[str] = (),
 ) -> np.ndarray:
     """Draws boxes in the colors of their classes; see `draw_marks`.
 
@@ -136,6 +137,7 @@ def draw_boxes(
         integer from 1 to 4, larger for small images.
       category_ids: id of each label, drawn where no font has the glyphs of the name;
         None for the labels.
+      notes: text after the class name of each box, such as "#3"; () for none.
 
     Returns:
       uint8 RGB, the image in its new size.
@@ -144,6 +146,8 @@ def draw_boxes(
     # The best detections are drawn last, on top of the others.
     for i in range(len(boxes)) if scores is None else np.argsort(scores):
         text = fonts.class_text(int(labels[i]), class_names, category_ids)
+        if notes and notes[i]:
+            text = f"{text} {notes[i]}"
         if scores is not None:
             text = f"{text} {scores[i]:.2f}"
         marks.append(Mark(boxes[i], text, class_color(int(labels[i]))))

@@ -1,5 +1,6 @@
 """The detections that a call of a detector returns."""
 
+import dataclasses
 import json
 import sys
 import types
@@ -179,3 +180,23 @@ def test_text_form_lists_the_best(found):
     assert repr(found[:0]) == "Detections(0 in 100 x 50 pixels: nothing found)"
     many = found[[0] * 6]
     assert repr(many).endswith("dog 0.90, dog 0.90, and 2 more)")
+
+
+def test_track_ids_follow_their_detections_into_records_and_labels(found, monkeypatch):
+    tracked = dataclasses.replace(found, track_ids=np.array([7, -1, 2]))
+    assert tracked[[2, 0]].track_ids.tolist() == [2, 7]
+    assert [r.get("track_id") for r in tracked.to_coco()] == [7, None, 2]
+    assert all("track_id" not in record for record in found.to_coco())
+    texts = []
+    monkeypatch.setattr(
+        annotate, "draw_marks", lambda image, marks, side: texts.extend(marks) or image
+    )
+    tracked.plot(0.0)
+    names = [found.class_names[label] for label in found.labels]
+    expected = [
+        f"{name} {note}{score:.2f}"
+        for name, note, score in zip(
+            names, ("#7 ", "", "#2 "), found.scores, strict=True
+        )
+    ]
+    assert sorted(mark.text for mark in texts) == sorted(expected)

@@ -15,6 +15,9 @@ with the next input. The tool prints a line for each image, and writes into DIR
   pictures/        annotated JPEG pictures, and an annotated MP4 for each video, with
                    the detections that have a score of at least --score. The pictures
                    of an earlier call are removed.
+  tracks/          with --tracks: the tracks of each video, a text file in the format
+                   of the MOT Challenge. The detections of a track have a track_id in
+                   detections.json, and a number in the annotated video.
 The JSON files have the suffix .part until the call ends. They are complete after every
 image: a process that is killed loses its last batch at most.
 
@@ -38,15 +41,14 @@ from absl import flags
 from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
 from borrow_det.errors import InputError, escape_controls
-from borrow_det.inference import minimum_score, tiling
+from borrow_det.inference import minimum_score, tiling, tracking
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
 from borrow_det.inference.images import ImageLike
 from borrow_det.tools.common import cli
 from borrow_det.tools.predict import sources
-from borrow_det.tools.predict.files import PredictionWriter
+from borrow_det.tools.predict.files import FOLDER, PredictionWriter
 from borrow_det.tools.predict.image_ids import ImageIds, image_ids
-from borrow_det.tools.predict.pictures import FOLDER
 from borrow_det.tools.predict.reading import Item, read_items
 
 _SHOWN = 3  # Inputs without an id that the last line names.
@@ -62,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
             "name at least one image, folder, pattern, video, URL, camera or list"
         )
     options = _options(values)
+    if values.tracks:
+        tracking.check_installed()
     score = minimum_score.parse(values.score, "--score")
     output = cli.output_folder(values.output)
     found, others = sources.find(names, leave_out=output / FOLDER)
@@ -69,7 +73,9 @@ def main(argv: Sequence[str]) -> int:
     chosen = [source for source in found if ids is None or source in ids.ids]
     detector = Detector.load(values.workdir, values.step)
     least = detector.minimum_score(score)
-    writer = PredictionWriter(output, detector, least, values.pictures, ids and ids.ids)
+    writer = PredictionWriter(
+        output, detector, least, values.pictures, values.tracks, ids and ids.ids
+    )
     failures: list[str] = []
     repaired: list[str] = []
     items = read_items(chosen, failures, repaired, values.max_pixels)
@@ -196,6 +202,14 @@ def _flags() -> flags.FlagValues:
         "whole", True, "Process the entire image in addition to the tiles.", **text
     )
     flags.DEFINE_boolean("pictures", True, "Write annotated pictures.", **text)
+    flags.DEFINE_boolean(
+        "tracks",
+        False,
+        "Link the detections of a video, class by class (ByteTrack; needs the extra "
+        "tracks). Detections of at least --score begin a track, weaker ones from "
+        f"{tracking.LOWEST_SCORE} on continue it.",
+        **text,
+    )
     flags.DEFINE_boolean("quiet", False, "Print no line for each image.", **text)
     cli.define_max_pixels(values)
     path_flags.define_path(

@@ -1,4 +1,4 @@
-"""Files that predict writes: detections, image records, annotated pictures."""
+"""Files that predict writes: detections, image records, pictures, tracks."""
 
 import json
 import pathlib
@@ -13,12 +13,15 @@ from borrow_det.errors import InputError
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.detector import Detector
 from borrow_det.io import paths
+from borrow_det.tools.predict import track_files
 from borrow_det.tools.predict.annotated_video import AnnotatedVideo
+from borrow_det.tools.predict.call_folder import CallFolder
 from borrow_det.tools.predict.growing_list import GrowingList
-from borrow_det.tools.predict.pictures import FOLDER, PictureFolder
 from borrow_det.tools.predict.reading import Item
 from borrow_det.tools.predict.sources import Source
 from borrow_det.visualization import annotate
+
+FOLDER = "pictures"
 
 
 class PredictionWriter:
@@ -37,6 +40,7 @@ class PredictionWriter:
         detector: Detector,
         score: float,
         pictures: bool,
+        tracks: bool,
         ids: dict[Source, Any] | None = None,
     ):
         """Creates the folder.
@@ -46,21 +50,26 @@ class PredictionWriter:
           detector: trained run, whose class names and ids are written.
           score: minimum score of the detections to draw.
           pictures: false to draw nothing.
+          tracks: whether to link the detections of videos.
           ids: image id of each input; None numbers the images from 1.
 
         Raises:
-          InputError: the folder cannot be made or written to, or its pictures/ has
-            files of others.
+          InputError: the folder cannot be made or written to, or its pictures/ or
+            tracks/ has files of others.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._folder = PictureFolder(folder, pictures)
+            self._folder = CallFolder(folder, FOLDER, pictures)
+            self._track_folder = CallFolder(folder, track_files.FOLDER, tracks)
             self._results = GrowingList(folder / "detections.json")
             self._images = _image_list(folder / "images.json", detector)
         except OSError as error:
             raise InputError(f"--output={folder}: {error.strerror}") from error
         self._score = score
         self._pictures, self._ids = pictures, ids
+        self._tracks = (
+            track_files.TrackFiles(self._track_folder, score) if tracks else None
+        )
         self._video: AnnotatedVideo | None = None
         self.drawn = self.silent = 0
         self.failures: list[str] = []
@@ -84,7 +93,9 @@ class PredictionWriter:
           InputError: the results cannot be written.
         """
         if not self.images:
-            self._folder.clear()
+            self._clear()
+        if self._tracks:
+            found = self._tracks.add(item, found)
         # Drawn first: the record names the picture. It is listed by then.
         picture = self._draw(item, found) if self._pictures else None
         image_id = self._ids[item.source] if self._ids else self.images + 1
@@ -95,6 +106,9 @@ class PredictionWriter:
         image = {"id": image_id, **place, "height": height, "width": width}
         if picture is not None:
             image["picture"] = paths.as_text(f"{FOLDER}/{picture.name}")
+        if self._tracks and self._tracks.path:
+            name = self._tracks.path.name
+            image["tracks"] = paths.as_text(f"{track_files.FOLDER}/{name}")
         records = [json.dumps(record | place) for record in found.to_coco(image_id)]
         # An image that is listed has all of its detections, whenever the process ends.
         self._results.add(records)
@@ -112,9 +126,17 @@ class PredictionWriter:
         self._results.close(keep)
         self._images.close(keep)
         self._end_video()
+        if self._tracks:
+            self._tracks.end_video()
         if keep and not self.images:
-            self._folder.clear()
+            self._clear()
         self._folder.close()
+        self._track_folder.close()
+
+    def _clear(self) -> None:
+        """Removes the files of an earlier call."""
+        self._folder.clear()
+        self._track_folder.clear()
 
     def _draw(self, item: Item, found: Detections) -> pathlib.Path | None:
         """Draws an image or frame; returns its picture or video, None if it cannot."""

@@ -1,4 +1,4 @@
-"""The folder of annotated pictures, which holds those of one call only."""
+"""Folders of an output folder that hold the files of one call only."""
 
 import contextlib
 import json
@@ -8,31 +8,31 @@ from typing import TextIO
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 
-FOLDER = "pictures"
-_LIST = ".pictures.jsonl"  # A line [name, bytes] for each picture; null: unfinished.
 _SHOWN = 3  # Files that a message names.
 
 
-class PictureFolder:
-    """The folder pictures/ of an output folder.
+class CallFolder:
+    """A folder of an output folder, such as pictures/.
 
-    A list in the output folder has the names and sizes of the pictures, so that the
-    next call removes them and no other files.
+    A list in the output folder, `.pictures.jsonl`, has a line [name, bytes] for each
+    file, with null for an unfinished one, so that the next call removes these and no
+    other files.
     """
 
-    def __init__(self, output: pathlib.Path, is_written: bool):
+    def __init__(self, output: pathlib.Path, name: str, is_written: bool):
         """Checks the folder; changes nothing.
 
         Args:
           output: output folder of the call.
-          is_written: whether the call writes pictures.
+          name: name of the folder.
+          is_written: whether the call writes files into it.
 
         Raises:
-          InputError: pictures are to be written, and the folder has files that no call
+          InputError: files are to be written, and the folder has files that no call
             has written, or that were changed since.
         """
-        self.path = output / FOLDER
-        self._list_path = output / _LIST
+        self.path = output / name
+        self._list_path = output / f".{name}.jsonl"
         self._list: TextIO | None = None
         self._names: set[str] = set()
         self._earlier = _listed(self._list_path)
@@ -46,7 +46,7 @@ class PictureFolder:
             )
 
     def clear(self) -> None:
-        """Removes the pictures of an earlier call, unless they were changed since.
+        """Removes the files of an earlier call, unless they were changed since.
 
         Raises:
           InputError: a file cannot be removed.
@@ -63,7 +63,7 @@ class PictureFolder:
                 self.path.rmdir()
 
     def new_path(self, stem: str, suffix: str) -> pathlib.Path:
-        """Returns the path of a new picture, and lists it.
+        """Returns the path of a new file, and lists it.
 
         Raises:
           OSError: the list cannot be written.
@@ -77,7 +77,7 @@ class PictureFolder:
         return self.path / name
 
     def finish(self, path: pathlib.Path) -> None:
-        """Lists the size of a picture that is complete."""
+        """Lists the size of a file that is complete."""
         with contextlib.suppress(OSError):  # It stays in the list as unfinished.
             self._add(path.name, path.stat().st_size)
 
@@ -108,7 +108,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _listed(path: pathlib.Path) -> dict[str, int | None]:
-    """Returns the sizes of the listed pictures by name; None for unfinished ones."""
+    """Returns the sizes of the listed files by name; None for unfinished ones."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except FileNotFoundError:
