@@ -288,19 +288,19 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
                 log.advance(step)
 
                 last = step == num_steps
-                if last or step % config.log_every == 0:
+                evaluates = last or step % config.eval_every == 0
+                # A run that resumes at the best evaluation writes the same lines.
+                if evaluates or step % config.log_every == 0:
                     log_steps(step)
                 if last or checkpoints.due(step):
                     save(step, force=last)
                 preemption.poll()
-                if last or step % config.eval_every == 0:
+                if evaluates:
                     with timer.paused():
                         evaluations.evaluate(state.eval_variables, step)
                         choose(step)
                     log.flush()
                     if best.stalled(config.stop_after):
-                        if window.unlogged:
-                            log_steps(step)
                         save(step, force=True)
                         break
     except PreemptedError:

@@ -52,7 +52,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Decay of the exponential moving average of the parameters, which is then
     # evaluated. 0: no average.
     config.ema_decay = 0.0
-    config.log_every = 50  # In steps, as the next two fields.
+    # In steps, as the next two fields. Every evaluation has a line, too.
+    config.log_every = 50
     config.eval_every = 5_000
     config.checkpoint_every = 1_000
     config.keep_checkpoints = 3  # Number of latest checkpoints to keep.

@@ -53,7 +53,7 @@ def test_a_run_without_gains_ends_as_if_finished_and_continues_when_asked(
     assert STOPPED in capsys.readouterr().out.splitlines()
     assert checkpoints.complete_steps(folder) == [4, 8]
     assert best.read(folder).step == 4
-    assert logged(folder, "loss") == [3, 6, 8]
+    assert logged(folder, "loss") == [2, 3, 4, 6, 8]
     report = (folder / "report.md").read_text()
     assert "Best step: 4, AP_small 0.500 on val (last step: 0.375)" in report
 

@@ -24,11 +24,6 @@ class MetricWindow:
         """Adds the metrics of a step."""
         self._unchecked.append((step, metrics))
 
-    @property
-    def unlogged(self) -> bool:
-        """True if there are steps since the last line."""
-        return bool(self._unchecked or self._checked)
-
     def check(self, saved: int | None) -> None:
         """Reads the metrics from the device.
 
