@@ -16,6 +16,10 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"),
+]
 
 
 class Browser:

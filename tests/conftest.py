@@ -24,6 +24,7 @@ from borrow_det import train
 from borrow_det.data import pipeline
 from borrow_det.data.datasets import scale_pairs
 from tests import tiny_config as tiny_config_file
+from tests.browser import Browser
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -187,6 +188,21 @@ def tiny_run(make_tiny_config, tmp_path_factory):
     with jax.numpy_dtype_promotion("standard"):
         metrics = train.train_and_evaluate(config, workdir)
     return types.SimpleNamespace(workdir=workdir, config=config, metrics=metrics)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium, for the tests that have browser.MARKS."""
+    made = Browser(tmp_path_factory.mktemp("profile"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def optax_promotes():
+    """Integers are promoted inside of optax."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import math
 
-import jax
 import pytest
 
 from borrow_det import evaluate, train
@@ -13,14 +12,9 @@ from borrow_det.reporting.run_log import RunLog
 from borrow_det.workdir import best, checkpoints, operating_points
 from tests.planned_run import plan
 
+pytestmark = pytest.mark.usefixtures("optax_promotes")
+
 VALUES = {1: math.nan, 2: 0.25, 3: 0.5, 4: 0.125, 5: 0.5, 6: 0.375}
-
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture

@@ -2,21 +2,15 @@
 
 import json
 
-import jax
 import pytest
 
 from borrow_det import train
 from borrow_det.workdir import best, checkpoints
 from tests.planned_run import plan
 
+pytestmark = pytest.mark.usefixtures("optax_promotes")
+
 VALUES = {2: 0.25, 4: 0.5, 6: 0.5, 8: 0.375, 10: 0.625, 12: 0.125}
-
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture

@@ -10,12 +10,7 @@ from borrow_det import optimizer
 from borrow_det.configs import base
 from borrow_det.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 @pytest.fixture

@@ -12,12 +12,7 @@ from borrow_det.errors import InputError
 from borrow_det.tools.predict import __main__ as predict
 from borrow_det.workdir import checkpoints, init_from, metadata
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 @pytest.fixture(scope="module")

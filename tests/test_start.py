@@ -3,19 +3,13 @@
 import json
 import shutil
 
-import jax
 import pytest
 
 from borrow_det import train
 from borrow_det.errors import InputError
 from borrow_det.workdir import checkpoints, metadata
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 @pytest.fixture

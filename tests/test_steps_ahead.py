@@ -1,18 +1,12 @@
 """The host's work while the devices compute: it sends the next batches."""
 
-import jax
 import numpy as np
 import pytest
 
 from borrow_det import train
 from borrow_det.distributed import mesh as mesh_lib
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 class Watched:

@@ -19,12 +19,7 @@ from borrow_det.tasks import detection, detection_evaluator
 from borrow_det.workdir import checkpoints, metadata
 from tests import program
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 def make_task(config):

@@ -14,12 +14,7 @@ from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.tasks import detection
 from borrow_det.tools.aot_compile import report
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 def make_task(config):

@@ -15,12 +15,7 @@ from borrow_det.ops.losses import smoothed_cross_entropy
 from borrow_det.tasks import open_data
 from borrow_det.tasks.classification import ClassificationTask
 
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
+pytestmark = pytest.mark.usefixtures("optax_promotes")
 
 
 class Oracle:

@@ -9,14 +9,9 @@ import pytest
 from borrow_det.workdir import compilation_cache
 from tests import program
 
+pytestmark = pytest.mark.usefixtures("optax_promotes")
+
 FIELDS = ("num_steps=6", "eval_every=6")
-
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def entries(workdir):

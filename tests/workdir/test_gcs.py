@@ -25,6 +25,8 @@ from borrow_det.tools.predict import __main__ as predict
 from borrow_det.visualization import annotate
 from borrow_det.workdir import checkpoints, compilation_cache, metadata
 
+pytestmark = pytest.mark.usefixtures("optax_promotes")
+
 
 @contextlib.contextmanager
 def serving(package):
@@ -66,13 +68,6 @@ def bucket():
         client.create_bucket("scenes")
         yield client.bucket("scenes")
     paths._check_bucket.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def optax_promotes():
-    """Integers are promoted inside of optax."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 def names(bucket, folder):

@@ -6,7 +6,7 @@ import pytest
 
 from borrow_det.evaluation import outcomes
 from borrow_det.reporting.results_page import page as results_page
-from tests.browser import NAMES, PROGRAM, Browser
+from tests.browser import MARKS
 from tests.reporting.results_page.brute_force import counts_of_the_better_detections
 from tests.reporting.results_page.made_evaluation import (
     CLASSES,
@@ -14,10 +14,7 @@ from tests.reporting.results_page.made_evaluation import (
     make_evaluation,
 )
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"),
-]
+pytestmark = MARKS
 TABLE = (
     "Object.fromEntries([...document.querySelectorAll('#table tr')].map(row =>"
     "[row.cells[0].textContent.replace('of these, ', ''),"
@@ -26,13 +23,6 @@ TABLE = (
 COUNTS = "document.getElementById('counts').textContent"
 POSITION = "document.getElementById('position').textContent"
 TITLE = "Results of val[:40] at step 7"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

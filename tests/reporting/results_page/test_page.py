@@ -2,7 +2,6 @@
 
 import base64
 import html
-import html.parser
 import io
 import json
 import re
@@ -13,6 +12,7 @@ import pytest
 from borrow_det.evaluation.pairing import pair
 from borrow_det.reporting.results_page import page as results_page
 from borrow_det.reporting.results_page import pictures
+from tests.html_elements import Elements
 from tests.reporting.results_page.made_evaluation import (
     CLASSES,
     HOSTILE,
@@ -21,18 +21,6 @@ from tests.reporting.results_page.made_evaluation import (
 )
 
 SECTIONS = ["Figures", "Curves", "Confusion matrix", "Errors", "Pictures"]
-
-
-class Elements(html.parser.HTMLParser):
-    """Every start tag with its attributes."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,11 @@ def test_no_size_range_gets_worse_unless_that_is_allowed():
         assert np.isnan(after[1])
 
 
-def test_candidates_that_are_worse_on_all_objects_are_left_out(monkeypatch):
+# The second share is within WORTHLESS of the best, and far from it.
+@pytest.mark.parametrize("share_of_both", [1.0, 0.9])
+def test_candidates_that_are_worse_on_all_objects_are_left_out(
+    monkeypatch, share_of_both
+):
     """The first candidate covers the large objects only, which a search may not see."""
     objects = small_and_large()
     own = base.get_config().anchors
@@ -168,23 +172,7 @@ def test_candidates_that_are_worse_on_all_objects_are_left_out(monkeypatch):
     own.aspect_ratios = ((1.0,),) * 4
     large = proposal._Candidate((120.0,) * 4, ((0.5,),) * 4, (), 2.0)
     both = proposal._Candidate((16.0, 120.0, 120.0, 120.0), ((0.5, 1.0),) * 4, (), 2.0)
-    best = {4: [(1.0, large)], 8: [(1.0, both)]}
-    monkeypatch.setattr(proposal, "_best_by_count", lambda *_: best)
-    proposed, _ = proposal.propose(objects, own, (256, 256), FOR_LARGE)
-    assert proposed.sizes == both.sizes
-
-
-def test_a_candidate_far_from_the_best_is_proposed_if_all_better_ones_are_worse(
-    monkeypatch,
-):
-    """The best of the sample covers large objects only; the other one, both sizes."""
-    objects = small_and_large()
-    own = base.get_config().anchors
-    own.sizes, own.second_aspect_ratios = (16.0, 400.0, 400.0, 400.0), ()
-    own.aspect_ratios = ((1.0,),) * 4
-    large = proposal._Candidate((120.0,) * 4, ((0.5,),) * 4, (), 2.0)
-    both = proposal._Candidate((16.0, 120.0, 120.0, 120.0), ((0.5, 1.0),) * 4, (), 2.0)
-    best = {4: [(1.0, large)], 8: [(0.9, both)]}
+    best = {4: [(1.0, large)], 8: [(share_of_both, both)]}
     monkeypatch.setattr(proposal, "_best_by_count", lambda *_: best)
     proposed, _ = proposal.propose(objects, own, (256, 256), FOR_LARGE)
     assert proposed.sizes == both.sizes

@@ -17,21 +17,11 @@ from borrow_det.tools.explain.explanation import (
 )
 from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings
-from tests.browser import NAMES, PROGRAM, Browser
+from tests.browser import MARKS
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"),
-]
+pytestmark = MARKS
 NASTY = '<script>document.title = "run"</script><img src=x onerror=alert(1)>'
 CLASSES = ("puffin", NASTY, "starfish")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

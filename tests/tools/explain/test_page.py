@@ -2,7 +2,6 @@
 
 import base64
 import html
-import html.parser
 import json
 import re
 import types
@@ -19,6 +18,7 @@ from borrow_det.tools.explain.explanation import (
 )
 from borrow_det.tools.explain.files import Explained, ExplanationWriter
 from borrow_det.tools.explain.text import Settings
+from tests.html_elements import Elements
 
 NASTY = '<script>alert("1")</script>&\'"</title>'
 HEAT = {
@@ -58,18 +58,6 @@ def write_page(folder, explained=True, side=(100, 80), results=""):
     ) as writer:
         writer.add(f"{NASTY}.png", image, found, done if explained else [])
     return (folder / "index.html").read_text()
-
-
-class Elements(html.parser.HTMLParser):
-    """Every start tag with its attributes."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags = []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
 
 
 def test_names_of_files_and_classes_stay_text(tmp_path):

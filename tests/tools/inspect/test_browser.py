@@ -2,25 +2,15 @@
 
 import pytest
 
-from tests.browser import NAMES, PROGRAM, Browser
+from tests.browser import MARKS
 from tests.tools.inspect.made_folder import HOSTILE_CLASSES, HOSTILE_FILES
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not PROGRAM, reason=f"none of {', '.join(NAMES)} is installed"),
-]
+pytestmark = MARKS
 SECTIONS = [
     *("Is this for you", "Suggestions", "Problems", "Splits", "Classes"),
     *("Sizes and aspect ratios", "Lenders", "Anchors", "Duplicates"),
     *("Labelled images", "After augmentation", "Labels that look wrong"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("width", [1280, 390])
