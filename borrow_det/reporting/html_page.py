@@ -7,7 +7,7 @@ import io
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ _EXACT_SIDE = 256  # Largest side in pixels of images that are tried as PNG.
 
 def page(
     folder: pathlib.Path,
+    title: str,
     fields: Mapping[str, str],
     constants: Mapping[str, Any] | None = None,
 ) -> str:
@@ -31,8 +32,9 @@ def page(
 
     Args:
       folder: folder with page.html, page.css and, for a page with a script, page.js.
-      fields: HTML for each mark @NAME@ in page.html; POLICY, STYLE and SCRIPT are
-        filled in by this function.
+        page.html is what follows the heading in html_page.html.
+      title: title and heading, as text.
+      fields: HTML for each mark @NAME@ in page.html, except SCRIPT.
       constants: constants of the script, by name; values that JSON can represent.
     """
 
@@ -50,11 +52,30 @@ def page(
         script = "".join([*lines, shared, part(folder, "page.js")])
     fields = {
         **fields,
+        "TITLE": html.escape(title),
         "POLICY": _policy(style, script),
         "STYLE": style,
         "SCRIPT": script,
     }
-    return _fill(part(folder, "page.html"), fields)
+    frame = part(_SHARED, "html_page.html")
+    return _fill(frame.replace("@BODY@", part(folder, "page.html")), fields)
+
+
+def links(sections: Iterable[str]) -> str:
+    """Returns links to sections, by their titles."""
+    return "".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections)
+
+
+def sections(parts: Mapping[str, str]) -> str:
+    """Returns section elements with headings: HTML by title, without markup in it."""
+    return "".join(
+        f'<section id="{_anchor(title)}">\n<h2>{title}</h2>\n{body}</section>\n'
+        for title, body in parts.items()
+    )
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
 
 
 def script_json(value: Any) -> str:

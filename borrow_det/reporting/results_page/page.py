@@ -165,19 +165,13 @@ class _Content:
         link = "" if evaluations else link_to_run(self._workdir, folder)
         split = self._evaluator.split.name
         fields = {
-            "TITLE": html.escape(f"Results of {split} at step {self._step}"),
             "ABOUT": html.escape(self._about),
-            "LINKS": "".join(
-                f'<a href="#{_anchor(title)}">{title}</a>' for title in parts
-            )
-            + link,
+            "LINKS": html_page.links(parts) + link,
             "EXPLAIN": self._explain(folder),
-            "SECTIONS": "".join(
-                f'<section id="{_anchor(title)}">\n<h2>{title}</h2>\n{body}</section>\n'
-                for title, body in parts.items()
-            ),
+            "SECTIONS": html_page.sections(parts),
         }
-        return html_page.page(_PARTS, fields, {"RESULTS": self._constants})
+        title = f"Results of {split} at step {self._step}"
+        return html_page.page(_PARTS, title, fields, {"RESULTS": self._constants})
 
     def _explain(self, folder: paths.Path) -> str:
         """Returns a link to the page of explain, or the command that makes it."""
@@ -275,7 +269,3 @@ def _link(text: str, target: paths.Path, folder: paths.Path) -> str:
     relative = os.path.relpath(os.fspath(target), os.fspath(folder))
     address = urllib.parse.quote(os.fsencode(relative))
     return f'<a href="{address}">{html.escape(text)}</a>'
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")

@@ -157,7 +157,8 @@ def _template(levels: Sequence[Level], settings: text.Settings, results: str) ->
         "RESULTS": f"<br>See also the {results}." if results else "",
     }
     constants = {"LEVELS": [level._asdict() for level in levels]}
-    return html_page.page(_PARTS, fields, constants)
+    title = "Borrowed features of small objects"
+    return html_page.page(_PARTS, title, fields, constants)
 
 
 def _row(detection: dict[str, Any], image: np.ndarray) -> str:

@@ -60,21 +60,11 @@ def render(report: Mapping[str, Any], pictures: Pictures) -> str:
     )
     notices = "<br>".join(map(html.escape, report["notices"]))
     fields = {
-        "NAME": html.escape(str(name)),
         "ABOUT": html.escape(about) + (f"<br>{notices}" if notices else ""),
-        "LINKS": "".join(
-            f'<a href="#{_anchor(title)}">{title}</a>' for title in sections
-        ),
-        "SECTIONS": "".join(
-            f'<section id="{_anchor(title)}">\n<h2>{title}</h2>\n{body}</section>\n'
-            for title, body in sections.items()
-        ),
+        "LINKS": html_page.links(sections),
+        "SECTIONS": html_page.sections(sections),
     }
-    return html_page.page(_PARTS, fields)
-
-
-def _anchor(title: str) -> str:
-    return title.lower().replace(" ", "-")
+    return html_page.page(_PARTS, f"Inspection of {name}", fields)
 
 
 def _paragraph(sentence: str, kind: str = "") -> str:
