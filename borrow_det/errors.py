@@ -1,7 +1,8 @@
 """Exceptions for wrong input and for preemption."""
 
+import contextlib
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 
@@ -35,3 +36,16 @@ def check_choice(field: str, value: Any, choices: Collection) -> None:
 
 class PreemptedError(Exception):
     """Raised when a run is told to stop; started again, it resumes."""
+
+
+@contextlib.contextmanager
+def absent_package(message: str) -> Iterator[None]:
+    """Raises InputError with a message if an import finds no package.
+
+    Args:
+      message: text with `{}` for the name of the package.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(message.format(error.name)) from error

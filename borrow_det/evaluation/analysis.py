@@ -21,7 +21,13 @@ from borrow_det.evaluation import errors
 from borrow_det.evaluation.confusion import confusion_counts
 from borrow_det.evaluation.curves import BEST_F1, Curve, curve, operating_point
 from borrow_det.evaluation.errors import IOU
-from borrow_det.evaluation.pairing import SIZES, Pairs, counted_objects, pair
+from borrow_det.evaluation.pairing import (
+    SIZES,
+    Pairs,
+    counted_objects,
+    label_numbers,
+    pair,
+)
 
 ALL = "all"
 BACKGROUND = "background"
@@ -94,18 +100,14 @@ def _curves(
     area_range: tuple[float, float],
 ) -> dict[str, Curve]:
     """Returns the curves of an area range, of all classes and of each, by key."""
-    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
     counted = counted_objects(truth["annotations"], area_range)
-    objects = np.array(
-        [label.get(a["category_id"], -1) for a in truth["annotations"]], int
-    )[counted]
+    objects = label_numbers(truth, truth["annotations"])[counted]
     order = pairs.order[~pairs.ignored[pairs.order]]
     scores = np.array([detections[d]["score"] for d in order], float)
-    labels = np.array([label[detections[d]["category_id"]] for d in order], int)
+    labels = label_numbers(truth, detections)[order]
     hits = pairs.hit[order]
     result = {ALL: curve(scores, hits, int((objects >= 0).sum()))}
-    for category in truth["categories"]:
-        k = label[category["id"]]
+    for k, category in enumerate(truth["categories"]):
         own = labels == k
         number = int((objects == k).sum())
         key = curve_key(category["name"])

@@ -233,10 +233,8 @@ def _costs(
 ) -> dict[str, dict[str, float | None]]:
     """Returns the AP50 that each kind costs, by size."""
     annotations = truth["annotations"]
-    index = {category["id"]: i for i, category in enumerate(truth["categories"])}
-    # Detections of classes that the truth lacks do not count.
-    labels = np.array([index.get(d["category_id"], -1) for d in detections], int)
-    object_labels = np.array([index[a["category_id"]] for a in annotations], int)
+    labels = pairing.label_numbers(truth, detections)
+    object_labels = pairing.label_numbers(truth, annotations)
     costs: dict[str, dict[str, float | None]] = {name: {} for name in KINDS}
     for size, area_range in pairing.SIZES.items():
         counts = pairing.counted_objects(annotations, area_range)

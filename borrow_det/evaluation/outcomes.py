@@ -80,7 +80,6 @@ def outcomes(
       kinds: kinds of the errors of both.
       thresholds: minimum scores, rising.
     """
-    labels = {c["id"]: i for i, c in enumerate(truth["categories"])}
     annotations = truth["annotations"]
     object_size = _sizes(pairing.object_areas(annotations))
     size = _sizes(pairing.box_areas(detections))
@@ -99,15 +98,13 @@ def outcomes(
     covers = kinds.target >= 0
     np.maximum.at(covered, kinds.target[covers], highest[covers])
     return Outcomes(
-        label=np.array([labels[d["category_id"]] for d in detections], int),
+        label=pairing.label_numbers(truth, detections),
         size=size,
         kind=kind,
         highest=highest,
-        object_label=np.array([labels[a["category_id"]] for a in annotations], int),
+        object_label=pairing.label_numbers(truth, annotations),
         object_size=object_size,
-        object_counts=np.array(
-            [not average_precision.is_ignored(a) for a in annotations], bool
-        ),
+        object_counts=pairing.counted_objects(annotations),
         found=found,
         covered=covered,
     )

@@ -186,13 +186,20 @@ def image_numbers(
     return np.array([rank[record["image_id"]] for record in records], int)
 
 
+def label_numbers(
+    truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """Numbers the class of each record; -1 for classes that `truth` lacks, int [N]."""
+    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
+    return np.array([label.get(record["category_id"], -1) for record in records], int)
+
+
 def _group_numbers(
     truth: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
 ) -> np.ndarray:
     """Numbers the image and class of each record; -1 for other classes, int [N]."""
-    label = {category["id"]: k for k, category in enumerate(truth["categories"])}
-    labels = np.array([label.get(r["category_id"], -1) for r in records], int)
-    numbers = image_numbers(truth, records) * len(label) + labels
+    labels = label_numbers(truth, records)
+    numbers = image_numbers(truth, records) * len(truth["categories"]) + labels
     return np.where(labels < 0, -1, numbers)
 
 

@@ -116,8 +116,9 @@ def _merge_class(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Applies steps 1 to 4 of `merge` to the boxes of one class, best first."""
     uncut = np.flatnonzero(~cut.any(axis=1))
-    same = box_ops.iou(boxes, boxes) > iou
-    same |= _nested_duplicates(boxes, scores, box_windows, cut, iou)
+    overlaps = box_ops.iou(boxes, boxes)
+    same = overlaps > iou
+    same |= _nested_duplicates(boxes, overlaps, scores, box_windows, cut, iou)
     uncut = uncut[_suppress(same[np.ix_(uncut, uncut)])]
     kept_boxes, kept_scores = boxes[uncut].copy(), scores[uncut].copy()
     unmatched = []
@@ -175,18 +176,21 @@ def _join(
 
 def _nested_duplicates(
     boxes: np.ndarray,
+    overlaps: np.ndarray,
     scores: np.ndarray,
     box_windows: np.ndarray,
     cut: np.ndarray,
     iou: float,
 ) -> np.ndarray:
-    """Marks pairs of complete boxes of an object, one inside the other, bool [n, n]."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=2)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    marked = shared >= _INSIDE * np.minimum(areas[:, None], areas)
-    marked &= box_ops.iou(boxes, boxes) >= _ALIKE
+    """Marks pairs of complete boxes of an object, one inside the other, bool [n, n].
+
+    `overlaps` are the IoUs of the boxes, [n, n].
+    """
+    areas = box_ops.area(boxes)
+    marked = box_ops.intersection(boxes, boxes) >= _INSIDE * np.minimum(
+        areas[:, None], areas
+    )
+    marked &= overlaps >= _ALIKE
     same_view = (box_windows[:, None] == box_windows).all(axis=2)
     complete = ~np.any(cut, axis=1, keepdims=True)
     marked &= ~same_view & complete & complete.T
@@ -213,9 +217,9 @@ def _contains_part(
       window: float [4], the view.
       cut: bool [4], the sides of the part that are cut.
     """
+    shared = box_ops.intersection(boxes, part[None])[:, 0]
+    inside = shared >= _INSIDE * box_ops.area(part)
     low, high = np.maximum(boxes[:, :2], part[:2]), np.minimum(boxes[:, 2:], part[2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    inside = shared >= _INSIDE * np.prod(part[2:] - part[:2])
     visible = _clip(boxes, window[:2], window[2:])
     low_of_both = np.minimum(visible[:, :2], part[:2])
     both = np.maximum(visible[:, 2:], part[2:]) - low_of_both

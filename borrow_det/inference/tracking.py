@@ -7,17 +7,19 @@ below it to the tracks that are left.
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from borrow_det.errors import InputError
+from borrow_det.errors import absent_package
 from borrow_det.inference.detections import NO_TRACK, Detections
 
+_ABSENT = (
+    "tracking needs the package {}: pip install -r requirements-tracks.txt (the extra "
+    "'tracks')"
+)
 LOWEST_SCORE = 0.1  # ByteTrack's, of a detection that continues a track.
 
 
@@ -41,7 +43,7 @@ class Tracker:
           InputError: the package trackers is not installed.
         """
         self._rate, self._score = rate, score
-        with _installed():
+        with absent_package(_ABSENT):
             import trackers
         self._new = trackers.ByteTrackTracker
         self._trackers: dict[int, Any] = {}  # By label.
@@ -74,16 +76,5 @@ class Tracker:
 
 def check_installed() -> None:
     """Raises InputError if the package for tracking is not installed."""
-    with _installed():
+    with absent_package(_ABSENT):
         import trackers  # noqa: F401
-
-
-@contextlib.contextmanager
-def _installed() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"tracking needs the package {error.name}: pip install -r "
-            "requirements-tracks.txt (the extra 'tracks')"
-        ) from error

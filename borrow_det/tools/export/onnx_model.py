@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from jax import Array
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, absent_package
 
 # Names of the inputs, in the order of the function's arguments.
 _INPUTS = ("image", "image_size")
+_ABSENT = "--format=onnx needs {}: pip install -r requirements-export.txt"
 
 
 def convert(
@@ -38,7 +39,7 @@ def convert(
     Raises:
       InputError: the packages are not installed, or cannot convert the function.
     """
-    with _installed():
+    with absent_package(_ABSENT):
         import jax2onnx
         import onnx
 
@@ -92,7 +93,7 @@ def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
       InputError: the packages are not installed, or cannot run the model.
     """
-    with _installed():
+    with absent_package(_ABSENT):
         import onnxruntime
 
     try:
@@ -103,16 +104,6 @@ def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
     except Exception as error:  # onnxruntime has many kinds of errors.
         raise InputError(f"onnxruntime cannot run this model: {error}") from error
     return dict(zip((o.name for o in session.get_outputs()), found, strict=True))
-
-
-@contextlib.contextmanager
-def _installed() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"--format=onnx needs {error.name}: pip install -r requirements-export.txt"
-        ) from error
 
 
 @contextlib.contextmanager
