@@ -1,6 +1,5 @@
 """Plot of a confusion matrix, with counts and shares as text."""
 
-import io
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,14 +7,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from borrow_det.evaluation.analysis import BACKGROUND
 from borrow_det.evaluation.confusion import shares
-from borrow_det.io import paths
-from borrow_det.visualization import fonts
+from borrow_det.visualization import figures, fonts
 
 _DPI = 100
 _SMALL = 30  # Rows of a matrix with names on two of its sides only.
@@ -43,11 +40,8 @@ def confusion_matrix(
     *classes, _ = confusion["classes"]
     names = [fonts.label(name, k) for k, name in enumerate(classes)] + [BACKGROUND]
     title = fonts.readable(title)
-    file = io.BytesIO()
-    with fonts.figure_text([title, *names]):
-        figure = _figure(np.array(confusion["counts"]), names, title)
-        FigureCanvasAgg(figure).print_figure(file, dpi=_DPI, format="png")
-    paths.as_path(png).write_bytes(file.getvalue())
+    counts = np.array(confusion["counts"])
+    figures.write_png(png, lambda: _figure(counts, names, title), [title, *names], _DPI)
 
 
 def _figure(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:

@@ -1,6 +1,5 @@
 """Learning curves of a run."""
 
-import io
 import itertools
 import json
 import math
@@ -11,13 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
-from borrow_det.visualization import fonts
+from borrow_det.visualization import figures, fonts
 
 # Metrics of evaluations with a panel each, and why a split may have no value.
 _LACKS = {
@@ -70,15 +68,16 @@ def learning_curves(
         return []
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    file = io.BytesIO()
-    texts = itertools.chain(*((*p.lines, *p.notes) for p in panels.values()))
-    with fonts.figure_text(map(fonts.readable, texts)):
+
+    def draw() -> Figure:
         figure = Figure(figsize=(8 * columns, 4.2 * rows), layout="constrained")
         for i, (title, panel) in enumerate(panels.items(), start=1):
             axes = figure.add_subplot(rows, columns, i)
             _plot(axes, title, panel)
-        FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
-    paths.as_path(png).write_bytes(file.getvalue())
+        return figure
+
+    texts = itertools.chain(*((*p.lines, *p.notes) for p in panels.values()))
+    figures.write_png(png, draw, map(fonts.readable, texts))
     return list(panels)
 
 

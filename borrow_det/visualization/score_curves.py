@@ -4,20 +4,17 @@ The curves are those of evaluation/analysis.py. Each picture has a row of panels
 classes and one of the sizes. Lines differ by their dashes as well as by their colors.
 """
 
-import io
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from borrow_det.evaluation.analysis import ALL, curve_key
 from borrow_det.evaluation.curves import BEST_F1
-from borrow_det.io import paths
-from borrow_det.visualization import fonts
+from borrow_det.visualization import figures, fonts
 
 # The most lines of classes that a panel shows.
 DRAWN_CLASSES = 8
@@ -89,11 +86,9 @@ def _write(
 ) -> None:
     names = [fonts.label(name, k) for k, name in enumerate(analysis["classes"])]
     title = fonts.readable(title)
-    file = io.BytesIO()
-    with fonts.figure_text([title, *names]):
-        figure = _figure(analysis, names, title, panels)
-        FigureCanvasAgg(figure).print_figure(file, dpi=110, format="png")
-    paths.as_path(png).write_bytes(file.getvalue())
+    figures.write_png(
+        png, lambda: _figure(analysis, names, title, panels), [title, *names]
+    )
 
 
 def _figure(

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from borrow_det.tools.ablate.summary import Results
-from borrow_det.visualization import fonts
+from borrow_det.visualization import figures, fonts
 
 _POINTS = "#1f5fa8"
 _BASELINE = "#e07b00"
@@ -36,13 +35,13 @@ def write(
     for record in records:
         if record["metrics"].get(metric, {}).get("mean") is not None:
             panels.setdefault(record["split"], []).append(record)
-    with fonts.figure_text(map(fonts.readable, (*panels, *results, metric))):
-        _draw(panels, results, metric).print_figure(str(png), dpi=110)
+    texts = map(fonts.readable, (*panels, *results, metric))
+    figures.write_png(png, lambda: _draw(panels, results, metric), texts)
 
 
 def _draw(
     panels: Mapping[str, Sequence[Mapping[str, Any]]], results: Results, metric: str
-) -> FigureCanvasAgg:
+) -> Figure:
     """Draws the records of each split; see `write`."""
     rows = [row for row, by_seed in results.items() if by_seed]
     labels = [fonts.drawable(row, f"row {i}") for i, row in enumerate(rows, start=1)]
@@ -60,7 +59,7 @@ def _draw(
         panel.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(rows)), labels, parse_math=False)
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    return FigureCanvasAgg(figure)
+    return figure
 
 
 def _draw_row(

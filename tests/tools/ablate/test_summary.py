@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-from unittest import mock
 
 import pytest
 
@@ -159,9 +158,9 @@ def test_a_metric_that_a_seed_lacks_is_listed_as_undefined():
 
 
 def test_only_the_baseline_has_a_dashed_line_in_plots(monkeypatch, tmp_path):
-    figures = []
+    drawn = []
     monkeypatch.setattr(
-        plot, "FigureCanvasAgg", lambda f: figures.append(f) or mock.Mock()
+        plot.figures, "write_png", lambda png, draw, texts: drawn.append(draw())
     )
     results = {
         "ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.6}}},
@@ -169,7 +168,7 @@ def test_only_the_baseline_has_a_dashed_line_in_plots(monkeypatch, tmp_path):
     }
     records = summary.summarize(results, {}, dict.fromkeys(results, "d"))
     plot.write(tmp_path / "a.png", records, results, "AP")
-    (axes,) = figures[0].axes
+    (axes,) = drawn[0].axes
     assert [text.get_text() for text in axes.get_yticklabels()] == list(results)
     lines = [line.get_xydata().tolist() for line in axes.lines]
     assert [[0.5, 0], [0.6, 0]] in lines  # Seeds of the baseline.
