@@ -7,7 +7,7 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """A wrong file, field or record; the message names it and says what to do.
+    """A wrong file, field or record; the message names it and how to correct it.
 
     Command-line entry points print it and exit with status 2. Every other exception is
     a bug and keeps its traceback. The message is one line: line breaks and control

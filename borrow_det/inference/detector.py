@@ -184,7 +184,7 @@ class Detector:
           The detections of the image, or a list of them, one for each image.
 
         Raises:
-          InputError: an image cannot be read, there is no image, or an option has a
+          InputError: an image cannot be read, `images` is empty, or an option has a
             wrong value.
         """
         options: Options = {
@@ -320,7 +320,7 @@ class Detector:
         Returns:
           `boxes`, float32 [B, K, 4], `[y_min, x_min, y_max, x_max]` normalized to each
           image; `scores`, float32 [B, K], falling; `labels`, int32 [B, K]; and `mask`,
-          bool [B, K], false where there is no detection.
+          bool [B, K], false for padding.
         """
         key = (canvases.shape, canvases.dtype, image_size.dtype)
         program = self._programs.get(key, self._detect)
