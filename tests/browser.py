@@ -134,11 +134,14 @@ class Browser:
 
     def mouse(self, selector, click=True):
         """Moves the pointer to the middle of an element, and clicks."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        # A page may scroll again when rows that come into sight get their height.
+        self.settle()
+        self.run(f"{element}.scrollIntoView({{block: 'nearest'}})")
+        self.settle()
         place = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'nearest'});"
-            "const r = e.getBoundingClientRect();"
-            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            f"(r => [r.x + r.width / 2, r.y + r.height / 2])"
+            f"({element}.getBoundingClientRect())"
         )
         place = dict(zip("xy", place, strict=True))
         self.call("Input.dispatchMouseEvent", type="mouseMoved", **place)
