@@ -72,6 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = _dataset()
     config.model = _model()
     config.borrow = _borrow()
+    config.references = _references()
     config.anchors = _anchors()
     config.loss = _loss()
     config.nms = _nms()
@@ -200,6 +201,21 @@ def _borrow() -> ml_collections.ConfigDict:
     return borrow
 
 
+def _references() -> ml_collections.ConfigDict:
+    references = ml_collections.ConfigDict()
+    # Images whose deeper levels are source positions, too, in training and evaluation
+    # (with borrow.source="deeper"): "none"; "overview", the entire image for a tile of
+    # it (augment.tile, evaluation.tiles); or "group", other images of the same video or
+    # camera.
+    references.kind = "none"
+    references.count = 2  # Number of references of an image, for "group".
+    # What groups the images, for "group": a field of the images in the annotation file;
+    # or a regular expression for file names, such as "(.*)_", whose first group is
+    # equal for the images of a group. "": as dataset.group.
+    references.field = ""
+    return references
+
+
 def _anchors() -> ml_collections.ConfigDict:
     anchors = ml_collections.ConfigDict()
     anchors.strides = (8, 16, 32, 64)  # Of each level, in pixels of the input.
@@ -283,6 +299,16 @@ def _augment() -> ml_collections.ConfigDict:
     augment.crop_area = (0.08, 1.0)
     augment.crop_aspect = (3 / 4, 4 / 3)
     augment.flip = 0.5  # Probability of a horizontal flip.
+    # Train on tiles: windows of the input's size at the scale of the original image, in
+    # place of expansion and crop. dataset.canvas must hold the images at that scale.
+    augment.tile = False
+    # Range of the scale of a tile, relative to the original image.
+    augment.tile_zoom = (0.8, 1.25)
+    # Probability that a tile contains the center of a random object. Other tiles are
+    # anywhere in the image, possibly without objects.
+    augment.tile_objects = 0.75
+    # Probability that the entire image takes the place of a tile.
+    augment.tile_whole = 0.1
     return augment
 
 
@@ -324,6 +350,12 @@ def _evaluation() -> ml_collections.ConfigDict:
     # "input" of the network, for images that are much larger. With "input", runs with
     # different input_size have different small objects.
     evaluation.area_pixels = "original"
+    # Evaluate overlapping tiles and the entire image, and merge their detections
+    # (tiling/merging.py): "auto", tiles of the input's size in images larger than that;
+    # "ROWSxCOLUMNS"; or "", the entire image only. Metrics are those of entire images.
+    evaluation.tiles = ""
+    # Overlap of neighboring tiles as a fraction of a side.
+    evaluation.tile_overlap = 0.2
     # A lender of a small object has at least this many times its side.
     evaluation.lender_scale = 2.0
     evaluation.voc = False  # Compute VOC's 11-point and all-point AP, too.

@@ -30,7 +30,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "log_every eval_every checkpoint_every keep_checkpoints "
         "model.group_size borrow.context_kernel borrow.query_block "
-        "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections",
+        "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections "
+        "references.count",
         lambda value: value >= 1,
         "at least 1",
     ),
@@ -52,7 +53,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("evaluation.lender_scale", lambda value: value > 1, "above 1"),
     (
         "nms.score nms.iou loss.positive_iou augment.photometric augment.expand "
-        "augment.flip report.min_score",
+        "augment.flip augment.tile_objects augment.tile_whole report.min_score",
         _is_share,
         "between 0 and 1",
     ),
@@ -72,9 +73,19 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "a pair (smallest, largest) of numbers above 0 and at most 1",
     ),
     (
-        "augment.crop_aspect",
+        "augment.crop_aspect augment.tile_zoom",
         _is_positive_range,
         "a pair (smallest, largest) of numbers above 0",
+    ),
+    (
+        "evaluation.tile_overlap",
+        lambda value: 0 <= value <= 0.9,
+        "between 0 and 0.9",
+    ),
+    (
+        "references.kind",
+        lambda value: value in ("none", "overview", "group"),
+        "none, overview or group",
     ),
     ("augment.max_expand", lambda value: value >= 1, "at least 1"),
     (
@@ -155,12 +166,42 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
       InputError: names the first field that is out of its range, and the range.
     """
     run_length.check(config)
+    _check_ranges(config)
+    _check_references(config)
+
+
+def _check_ranges(config: ml_collections.ConfigDict) -> None:
     fields = config.to_dict()
     for names, holds, range_ in _RULES:
         for name in names.split():
             value = _at(fields, name)
             if not _holds(holds, value):
                 raise InputError(f"{name} is {value!r}; it must be {range_}")
+
+
+def _check_references(config: ml_collections.ConfigDict) -> None:
+    """Checks the fields that references and tiles need together."""
+    augment, kind = config.augment, config.references.kind
+    tiles = augment.enabled and augment.tile
+    if augment.tile and not augment.enabled:
+        raise InputError("augment.tile needs augment.enabled=True")
+    if kind == "none":
+        return
+    if not config.borrow.enabled:
+        raise InputError(
+            f"references.kind is {kind}, and borrow.enabled is False: references "
+            "serve borrowing only"
+        )
+    if config.borrow.source != "deeper":
+        raise InputError(
+            f"references.kind is {kind}, and borrow.source is {config.borrow.source}: "
+            "references need borrow.source=deeper"
+        )
+    if kind == "overview" and not (tiles or config.evaluation.tiles):
+        raise InputError(
+            "references.kind is overview, the entire image for a tile of it: set "
+            "augment.tile or evaluation.tiles"
+        )
 
 
 def _holds(rule: Callable[[Any], bool], value: Any) -> bool:

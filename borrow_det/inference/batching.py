@@ -9,8 +9,8 @@ import numpy as np
 
 from borrow_det.data.images import decode
 from borrow_det.data.images.strips import StripImage
-from borrow_det.inference import merging
-from borrow_det.inference.merging import ViewDetections
+from borrow_det.tiling import merging
+from borrow_det.tiling.merging import ViewDetections
 
 # Maps canvases and sizes to detections, as Detector.detect_canvases does.
 DetectCanvases: TypeAlias = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]

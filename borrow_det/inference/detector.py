@@ -13,14 +13,15 @@ from jax import Array
 from borrow_det.data.images.strips import StripImage
 from borrow_det.distributed.mesh import resolve_layout
 from borrow_det.errors import InputError
-from borrow_det.inference import batching, minimum_score, tiling
+from borrow_det.inference import batching, minimum_score
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.images import ImageLike, is_image, read
-from borrow_det.inference.merging import ViewDetections
 from borrow_det.models.trunks import TRUNKS
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tiling.merging import ViewDetections
+from borrow_det.tiling.views import make_tiles
 from borrow_det.workdir import checkpoints, metadata, operating_points
 from borrow_det.workdir.best import LAST, find_step
 from borrow_det.workdir.operating_points import OperatingPoints
@@ -158,7 +159,7 @@ class Detector:
 
         An image larger than the network's input is shrunk to it, and its small objects
         vanish. With `tiles` or `tile_size` the network processes overlapping tiles and
-        the entire image instead, and the detections are merged (inference/merging.py).
+        the entire image instead, and the detections are merged (tiling/merging.py).
 
         Args:
           images: one image or an iterable of images. An image is a path, a PIL image,
@@ -236,7 +237,7 @@ class Detector:
         Raises:
           InputError: an image cannot be read, or an option has a wrong value.
         """
-        rule = tiling.make_tiles(tiles, tile_size, overlap, whole)
+        rule = make_tiles(tiles, tile_size, overlap, whole)
         if is_image(images):
             images = [images]
         if not isinstance(images, Iterable) or isinstance(images, (bytes, Mapping)):

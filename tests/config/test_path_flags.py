@@ -16,7 +16,10 @@ from borrow_det.errors import InputError
 # Words in the help of a flag that holds a path; flags and fields that hold none.
 _PATH_WORDS = re.compile(r"\b(files?|folders?|directory|path|DIR)\b", re.IGNORECASE)
 _NO_PATHS = {"split", "platforms"}
-_NO_PATH_FIELDS = {"dataset.group", "schedule.extend"}  # Empty by default.
+# Empty by default.
+_NO_PATH_FIELDS = {
+    *("dataset.group", "schedule.extend", "references.field", "evaluation.tiles"),
+}
 
 
 def flags_of(name):

@@ -3,7 +3,8 @@ import PIL.Image
 import pytest
 
 from borrow_det.data.images import inputs, strips
-from borrow_det.inference import batching, tiling
+from borrow_det.inference import batching
+from borrow_det.tiling.views import windows
 
 SIZE = (130, 90)
 
@@ -43,7 +44,7 @@ def run(images, tile, whole=True, batch_size=3):
             detect,
             compiled.append,
             images,
-            lambda size: tiling.windows(size, tile, 0.2, whole),
+            lambda size: windows(size, tile, 0.2, whole),
             canvas=(48, 64),
             iou=0.5,
             batch_size=batch_size,

@@ -27,7 +27,7 @@ the disk is full; 130 if Ctrl-C ends the call. The results so far are kept.
 
 Images larger than the network's input lose their small objects when they are shrunk
 to it. With --tiles or --tile_size, the network processes overlapping tiles and the
-entire image, and the tool merges their detections (inference/merging.py).
+entire image, and the tool merges their detections (tiling/merging.py).
 """
 
 import collections
@@ -41,10 +41,11 @@ from absl import flags
 from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
 from borrow_det.errors import InputError, escape_controls
-from borrow_det.inference import minimum_score, tiling, tracking
+from borrow_det.inference import minimum_score, tracking
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
 from borrow_det.inference.images import ImageLike
+from borrow_det.tiling.views import MAX_OVERLAP, make_tiles
 from borrow_det.tools.common import cli
 from borrow_det.tools.predict import sources
 from borrow_det.tools.predict.files import FOLDER, PredictionWriter
@@ -164,7 +165,7 @@ def _options(values: flags.FlagValues) -> Options:
         "batch_size": values.batch,
     }
     # Checked before the network is loaded, which takes a while, and by their flags.
-    tiling.make_tiles(values.tiles or None, values.tile_size or None, prefix="--")
+    make_tiles(values.tiles or None, values.tile_size or None, prefix="--")
     return options
 
 
@@ -195,7 +196,7 @@ def _flags() -> flags.FlagValues:
         0.2,
         "Overlap of neighboring tiles as a fraction of a side.",
         0.0,
-        tiling.MAX_OVERLAP,
+        MAX_OVERLAP,
         **text,
     )
     flags.DEFINE_boolean(

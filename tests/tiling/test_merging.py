@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from borrow_det.inference import merging, tiling
-from borrow_det.inference.merging import ViewDetections
+from borrow_det.tiling import merging
+from borrow_det.tiling.merging import ViewDetections
+from borrow_det.tiling.views import windows
 
 
 def found(*rows, label=0):
@@ -160,7 +161,7 @@ def test_a_tight_part_of_an_object_that_no_view_shows_completely_is_dropped():
 def test_tight_parts_of_separate_objects_leave_one_box_for_each():
     rng = np.random.default_rng(0)
     size = (400, 600)
-    views = tiling.windows(size, (200, 200), 0.2)
+    views = windows(size, (200, 200), 0.2)
     for _ in range(50):
         # One object in each cell of a grid of 2 x 3, so that none touches another.
         corner = np.array([[y, x] for y in (0, 200) for x in (0, 200, 400)])
@@ -217,7 +218,7 @@ def test_classes_are_not_merged():
 
 def test_an_object_over_four_tiles_is_joined_from_its_four_parts():
     size = (200, 200)
-    views = tiling.windows(size, (120, 120), 1 / 3, whole=False)
+    views = windows(size, (120, 120), 1 / 3, whole=False)
     assert len(views) == 4
     whole = np.array([50, 60, 170, 150.0])
     parts = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from borrow_det.inference import tiling
+from borrow_det.tiling.views import grid_tile, windows
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,9 @@ from borrow_det.inference import tiling
     ],
 )
 def test_windows_of_small_images(size, tile, overlap, expected):
-    views = tiling.windows(size, tile, overlap, whole=False)
+    views = windows(size, tile, overlap, whole=False)
     assert views.tolist() == [list(view) for view in expected]
-    with_whole = tiling.windows(size, tile, overlap).tolist()
+    with_whole = windows(size, tile, overlap).tolist()
     added = [[0, 0, *size]] if len(expected) > 1 else []
     assert with_whole == views.tolist() + added
 
@@ -35,7 +35,7 @@ def test_windows_cover_and_overlap_as_asked():
     for _ in range(200):
         size, tile = rng.integers(1, 300, 2), rng.integers(1, 200, 2)
         overlap = rng.uniform(0, 0.8)
-        views = tiling.windows(tuple(size), tuple(tile), overlap, whole=False)
+        views = windows(tuple(size), tuple(tile), overlap, whole=False)
         seen = np.zeros(size, bool)
         for top, left, bottom, right in views:
             assert (bottom - top, right - left) == tuple(np.minimum(size, tile))
@@ -53,5 +53,5 @@ def test_windows_cover_and_overlap_as_asked():
 @pytest.mark.parametrize("overlap", [0.0, 0.2, 0.5])
 def test_a_grid_has_as_many_tiles_as_asked(rows, columns, overlap):
     size = (700, 930)
-    tile = tiling.grid_tile(size, rows, columns, overlap)
-    assert len(tiling.windows(size, tile, overlap, whole=False)) == rows * columns
+    tile = grid_tile(size, rows, columns, overlap)
+    assert len(windows(size, tile, overlap, whole=False)) == rows * columns

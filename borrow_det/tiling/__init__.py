@@ -1,0 +1,1 @@
+"""Large images in views: overlapping tiles, and their detections merged."""
