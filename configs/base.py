@@ -302,7 +302,8 @@ def _augment() -> ml_collections.ConfigDict:
     # Train on tiles: windows of the input's size at the scale of the original image, in
     # place of expansion and crop. dataset.canvas must hold the images at that scale.
     augment.tile = False
-    # Range of the scale of a tile, relative to the original image.
+    # Range of the scale of a tile, relative to the original image; uniform in the
+    # logarithm.
     augment.tile_zoom = (0.8, 1.25)
     # Probability that a tile contains the center of a random object. Other tiles are
     # anywhere in the image, possibly without objects.

@@ -94,6 +94,7 @@ class DetectionTask:
             self.input_size,
             collectives.first_row(batch["image"].shape[0]),
             fill=PixelStatistics.of(self.config.model).gray,
+            overview=self.config.references.kind == "overview",
         )
         examples = self._targets(batch)
         descriptors = [jnp.sum(level.counts) for level in examples.borrow.values()]

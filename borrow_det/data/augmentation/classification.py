@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from borrow_det.data.augmentation.detection import between, distort
-from borrow_det.data.augmentation.resampling import read_window
+from borrow_det.data.augmentation.photometric import between, distort
+from borrow_det.data.augmentation.resampling import ENTIRE, mirrored, read_window
 
 
 def augment_image(
@@ -38,12 +38,12 @@ def augment_image(
     # Sampled in one call, because a CPU takes half a second to compile each call.
     numbers = jax.random.uniform(key, (4 * tries + 1 + 9,))
     crops, flip, colors = jnp.split(numbers, [4 * tries, 4 * tries + 1])
-    window = jnp.array([0.0, 0.0, 1.0, 1.0], jnp.float32)
+    window = jnp.array(ENTIRE, jnp.float32)
     if augment.crop:
         window = random_crop(
             crops.reshape(tries, 4), image_size, augment.crop_area, augment.crop_aspect
         )
-    flipped = window[jnp.array([0, 3, 2, 1])]
+    flipped = mirrored(window)
     window = jnp.where(flip[0] < augment.flip, flipped, window)
     pixels, _ = read_window(image, image_size, window, input_size)
     if augment.photometric > 0:

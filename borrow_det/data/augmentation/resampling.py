@@ -1,4 +1,4 @@
-"""Resampling of images on the device: crop, flip and resize in one operation.
+"""Windows of images on the device: crop, flip and resize in one operation.
 
 A *window* is the part of the image plane that fills the input of the network:
 `[y_start, x_start, y_end, x_end]` relative to the image, which spans 0 to 1. A window
@@ -10,6 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+ENTIRE = (0.0, 0.0, 1.0, 1.0)  # The window of the entire image.
+# Clipped boxes with a smaller side, in pixels of the input, are dropped.
+MIN_BOX_SIDE = 1.0
 
 
 def read_window(
@@ -41,6 +45,46 @@ def read_window(
     else:
         pixels = product("hxc,yh->cyx", product("hwc,xw->hxc", pixels, columns), rows)
     return pixels, row_cover[:, None] * column_cover[None, :]
+
+
+def move_boxes(
+    boxes: Array, window: Array, input_size: tuple[int, int]
+) -> tuple[Array, Array]:
+    """Transforms boxes from the image to a window.
+
+    Args:
+      boxes: float32 [G, 4], normalized to the image.
+      window: [4] (see the module docstring).
+      input_size: (height, width) of the resampled window in pixels.
+
+    Returns:
+      (boxes float32 [G, 4], normalized and clipped to the window; kept bool [G], true
+      if the center is in the window and no side is shorter than a pixel).
+    """
+    start, extent = window[:2], window[2:] - window[:2]
+    a = (boxes[:, :2] - start[None]) / extent[None]
+    b = (boxes[:, 2:] - start[None]) / extent[None]
+    moved = jnp.concatenate([jnp.minimum(a, b), jnp.maximum(a, b)], axis=-1)
+    unit = jnp.array([[0.0, 0.0, 1.0, 1.0]], jnp.float32)
+    clipped = jnp.clip(moved, 0, 1)
+    side = (clipped[:, 2:] - clipped[:, :2]) * jnp.array([input_size], jnp.float32)
+    # The margin keeps boxes whose sides are at the limit up to rounding.
+    kept = contains_center(unit, moved)[0] & jnp.all(side > MIN_BOX_SIDE - 1e-3, axis=1)
+    return clipped, kept
+
+
+def mirrored(window: Array) -> Array:
+    """Returns the window [4] that shows the same, mirrored horizontally."""
+    return window[jnp.array([0, 3, 2, 1])]
+
+
+def contains_center(windows: Array, boxes: Array) -> Array:
+    """Returns true if window n contains the center of box g: bool [N, G]."""
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = (center[None] >= windows[:, None, :2]) & (
+        center[None] <= windows[:, None, 2:]
+    )
+    return jnp.all(inside, axis=-1)
 
 
 def _weights(

@@ -14,6 +14,7 @@ import pytest
 
 from borrow_det.configs import base
 from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation import resampling
 
 COUNT = 48  # Examples per batch, each with another transformation.
 CANVAS = 64
@@ -52,7 +53,7 @@ def transform(
 
 
 resize = jax.jit(augment.resize_batch, static_argnames="input_size")
-move_boxes = jax.jit(augment.move_boxes, static_argnums=2)
+move_boxes = jax.jit(resampling.move_boxes, static_argnums=2)
 
 
 @pytest.fixture(scope="module")

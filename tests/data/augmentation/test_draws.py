@@ -11,6 +11,7 @@ import pytest
 
 from borrow_det.configs import base
 from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation import photometric
 
 KEYS = 2000  # Examples drawn for.
 
@@ -153,7 +154,7 @@ def test_offers_are_chosen_with_equal_probability():
     assert share == pytest.approx(1 / 7, abs=0.03)
 
 
-shift_colors = jax.jit(augment.shift_colors)
+shift_colors = jax.jit(photometric.shift_colors)
 
 
 @pytest.mark.parametrize("hue", [0.0, 18.0, -18.0, 200.0])
@@ -182,7 +183,7 @@ NEUTRAL = {
 @jax.jit
 def compiled_distort(draws, color, changes):
     def distort(draws):
-        return augment.distort(draws, color[:, None, None], settings(**changes))
+        return photometric.distort(draws, color[:, None, None], settings(**changes))
 
     return jax.vmap(distort)(draws)[..., 0, 0]
 
