@@ -86,12 +86,15 @@ def get_config() -> ml_collections.ConfigDict:
 
 def _dataset() -> ml_collections.ConfigDict:
     dataset = ml_collections.ConfigDict()
-    # "scale_pairs", "folder" (your own images), "voc", "coco/2017", "wider_face",
-    # "kitti", or "imagenet2012" (classification only).
+    # "scale_pairs", "scale_pairs_wide", "scale_pairs_clips", "folder" (your own
+    # images), "voc", "coco/2017", "wider_face", "kitti", or "imagenet2012"
+    # (classification only).
     dataset.name = "scale_pairs"
     dataset.path = ""  # Folder with your images and annotations, for "folder".
     dataset.data_dir = ""  # Folder for prepared datasets; "": ~/tensorflow_datasets.
-    dataset.image_size = 256  # Side of the images of "scale_pairs", in pixels.
+    # Side of the images of "scale_pairs" and "scale_pairs_clips", and of the scenes of
+    # "scale_pairs_wide", in pixels.
+    dataset.image_size = 256
     dataset.train_split = "train"
     dataset.eval_splits = ("validation",)
     # (height, width) that images are padded to before they are sent to the device.

@@ -1,6 +1,7 @@
 """Settings of every test: two host devices, strict dtypes, the shared data's place."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -115,17 +116,19 @@ def scenes(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def few_scenes():
-    """Returns a context manager that sets the number of scenes of scale_pairs."""
+    """A context manager that sets the number of scenes of scale_pairs or a set like it.
+
+    It takes the module of the set and fields of its builder's config.
+    """
 
     @contextlib.contextmanager
-    def few_scenes(**counts):
+    def few_scenes(module=scale_pairs, **counts):
+        complete = module.builder_config
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                scale_pairs,
+                module,
                 "builder_config",
-                lambda image_size: scale_pairs.ScalePairsConfig(
-                    image_size=image_size, **counts
-                ),
+                lambda image_size: dataclasses.replace(complete(image_size), **counts),
             )
             yield
 

@@ -3,12 +3,15 @@ import re
 
 import pytest
 
+from borrow_det.config import validate
 from borrow_det.configs import arguments, base
 from borrow_det.errors import InputError
 
 NAMES = [
     "quickstart",
     "scale_pairs",
+    "scale_pairs_wide",
+    "scale_pairs_clips",
     "folder",
     "folder_narrow",
     "voc",
@@ -70,6 +73,8 @@ def test_borrow_false_only_disables_borrowing_context_and_matching_loss(name):
     assert not plain["borrow"].pop("enabled")
     assert not plain["borrow"].pop("context")
     assert plain["loss"].pop("matching") == 0
+    assert plain["references"].pop("kind") == "none"
+    del full["references"]["kind"]
     for fields in (full["borrow"], full["loss"]):
         for field in ("enabled", "context", "matching"):
             fields.pop(field, None)
@@ -114,3 +119,31 @@ def test_anchors_of_scale_pairs_scale_with_the_images():
     assert config.anchors.sizes == (10.0, 20.0, 40.0, 80.0)
     # Mirrored stripes are another species.
     assert not config.augment.enabled
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "kind"),
+    [
+        ("scale_pairs_wide", "", "overview"),
+        ("scale_pairs_wide", "references=none", "none"),
+        ("scale_pairs_wide", "tiles=False", "none"),
+        ("scale_pairs_wide", "borrow=False", "none"),
+        ("scale_pairs_clips", "", "group"),
+        ("scale_pairs_clips", "references=none", "none"),
+        ("scale_pairs_clips", "borrow=False", "none"),
+    ],
+)
+def test_references_of_the_diagnostic_configs(name, arg, kind):
+    config = get_config(name, arg)
+    assert config.references.kind == kind
+    validate.check_fields(config)
+
+
+def test_scale_pairs_wide_without_tiles_sees_the_entire_image():
+    by_tiles, entire = (get_config("scale_pairs_wide", a) for a in ("", "tiles=False"))
+    assert by_tiles.augment.tile
+    assert by_tiles.evaluation.tiles == "auto"
+    assert not entire.augment.enabled
+    assert not entire.augment.tile
+    assert entire.evaluation.tiles == ""
+    assert entire.dataset.canvas == by_tiles.dataset.canvas == (576, 576)

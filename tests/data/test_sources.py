@@ -49,7 +49,8 @@ def test_unknown_names_list_the_known_ones(drawn_config):
     drawn_config.dataset.name = "coco"
     with pytest.raises(
         InputError,
-        match="'coco' is unknown; known are scale_pairs, folder, coco_folder, voc, "
+        match="'coco' is unknown; known are scale_pairs, scale_pairs_wide, "
+        "scale_pairs_clips, folder, coco_folder, voc, "
         "coco/2017, wider_face, kitti",
     ):
         sources.load(drawn_config.dataset, "train")

@@ -39,7 +39,7 @@ from borrow_det.evaluation.coco_values import Id
 
 
 def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:
-    """Converts a record of `datasets.scale_pairs`, whose boxes are always valid."""
+    """Converts a record of scale_pairs or a set like it; boxes are always valid."""
     del index, policy
     objects = record["objects"]
     return make_record(
@@ -49,6 +49,7 @@ def convert_scale_pairs(record: Record, index: int, policy: str) -> Record:
         size=(int(record["height"]), int(record["width"])),
         boxes=_array(objects["bbox"], np.float32, (-1, 4)),
         labels=_array(objects["label"], np.int32),
+        fields={"clip": int(record["clip"])} if "clip" in record else None,
     )
 
 

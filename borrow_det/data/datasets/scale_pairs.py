@@ -35,8 +35,8 @@ class ScalePairsConfig(tfds.core.BuilderConfig):
       name: derived from the other fields.
       image_size: side of the images, in pixels.
       seed: random seed.
-      num_train: number of images of the train split.
-      num_validation: number of images of validation, swapped and alone, each.
+      num_train: number of scenes of the train split.
+      num_validation: number of scenes of validation, swapped and alone, each.
     """
 
     name: str = ""
@@ -46,8 +46,10 @@ class ScalePairsConfig(tfds.core.BuilderConfig):
     num_validation: int = 512
 
     def __post_init__(self) -> None:
+        default = type(self)
         self.name = f"{self.image_size}px"
-        if (self.seed, self.num_train, self.num_validation) != (0, 3000, 512):
+        values = self.seed, self.num_train, self.num_validation
+        if values != (default.seed, default.num_train, default.num_validation):
             self.name += f"_{self.seed}_{self.num_train}_{self.num_validation}"
 
 
@@ -96,15 +98,27 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsConfig(image_size=s) for s in (256, 192)]
+    EXTENT: ClassVar[float] = 1.0  # Of `make_scene`.
+    QUALITY: ClassVar[int] = 95  # Of the JPEG images.
 
     def _info(self) -> tfds.core.DatasetInfo:
-        side = self.builder_config.image_size
-        if side < 64:
+        side, least = self.builder_config.image_size, round(64 * self.EXTENT)
+        if side < least:
             raise InputError(
-                f"dataset.image_size is {side}: the stripes of scale_pairs need at "
-                "least 64 pixels"
+                f"dataset.image_size is {side}: the discs of {self.name} need at least "
+                f"{least} pixels"
             )
-        features = {
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=type(self).__doc__,
+            features=tfds.features.FeaturesDict(self._features(side)),
+            # Records keep their index: validation, swapped and alone correspond.
+            disable_shuffling=True,
+        )
+
+    def _features(self, side: int) -> dict[str, Any]:
+        """Returns the features of a record, for images of `side` pixels."""
+        return {
             "image": tfds.features.Image(shape=(side, side, 3), encoding_format="jpeg"),
             "file_name": tfds.features.Text(),
             "image_id": np.int64,
@@ -120,13 +134,6 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
                 }
             ),
         }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=type(self).__doc__,
-            features=tfds.features.FeaturesDict(features),
-            # Records keep their index: validation, swapped and alone correspond.
-            disable_shuffling=True,
-        )
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
@@ -137,10 +144,17 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> _Examples:
         config = self.builder_config
         is_train = split == "train"
-        for index in range(config.num_train if is_train else config.num_validation):
-            split_number = 0 if is_train else 1
-            scene = make_scene(config.seed, split_number, index, config.image_size)
-            yield index, _example(scene, split, index)
+        for number in range(config.num_train if is_train else config.num_validation):
+            yield from self._examples_of(split, 0 if is_train else 1, number)
+
+    def _examples_of(self, split: str, split_number: int, index: int) -> _Examples:
+        """Makes the record of one scene, as the split shows it."""
+        config = self.builder_config
+        scene = make_scene(
+            config.seed, split_number, index, config.image_size, self.EXTENT
+        )
+        name = f"{split}_{index:05d}.jpg"
+        yield index, example(scene, split, index, name, self.QUALITY)
 
 
 def open_set(
@@ -156,9 +170,32 @@ def open_set(
       InputError: a split is unknown, image_size is too small, or the set cannot be
         written.
     """
-    check_split_names("scale_pairs", split_names, SPLITS)
     config = builder_config(dataset_config.image_size)
-    builder = prepare.prepared(ScalePairs, config, dataset_config.data_dir)
+    return open_drawn(ScalePairs, config, dataset_config.data_dir, split_names)
+
+
+def open_drawn(
+    builder_class: type[ScalePairs],
+    config: ScalePairsConfig,
+    data_dir: str,
+    split_names: Collection[str],
+) -> OpenedSet:
+    """Opens splits of scale_pairs or of a set like it.
+
+    Args:
+      builder_class: builder of the set.
+      config: configuration of the builder; one that the builder lists is replaced by
+        the listed object, which TFDS wants.
+      data_dir: dataset.data_dir.
+      split_names: some of SPLITS.
+
+    Raises:
+      InputError: a split is unknown, image_size is too small, or the set cannot be
+        written.
+    """
+    check_split_names(builder_class.name, split_names, SPLITS)
+    config = builder_class.builder_configs.get(config.name, config)
+    builder = prepare.prepared(builder_class, config, data_dir)
     return OpenedSet(
         splits={split: [prepare.data_source(builder, split)] for split in split_names},
         class_names=SPECIES,
@@ -180,19 +217,20 @@ def counterfactual_of(split: str) -> str:
 
 
 def builder_config(image_size: int) -> ScalePairsConfig:
-    """Returns the configuration of an image size; TFDS wants its listed objects."""
-    config = ScalePairsConfig(image_size=image_size)
-    return ScalePairs.builder_configs.get(config.name, config)
+    """Returns the configuration of an image size."""
+    return ScalePairsConfig(image_size=image_size)
 
 
-def _example(scene: Scene, split: str, index: int) -> dict[str, Any]:
+def example(
+    scene: Scene, split: str, index: int, file_name: str, quality: int
+) -> dict[str, Any]:
     """Makes the builder's record of one scene, as the split shows it."""
     species = scene.swapped_species if split == "swapped" else scene.species
     with_large = split != "alone"
     image = draw(scene, species, with_large)
     return {
-        "image": encode(image),
-        "file_name": f"{split}_{index:05d}.jpg",
+        "image": encode(image, quality),
+        "file_name": file_name,
         "image_id": index,
         "height": image.shape[0],
         "width": image.shape[1],

@@ -1,7 +1,8 @@
-"""Scenes of the diagnostic set scale_pairs: their contents and their pixels."""
+"""Scenes of scale_pairs and of the sets like it: their contents and their pixels."""
 
 import colorsys
 import dataclasses
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ _SATURATION = 0.85
 _VALUE = 0.9
 _DARK_STRIPE = 0.35  # Brightness of a dark stripe relative to a bright one.
 _HUE_DISTANCE = 0.2  # Smallest distance of two hues, on a circle of length 1.
+
+FRAMES = 6  # Number of frames of a clip.
+PASSES = 3  # Number of frames of a clip that show the large instances.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,8 @@ class Scene:
     """Contents of an image.
 
     Attributes:
-      discs: the large instances of groups 0 and 1, then the small discs.
+      discs: the large instances of groups 0 and 1, then the small discs; in a frame of
+        a clip only the ones or the others.
       species: index into SPECIES of each group.
       swapped_species: species of the groups in the swapped split: the two others.
       hues: hue of each group, in [0, 1).
@@ -66,23 +71,87 @@ class Scene:
     background: np.ndarray
 
 
-def make_scene(seed: int, split_number: int, index: int, side: int) -> Scene:
-    """Samples the contents of one image; a function of the arguments only."""
+class _Groups(NamedTuple):
+    """Appearance of the two groups of a scene; the fields are those of `Scene`."""
+
+    species: tuple[int, int]
+    swapped_species: tuple[int, int]
+    hues: tuple[float, float]
+
+
+def make_scene(
+    seed: int, split_number: int, index: int, side: int, extent: float = 1.0
+) -> Scene:
+    """Samples the contents of one image; a function of the arguments only.
+
+    Args:
+      seed: seed of the set.
+      split_number: 0 for training, 1 for validation.
+      index: number of the scene in its split.
+      side: side of the image in pixels.
+      extent: side of the scene in sides of the network's input. Small discs and blocks
+        of the background are smaller by this factor; large discs are not.
+    """
     rng = np.random.default_rng((seed, split_number, index))
-    order = rng.permutation(len(SPECIES))
-    hue = rng.uniform()
-    other_hue = (hue + rng.uniform(_HUE_DISTANCE, 1 - _HUE_DISTANCE)) % 1.0
+    groups = _draw_groups(rng)
     discs = _rotated(
-        _place_large(rng) + _place_small(rng), quarter_turns=int(rng.integers(4))
+        _place_large(rng) + _place_small(rng, extent),
+        quarter_turns=int(rng.integers(4)),
     )
     return Scene(
         discs=tuple(discs),
+        phases=_draw_phases(rng),
+        background=_with_noise(rng, _draw_blocks(rng, side, _BLOCK / extent)),
+        **groups._asdict(),
+    )
+
+
+def make_clip(seed: int, split_number: int, index: int, side: int) -> list[Scene]:
+    """Samples the `FRAMES` frames of one clip; a function of the arguments only.
+
+    The groups, the phases of their stripes and the blocks of the background are those
+    of the clip. Positions, sizes, the number of small discs and the noise differ by
+    frame. `PASSES` frames, at random positions, show the large discs only; the others
+    show small discs only.
+
+    Args:
+      seed: seed of the set.
+      split_number: 0 for training, 1 for validation.
+      index: number of the clip in its split.
+      side: side of a frame in pixels.
+    """
+    rng = np.random.default_rng((seed, split_number, index))
+    groups = _draw_groups(rng)
+    phases = _draw_phases(rng)
+    blocks = _draw_blocks(rng, side, _BLOCK)
+    frames = []
+    for is_pass in rng.permutation(FRAMES) < PASSES:
+        discs = _place_large(rng) if is_pass else _place_small(rng)
+        frames.append(
+            Scene(
+                discs=tuple(_rotated(discs, quarter_turns=int(rng.integers(4)))),
+                phases=phases,
+                background=_with_noise(rng, blocks),
+                **groups._asdict(),
+            )
+        )
+    return frames
+
+
+def _draw_groups(rng: np.random.Generator) -> _Groups:
+    order = rng.permutation(len(SPECIES))
+    hue = rng.uniform()
+    other_hue = (hue + rng.uniform(_HUE_DISTANCE, 1 - _HUE_DISTANCE)) % 1.0
+    return _Groups(
         species=(int(order[0]), int(order[1])),
         swapped_species=(int(order[2]), int(order[3])),
         hues=(float(hue), float(other_hue)),
-        phases=tuple(rng.uniform(0, 2 * np.pi, 2).tolist()),
-        background=_draw_background(rng, side),
     )
+
+
+def _draw_phases(rng: np.random.Generator) -> tuple[float, float]:
+    first, second = rng.uniform(0, 2 * np.pi, 2).tolist()
+    return first, second
 
 
 def _place_large(rng: np.random.Generator) -> list[Disc]:
@@ -100,11 +169,11 @@ def _place_large(rng: np.random.Generator) -> list[Disc]:
     return sorted(discs, key=lambda disc: disc.group)
 
 
-def _place_small(rng: np.random.Generator) -> list[Disc]:
+def _place_small(rng: np.random.Generator, extent: float = 1.0) -> list[Disc]:
     """Places two to four small discs of each group along the bottom edge."""
     counts = rng.integers(2, 5, 2)
     groups = np.repeat((0, 1), counts)
-    radii = rng.uniform(*_SMALL_DIAMETER, len(groups)) / 2
+    radii = rng.uniform(*_SMALL_DIAMETER, len(groups)) / 2 / extent
     while True:
         # Eight discs fill a third of the strip: nearly every attempt succeeds.
         discs = _try_small(rng, groups, radii)
@@ -138,11 +207,17 @@ def _rotated(discs: list[Disc], quarter_turns: int) -> list[Disc]:
     return discs
 
 
-def _draw_background(rng: np.random.Generator, side: int) -> np.ndarray:
-    block = (np.arange(side) / (_BLOCK * side)).astype(np.int64)
+def _draw_blocks(rng: np.random.Generator, side: int, block_side: float) -> np.ndarray:
+    """Draws the gray blocks of a background, float32 [side, side]."""
+    block = (np.arange(side) / (block_side * side)).astype(np.int64)
     brightness = rng.uniform(*_BRIGHTNESS, (block[-1] + 1,) * 2).astype(np.float32)
-    noise = rng.standard_normal((side, side, 4), dtype=np.float32)
-    gray = brightness[block[:, None], block[None, :]] + _GRAY_NOISE * noise[..., 3]
+    return brightness[block[:, None], block[None, :]]
+
+
+def _with_noise(rng: np.random.Generator, blocks: np.ndarray) -> np.ndarray:
+    """Adds gray and color noise to blocks; returns float32 [side, side, 3]."""
+    noise = rng.standard_normal((*blocks.shape, 4), dtype=np.float32)
+    gray = blocks + _GRAY_NOISE * noise[..., 3]
     return gray[..., None] + _COLOR_NOISE * noise[..., :3]
 
 
@@ -199,11 +274,11 @@ def _stripes(
     return _DARK_STRIPE + (1 - _DARK_STRIPE) * bright
 
 
-def encode(image: np.ndarray) -> bytes:
-    """Encodes an RGB image as JPEG of quality 95 with full color resolution."""
+def encode(image: np.ndarray, quality: int = 95) -> bytes:
+    """Encodes an RGB image as JPEG with full color resolution."""
     options = (
         cv2.IMWRITE_JPEG_QUALITY,
-        95,
+        quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
     )

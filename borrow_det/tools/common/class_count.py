@@ -10,6 +10,8 @@ from borrow_det.errors import InputError
 # Datasets whose classes are known without their files.
 _CLASSES = {
     "scale_pairs": len(scale_pairs.SPECIES),
+    "scale_pairs_wide": len(scale_pairs.SPECIES),
+    "scale_pairs_clips": len(scale_pairs.SPECIES),
     "coco/2017": len(coco_classes.NAMES),
     "voc": 20,
     "wider_face": 1,

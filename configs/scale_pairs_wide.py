@@ -1,0 +1,40 @@
+"""Scenes three times as wide as the input, by tiles: lenders are beyond the tile.
+
+    python -m borrow_det.main --config=configs/scale_pairs_wide.py --workdir=W
+
+Arguments: references=overview (none: borrowing within tiles), tiles=True (False: the
+entire image shrunk to the input, without references), borrow=True (False: plain SSD on
+the same levels, without references).
+
+The network is that of configs/quickstart.py. Reference lines for small discs: 1/4 is
+chance, and the best that tiles without references reach; 1/2 is reached by guessing
+among the two species in the overview, without matching hues.
+"""
+
+import ml_collections
+
+from borrow_det.configs import arguments, quickstart
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    """Returns the configuration; see the module docstring."""
+    args = arguments.parse(arg, references="overview", tiles=True, borrow=True)
+    config = quickstart.get_config(f"borrow={args.borrow}")
+    config.eval_batch_size = 4  # Each image has 17 views.
+    config.dataset.name = "scale_pairs_wide"
+    config.dataset.image_size = 576
+    config.dataset.canvas = (576, 576)
+
+    # A mirrored stripe of 45 degrees is one of 135 degrees, which is another species.
+    config.augment.flip = 0.0
+    config.augment.photometric = 0.0
+    config.augment.expand = 0.0
+    config.augment.crop = False
+    config.augment.tile_zoom = (0.9, 1.1)
+    # Large discs must be recognized at the scale of the overview, too.
+    config.augment.tile_whole = 0.25
+    config.augment.enabled = config.augment.tile = args.tiles
+    config.evaluation.tiles = "auto" if args.tiles else ""
+    if args.tiles and args.borrow:
+        config.references.kind = args.references
+    return config
