@@ -19,12 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
-from flax import struct
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.context import Deconvolution
 from borrow_det.models.layers import Conv, unit_vectors
+from borrow_det.models.matching import Matching
+from borrow_det.models.references import ReferenceMaps
 from borrow_det.ops import attention
 
 SIMILARITIES = (
@@ -39,70 +40,42 @@ SOURCES = ("deeper", "deconvolved", "same")
 _COSINE_EPSILON = 1e-6
 
 
-@struct.dataclass
-class Matching:
-    """Queries and keys whose similarities are the matching scores P of a level.
-
-    P itself may be too large to hold (ops/attention.py), so it is computed on request.
-    """
-
-    Q: Array  # [B, R, C], or [B, 1, C] if all R descriptors share one query.
-    K: Array  # [B, T, C]
-    scale: Array | float  # [], factor of Q K^T.
-    # Whether P is a softmax; otherwise it is the similarities divided by T.
-    softmax: bool = struct.field(pytree_node=False)
-    queries: int = struct.field(pytree_node=False)  # R.
-
-    @property
-    def scores(self) -> Array:
-        """P, float32 [B, R, T]; its rows sum to 1 if it is a softmax."""
-        P = attention.weights(self._similarities(self.Q), self.softmax)
-        return jnp.broadcast_to(P, (P.shape[0], self.queries, P.shape[2]))
-
-    def similarities(self, rows: Array) -> Array:
-        """Computes the similarities of some descriptors with all source positions.
-
-        Args:
-          rows: int32 [B, n], indices of descriptors in [0, R).
-
-        Returns:
-          float32 [B, n, T], the logits of P's softmax.
-        """
-        if self.Q.shape[1] == 1:
-            S = self._similarities(self.Q)
-            return jnp.broadcast_to(S, (*rows.shape, S.shape[2]))
-        chosen = jnp.take_along_axis(self.Q, rows[..., None], axis=1)
-        return self._similarities(chosen)
-
-    def _similarities(self, Q: Array) -> Array:
-        return attention.similarities(Q, self.K, self.scale)
-
-    def represent(self, V: Array, form: str, block: int) -> Array:
-        """Computes Z = P V, [B, R, C'], of V [B, T, C']; see attention.weighted_sum."""
-        Z = attention.weighted_sum(
-            self.Q,
-            self.K,
-            V,
-            self.scale,
-            softmax=self.softmax,
-            form=form,
-            block=block,
-        )
-        return jnp.broadcast_to(Z, (Z.shape[0], self.queries, Z.shape[2]))
-
-
 class Embed(nn.Module):
-    """One 1x1 convolution per level, concatenated over positions."""
+    """One 1x1 convolution per level, concatenated over images and positions."""
 
     channels: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, levels: Sequence[Array]) -> Array:
-        """Turns maps [B, H_m, W_m, C_m] into [B, sum of H_m W_m, channels]."""
-        maps = [Conv(self.channels, dtype=self.dtype)(level) for level in levels]
-        descriptors = [x.reshape(x.shape[0], -1, self.channels) for x in maps]
-        return jnp.concatenate(descriptors, axis=1)
+    def __call__(
+        self, levels: Sequence[Array], references: ReferenceMaps | None = None
+    ) -> Array:
+        """Turns maps into descriptors: the image's own, then those of each reference.
+
+        Args:
+          levels: maps [B, H_m, W_m, C_m].
+          references: the same levels of N references, or None.
+
+        Returns:
+          [B, (1 + N) T, channels], T = sum of H_m W_m.
+        """
+        convs = [Conv(self.channels, dtype=self.dtype) for _ in levels]
+        own = [
+            conv(level).reshape(level.shape[0], -1, self.channels)
+            for conv, level in zip(convs, levels, strict=True)
+        ]
+        if references is None:
+            return jnp.concatenate(own, axis=1)
+        batch, count = references.mask.shape
+        others = [
+            conv(level.reshape(-1, *level.shape[2:])).reshape(
+                batch, count, -1, self.channels
+            )
+            for conv, level in zip(convs, references.levels, strict=True)
+        ]
+        of_references = jnp.concatenate(others, axis=2)
+        of_references = of_references.reshape(batch, -1, self.channels)
+        return jnp.concatenate([*own, of_references], axis=1)
 
 
 class FeatureMatchingBlock(nn.Module):
@@ -128,23 +101,40 @@ class FeatureMatchingBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, shallow: Array, deeper: Sequence[Array]) -> Matching:
-        """Matches a map [B, H, W, C_n] with deeper maps [B, H_m, W_m, C_m].
+    def __call__(
+        self,
+        shallow: Array,
+        deeper: Sequence[Array],
+        references: ReferenceMaps | None = None,
+    ) -> Matching:
+        """Matches a map with deeper maps, also those of references.
+
+        Args:
+          shallow: [B, H, W, C_n].
+          deeper: maps [B, H_m, W_m, C_m].
+          references: the same levels of N references, or None.
 
         Raises:
           InputError: `similarity` is not one of SIMILARITIES.
         """
         check_choice("borrow.similarity", self.similarity, SIMILARITIES)
         if self.normalize:
-            shallow, *deeper = (_standardize(x) for x in (shallow, *deeper))
-        K = Embed(self.channels, self.dtype, name="phi")(deeper)
-        K = _center(K) if self.center else K
+            shallow, deeper, references = jax.tree.map(
+                _standardize_map, (shallow, list(deeper), references)
+            )
+        K = Embed(self.channels, self.dtype, name="phi")(deeper, references)
         queries = shallow.shape[1] * shallow.shape[2]
+        own, present = sum(x.shape[1] * x.shape[2] for x in deeper), None
+        if references is not None:
+            every = jnp.ones((K.shape[0], own), jnp.bool_)
+            present = jnp.concatenate([every, references.present()], axis=1)
+        K = attention.center(K, present, own) if self.center else K
         if self.similarity == "query_independent":
-            return Matching(self._pooling(K), K, 1.0, True, queries)
+            return Matching(self._pooling(K), K, 1.0, True, queries, present, own)
         Q = Embed(self.channels, self.dtype, name="theta")([shallow])
-        Q, K, scale = self._scaled(_center(Q) if self.center else Q, K)
-        return Matching(Q, K, scale, self.similarity != "dot_product", queries)
+        Q, K, scale = self._scaled(attention.center(Q) if self.center else Q, K)
+        softmax = self.similarity != "dot_product"
+        return Matching(Q, K, scale, softmax, queries, present, own)
 
     def _scaled(self, Q: Array, K: Array) -> tuple[Array, Array, Array | float]:
         """Returns queries, keys, and the scale of their products."""
@@ -164,16 +154,14 @@ class FeatureMatchingBlock(nn.Module):
         return jnp.broadcast_to(w.astype(K.dtype), (K.shape[0], 1, w.size))
 
 
-def _standardize(x: Array) -> Array:
-    """Gives [..., C] zero mean and unit variance over channels, in float32."""
+def _standardize_map(x: Array) -> Array:
+    """Gives [..., C] zero mean and unit variance over channels; masks stay as they are.
+
+    Statistics are in float32.
+    """
+    if x.dtype == jnp.bool_:
+        return x
     return jax.nn.standardize(x.astype(jnp.float32), axis=-1).astype(x.dtype)
-
-
-def _center(x: Array) -> Array:
-    """Subtracts the mean over positions from [B, R, C], in float32."""
-    centered = x.astype(jnp.float32)
-    centered = centered - jnp.mean(centered, axis=1, keepdims=True)
-    return centered.astype(x.dtype)
 
 
 class FeatureRepresentingBlock(nn.Module):
@@ -185,12 +173,18 @@ class FeatureRepresentingBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, matching: Matching, deeper: Sequence[Array]) -> Array:
+    def __call__(
+        self,
+        matching: Matching,
+        deeper: Sequence[Array],
+        references: ReferenceMaps | None = None,
+    ) -> Array:
         """Represents R descriptors by maps of T positions in total.
 
         Args:
-          matching: matching of the level with `deeper`.
+          matching: matching of the level with `deeper` and `references`.
           deeper: maps [B, H_m, W_m, C_m].
+          references: the same levels of references, or None.
 
         Returns:
           Z, [B, R, channels].
@@ -199,7 +193,7 @@ class FeatureRepresentingBlock(nn.Module):
           InputError: `form` is not one of attention.FORMS, or cannot run here.
         """
         check_choice("borrow.attention", self.form, attention.FORMS)
-        V = Embed(self.channels, self.dtype, name="g")(deeper)
+        V = Embed(self.channels, self.dtype, name="g")(deeper, references)
         return matching.represent(V, self.form, self.block)
 
 
@@ -266,12 +260,14 @@ class BorrowingNeck(nn.Module):
 
     @nn.compact
     def __call__(
-        self, X: Sequence[Array]
+        self, X: Sequence[Array], references: ReferenceMaps | None = None
     ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
         """Turns the maps X_1 to X_N into Y_1 to Y_N.
 
         Args:
           X: maps [B, H_n, W_n, C_n], shallow to deep.
+          references: the levels 2 to N of reference images, whose positions are source
+            positions, too; or None.
 
         Returns:
           The fused maps, of the same shapes, and the matching of each level (from 0)
@@ -294,6 +290,11 @@ class BorrowingNeck(nn.Module):
                 f"borrow.levels is {tuple(self.levels)}; it may name the levels "
                 f"0 to {len(X) - 2}, which have deeper ones to borrow from"
             )
+        if references is not None and self.source != "deeper":
+            raise InputError(
+                "references need borrow.source=deeper, and it is "
+                f"borrow.source={self.source}"
+            )
         Y = list(X)
         matchings = {}
         # Deepest level first, so that the context can come from the fused map.
@@ -307,7 +308,13 @@ class BorrowingNeck(nn.Module):
                 x, D = x + D, None
             Z = None
             if self.borrows(n):
-                Z, matchings[n] = self._borrow(n, x, self._sources(n, X, x, upsampled))
+                sources = self._sources(n, X, x, upsampled)
+                others = None
+                if references is not None:
+                    # The first level of references has no source positions.
+                    levels = source_levels(self, n, len(X))
+                    others = references.choose([m - 1 for m in levels])
+                Z, matchings[n] = self._borrow(n, x, sources, others)
             Y[n] = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")(x, Z, D)
         return tuple(Y), matchings
 
@@ -338,7 +345,11 @@ class BorrowingNeck(nn.Module):
         return [X[m] for m in source_levels(self, n, len(X))]
 
     def _borrow(
-        self, n: int, shallow: Array, sources: Sequence[Array]
+        self,
+        n: int,
+        shallow: Array,
+        sources: Sequence[Array],
+        references: ReferenceMaps | None,
     ) -> tuple[Array, Matching]:
         channels = self.channels or shallow.shape[-1]
         matching = FeatureMatchingBlock(
@@ -349,7 +360,7 @@ class BorrowingNeck(nn.Module):
             self.normalize,
             self.dtype,
             name=f"fmb{n + 1}",
-        )(shallow, sources)
+        )(shallow, sources, references)
         representing = FeatureRepresentingBlock(
             self.value_channels or channels,
             self.attention,
@@ -357,7 +368,7 @@ class BorrowingNeck(nn.Module):
             self.dtype,
             name=f"frb{n + 1}",
         )
-        return representing(matching, sources), matching
+        return representing(matching, sources, references), matching
 
 
 def source_levels(

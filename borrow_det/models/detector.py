@@ -11,8 +11,10 @@ import ml_collections
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
-from borrow_det.models.borrowing import BorrowingNeck, Matching
+from borrow_det.models.borrowing import BorrowingNeck
 from borrow_det.models.layers import Conv, L2Normalize, PixelStatistics
+from borrow_det.models.matching import Matching
+from borrow_det.models.references import ReferenceImages, ReferenceMaps, deeper_maps
 from borrow_det.models.trunks import TRUNKS
 from borrow_det.models.trunks.vgg import STAGE_CHANNELS
 from borrow_det.ops import anchors as anchor_ops
@@ -75,25 +77,54 @@ class BorrowNet(nn.Module):
     background_bias: float = 0.0
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(self, image: Array, train: bool = False) -> Predictions:
-        """Predicts from RGB images [B, H, W, 3] in [0, 255], float32."""
+    def setup(self) -> None:
+        """Makes the layers beside the trunk and the neck."""
+        for n, scale in enumerate(self.l2_scales, start=1):
+            if scale:
+                setattr(self, f"l2_{n}", L2Normalize(scale))
+        for n, k in enumerate(self.anchors_per_position, start=1):
+            head = Head(k, self.num_classes, self.background_bias, self.dtype)
+            setattr(self, f"head{n}", head)
+
+    def __call__(
+        self,
+        image: Array,
+        train: bool = False,
+        references: ReferenceImages | ReferenceMaps | None = None,
+    ) -> Predictions:
+        """Predicts from images.
+
+        Args:
+          image: float32 [B, H, W, 3], RGB in [0, 255].
+          train: whether BatchNorm uses the statistics of the batch, which are those of
+            the images and their references together.
+          references: images to borrow from, too, or their maps; or None.
+        """
+        if not isinstance(references, ReferenceImages):
+            return self.predict_maps(self.maps(image, train), references)
+        batch = image.shape[0]
+        others = references.image.reshape(-1, *references.image.shape[2:])
+        levels = self.maps(jnp.concatenate([image, others]), train)
+        X = [level[:batch] for level in levels]
+        maps = deeper_maps([level[batch:] for level in levels], references.mask)
+        return self.predict_maps(X, maps)
+
+    def maps(self, image: Array, train: bool = False) -> tuple[Array, ...]:
+        """Returns the levels X_1 to X_N, [B, H_n, W_n, C_n] each, of images."""
         levels = self.trunk(self.pixel_statistics(image), train)
-        X = [
-            L2Normalize(scale, name=f"l2_{n + 1}")(x) if scale else x
-            for n, (x, scale) in enumerate(zip(levels, self.l2_scales, strict=True))
-        ]
-        Y, matchings = self.neck(X)
-        heads = [
-            Head(
-                k,
-                self.num_classes,
-                self.background_bias,
-                self.dtype,
-                name=f"head{n + 1}",
-            )(y)
-            for n, (y, k) in enumerate(zip(Y, self.anchors_per_position, strict=True))
-        ]
+        return tuple(
+            getattr(self, f"l2_{n}")(x) if scale else x
+            for n, (x, scale) in enumerate(
+                zip(levels, self.l2_scales, strict=True), start=1
+            )
+        )
+
+    def predict_maps(
+        self, X: Sequence[Array], references: ReferenceMaps | None = None
+    ) -> Predictions:
+        """Predicts from the levels of images, and the deeper ones of references."""
+        Y, matchings = self.neck(X, references)
+        heads = [getattr(self, f"head{n}")(y) for n, y in enumerate(Y, start=1)]
         logits, offsets = (
             jnp.concatenate(parts, axis=1) for parts in zip(*heads, strict=True)
         )

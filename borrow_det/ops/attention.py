@@ -4,9 +4,15 @@ Each of R queries is compared with each of T keys: S = scale Q K^T, and P is the
 of S over T, or S / T. At 640 x 640 pixels S of the shallowest level is an array of
 6400 x 2100 per image, the largest of the network. The form `blocks` holds S of one
 block of queries only, and recomputes it in the backward pass.
+
+Of the T positions, the first `own` always exist. Later ones belong to reference images
+(models/references.py), which may be absent. The sums over both parts are computed
+apart and combined by their weights: with all references absent, the result is that of
+the first part to the bit.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +23,8 @@ from borrow_det.errors import InputError
 FORMS = ("auto", "plain", "blocks", "cudnn")
 # Most channels per head that cuDNN's flash attention supports.
 _CUDNN_CHANNELS, _CUDNN_CHANNELS_HOPPER = 128, 256
+# Similarity of absent positions: no other one is near it, and its gradient is zero.
+_ABSENT = -1e30
 
 
 def similarities(Q: Array, K: Array, scale: Array | float) -> Array:
@@ -25,9 +33,51 @@ def similarities(Q: Array, K: Array, scale: Array | float) -> Array:
     return S * scale
 
 
-def weights(S: Array, softmax: bool) -> Array:
-    """Computes P of S [..., T]: its softmax over T, or else S / T."""
-    return jax.nn.softmax(S, axis=-1) if softmax else S / S.shape[-1]
+def mask_absent(S: Array, present: Array | None) -> Array:
+    """Returns similarities [B, R, T] with the lowest value at absent positions.
+
+    Args:
+      S: float32 [B, R, T].
+      present: bool [B, T], or None if all positions are present.
+    """
+    return S if present is None else jnp.where(present[:, None], S, _ABSENT)
+
+
+def weights(S: Array, softmax: bool, present: Array | None = None) -> Array:
+    """Computes P of S: its softmax, or else S over the number of positions.
+
+    Args:
+      S: float32 [B, R, T].
+      softmax: whether P is a softmax.
+      present: bool [B, T], or None if all positions are present. P is zero at absent
+        ones; one position must be present.
+    """
+    if present is None:
+        return jax.nn.softmax(S, axis=-1) if softmax else S / S.shape[-1]
+    if softmax:
+        return jax.nn.softmax(mask_absent(S, present), axis=-1)
+    count = jnp.sum(present, axis=1, dtype=S.dtype)
+    return jnp.where(present[:, None], S, 0.0) / count[:, None, None]
+
+
+def center(x: Array, present: Array | None = None, own: int = 0) -> Array:
+    """Subtracts the mean over present positions from [B, T, C], in float32.
+
+    Args:
+      x: [B, T, C].
+      present: bool [B, T], or None if all positions are present.
+      own: number of positions that come first and are present; for `present`.
+    """
+    centered = x.astype(jnp.float32)
+    if present is None:
+        mean = jnp.mean(centered, axis=1, keepdims=True)
+    else:
+        # Without references, this is the mean of the own positions to the bit.
+        others = jnp.where(present[:, own:, None], centered[:, own:], 0.0)
+        count = jnp.sum(present, axis=1, dtype=jnp.float32)[:, None, None]
+        mean = jnp.mean(centered[:, :own], axis=1, keepdims=True) * (own / count)
+        mean += jnp.sum(others, axis=1, keepdims=True) / count
+    return (centered - mean).astype(x.dtype)
 
 
 def weighted_sum(
@@ -39,6 +89,8 @@ def weighted_sum(
     softmax: bool,
     form: str,
     block: int,
+    present: Array | None = None,
+    own: int = 0,
 ) -> Array:
     """Computes Z = P V.
 
@@ -53,6 +105,9 @@ def weighted_sum(
         (flash attention on NVIDIA GPUs, in bfloat16 or float16) or `auto` (cudnn if it
         supports the arrays on this device, else blocks).
       block: most queries per block; with fewer queries, `blocks` is `plain`.
+      present: bool [B, T], false for positions of absent references; None if all
+        positions are the image's own.
+      own: number of own positions, which come first and are present; for `present`.
 
     Returns:
       [B, R, C'], of V's type.
@@ -69,19 +124,57 @@ def weighted_sum(
             "a similarity with a softmax"
         )
     if form == "cudnn":
-        return _flash(Q, K, V, scale)
+        return _flash(Q, K, V, scale, present)
+
+    def one_block(Q: Array, K: Array, V: Array) -> Array:
+        if present is None:
+            S = similarities(Q, K, scale)
+            return _sum(weights(S, softmax), V)
+        return _sum_of_parts(Q, K, V, scale, softmax, present, own)
+
     if form == "plain" or Q.shape[1] <= block:
-        return _plain(Q, K, V, scale, softmax)
-    return _in_blocks(Q, K, V, scale, softmax, block)
+        return one_block(Q, K, V)
+    return _in_blocks(one_block, Q, K, V, block)
 
 
-def _plain(Q: Array, K: Array, V: Array, scale: Array | float, softmax: bool) -> Array:
-    P = weights(similarities(Q, K, scale), softmax)
+def _sum(P: Array, V: Array) -> Array:
     return jnp.einsum("brt,btc->brc", P.astype(V.dtype), V)
 
 
+def _sum_of_parts(
+    Q: Array,
+    K: Array,
+    V: Array,
+    scale: Array | float,
+    softmax: bool,
+    present: Array,
+    own: int,
+) -> Array:
+    """Computes Z from the own positions and from those of references."""
+    S = similarities(Q, K[:, :own], scale)
+    Z = _sum(weights(S, softmax), V[:, :own]).astype(jnp.float32)
+    others = present[:, own:]
+    S_others = mask_absent(similarities(Q, K[:, own:], scale), others)
+    if softmax:
+        Z_others = _sum(weights(S_others, softmax), V[:, own:]).astype(jnp.float32)
+        logs = (jax.nn.logsumexp(s, axis=-1, keepdims=True) for s in (S, S_others))
+        first, second = logs
+        share = jax.nn.sigmoid(second - first)  # Zero if all references are absent.
+        Z = (1 - share) * Z + share * Z_others
+    else:
+        S_others = jnp.where(others[:, None], S_others, 0.0) / own
+        Z_others = _sum(S_others, V[:, own:]).astype(jnp.float32)
+        count = own + jnp.sum(others, axis=1, dtype=jnp.float32)
+        Z = (Z + Z_others) * (own / count)[:, None, None]
+    return Z.astype(V.dtype)
+
+
 def _in_blocks(
-    Q: Array, K: Array, V: Array, scale: Array | float, softmax: bool, block: int
+    compute: Callable[[Array, Array, Array], Array],
+    Q: Array,
+    K: Array,
+    V: Array,
+    block: int,
 ) -> Array:
     batch, queries, channels = Q.shape
     count = math.ceil(queries / block)
@@ -92,19 +185,23 @@ def _in_blocks(
     K32, V32 = K.astype(jnp.float32), V.astype(jnp.float32)
 
     def one_block(Q: Array) -> Array:
-        return _plain(Q, K32.astype(K.dtype), V32.astype(V.dtype), scale, softmax)
+        return compute(Q, K32.astype(K.dtype), V32.astype(V.dtype))
 
     # prevent_cse: nothing in a loop could be merged with what is recomputed.
     Z = jax.lax.map(jax.checkpoint(one_block, prevent_cse=False), blocks)
     return jnp.moveaxis(Z, 0, 1).reshape(batch, count * size, -1)[:, :queries]
 
 
-def _flash(Q: Array, K: Array, V: Array, scale: Array | float) -> Array:
+def _flash(
+    Q: Array, K: Array, V: Array, scale: Array | float, present: Array | None
+) -> Array:
     Q = (Q.astype(jnp.float32) * scale).astype(Q.dtype)
-    heads = (x[:, :, None] for x in (Q, K, V))
-    return jax.nn.dot_product_attention(*heads, scale=1.0, implementation="cudnn")[
-        :, :, 0
-    ]
+    Q, K, V = (x[:, :, None] for x in (Q, K, V))
+    mask = None if present is None else present[:, None, None]
+    Z = jax.nn.dot_product_attention(
+        Q, K, V, mask=mask, scale=1.0, implementation="cudnn"
+    )
+    return Z[:, :, 0]
 
 
 def _cudnn_supports(Q: Array, V: Array) -> bool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det.models.borrowing import Matching
+from borrow_det.models.matching import Matching
 from borrow_det.ops import losses
 from borrow_det.ops.borrow_targets import BorrowTargets
 

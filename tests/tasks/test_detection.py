@@ -10,8 +10,8 @@ from borrow_det.configs import base
 from borrow_det.data import pipeline, sources
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
-from borrow_det.models import borrowing
 from borrow_det.models import detector as detector_lib
+from borrow_det.models.matching import Matching
 from borrow_det.tasks import detection, detection_evaluator
 
 CANVAS = (96, 128)
@@ -182,7 +182,7 @@ def test_attention_metrics_follow_the_levels_of_the_sources(config, batch):
     P[:, :, 24 + 2] = 1
     task.model = Oracle(examples, 3)
     S, K = 1000 * P, np.stack([np.eye(P.shape[2], dtype=np.float32)] * 3)
-    matching = borrowing.Matching(S, K, 1.0, True, P.shape[1])
+    matching = Matching(S, K, 1.0, True, P.shape[1])
     task.model.predictions = task.model.predictions._replace(matchings={0: matching})
     small = np.zeros_like(batch["box_mask"])
     small[:, 1] = True

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from borrow_det.configs import base
-from borrow_det.models import borrowing, detector
+from borrow_det.models import detector
+from borrow_det.models.matching import Matching
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment
 from borrow_det.ops import boxes as box_ops
@@ -84,7 +85,7 @@ def matching_of(S):
     """The matching whose similarities are S [B, R, T]."""
     batch, queries, positions = S.shape
     K = jnp.broadcast_to(jnp.eye(positions), (batch, positions, positions))
-    return borrowing.Matching(S, K, 1.0, True, queries)
+    return Matching(S, K, 1.0, True, queries)
 
 
 class Parrot:
