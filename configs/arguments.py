@@ -44,6 +44,7 @@ def set_plain_ssd(config: ml_collections.ConfigDict) -> None:
     config.borrow.enabled = False
     config.borrow.context = False
     config.loss.matching = 0.0
+    config.references.kind = "none"  # References serve borrowing only.
 
 
 def _convert(name: str, text: str, default: Any) -> Any:

@@ -18,11 +18,12 @@ from borrow_det.configs import arguments, quickstart
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, references="group", borrow=True)
-    config = quickstart.get_config(f"borrow={args.borrow}")
+    config = quickstart.get_config()
     config.dataset.name = "scale_pairs_clips"
+    config.references.kind = args.references
     # Two of the other five frames lack the large discs: one of three has them.
     config.references.count = 3
     config.references.field = "clip"
-    if args.borrow:
-        config.references.kind = args.references
+    if not args.borrow:
+        arguments.set_plain_ssd(config)
     return config

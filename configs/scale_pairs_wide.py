@@ -19,7 +19,7 @@ from borrow_det.configs import arguments, quickstart
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, references="overview", tiles=True, borrow=True)
-    config = quickstart.get_config(f"borrow={args.borrow}")
+    config = quickstart.get_config()
     config.eval_batch_size = 4  # Each image has 17 views.
     config.dataset.name = "scale_pairs_wide"
     config.dataset.image_size = 576
@@ -35,6 +35,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.augment.tile_whole = 0.25
     config.augment.enabled = config.augment.tile = args.tiles
     config.evaluation.tiles = "auto" if args.tiles else ""
-    if args.tiles and args.borrow:
-        config.references.kind = args.references
+    config.references.kind = args.references if args.tiles else "none"
+    if not args.borrow:
+        arguments.set_plain_ssd(config)
     return config

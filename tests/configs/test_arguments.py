@@ -64,7 +64,7 @@ def test_invalid_arguments_are_errors(arg, message):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_borrow_false_only_disables_borrowing_context_and_matching_loss(name):
+def test_borrow_false_only_disables_borrowing_and_what_serves_it(name):
     full = get_config(name, "borrow=True").to_dict()
     plain = get_config(name, "borrow=False").to_dict()
     assert full["borrow"]["enabled"]

@@ -1,11 +1,19 @@
 """Rows of a sweep file are typed overrides of a base config."""
 
+import functools
 import pathlib
 
 import jax
 import pytest
 
-from borrow_det.configs import arguments, base, folder_narrow, quickstart
+from borrow_det.configs import (
+    arguments,
+    base,
+    folder_narrow,
+    quickstart,
+    scale_pairs_clips,
+    scale_pairs_wide,
+)
 from borrow_det.errors import InputError
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.ablate import sweeps
@@ -111,11 +119,20 @@ SWEPT = {
         for weight in ("0", "0.3", "1", "3")
     ),
     "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
+    "references_clips": ("ssd", "within", "pooling", "group", "no matching loss"),
+    "references_wide": ("ssd", "within", "entire", "pooling", "overview", "no match"),
     "similarity": (
         *("embedded_gaussian", "scaled", "cosine", "cosine, centred", "dot_product"),
         "cosine, centred, matching loss",
     ),
     "source": ("deeper", "deconvolved", "same", "no matching loss"),
+}
+
+# Configs that sweeps are for, if not the quickstart.
+BASES = {
+    "photographs": functools.partial(folder_narrow.get_config, "path=anywhere"),
+    "references_clips": scale_pairs_clips.get_config,
+    "references_wide": scale_pairs_wide.get_config,
 }
 
 
@@ -125,8 +142,7 @@ def test_every_sweep_is_checked():
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_rows_of_a_packaged_sweep_are_valid_and_differ(path):
-    small = folder_narrow.get_config("path=anywhere")
-    config = small if path.stem == "photographs" else quickstart.get_config()
+    config = BASES.get(path.stem, quickstart.get_config)()
     rows = sweeps.load(path, config)
     assert len({row.config.to_json() for row in rows}) == len(rows)
     plain = config.copy_and_resolve_references()
