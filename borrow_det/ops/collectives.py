@@ -19,3 +19,15 @@ def first_row(rows: int) -> Array:
     axes = device_axes()
     place = jax.lax.axis_index(axes) if axes else jnp.zeros((), jnp.int32)
     return rows * place
+
+
+def zeros(like: jax.ShapeDtypeStruct) -> Array:
+    """Returns zeros for the branch of a condition whose other branch is `like`.
+
+    They vary over the same axes of a shard_map, as both branches must.
+    """
+    values = jnp.zeros(like.shape, like.dtype)
+    if not device_axes():
+        return values
+    varying = tuple(like.manual_axis_type.varying)
+    return jax.lax.pcast(values, varying, to="varying")

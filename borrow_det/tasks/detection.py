@@ -20,6 +20,7 @@ from borrow_det.models.layers import PixelStatistics
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, borrow_targets, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
+from borrow_det.tasks import detection_views
 from borrow_det.tasks.task import init_variables
 
 
@@ -37,7 +38,7 @@ class DetectionExamples(NamedTuple):
 class DetectionPrediction(NamedTuple):
     """The output of `predict`; every leaf has the batch as its leading axis."""
 
-    found: nms.NmsOutput
+    found: nms.NmsOutput  # By view, [B, V, K], with evaluation.tiles.
     attention: dict[int, borrowing.AttentionSums]  # By level that borrows.
 
 
@@ -63,6 +64,8 @@ class DetectionTask:
             "loss.best_anchor", config.loss.best_anchor, assignment.BEST_ANCHOR
         )
         check_choice("loss.ignored", config.loss.ignored, assignment.IGNORED)
+        if config.evaluation.tiles:
+            self.predict_fields = (*self.predict_fields, "views", "view_mask")
         self.model = detector.build_borrow_net(config, num_classes)
         self.input_size = tuple(config.input_size)
         self.anchors = anchor_ops.make_anchors(config.anchors, self.input_size)
@@ -238,20 +241,45 @@ class DetectionTask:
         return {"positives_per_image": totals["positives"] / self.config.batch_size}
 
     def predict(self, variables: dict, batch: dict[str, Array]) -> DetectionPrediction:
-        """Returns detections, and the attention of the annotated small objects."""
-        predictions = self.forward(variables, batch["image"], batch["image_size"])
+        """Returns detections, and the attention of the annotated small objects.
+
+        With evaluation.tiles the detections are those of each view.
+        """
         objects = borrowing.ImageObjects(
             batch["boxes"],
             batch["labels"],
             batch["box_mask"] & ~batch["ignore"],
             batch["small"],
         )
+
+        def predict(pixels: Array, objects: borrowing.ImageObjects) -> tuple:
+            return self._predict_inputs(variables, pixels, objects)
+
+        tiled = bool(self.config.evaluation.tiles)
+        # A single view is the entire image.
+        if tiled and batch["views"].shape[1] > 1:
+            return DetectionPrediction(
+                *detection_views.predict_views(predict, batch, objects, self.input_size)
+            )
+        image, image_size = batch["image"], batch["image_size"]
+        pixels = augment.resize_batch(image, image_size, self.input_size)
+        found, attention = predict(pixels, objects)
+        if tiled:
+            found = jax.tree.map(lambda x: x[:, None], found)
+        return DetectionPrediction(found, attention)
+
+    def _predict_inputs(
+        self, variables: dict, pixels: Array, objects: borrowing.ImageObjects
+    ) -> detection_views.Prediction:
+        """Returns detections and attention of inputs float32 [B, h, w, 3]."""
+        predictions = self.model.apply(variables, pixels, train=False)
+        assert isinstance(predictions, detector.Predictions)
         # Summed on the device: a level's scores are thousands of times larger.
         attention = {
             n: self._attention(n, matching.scores, objects)
             for n, matching in predictions.matchings.items()
         }
-        return DetectionPrediction(self.decode(predictions), attention)
+        return self.decode(predictions), attention
 
     def _attention(
         self, n: int, P: Array, objects: borrowing.ImageObjects

@@ -23,6 +23,7 @@ from borrow_det.evaluation.coco_values import Id
 from borrow_det.models.borrowing import source_levels
 from borrow_det.tasks import detection_pictures
 from borrow_det.tasks.detection import DetectionPrediction
+from borrow_det.tasks.evaluation_tiles import EvaluationTiles, detected
 from borrow_det.tasks.task import Figures
 from borrow_det.visualization import annotate, tables
 
@@ -57,6 +58,7 @@ class DetectionEvaluator:
         self._images = {
             image.get("batch_id", image["id"]): image for image in self.truth["images"]
         }
+        self._tiles = EvaluationTiles.of(config)
 
     @staticmethod
     def open_splits(
@@ -145,7 +147,14 @@ class DetectionEvaluator:
         unit = self.config.dataset.max_boxes or rows.room_for(most)
         row = rows.BoxesRow.of(self.split, self.config.dataset)
         row = dataclasses.replace(row, max_boxes=max(1, -(-most // unit)) * unit)
-        return EvalRow(row, area_size(self.config))
+        return EvalRow(row, area_size(self.config), self._tiles, self._most_views())
+
+    def _most_views(self) -> int:
+        """Returns the largest number of views of an image; 0 without tiles."""
+        if self._tiles is None:
+            return 0
+        sizes = {(image["height"], image["width"]) for image in self.truth["images"]}
+        return max(len(self._tiles.views(size)[0]) for size in sizes)
 
     def batches(
         self, process_index: int = 0, process_count: int = 1
@@ -156,17 +165,16 @@ class DetectionEvaluator:
         )
 
     def results(self, image_id: int, prediction: DetectionPrediction) -> list[dict]:
-        """Returns one image's detections in COCO's results format."""
+        """Returns one image's detections in COCO's results format.
+
+        Those of several views are merged.
+        """
         found = prediction.found
-        kept = np.asarray(found.mask)
         image = self._images[image_id]
+        size = image["height"], image["width"]
+        parts = detected(found) if not self._tiles else self._tiles.merge(found, size)
         return coco_results(
-            image["id"],
-            np.array([image["height"], image["width"]]),
-            np.asarray(found.boxes)[kept],
-            np.asarray(found.scores)[kept],
-            np.asarray(found.labels)[kept],
-            self.split.category_ids,
+            image["id"], np.array(size), *parts, category_ids=self.split.category_ids
         )
 
     def observe(
@@ -238,24 +246,31 @@ class EvalRow:
     Attributes:
       boxes_row: makes a row of training, with room for all boxes of the split.
       size: (height, width) in whose pixels areas are measured; None: the image's own.
+      tiles: splits the image into views; None: the entire image only.
+      most_views: V, the largest number of views of an image of the split.
     """
 
     boxes_row: rows.BoxesRow
     size: tuple[int, int] | None
+    tiles: EvaluationTiles | None = None
+    most_views: int = 0
 
     def __call__(self, record: dict) -> dict[str, np.ndarray]:
-        """Returns a training row without its counts, and `small`, bool [G].
+        """Returns a training row without its counts, and fields of the evaluation.
 
-        `small` marks objects of COCO's small area range.
+        `small`, bool [G], marks objects of COCO's small area range. With tiles,
+        `views` and `view_mask` are those of `EvaluationTiles.row`.
         """
         row = self.boxes_row(record)
         del row["cut_boxes"], row["bad_boxes"]  # Counted in training only.
         area = record["area"].astype(np.float64)
+        own = record["height"], record["width"]
         if self.size:
-            own = record["height"], record["width"]
             area = average_precision.area_in(area, own, self.size)
         small = np.zeros_like(row["box_mask"])
         small[row["box_mask"]] = average_precision.is_small(area)
+        if self.tiles is not None:
+            row |= self.tiles.row(own, self.most_views)
         return {**row, "small": small}
 
 

@@ -36,15 +36,46 @@ def read_window(
     (height, width), (canvas_height, canvas_width, _) = input_size, image.shape
     rows, row_cover = _weights(window[0], window[2], size[0], canvas_height, height)
     columns, column_cover = _weights(window[1], window[3], size[1], canvas_width, width)
+    pixels = _resample(image, rows, columns)
+    return pixels, row_cover[:, None] * column_cover[None, :]
+
+
+def read_part(
+    image: Array, corner: Array, size: Array, input_size: tuple[int, int]
+) -> Array:
+    """Resamples a part of an image as if it were an image of its own.
+
+    Pixels beside the part have no influence, unlike in `read_window`.
+
+    Args:
+      image: uint8 [Hc, Wc, 3], the image at the top left of its canvas.
+      corner: int32 [2], the part's first row and column.
+      size: int32 [2], height and width of the part in pixels.
+      input_size: (height, width) of the result in pixels.
+
+    Returns:
+      float32 [3, h, w] in [0, 255].
+    """
+    first, extent = corner.astype(jnp.float32), size.astype(jnp.float32)
+    start, end = jnp.zeros((), jnp.float32), jnp.ones((), jnp.float32)
+    rows, columns = (
+        _weights(start, end, extent[axis], image.shape[axis], length, first[axis])[0]
+        for axis, length in enumerate(input_size)
+    )
+    return _resample(image, rows, columns)
+
+
+def _resample(image: Array, rows: Array, columns: Array) -> Array:
+    """Returns the products [3, h, w] of an image and weights [h, Hc] and [w, Wc]."""
+    canvas_height, canvas_width, _ = image.shape
+    height, width = rows.shape[0], columns.shape[0]
     # The default precision of a GPU would round pixels to 10 bits between the products.
     product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     pixels = image.astype(jnp.float32)
     # The product that shrinks the image more comes first, so that less is left to do.
     if height * canvas_width <= canvas_height * width:
-        pixels = product("ywc,xw->cyx", product("hwc,yh->ywc", pixels, rows), columns)
-    else:
-        pixels = product("hxc,yh->cyx", product("hwc,xw->hxc", pixels, columns), rows)
-    return pixels, row_cover[:, None] * column_cover[None, :]
+        return product("ywc,xw->cyx", product("hwc,yh->ywc", pixels, rows), columns)
+    return product("hxc,yh->cyx", product("hwc,xw->hxc", pixels, columns), rows)
 
 
 def move_boxes(
@@ -88,7 +119,12 @@ def contains_center(windows: Array, boxes: Array) -> Array:
 
 
 def _weights(
-    start: Array, end: Array, size: Array, canvas: int, length: int
+    start: Array,
+    end: Array,
+    size: Array,
+    canvas: int,
+    length: int,
+    first: Array | None = None,
 ) -> tuple[Array, Array]:
     """Returns the weights of canvas pixels in output pixels along one axis.
 
@@ -101,6 +137,7 @@ def _weights(
       size: size of the image in pixels, float32.
       canvas: size of the canvas in pixels.
       length: size of the output in pixels.
+      first: the canvas pixel that the image begins at; None for the first.
 
     Returns:
       (weights [length, canvas], which sum to 1 over the canvas for output pixels on the
@@ -110,8 +147,12 @@ def _weights(
     centers = start * size + (jnp.arange(length, dtype=jnp.float32) + 0.5) * step
     span = jnp.maximum(jnp.abs(step), 1e-6)
     pixels = jnp.arange(canvas, dtype=jnp.float32) + 0.5
+    inside = pixels[None, :] < size
+    if first is not None:
+        pixels -= first
+        inside = (pixels[None, :] > 0) & (pixels[None, :] < size)
     distance = jnp.abs(centers[:, None] - pixels[None, :]) / jnp.maximum(span, 1)
-    weights = jnp.where(pixels[None, :] < size, jnp.maximum(1 - distance, 0), 0)
+    weights = jnp.where(inside, jnp.maximum(1 - distance, 0), 0)
     weights = weights / jnp.maximum(jnp.sum(weights, axis=1, keepdims=True), 1e-6)
     low, high = centers - span / 2, centers + span / 2
     covered = jnp.minimum(high, size) - jnp.maximum(low, 0)

@@ -66,10 +66,24 @@ def to_canvas(
 
 def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     """Shrinks an image that is larger than the canvas, by averaging over areas."""
-    height, width = image.shape[:2]
+    height, width = size_on_canvas(image.shape[:2], canvas)
+    if (height, width) == image.shape[:2]:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def size_on_canvas(size: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+    """Returns the (height, width) of an image after `to_canvas`, in pixels.
+
+    Args:
+      size: (height, width) of the image.
+      canvas: (height, width) of the canvas.
+    """
+    height, width = size
     scale = min(canvas[0] / height, canvas[1] / width)
     if scale >= 1:
-        return image
-    new_height = min(max(round(height * scale), 1), canvas[0])
-    new_width = min(max(round(width * scale), 1), canvas[1])
-    return cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_AREA)
+        return height, width
+    return (
+        min(max(round(height * scale), 1), canvas[0]),
+        min(max(round(width * scale), 1), canvas[1]),
+    )

@@ -1,0 +1,112 @@
+"""Views of the images of an evaluation, and their detections merged on the host."""
+
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from borrow_det.data.images.decode import size_on_canvas
+from borrow_det.data.rows import Row
+from borrow_det.ops.nms import NmsOutput
+from borrow_det.tiling import merging
+from borrow_det.tiling.merging import ViewDetections
+from borrow_det.tiling.views import Tiles, make_tiles
+
+
+def detected(found: NmsOutput) -> ViewDetections:
+    """Returns the detections of one image or view, without padding."""
+    kept = np.asarray(found.mask)
+    parts = (found.boxes, found.scores, found.labels)
+    return ViewDetections(*(np.asarray(part)[kept] for part in parts))
+
+
+class EvaluationTiles(NamedTuple):
+    """The rule of `evaluation.tiles`, applied to images on the canvas.
+
+    Attributes:
+      rule: splits images into views.
+      canvas: (height, width) of the canvas in pixels. A larger image is shrunk to it,
+        and views are those of the shrunk image.
+      full_resolution: (height, width) of the largest view that is not shrunk.
+      iou: nms.iou; boxes of two views with a larger IoU are the same object.
+      max_total: nms.max_total, the number of detections of an image.
+    """
+
+    rule: Tiles
+    canvas: tuple[int, int]
+    full_resolution: tuple[int, int]
+    iou: float
+    max_total: int
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict) -> "EvaluationTiles | None":
+        """Makes the rule of a run's configuration; None for entire images only.
+
+        Raises:
+          InputError: evaluation.tiles has a wrong value.
+        """
+        settings = config.evaluation
+        if not settings.tiles:
+            return None
+        height, width = config.dataset.canvas
+        input_height, input_width = config.input_size
+        return cls(
+            make_tiles(
+                settings.tiles, overlap=settings.tile_overlap, prefix="evaluation."
+            ),
+            (height, width),
+            (min(height, input_height), min(width, input_width)),
+            config.nms.iou,
+            config.nms.max_total,
+        )
+
+    def views(self, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the views of an image and its size on the canvas.
+
+        Args:
+          image_size: (height, width) of the original image in pixels.
+
+        Returns:
+          int [v, 4] in pixels of the canvas; int [2], (height, width).
+        """
+        size = size_on_canvas(image_size, self.canvas)
+        return self.rule.views(size, self.full_resolution), np.array(size)
+
+    def row(self, image_size: tuple[int, int], room: int) -> Row:
+        """Returns the fields of an image's row that its views add.
+
+        Args:
+          image_size: (height, width) of the original image in pixels.
+          room: V, the largest number of views of an image.
+
+        Returns:
+          `views` float32 [V, 4], normalized to the image, and `view_mask` bool [V].
+        """
+        windows, size = self.views(image_size)
+        views = np.zeros((room, 4), np.float32)
+        views[: len(windows)] = windows / np.tile(size, 2)
+        return {"views": views, "view_mask": np.arange(room) < len(windows)}
+
+    def merge(self, found: NmsOutput, image_size: tuple[int, int]) -> ViewDetections:
+        """Merges the detections in the views of an image; see `merging.merge`.
+
+        Args:
+          found: detections of each view, [V, K], in boxes normalized to the view.
+          image_size: (height, width) of the original image in pixels.
+
+        Returns:
+          The detections, best first and at most `max_total`, in boxes normalized to
+          the image.
+        """
+        windows, size = self.views(image_size)
+        count = len(windows)
+        views = [detected(NmsOutput(*(x[i] for x in found))) for i in range(count)]
+        if count == 1:
+            return views[0]
+        for i, (low, high) in enumerate(windows.reshape(-1, 2, 2)):
+            boxes = views[i].boxes.astype(float) * np.tile(high - low, 2)
+            views[i] = views[i]._replace(boxes=boxes + np.tile(low, 2))
+        height, width = map(int, size)
+        merged = merging.merge(views, windows, (height, width), self.iou)
+        boxes, *others = (part[: self.max_total] for part in merged)
+        return ViewDetections(boxes / np.tile(size, 2), *others)
