@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from borrow_det.data import sources
 from borrow_det.data.datasets.opened import Record
+from borrow_det.data.reference_rows import ReferencesRow
 from borrow_det.data.rows import BoxesRow, ImageRow, MakeRow, Row
 from borrow_det.errors import InputError
 
@@ -120,7 +121,7 @@ def train_dataset(
     config: ml_collections.ConfigDict,
     process_index: int = 0,
     process_count: int = 1,
-    make_row: MakeRow | None = None,
+    make_row: MakeRow | ReferencesRow | None = None,
 ) -> grain.MapDataset:
     """Returns the rows of this process in every training batch: dataset[step].
 
@@ -133,19 +134,19 @@ def train_dataset(
     if make_row is None:
         assert isinstance(split, sources.Split), "other examples have other rows"
         make_row = BoxesRow.of(split, config.dataset)
+    if isinstance(make_row, ReferencesRow):
+        # The same order, by index. Each draw is a function of seed and global index.
+        order = grain.MapDataset.range(len(split)).seed(config.seed).shuffle().repeat()
+        rows = order.random_map(make_row.draw)
+    else:
+        order = grain.MapDataset.source(split).seed(config.seed).shuffle().repeat()
+        rows = order.map(make_row)
     # Batches have the size of a process, and the slice comes after them: in step s,
     # process p has rows [p B/P, (p+1) B/P) of a global batch that does not depend on
     # the number P of processes.
-    return (
-        grain.MapDataset.source(split)
-        .seed(config.seed)
-        .shuffle()
-        .repeat()
-        .map(make_row)
-        # An endless sequence has no remainder. Without the option, Grain divides its
-        # length in floats, which overflows for batches of one.
-        .batch(batch_size, drop_remainder=True)[process_index::process_count]
-    )
+    # An endless sequence has no remainder. Without the option, Grain divides its length
+    # in floats, which overflows for batches of one.
+    return rows.batch(batch_size, drop_remainder=True)[process_index::process_count]
 
 
 def train_batches(
@@ -154,7 +155,7 @@ def train_batches(
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-    make_row: MakeRow | None = None,
+    make_row: MakeRow | ReferencesRow | None = None,
 ) -> Batches:
     """Yields the training batches of steps start_step, start_step + 1, ... without end.
 
@@ -165,7 +166,8 @@ def train_batches(
         without interruption.
       process_index: index of this process.
       process_count: number of processes; each gets batch_size / process_count rows.
-      make_row: function from a record to a row of a batch; None for rows of detection.
+      make_row: function from a record to a row of a batch, which may have references;
+        None for rows of detection.
 
     Returns:
       An iterator. Batches of detection have
@@ -179,6 +181,7 @@ def train_batches(
         ignore: bool [B, G], true for crowds and difficult objects.
         image_id: int64 [B].
         mask: bool [B], true; false on rows that pad an evaluation.
+      `ReferencesRow` has the fields of references.
 
     Raises:
       InputError: a field of the configuration is invalid; or, while iterating, an image
@@ -194,7 +197,7 @@ def eval_batches(
     config: ml_collections.ConfigDict,
     process_index: int = 0,
     process_count: int = 1,
-    make_row: MakeRow | None = None,
+    make_row: MakeRow | ReferencesRow | None = None,
 ) -> Batches:
     """Yields every image of a split once, in order, in batches of eval_batch_size.
 
@@ -286,15 +289,21 @@ class _EvalRow:
     """
 
     split: Examples
-    make_row: MakeRow
+    make_row: MakeRow | ReferencesRow
 
     def __call__(self, index: int) -> Row:
         if index < len(self.split):
-            return self.make_row(self.split[index])
-        row = {n: np.zeros_like(v) for n, v in self.make_row(self.split[0]).items()}
+            return self._row(index)
+        row = {name: np.zeros_like(value) for name, value in self._row(0).items()}
         # Padding is resized like images, which needs a size other than (0, 0).
-        row["image_size"][:] = row["image"].shape[:2]
+        for name in row.keys() & {"image_size", "reference_size"}:
+            row[name][:] = row["image"].shape[:2]
         return row
+
+    def _row(self, index: int) -> Row:
+        if isinstance(self.make_row, ReferencesRow):
+            return self.make_row(index)
+        return self.make_row(self.split[index])
 
 
 def _share(batch_size: int, process_count: int, field: str) -> int:

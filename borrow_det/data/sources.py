@@ -95,6 +95,14 @@ class Split:
         split = self.without_images()
         return np.array([len(split[i]["boxes"]) for i in range(len(split))], int)
 
+    @functools.cached_property
+    def descriptions(self) -> list[dict[str, Any]]:
+        """Name, size and other fields of the images; reads all annotations once."""
+        names = ("file_name", "height", "width", "fields")
+        split = self.without_images()
+        records = (split[i] for i in range(len(split)))
+        return [{name: record[name] for name in names} for record in records]
+
     def with_classes(
         self, names: tuple[str, ...], category_ids: tuple[Id, ...]
     ) -> "Split":

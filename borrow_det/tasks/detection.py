@@ -12,6 +12,8 @@ from jax import Array
 
 from borrow_det.data import rows, sources
 from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation import references
+from borrow_det.data.reference_rows import ReferencesRow, with_references
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing
 from borrow_det.models import detector
@@ -64,6 +66,8 @@ class DetectionTask:
             "loss.best_anchor", config.loss.best_anchor, assignment.BEST_ANCHOR
         )
         check_choice("loss.ignored", config.loss.ignored, assignment.IGNORED)
+        if config.references.kind == "group":
+            self.predict_fields = (*self.predict_fields, *references.FIELDS)
         if config.evaluation.tiles:
             self.predict_fields = (*self.predict_fields, "views", "view_mask")
         self.model = detector.build_borrow_net(config, num_classes)
@@ -73,9 +77,10 @@ class DetectionTask:
             self.input_size, config.anchors.strides
         )
 
-    def train_row(self, split: sources.Split) -> rows.BoxesRow:
-        """Returns the function that makes rows with boxes from records of a split."""
-        return rows.BoxesRow.of(split, self.config.dataset)
+    def train_row(self, split: sources.Split) -> rows.MakeRow | ReferencesRow:
+        """Returns the function that makes rows of training batches of this split."""
+        row = rows.BoxesRow.of(split, self.config.dataset)
+        return with_references(split, self.config, row, row)
 
     def init(self, key: Array) -> dict:
         """Returns initial variables {params, batch_stats}; jit-able."""

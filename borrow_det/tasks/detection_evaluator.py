@@ -9,8 +9,9 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from borrow_det.data import learnable, pipeline, rows, sources
+from borrow_det.data import groups, learnable, native_scale, pipeline, rows, sources
 from borrow_det.data.images import decode
+from borrow_det.data.reference_rows import with_references
 from borrow_det.errors import InputError
 from borrow_det.evaluation import (
     analysis,
@@ -85,17 +86,29 @@ class DetectionEvaluator:
         split: sources.Split, config: ml_collections.ConfigDict
     ) -> tuple[dict[str, int], list[str]]:
         """Reads all boxes of the split; see `pipeline.check_training_data`."""
-        objects = learnable.LearnableObjects(config)
+        found = groups.reference_groups(split, config)
+        objects = learnable.LearnableObjects(config, found)
         counts = pipeline.check_training_data(split, config, objects.observe)
-        return counts, objects.notices(split)
+        notices = [*groups.notices(split, found), *objects.notices(split)]
+        if config.augment.tile:
+            sizes = [(i["height"], i["width"]) for i in split.descriptions]
+            notices += native_scale.notices(split.name, np.array(sizes), config)
+        return counts, notices
 
     def notices(self) -> list[str]:
-        """Returns a line if the split has no object that counts."""
+        """Returns lines about objects that count, about groups and about the canvas."""
+        name = self.split.name
+        found = groups.reference_groups(self.split, self.config)
+        notices = groups.notices(self.split, found)
+        if self.config.evaluation.tiles:
+            sizes = [(i["height"], i["width"]) for i in self.truth["images"]]
+            notices += native_scale.notices(name, np.array(sizes), self.config)
         annotations = self.truth["annotations"]
         if not all(map(average_precision.is_ignored, annotations)):
-            return []
+            return notices
         why = "all are crowds, difficult or ignored" if annotations else "it has none"
-        return [f"{self.split.name} has no object to find ({why}): its AP is undefined"]
+        lacking = f"{name} has no object to find ({why}): its AP is undefined"
+        return [*notices, lacking]
 
     @staticmethod
     def compare(
@@ -160,8 +173,9 @@ class DetectionEvaluator:
         self, process_index: int = 0, process_count: int = 1
     ) -> pipeline.Batches:
         """Yields the split's images with their boxes; see `Evaluator.batches`."""
+        row = with_references(self.split, self.config, self.row, self.row.boxes_row)
         return pipeline.eval_batches(
-            self.split, self.config, process_index, process_count, make_row=self.row
+            self.split, self.config, process_index, process_count, make_row=row
         )
 
     def results(self, image_id: int, prediction: DetectionPrediction) -> list[dict]:

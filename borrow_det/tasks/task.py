@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from borrow_det.data.pipeline import Batches
+from borrow_det.data.reference_rows import ReferencesRow
 from borrow_det.data.rows import MakeRow
 
 
@@ -48,7 +49,7 @@ class Task(Protocol):
 
     def __init__(self, config: ml_collections.ConfigDict, num_classes: int): ...
 
-    def train_row(self, split: Any) -> MakeRow:
+    def train_row(self, split: Any) -> MakeRow | ReferencesRow:
         """Returns the function that makes rows of training batches of this split."""
 
     def init(self, key: Array) -> dict:

@@ -19,7 +19,7 @@ from borrow_det.data.augmentation.resampling import (
 )
 
 # Fields of a batch with N references of an image, from those of the image.
-_OF_IMAGE = {
+OF_IMAGE = {
     "reference_image": "image",
     "reference_size": "image_size",
     "reference_boxes": "boxes",
@@ -28,12 +28,12 @@ _OF_IMAGE = {
     "reference_ignore": "ignore",
 }
 # All fields with references: those above, and which references there are, bool [B, N].
-FIELDS = (*_OF_IMAGE, "reference_mask")
+FIELDS = (*OF_IMAGE, "reference_mask")
 
 
 def with_overview(batch: dict[str, Array]) -> dict[str, Array]:
     """Adds each image of a batch as its own, only reference (N = 1)."""
-    own = {name: batch[source][:, None] for name, source in _OF_IMAGE.items()}
+    own = {name: batch[source][:, None] for name, source in OF_IMAGE.items()}
     mask = jnp.ones((batch["image"].shape[0], 1), jnp.bool_)
     return {**batch, **own, "reference_mask": mask}
 
