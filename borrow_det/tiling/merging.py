@@ -21,6 +21,18 @@ _ALIKE = 0.35
 _SECOND = 0.5  # Unlikely boxes are found around every object.
 
 
+class _Overlaps(NamedTuple):
+    """IoU of all pairs of n boxes, float [n, n]."""
+
+    entire: np.ndarray
+    shared: np.ndarray  # Both are clipped to the area that their views share.
+
+    def of(self, indices: np.ndarray) -> "_Overlaps":
+        """Returns the overlaps of some of the boxes with one another."""
+        chosen = np.ix_(indices, indices)
+        return _Overlaps(self.entire[chosen], self.shared[chosen])
+
+
 class ViewDetections(NamedTuple):
     """The n detections of one view of an image."""
 
@@ -116,15 +128,15 @@ def _merge_class(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Applies steps 1 to 4 of `merge` to the boxes of one class, best first."""
     uncut = np.flatnonzero(~cut.any(axis=1))
-    overlaps = box_ops.iou(boxes, boxes)
-    same = overlaps > iou
+    overlaps = _overlaps(boxes, box_windows)
+    same = overlaps.entire > iou
     same |= _nested_duplicates(boxes, overlaps, scores, box_windows, cut, iou)
     uncut = uncut[_suppress(same[np.ix_(uncut, uncut)])]
     kept_boxes, kept_scores = boxes[uncut].copy(), scores[uncut].copy()
     unmatched = []
     for part in np.flatnonzero(cut.any(axis=1)):
         own = box_windows[part]
-        overlap = _shared_iou(boxes[part], own, kept_boxes, box_windows[uncut])
+        overlap = overlaps.shared[part, uncut]
         same = overlap > iou
         if not same.any():
             same = _contains_part(kept_boxes, boxes[part], own, cut[part])
@@ -135,12 +147,13 @@ def _merge_class(
         else:
             unmatched.append(part)
     parts = np.array(unmatched, int)
-    joined = _join(boxes[parts], scores[parts], box_windows[parts], cut[parts], iou)
+    groups = _joined(overlaps.of(parts).shared, box_windows[parts], iou)
+    joined = _join(boxes[parts], scores[parts], box_windows[parts], cut[parts], groups)
     kept_boxes = np.concatenate([kept_boxes, joined[0]])
     kept_scores = np.concatenate([kept_scores, joined[1]])
     order = np.argsort(-kept_scores, kind="stable")
     ordered = kept_boxes[order]
-    order = order[_suppress(box_ops.iou(ordered, ordered) > iou)]
+    order = order[_suppress(_iou(ordered) > iou)]
     return kept_boxes[order], kept_scores[order]
 
 
@@ -149,10 +162,9 @@ def _join(
     scores: np.ndarray,
     box_windows: np.ndarray,
     cut: np.ndarray,
-    iou: float,
+    groups: Sequence[Sequence[int]],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Applies step 3 of `merge`: returns the boxes around parts, and their scores."""
-    groups = _joined(boxes, box_windows, iou)
     around = np.array(
         [[*boxes[g, :2].min(axis=0), *boxes[g, 2:].max(axis=0)] for g in groups]
     ).reshape(-1, 4)
@@ -174,9 +186,40 @@ def _join(
     return around[kept], best[kept]
 
 
+def _overlaps(boxes: np.ndarray, box_windows: np.ndarray) -> _Overlaps:
+    """Returns the overlaps of all pairs of boxes."""
+    entire = _iou(boxes)
+    # Few pairs overlap, and the others do not overlap in any area.
+    pairs = np.nonzero(entire)
+    shared = np.zeros_like(entire)
+    ours, theirs = (boxes[i] for i in pairs)
+    our_window, their_window = (box_windows[i] for i in pairs)
+    low = np.maximum(our_window[:, :2], their_window[:, :2])
+    high = np.minimum(our_window[:, 2:], their_window[:, 2:])
+    shared[pairs] = _iou_of_pairs(_clip(ours, low, high), _clip(theirs, low, high))
+    return _Overlaps(entire, shared)
+
+
+def _iou(boxes: np.ndarray) -> np.ndarray:
+    """Returns the IoU of all pairs of boxes, float [n, n]."""
+    y_min, x_min, y_max, x_max = boxes.T
+    meet = y_min[:, None] < y_max
+    meet &= meet.T
+    meet &= (x_min[:, None] < x_max) & (x_min < x_max[:, None])
+    pairs = np.nonzero(meet)
+    overlaps = np.zeros(meet.shape)
+    overlaps[pairs] = _iou_of_pairs(*(boxes[i] for i in pairs))
+    return overlaps
+
+
+def _iou_of_pairs(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Returns the IoU of each box with the other at its place, float [n]."""
+    return box_ops.iou(boxes[:, None], others[:, None])[:, 0, 0]
+
+
 def _nested_duplicates(
     boxes: np.ndarray,
-    overlaps: np.ndarray,
+    overlaps: _Overlaps,
     scores: np.ndarray,
     box_windows: np.ndarray,
     cut: np.ndarray,
@@ -184,24 +227,22 @@ def _nested_duplicates(
 ) -> np.ndarray:
     """Marks pairs of complete boxes of an object, one inside the other, bool [n, n].
 
-    `overlaps` are the IoUs of the boxes, [n, n].
+    Pairs with a larger IoU than `iou`, which are of one object anyway, are not marked.
     """
     areas = box_ops.area(boxes)
-    marked = box_ops.intersection(boxes, boxes) >= _INSIDE * np.minimum(
-        areas[:, None], areas
-    )
-    marked &= overlaps >= _ALIKE
-    same_view = (box_windows[:, None] == box_windows).all(axis=2)
+    alike = (overlaps.entire >= _ALIKE) & (overlaps.entire <= iou)
     complete = ~np.any(cut, axis=1, keepdims=True)
-    marked &= ~same_view & complete & complete.T
+    marked = np.zeros_like(alike)
+    pairs = one, other = np.nonzero(alike & complete & complete.T)
+    common = box_ops.intersection(boxes[one][:, None], boxes[other][:, None])[:, 0, 0]
+    marked[pairs] = common >= _INSIDE * np.minimum(areas[one], areas[other])
+    marked[pairs] &= np.any(box_windows[one] != box_windows[other], axis=1)
     for one, other in np.argwhere(marked):
         least = _SECOND * min(scores[one], scores[other])
-        seconds = np.flatnonzero(same_view[one] & (scores >= least))
-        seconds = seconds[seconds != one]
-        overlap = _shared_iou(
-            boxes[other], box_windows[other], boxes[seconds], box_windows[seconds]
-        )
-        if np.any(overlap > iou):  # The view of the one shows the other, too.
+        seconds = np.all(box_windows == box_windows[one], axis=1) & (scores >= least)
+        seconds[one] = False
+        # The view of the one shows the other, too.
+        if np.any(overlaps.shared[other, seconds] > iou):
             marked[one, other] = marked[other, one] = False
     return marked
 
@@ -228,47 +269,39 @@ def _contains_part(
     return inside & np.any(alike[:, ::-1] & (cut[:2] | cut[2:]), axis=1)
 
 
-def _joined(boxes: np.ndarray, box_windows: np.ndarray, iou: float) -> list[list[int]]:
+def _joined(shared: np.ndarray, box_windows: np.ndarray, iou: float) -> list[list[int]]:
     """Groups the parts of one object: lists of indices, at most one part per view.
 
     A group grows from its best part: every other view adds the part that overlaps a
     member most, and that part adds its own neighbors.
+
+    Args:
+      shared: see `_Overlaps`.
+      box_windows: float [n, 4], the view of each part.
+      iou: smallest overlap of neighbors.
     """
-    free = np.ones(len(boxes), bool)
+    views = [tuple(window) for window in box_windows]
+    free = np.ones(len(views), bool)
     groups = []
-    for seed in range(len(boxes)):
+    for seed in range(len(views)):
         if not free[seed]:
             continue
         group = []
         waiting = [seed]
         free[seed] = False
-        seen = {tuple(box_windows[seed])}
+        seen = {views[seed]}
         while waiting:
             member = waiting.pop()
             group.append(member)
-            overlap = _shared_iou(
-                boxes[member], box_windows[member], boxes, box_windows
-            )
-            for other in np.argsort(-overlap, kind="stable"):
-                view = tuple(box_windows[other])
-                if overlap[other] <= iou:
-                    break
-                if free[other] and view not in seen:
+            neighbors = np.flatnonzero(shared[member] > iou)
+            order = np.argsort(-shared[member, neighbors], kind="stable")
+            for other in neighbors[order]:
+                if free[other] and views[other] not in seen:
                     free[other] = False
-                    seen.add(view)
+                    seen.add(views[other])
                     waiting.append(int(other))
         groups.append(group)
     return groups
-
-
-def _shared_iou(
-    box: np.ndarray, window: np.ndarray, boxes: np.ndarray, box_windows: np.ndarray
-) -> np.ndarray:
-    """IoU [n] of a box with others, clipped to the area that both windows share."""
-    low = np.maximum(window[:2], box_windows[:, :2])
-    high = np.minimum(window[2:], box_windows[:, 2:])
-    ours, theirs = _clip(box[None], low, high), _clip(boxes, low, high)
-    return box_ops.iou(ours[:, None], theirs[:, None])[:, 0, 0]
 
 
 def _clip(boxes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
