@@ -27,18 +27,22 @@ def is_larger(side: _Sides, other: _Sides, scale: float) -> _Sides:
     return side >= (1 - _SIDE_TOLERANCE) * scale * other
 
 
+class Objects(NamedTuple):
+    """Annotated objects of an image."""
+
+    boxes: Array  # float32 [G, 4], normalized to the network's input.
+    labels: Array  # int32 [G]
+    valid: Array  # bool [G]; other objects neither borrow nor lend.
+
+
 def lenders(boxes: Array, labels: Array, valid: Array, scale: float) -> Array:
     """Finds the lenders of each object: bool [G, G], borrowers by rows.
 
     Lenders are objects of the same class whose side is at least `scale` times that of
     the borrower. The arguments are those of `borrow_sources`.
     """
-    side = jnp.sqrt(box_ops.area(boxes))
-    larger = is_larger(side[None, :], side[:, None], scale)
-    same = labels[None, :] == labels[:, None]
-    # Without this, an object of no area would be its own lender.
-    sized = (side > 0) & valid
-    return larger & same & sized[None, :] & sized[:, None]
+    objects = Objects(boxes, labels, valid)
+    return _lenders(objects, objects, scale)
 
 
 def borrow_sources(
@@ -59,9 +63,39 @@ def borrow_sources(
     Returns:
       bool [G, T].
     """
-    lends = lenders(boxes, labels, valid, scale)
-    holds = box_ops.contains(boxes, centers)
+    objects = Objects(boxes, labels, valid)
+    return sources_in(objects, objects, centers, scale)
+
+
+def sources_in(
+    borrowers: Objects, others: Objects, centers: Array, scale: float
+) -> Array:
+    """Finds the source positions in another image that objects should borrow from.
+
+    See `borrow_sources`. Sides are compared as shares of the network's input.
+
+    Args:
+      borrowers: objects of the image that borrows.
+      others: objects of the image that lends, such as a reference.
+      centers: float32 [T, 2], `[y, x]` of the source positions in that image.
+      scale: smallest ratio of the lender's side to the borrower's.
+
+    Returns:
+      bool [G, T].
+    """
+    lends = _lenders(borrowers, others, scale)
+    holds = box_ops.contains(others.boxes, centers)
     return (lends.astype(jnp.float32) @ holds.astype(jnp.float32)) > 0
+
+
+def _lenders(borrowers: Objects, others: Objects, scale: float) -> Array:
+    """Returns which of the others lend to which borrowers, bool [G, G']."""
+    # Without `> 0`, an object of no area would be its own lender.
+    own, side = (jnp.sqrt(box_ops.area(x.boxes)) for x in (borrowers, others))
+    larger = is_larger(side[None, :], own[:, None], scale)
+    same = others.labels[None, :] == borrowers.labels[:, None]
+    sized = ((side > 0) & others.valid)[None, :]
+    return larger & same & sized & ((own > 0) & borrowers.valid)[:, None]
 
 
 def descriptor_objects(

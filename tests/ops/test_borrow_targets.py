@@ -77,3 +77,34 @@ def test_twice_the_side_in_pixels_lends_after_normalization():
         assert found.tolist() == [[True], [False]]
         found = sources(boxes, np.zeros(2, int), np.ones(2, bool), centers, 2.001)
         assert not found.any()
+
+
+def test_sources_in_another_image_equal_a_loop():
+    rng = np.random.default_rng(1)
+    centers = rng.uniform(0, 1, (30, 2)).astype(np.float32)
+    small, large = (
+        borrow_targets.Objects(
+            random_boxes(rng, count),
+            rng.integers(0, 2, count).astype(np.int32),
+            rng.uniform(size=count) < 0.8,
+        )
+        for count in (9, 6)
+    )
+    small.boxes[:, 2:] = small.boxes[:, :2] + 0.3 * (
+        small.boxes[:, 2:] - small.boxes[:, :2]
+    )
+    got = jax.jit(borrow_targets.sources_in)(small, large, centers, 2.0)
+    expected = np.zeros((9, 30), bool)
+    for g, borrower in enumerate(small.boxes):
+        for h, lender in enumerate(large.boxes):
+            own, side = (
+                np.sqrt(np.prod(box[2:] - box[:2])) for box in (borrower, lender)
+            )
+            if not (small.valid[g] and large.valid[h] and side >= 2 * own):
+                continue
+            if small.labels[g] == large.labels[h]:
+                for t, center in enumerate(centers):
+                    inside = (lender[:2] <= center) & (center <= lender[2:])
+                    expected[g, t] |= inside.all()
+    np.testing.assert_array_equal(got, expected)
+    assert 0 < expected.sum() < expected.size / 2
