@@ -12,6 +12,7 @@ from borrow_det.data.groups import make_groups
 from borrow_det.data.rows import BoxesRow
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
+from borrow_det.tools.common import synthetic
 
 # Groups of 7, 4, 2 and 1 images, mixed.
 KEYS = "aabacabbaabcad"
@@ -221,3 +222,20 @@ def test_shapes_of_rows_need_no_group(config, own_rows):
     assert {name: v.dtype for name, v in shapes.items()} == {
         name: v.dtype for name, v in made.items()
     }
+
+
+def test_noise_without_data_has_the_fields_of_rows(config, own_rows):
+    noise = synthetic.make_batch(config, classes=2, images=4)
+    config.dataset.max_boxes = 128  # Those of noise without data.
+    (batch,) = batches_of(config, steps=1)
+    assert sorted(noise) == sorted(batch)
+    for name, value in batch.items():
+        assert (noise[name].dtype, noise[name].shape) == (value.dtype, value.shape)
+    # References are other images, with lenders for the small objects.
+    assert noise["reference_mask"].all()
+    assert noise["reference_box_mask"].sum(axis=2).tolist() == [[8, 8]] * 4
+    assert (noise["reference_image"] != noise["image"][:, None]).mean() > 0.9
+    # What runs without references get does not change.
+    config.references.kind, config.dataset.max_boxes = "none", 0
+    without = synthetic.make_batch(config, classes=2, images=4)
+    assert_equal({name: noise[name] for name in without}, without)

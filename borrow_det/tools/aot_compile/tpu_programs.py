@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from borrow_det import evaluate
 from borrow_det.data import pipeline, sources
 from borrow_det.data.datasets import object_crops, records
+from borrow_det.data.reference_rows import with_absent_references
 from borrow_det.distributed import mesh as device_mesh
 from borrow_det.errors import InputError
 from borrow_det.tasks import EVALUATORS
@@ -199,18 +200,24 @@ class TpuProgram:
         config = self._config.copy_and_resolve_references()
         config.batch_size = config.eval_batch_size = 1
         config.dataset.num_workers = 0
+        # The split has a single image, without a group.
+        config.references.kind = "none"
         task, split = self._make_task(config), _one_image(config)
         if self.name == "train":
-            row = task.train_row(split)
-            batches = pipeline.train_batches(split, config, make_row=row)
+            batches = pipeline.train_batches(
+                split, config, make_row=task.train_row(split)
+            )
         else:
             batches = EVALUATORS[config.task](split, config).batches()
         with contextlib.closing(batches):
-            batch = next(batches)
+            row = {name: value[0] for name, value in next(batches).items()}
+        references = self._config.references
+        if references.kind == "group":
+            row = with_absent_references(row, references.count)
         return {
             # Devices have no 64-bit integers unless JAX is configured for them.
-            name: (value.shape[1:], jax.dtypes.canonicalize_dtype(value.dtype))
-            for name, value in batch.items()
+            name: (value.shape, jax.dtypes.canonicalize_dtype(value.dtype))
+            for name, value in row.items()
         }
 
 

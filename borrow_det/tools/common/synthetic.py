@@ -3,6 +3,8 @@
 import ml_collections
 import numpy as np
 
+from borrow_det.data.augmentation.references import OF_IMAGE
+
 # Room for boxes with dataset.max_boxes=0, where no data tells how many there are.
 BOXES_WITHOUT_DATA = 128
 
@@ -13,10 +15,11 @@ def make_batch(
     """Returns a training batch in NumPy arrays, as `data/pipeline.py` makes them.
 
     Pixels are noise and fill the canvas. In each group of four objects of one class two
-    are small and two large, so that each small object has a lender.
+    are small and two large, so that each small object has a lender. References of
+    references.kind=group are noise, too, with the objects of their image.
 
     Args:
-      config: config with `dataset.canvas` and `dataset.max_boxes`.
+      config: config with `dataset.canvas`, `dataset.max_boxes` and `references`.
       classes: number of classes; labels are in [0, classes).
       images: number of images, B.
       objects: number of objects per image, at most `dataset.max_boxes`.
@@ -30,7 +33,7 @@ def make_batch(
     corner = random.uniform(0, 1 - sides[..., None], (*shape, 2))
     boxes = np.concatenate([corner, corner + sides[..., None]], axis=-1)
     labels = random.integers(classes, size=(images, -(-room // 4)))[:, place // 4]
-    return {
+    batch: dict[str, np.ndarray] = {
         "image": random.integers(256, size=(images, *canvas, 3), dtype=np.uint8),
         "image_size": np.full((images, 2), canvas, np.int32),
         "image_id": np.arange(images),
@@ -40,3 +43,19 @@ def make_batch(
         "ignore": np.zeros(shape, bool),
         "mask": np.ones(images, bool),
     }
+    if config.references.kind == "group":
+        batch |= _references(batch, config.references.count, random)
+    return batch
+
+
+def _references(
+    batch: dict[str, np.ndarray], count: int, random: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Returns the fields of `count` references of each image."""
+    fields = {
+        name: np.repeat(batch[source][:, None], count, axis=1)
+        for name, source in OF_IMAGE.items()
+    }
+    shape = fields["reference_image"].shape
+    fields["reference_image"] = random.integers(256, size=shape, dtype=np.uint8)
+    return {**fields, "reference_mask": np.ones(shape[:2], bool)}
