@@ -1,20 +1,6 @@
-"""Metrics of borrowing: attention of small objects, AP with and without a lender.
+"""Metrics of borrowing: the attention of small objects to their lenders.
 
-A small object has an area in COCO's small range and is neither crowd nor difficult. The
-area is in square pixels of the original image or of the network's input
-(`evaluation.area_pixels`). A lender of a small object is another such object of the
-same class in the same image, with at least `scale` times its side (square root of the
-box's area; `evaluation.lender_scale`).
-
-Average precision, for any detector:
-  AP_small_with_lender, AP50_small_with_lender: AP of the small objects that have a
-    lender. COCO's rule for objects outside an area range applies to the others.
-  AP_small_without_lender, AP50_small_without_lender: AP of the small objects that have
-    none. Every false positive counts in both groups, and weighs more in the smaller
-    one. Compare models by each figure, not one group with the other.
-  AR_small_with_lender, AR_small_without_lender: average recall. False positives do not
-    count, so these two may be compared.
-  objects_small_with_lender, objects_small_without_lender: the number of objects.
+Small objects and their lenders are defined in lenders.py.
 
 Attention P [R, T] of a level that borrows. The descriptors of an object are the
 positions whose centers are in its box, or the nearest position if there is none. The
@@ -37,28 +23,33 @@ sum of the row.
     descriptors of an image, in [0, 1). It is 0 if all descriptors attend to the same
     positions, as in global pooling.
   attention/objects: the number of objects behind the `same` figures.
+With N references of an image (config.references) the T source positions are followed by
+those of each reference. Lenders are also objects of references of the same class with
+at least `scale` times the side, both as shares of the network's input; the figures
+above count them. Positions of absent references do not count. In addition,
+  attention/share_references: attention to positions of references.
+  attention/{precision,positions,lift}_references: as those of `same`, for lenders in
+    references only; means over the small objects with a position in one.
 The `same` figures are means over the small objects whose lenders cover at least one
 position. The `other` figures are means over those of them for which larger objects of
 other classes cover a position, too. Entropy and shares are means over all small
 objects, query_dependence is a mean over all images. `attention/levelN/...` (levels
 count from 1) are the figures of one level, `attention/...` those of the shallowest
-level that borrows, which detects the small objects.
+level that borrows, which detects the small objects. With evaluation.tiles each view
+counts as an image, whose objects are those with their center in it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det.evaluation import average_precision
 from borrow_det.ops import borrow_targets
 from borrow_det.ops import boxes as box_ops
-
-_GROUP_METRICS = ("AP", "AP50", "AR")
 
 
 class ImageObjects(NamedTuple):
@@ -76,6 +67,15 @@ class Positions(NamedTuple):
     queries: Array  # float32 [R, 2], centers `[y, x]`, normalized.
     sources: Array  # float32 [T, 2], centers `[y, x]`, normalized.
     source_levels: Array  # bool [T, L], one-hot: the level of each source position.
+
+
+class ReferenceObjects(NamedTuple):
+    """The ground truth of an image's N references; absent ones have no objects."""
+
+    boxes: Array  # float32 [N, G, 4], normalized corners.
+    labels: Array  # int32 [N, G]
+    valid: Array  # bool [N, G], as in `ImageObjects`.
+    mask: Array  # bool [N], false for an absent reference.
 
 
 class GroupSums(NamedTuple):
@@ -96,42 +96,78 @@ class AttentionSums(NamedTuple):
     levels: Array  # float32 [L], attention to each level.
     images: Array  # float32 [], 1.
     query_dependence: Array  # float32 []
+    # With references: attention to lenders in them, and to all of their positions.
+    references: GroupSums | None = None
+    share_references: Array | None = None
 
 
 def attention_sums(
-    P: Array, objects: ImageObjects, positions: Positions, scale: float
+    P: Array,
+    objects: ImageObjects,
+    positions: Positions,
+    scale: float,
+    references: ReferenceObjects | None = None,
 ) -> AttentionSums:
     """Sums the attention of one image's small objects; works under vmap and jit.
 
     Args:
-      P: float32 [R, T], scores of a level.
+      P: float32 [R, T], scores of a level. With N references [R, (1 + N) T]: those of
+        the image's own T source positions, followed by those of each reference.
       objects: ground truth of the image.
-      positions: positions of the level.
+      positions: positions of the level, in the image as in each reference.
       scale: least ratio of a lender's side to the small object's side.
+      references: ground truth of the references, or None.
     """
     P = as_shares(P)
     borrowers = objects.small & objects.valid
     members = descriptors(objects.boxes, positions.queries).astype(P.dtype)
     members = members / jnp.sum(members, axis=1, keepdims=True)
     attention = jnp.matmul(members, P, precision="highest")  # [G, T]
-    rows = jnp.sum(jax.scipy.special.entr(P), axis=1) / math.log(max(P.shape[1], 2))
+    present = _present(positions, references)
+    rows = jnp.sum(jax.scipy.special.entr(P), axis=1)
+    rows = rows / _log_count(P.shape[1], present)
     entropy = jnp.matmul(members, rows, precision="highest")
-    by_level = jnp.matmul(
-        attention, positions.source_levels.astype(P.dtype), precision="highest"
-    )
+    images = P.shape[1] // positions.sources.shape[0]
+    source_levels = jnp.tile(positions.source_levels.astype(P.dtype), (images, 1))
+    by_level = jnp.matmul(attention, source_levels, precision="highest")
 
-    same, other = _positions_in_larger(objects, positions.sources, scale)
+    same, other = _positions_in_larger(objects, positions.sources, scale, references)
     with_same = borrowers & jnp.any(same, axis=1)
     with_other = with_same & jnp.any(other, axis=1)
-    return AttentionSums(
-        same=_group_sums(attention, same, with_same),
-        other=_group_sums(attention, other, with_other),
+    sums = AttentionSums(
+        same=_group_sums(attention, same, with_same, present),
+        other=_group_sums(attention, other, with_other, present),
         objects=jnp.sum(borrowers, dtype=P.dtype),
         entropy=jnp.sum(entropy, where=borrowers),
         levels=jnp.sum(by_level, axis=0, where=borrowers[:, None]),
         images=jnp.ones((), P.dtype),
         query_dependence=_query_dependence(P),
     )
+    if references is None:
+        return sums
+    beyond = jnp.arange(P.shape[1]) >= positions.sources.shape[0]
+    lent = same & beyond[None, :]
+    with_lent = borrowers & jnp.any(lent, axis=1)
+    shares = jnp.sum(attention, axis=1, where=beyond[None, :])
+    return sums._replace(
+        references=_group_sums(attention, lent, with_lent, present),
+        share_references=jnp.sum(shares, where=borrowers),
+    )
+
+
+def _present(positions: Positions, references: ReferenceObjects | None) -> Array | None:
+    """Returns which source positions exist, bool [(1 + N) T]; None: all of them."""
+    if references is None:
+        return None
+    images = jnp.concatenate([jnp.ones((1,), jnp.bool_), references.mask])
+    return jnp.repeat(images, positions.sources.shape[0])
+
+
+def _log_count(count: int, present: Array | None) -> Array | float:
+    """Returns the logarithm of the number of source positions, at least log 2."""
+    if present is None:
+        return math.log(max(count, 2))
+    return jnp.log(jnp.maximum(jnp.sum(present, dtype=jnp.float32), 2))
 
 
 def as_shares(P: Array) -> Array:
@@ -162,21 +198,43 @@ def descriptors(boxes: Array, centers: Array) -> Array:
 
 
 def _positions_in_larger(
-    objects: ImageObjects, centers: Array, scale: float
+    objects: ImageObjects,
+    centers: Array,
+    scale: float,
+    references: ReferenceObjects | None,
 ) -> tuple[Array, Array]:
-    """Masks [G, T] of positions in larger boxes of the same and of other classes."""
-    boxes, labels, valid, _ = objects
-    same = borrow_targets.borrow_sources(boxes, labels, valid, centers, scale)
-    # With one label for all, every larger object is a lender.
-    larger = borrow_targets.borrow_sources(
-        boxes, jnp.zeros_like(labels), valid, centers, scale
-    )
-    return same, larger & ~same
+    """Masks of positions in larger boxes of the same and of other classes.
+
+    Those of the image [G, T] are followed by those of each reference.
+    """
+    own = borrow_targets.Objects(objects.boxes, objects.labels, objects.valid)
+
+    def of_image(others: borrow_targets.Objects) -> tuple[Array, Array]:
+        same = borrow_targets.sources_in(own, others, centers, scale)
+        # With one label for all, every larger object is a lender.
+        one_class, of_others = (
+            x._replace(labels=jnp.zeros_like(x.labels)) for x in (own, others)
+        )
+        larger = borrow_targets.sources_in(one_class, of_others, centers, scale)
+        return same, larger & ~same
+
+    same, other = of_image(own)
+    if references is None:
+        return same, other
+    of_each = jax.vmap(of_image)(borrow_targets.Objects(*references[:3]))  # [N, G, T]
+    same = jnp.concatenate([same, *of_each[0]], axis=1)
+    return same, jnp.concatenate([other, *of_each[1]], axis=1)
 
 
-def _group_sums(attention: Array, places: Array, counted: Array) -> GroupSums:
+def _group_sums(
+    attention: Array, places: Array, counted: Array, present: Array | None
+) -> GroupSums:
     mass = jnp.sum(attention, axis=1, where=places)
-    positions = jnp.mean(places, axis=1, dtype=attention.dtype)
+    if present is None:
+        positions = jnp.mean(places, axis=1, dtype=attention.dtype)
+    else:
+        positions = jnp.sum(places, axis=1, dtype=attention.dtype)
+        positions = positions / jnp.sum(present, dtype=attention.dtype)
     return GroupSums(
         objects=jnp.sum(counted, dtype=attention.dtype),
         mass=jnp.sum(mass, where=counted),
@@ -224,7 +282,11 @@ def _level_metrics(
     prefix: str, sums: AttentionSums, source_levels: Sequence[int]
 ) -> dict[str, float]:
     metrics = {"objects": float(sums.same.objects)}
-    for name, group in (("same", sums.same), ("other", sums.other)):
+    groups = {"same": sums.same, "other": sums.other}
+    if sums.references is not None and sums.share_references is not None:
+        groups["references"] = sums.references
+        metrics["share_references"] = _ratio(sums.share_references, sums.objects)
+    for name, group in groups.items():
         metrics[f"precision_{name}"] = _ratio(group.mass, group.objects)
         metrics[f"positions_{name}"] = _ratio(group.positions, group.objects)
         metrics[f"lift_{name}"] = _ratio(group.mass, group.positions)
@@ -237,69 +299,3 @@ def _level_metrics(
 
 def _ratio(part: Array, total: Array) -> float:
     return float(part / total) if total else math.nan
-
-
-def lender_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    metrics: Mapping[str, float],
-    scale: float,
-    max_detections: int = 100,
-) -> dict[str, float]:
-    """Computes AP, AP50 and AR of small objects with and without a lender.
-
-    Args:
-      ground_truth: COCO dictionary (see average_precision.py).
-      detections: COCO results list.
-      metrics: `coco_metrics` of these. If all small objects are in one group, its
-        figures are taken from here.
-      scale: least ratio of a lender's side to the small object's side.
-      max_detections: see `coco_metrics`.
-
-    Returns:
-      The figures of each group and its number of objects (see the module docstring).
-    """
-    small, has_lender = small_objects(ground_truth["annotations"], scale)
-    groups = {"with_lender": small & has_lender, "without_lender": small & ~has_lender}
-    figures = {}
-    for group, counts in groups.items():
-        if counts.sum() == small.sum():
-            values = tuple(metrics[f"{name}_small"] for name in _GROUP_METRICS)
-        else:
-            values = average_precision.subset_metrics(
-                ground_truth,
-                detections,
-                counts.tolist(),
-                average_precision.AREA_RANGES["small"],
-                max_detections,
-            )
-        for name, value in zip(_GROUP_METRICS, values, strict=True):
-            figures[f"{name}_small_{group}"] = value
-        figures[f"objects_small_{group}"] = float(counts.sum())
-    return figures
-
-
-def small_objects(
-    annotations: Sequence[Mapping[str, Any]], scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns masks of the small objects and of those with a lender: bool [N] each.
-
-    Args:
-      annotations: COCO annotations; crowds and difficult objects are in neither mask.
-      scale: least ratio of a lender's side to the object's side.
-    """
-    small = np.zeros(len(annotations), bool)
-    has_lender = np.zeros(len(annotations), bool)
-    groups: dict[Any, list[int]] = {}
-    for index, annotation in enumerate(annotations):
-        if not average_precision.is_ignored(annotation):
-            key = annotation["image_id"], annotation["category_id"]
-            groups.setdefault(key, []).append(index)
-    for indices in groups.values():
-        members = [annotations[i] for i in indices]
-        area = np.array([average_precision.object_area(a) for a in members])
-        side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
-        small[indices] = average_precision.is_small(area)
-        larger = borrow_targets.is_larger(side.max(keepdims=True), side, scale)
-        has_lender[indices] = (side > 0) & larger
-    return small, has_lender

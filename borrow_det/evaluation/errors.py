@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from borrow_det.evaluation import borrowing, pairing
+from borrow_det.evaluation import lenders, pairing
 
 FALSE_POSITIVES = (
     "classification",
@@ -311,7 +311,7 @@ def _small_objects(
     scale: float,
 ) -> dict[str, dict[str, int]]:
     """Counts the outcomes of small objects with and without a lender."""
-    small, has_lender = borrowing.small_objects(annotations, scale)
+    small, has_lender = lenders.small_objects(annotations, scale)
     kind, correction = np.array([*found.detection, ""]), found.correction
     outcomes = {
         "objects": np.full(len(annotations), True),

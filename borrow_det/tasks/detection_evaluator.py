@@ -18,6 +18,7 @@ from borrow_det.evaluation import (
     average_precision,
     borrowing,
     counterfactual,
+    lenders,
     voc,
 )
 from borrow_det.evaluation.coco_values import Id
@@ -198,8 +199,22 @@ class DetectionEvaluator:
         return prediction.attention
 
     def score(self, results: list[dict]) -> dict[str, float]:
-        """Returns the metrics of detections; see the function `score`."""
-        return score(self.truth, results, self.config)
+        """Returns the metrics of detections; see the function `score`.
+
+        With references.kind=group, also those of lenders in the group of an image.
+        """
+        metrics = score(self.truth, results, self.config)
+        if self.config.references.kind != "group":
+            return metrics
+        truth, detections = sized(self.truth, results, self.config)
+        return metrics | lenders.group_lender_metrics(
+            truth,
+            detections,
+            metrics,
+            groups.group_keys(self.split, groups.group_field(self.config)),
+            self.config.evaluation.lender_scale,
+            self.config.evaluation.max_detections,
+        )
 
     def analyze(self, results: list[dict], points: Sequence[str] = ()) -> dict:
         """Returns curves, points, confusion and errors (evaluation/analysis.py)."""
@@ -349,7 +364,7 @@ def score(
     limit = config.evaluation.max_detections
     truth, detections = sized(truth, detections, config)
     metrics = average_precision.coco_metrics(truth, detections, limit)
-    metrics |= borrowing.lender_metrics(
+    metrics |= lenders.lender_metrics(
         truth, detections, metrics, config.evaluation.lender_scale, limit
     )
     if config.evaluation.voc:

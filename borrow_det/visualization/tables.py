@@ -17,7 +17,11 @@ MAIN_FIELDS = (
 BORROWING_FIELDS = (
     "AP_small_with_lender",
     "AP_small_without_lender",
+    "AP_small_with_lender_in_group",
+    "AP_small_without_lender_in_group",
     "attention/precision_same",
+    "attention/precision_references",
+    "attention/share_references",
     "attention/lift_same",
     "attention/lift_other",
     "attention/entropy",

@@ -1,0 +1,193 @@
+"""Average precision of small objects with and without a lender, for any detector.
+
+A small object has an area in COCO's small range and is neither crowd nor difficult. The
+area is in square pixels of the original image or of the network's input
+(`evaluation.area_pixels`). A lender of a small object is another such object of the
+same class in the same image, with at least `scale` times its side (square root of the
+box's area; `evaluation.lender_scale`).
+
+The metrics are
+  AP_small_with_lender, AP50_small_with_lender: AP of the small objects that have a
+    lender. COCO's rule for objects outside an area range applies to the others.
+  AP_small_without_lender, AP50_small_without_lender: AP of the small objects that have
+    none. Every false positive counts in both groups, and weighs more in the smaller
+    one. Compare models by each figure, not one group with the other.
+  AR_small_with_lender, AR_small_without_lender: average recall. False positives do not
+    count, so these two may be compared.
+  objects_small_with_lender, objects_small_without_lender: the number of objects.
+With groups of images, such as those of a video or of a camera (references.kind=group):
+  AP_small_with_lender_in_group, AP_small_without_lender_in_group, and likewise AP50_,
+    AR_ and objects_: the same for lenders in any image of the group, the object's own
+    included. Sides are then compared as shares of their images, since the network sees
+    every image at the size of its input.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from borrow_det.evaluation import average_precision
+from borrow_det.ops import borrow_targets
+
+_GROUP_METRICS = ("AP", "AP50", "AR")
+
+
+def lender_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    scale: float,
+    max_detections: int = 100,
+) -> dict[str, float]:
+    """Computes AP, AP50 and AR of small objects with and without a lender.
+
+    Args:
+      ground_truth: COCO dictionary (see average_precision.py).
+      detections: COCO results list.
+      metrics: `coco_metrics` of these. If all small objects are in one group, its
+        figures are taken from here.
+      scale: least ratio of a lender's side to the small object's side.
+      max_detections: see `coco_metrics`.
+
+    Returns:
+      The figures of each group and its number of objects (see the module docstring).
+    """
+    small, has_lender = small_objects(ground_truth["annotations"], scale)
+    groups = {"with_lender": has_lender, "without_lender": ~has_lender}
+    return small_metrics(
+        ground_truth, detections, metrics, small, groups, max_detections
+    )
+
+
+def small_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    small: np.ndarray,
+    groups: Mapping[str, np.ndarray],
+    max_detections: int,
+) -> dict[str, float]:
+    """Computes AP, AP50 and AR of groups of small objects, and their numbers.
+
+    Args:
+      ground_truth: COCO dictionary (see average_precision.py).
+      detections: COCO results list.
+      metrics: `coco_metrics` of these. If all small objects are in one group, its
+        figures are taken from here.
+      small: bool [N], the annotations that are small objects.
+      groups: bool [N] by name; other objects than small ones are left out.
+      max_detections: see `coco_metrics`.
+
+    Returns:
+      `AP_small_GROUP`, `AP50_small_GROUP`, `AR_small_GROUP`, `objects_small_GROUP`.
+    """
+    figures = {}
+    for group, members in groups.items():
+        counts = small & members
+        if counts.sum() == small.sum():
+            values = tuple(metrics[f"{name}_small"] for name in _GROUP_METRICS)
+        else:
+            values = average_precision.subset_metrics(
+                ground_truth,
+                detections,
+                counts.tolist(),
+                average_precision.AREA_RANGES["small"],
+                max_detections,
+            )
+        for name, value in zip(_GROUP_METRICS, values, strict=True):
+            figures[f"{name}_small_{group}"] = value
+        figures[f"objects_small_{group}"] = float(counts.sum())
+    return figures
+
+
+def small_objects(
+    annotations: Sequence[Mapping[str, Any]], scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns masks of the small objects and of those with a lender: bool [N] each.
+
+    Args:
+      annotations: COCO annotations; crowds and difficult objects are in neither mask.
+      scale: least ratio of a lender's side to the object's side.
+    """
+    small = np.zeros(len(annotations), bool)
+    has_lender = np.zeros(len(annotations), bool)
+    groups: dict[Any, list[int]] = {}
+    for index, annotation in enumerate(annotations):
+        if not average_precision.is_ignored(annotation):
+            key = annotation["image_id"], annotation["category_id"]
+            groups.setdefault(key, []).append(index)
+    for indices in groups.values():
+        members = [annotations[i] for i in indices]
+        area = np.array([average_precision.object_area(a) for a in members])
+        side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
+        small[indices] = average_precision.is_small(area)
+        larger = borrow_targets.is_larger(side.max(keepdims=True), side, scale)
+        has_lender[indices] = (side > 0) & larger
+    return small, has_lender
+
+
+def group_lender_metrics(
+    ground_truth: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, float],
+    keys: Sequence[Hashable],
+    scale: float,
+    max_detections: int = 100,
+) -> dict[str, float]:
+    """Computes AP, AP50 and AR of small objects with and without a lender in the group.
+
+    Args:
+      ground_truth: COCO dictionary (see average_precision.py).
+      detections: COCO results list.
+      metrics: `coco_metrics` of these.
+      keys: a key for each of the images, equal for those of a group.
+      scale: least ratio of a lender's side to the small object's side.
+      max_detections: see `coco_metrics`.
+
+    Returns:
+      The figures of each of the two sets of objects and its number of objects.
+    """
+    annotations = ground_truth["annotations"]
+    small, _ = small_objects(annotations, scale)
+    lent = has_lender(annotations, ground_truth["images"], keys, scale)
+    groups = {"with_lender_in_group": lent, "without_lender_in_group": ~lent}
+    return small_metrics(
+        ground_truth, detections, metrics, small, groups, max_detections
+    )
+
+
+def has_lender(
+    annotations: Sequence[Mapping[str, Any]],
+    images: Sequence[Mapping[str, Any]],
+    keys: Sequence[Hashable],
+    scale: float,
+) -> np.ndarray:
+    """Returns which objects have a lender in their group of images, bool [N].
+
+    Args:
+      annotations: COCO annotations; crowds and difficult objects have no lender, and
+        are none.
+      images: COCO images with `width` and `height`.
+      keys: the key of the group of each image.
+      scale: least ratio of a lender's side to the object's side.
+    """
+    image_area = {image["id"]: image["width"] * image["height"] for image in images}
+    group = {image["id"]: key for image, key in zip(images, keys, strict=True)}
+    members: dict[Hashable, list[int]] = {}
+    for index, annotation in enumerate(annotations):
+        if not average_precision.is_ignored(annotation):
+            key = group[annotation["image_id"]], annotation["category_id"]
+            members.setdefault(key, []).append(index)
+    found = np.zeros(len(annotations), bool)
+    for indices in members.values():
+        side = np.array([_side(annotations[i], image_area) for i in indices])
+        larger = borrow_targets.is_larger(side.max(keepdims=True), side, scale)
+        found[indices] = (side > 0) & larger
+    return found
+
+
+def _side(annotation: Mapping[str, Any], image_area: Mapping[Hashable, float]) -> float:
+    """Returns the side of an object as a share of its image."""
+    _, _, width, height = annotation["bbox"]
+    return float(width * height / image_area[annotation["image_id"]]) ** 0.5
