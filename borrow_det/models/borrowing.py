@@ -132,11 +132,13 @@ class FeatureMatchingBlock(nn.Module):
         if self.similarity == "query_independent":
             return Matching(self._pooling(K), K, 1.0, True, queries, present, own)
         Q = Embed(self.channels, self.dtype, name="theta")([shallow])
-        Q, K, scale = self._scaled(attention.center(Q) if self.center else Q, K)
+        Q, K, scale = self._scaled(attention.center(Q) if self.center else Q, K, own)
         softmax = self.similarity != "dot_product"
         return Matching(Q, K, scale, softmax, queries, present, own)
 
-    def _scaled(self, Q: Array, K: Array) -> tuple[Array, Array, Array | float]:
+    def _scaled(
+        self, Q: Array, K: Array, own: int
+    ) -> tuple[Array, Array, Array | float]:
         """Returns queries, keys, and the scale of their products."""
         if self.similarity != "cosine":
             return Q, K, self.channels**-0.5 if self.similarity == "scaled" else 1.0
@@ -145,7 +147,12 @@ class FeatureMatchingBlock(nn.Module):
             nn.initializers.constant(jnp.log(self.temperature)),
             (),
         )
-        Q, K = (unit_vectors(x, _COSINE_EPSILON).astype(self.dtype) for x in (Q, K))
+        parts = jnp.split(K, [own], axis=1) if own < K.shape[1] else [K]
+        # Apart from those of references, own keys are to the bit those without any.
+        Q, *parts = (
+            unit_vectors(x, _COSINE_EPSILON).astype(self.dtype) for x in (Q, *parts)
+        )
+        K = jnp.concatenate(parts, axis=1)
         return Q, K, jnp.exp(log_temperature)
 
     def _pooling(self, K: Array) -> Array:
@@ -155,11 +162,8 @@ class FeatureMatchingBlock(nn.Module):
 
 
 def _standardize_map(x: Array) -> Array:
-    """Gives [..., C] zero mean and unit variance over channels; masks stay as they are.
-
-    Statistics are in float32.
-    """
-    if x.dtype == jnp.bool_:
+    """Gives [..., C] zero mean and unit variance over channels, in float32."""
+    if x.dtype == jnp.bool_:  # The mask of references.
         return x
     return jax.nn.standardize(x.astype(jnp.float32), axis=-1).astype(x.dtype)
 
@@ -308,13 +312,8 @@ class BorrowingNeck(nn.Module):
                 x, D = x + D, None
             Z = None
             if self.borrows(n):
-                sources = self._sources(n, X, x, upsampled)
-                others = None
-                if references is not None:
-                    # The first level of references has no source positions.
-                    levels = source_levels(self, n, len(X))
-                    others = references.choose([m - 1 for m in levels])
-                Z, matchings[n] = self._borrow(n, x, sources, others)
+                sources = self._sources(n, X, x, upsampled, references)
+                Z, matchings[n] = self._borrow(n, x, *sources)
             Y[n] = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")(x, Z, D)
         return tuple(Y), matchings
 
@@ -335,14 +334,22 @@ class BorrowingNeck(nn.Module):
         return block(deeper, like)
 
     def _sources(
-        self, n: int, X: Sequence[Array], x: Array, upsampled: Array | None
-    ) -> list[Array]:
+        self,
+        n: int,
+        X: Sequence[Array],
+        x: Array,
+        upsampled: Array | None,
+        references: ReferenceMaps | None,
+    ) -> tuple[list[Array], ReferenceMaps | None]:
         if self.source == "deconvolved":
             assert upsampled is not None  # See _needs_deconvolution.
-            return [upsampled]
+            return [upsampled], None
         if self.source == "same":
-            return [x]
-        return [X[m] for m in source_levels(self, n, len(X))]
+            return [x], None
+        levels = source_levels(self, n, len(X))
+        if references is not None:  # Their levels begin with the second one.
+            references = references.choose([m - 1 for m in levels])
+        return [X[m] for m in levels], references
 
     def _borrow(
         self,

@@ -104,10 +104,12 @@ class BorrowNet(nn.Module):
             return self.predict_maps(self.maps(image, train), references)
         batch = image.shape[0]
         others = references.image.reshape(-1, *references.image.shape[2:])
-        levels = self.maps(jnp.concatenate([image, others]), train)
-        X = [level[:batch] for level in levels]
-        maps = deeper_maps([level[batch:] for level in levels], references.mask)
-        return self.predict_maps(X, maps)
+        if train:
+            both = self.maps(jnp.concatenate([image, others]), train)
+            X, of_others = zip(*((x[:batch], x[batch:]) for x in both), strict=True)
+        else:  # Apart, the maps of the images are those without references to the bit.
+            X, of_others = self.maps(image), self.maps(others)
+        return self.predict_maps(X, deeper_maps(of_others, references.mask))
 
     def maps(self, image: Array, train: bool = False) -> tuple[Array, ...]:
         """Returns the levels X_1 to X_N, [B, H_n, W_n, C_n] each, of images."""

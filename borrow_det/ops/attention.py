@@ -157,8 +157,9 @@ def _sum_of_parts(
     S_others = mask_absent(similarities(Q, K[:, own:], scale), others)
     if softmax:
         Z_others = _sum(weights(S_others, softmax), V[:, own:]).astype(jnp.float32)
-        logs = (jax.nn.logsumexp(s, axis=-1, keepdims=True) for s in (S, S_others))
-        first, second = logs
+        # The barrier keeps the program of Z the one without references.
+        kept = jax.lax.optimization_barrier((S, S_others))
+        first, second = (jax.nn.logsumexp(s, axis=-1, keepdims=True) for s in kept)
         share = jax.nn.sigmoid(second - first)  # Zero if all references are absent.
         Z = (1 - share) * Z + share * Z_others
     else:
