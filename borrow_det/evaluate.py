@@ -19,6 +19,7 @@ from borrow_det.evaluation import metric_names
 from borrow_det.evaluation.curves import BEST_F1
 from borrow_det.io import json_files, paths
 from borrow_det.tasks import EVALUATORS, TASKS
+from borrow_det.tasks.evaluation_tiles import TileOptions
 from borrow_det.tasks.task import Evaluator, Task
 from borrow_det.visualization import annotate
 from borrow_det.workdir import checkpoints, metadata, operating_points
@@ -189,6 +190,8 @@ def evaluate_run(
     path: str | os.PathLike | None = None,
     output: str | os.PathLike | None = None,
     points: Sequence[str] = (),
+    tiles: str | None = None,
+    overlap: float | None = None,
     evaluating: Callable[
         [Any], AbstractContextManager[Callable[[int], None]]
     ] = lambda split: contextlib.nullcontext(lambda images: None),
@@ -207,9 +210,14 @@ def evaluate_run(
         instead of the run's dataset; its classes must be among the run's.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
-        given. With it, no operating points are stored in the work directory.
+        given, and with the options below after it. With it, no operating points are
+        stored in the work directory.
       points: names of operating points to find and store (evaluation/curves.py);
         `best_f1` of the run's first evaluation split is stored in any case.
+      tiles: "auto" or "ROWSxCOLUMNS" to evaluate images of any size by tiles, "none" to
+        evaluate entire images; None: as the run.
+      overlap: overlap of neighboring tiles as a fraction of a side, in [0, 0.9]; None:
+        as the run.
       evaluating: returns a context for an evaluation of a split; it yields a function
         that is called with the number of images so far (RunLog.evaluating).
 
@@ -219,29 +227,35 @@ def evaluate_run(
     """
     config = metadata.load_config(workdir)
     config.unlock()
-    if points and config.task != "detection":
+    options = TileOptions(tiles, overlap)
+    if (points or options) and config.task != "detection":
+        absent = "operating points" if points else "tiles"
         raise InputError(
-            f"{workdir} is a run of task={config.task}: it has no operating points"
+            f"{workdir} is a run of task={config.task}: it has no {absent}"
         )
     classes = metadata.load_classes(workdir)
     step = find_step(workdir, step)
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 1})
-    # Figures do not depend on the batch: it may grow to a multiple of the devices.
-    config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     place = split
-    # A score is chosen by default on the first evaluation split.
-    chooses = path is None and split == config.dataset.eval_splits[0]
+    # A score is chosen by default on the first evaluation split, as the run sees it.
+    chooses = path is None and not options and split == config.dataset.eval_splits[0]
     if path is not None:
         config.dataset.name, config.dataset.path = "folder", os.fspath(path)
         # Its training images are held out only if they are asked for as validation.
         config.dataset.train_split, config.dataset.eval_splits = "train", (split,)
         place = f"{paths.as_path(path).name}_{split}"
     kind = EVALUATORS[config.task]
+    place += options.suffix()
     file = metrics_path(paths.as_path(workdir), place, step)
     if output is not None:
         file = paths.as_path(output) / file.name
     (opened,) = kind.open_splits(config, [split])
     opened = opened.with_classes(*classes)
+    if options:
+        sizes = ((image["height"], image["width"]) for image in opened.descriptions)
+        options.apply(config, sizes)
+    # Figures do not depend on the batch: it may grow to a multiple of the devices.
+    config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     evaluator = kind(opened, config)
     existed, analyzed = paths.exists(file), paths.exists(analysis_path(file))
     if existed:

@@ -1,5 +1,6 @@
 """Views of the images of an evaluation, and their detections merged on the host."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import ml_collections
@@ -7,6 +8,7 @@ import numpy as np
 
 from borrow_det.data.images.decode import size_on_canvas
 from borrow_det.data.rows import Row
+from borrow_det.errors import InputError
 from borrow_det.ops.nms import NmsOutput
 from borrow_det.tiling import merging
 from borrow_det.tiling.merging import ViewDetections
@@ -110,3 +112,54 @@ class EvaluationTiles(NamedTuple):
         merged = merging.merge(views, windows, (height, width), self.iou)
         boxes, *others = (part[: self.max_total] for part in merged)
         return ViewDetections(boxes / np.tile(size, 2), *others)
+
+
+class TileOptions(NamedTuple):
+    """Options of an evaluation by other tiles than those of the run.
+
+    Attributes:
+      tiles: "auto", "ROWSxCOLUMNS", "none", or None: as the run.
+      overlap: overlap of neighboring tiles as a fraction of a side; None: as the run.
+    """
+
+    tiles: str | None = None
+    overlap: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != (None, None)
+
+    def suffix(self) -> str:
+        """Returns the end of the name of the evaluation's folder."""
+        tiles = "" if self.tiles is None else f"_tiles_{self.tiles}"
+        return tiles + ("" if self.overlap is None else f"_overlap_{self.overlap:g}")
+
+    def apply(
+        self, config: ml_collections.ConfigDict, sizes: Iterable[tuple[int, int]]
+    ) -> None:
+        """Changes a run's configuration to these options.
+
+        The canvas holds every image at its own size, and batches are so much smaller
+        that their canvases need no more memory.
+
+        Args:
+          config: the configuration.
+          sizes: (height, width) of the images.
+
+        Raises:
+          InputError: an option has a wrong value.
+        """
+        settings = config.evaluation
+        if self.tiles is not None:
+            settings.tiles = "" if self.tiles == "none" else self.tiles
+        if self.overlap is not None:
+            settings.tile_overlap = self.overlap
+            if not settings.tiles:
+                raise InputError("overlap is for tiles: give tiles, too")
+        make_tiles(settings.tiles or None, overlap=settings.tile_overlap)
+        if not settings.tiles:
+            return
+        canvas = tuple(np.max(list(sizes), axis=0).tolist())
+        growth = np.prod(canvas) / np.prod(config.dataset.canvas)
+        config.dataset.canvas = canvas
+        batch = int(config.eval_batch_size / max(growth, 1))
+        config.eval_batch_size = max(batch, 1)

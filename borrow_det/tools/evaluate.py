@@ -4,6 +4,7 @@
       [--output=DIR]
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --path=FOLDER
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --precision=0.9
+  python -m borrow_det.tools.evaluate --workdir=W --split=NAME --tiles=auto
 
 The split is one of the run's dataset, or a slice of it such as test[:100]; with --path
 it is one of a folder of images and annotations, whose classes must be among those of
@@ -18,6 +19,12 @@ the run. The tool prints the main metrics and the kinds of errors, and writes to
   STEP.html             all of it in one page, which needs no network and no other
                         file; not with report.page_images=0.
 An existing evaluation is not overwritten, only completed.
+
+--tiles=auto evaluates images at their own size by tiles of the network's input and the
+entire image, --tiles=ROWSxCOLUMNS by that many tiles, and --tiles=none by the entire
+image alone. --overlap sets the overlap of neighboring tiles. Without them, images are
+evaluated as in training. The folder of an evaluation with one of these flags has them
+in its name, such as W/evaluations/SPLIT_tiles_auto.
 
 --precision=0.9 finds the score with the highest recall at that precision or above, and
 --recall=0.9 the one with the highest precision at that recall or above. They are
@@ -40,6 +47,7 @@ from borrow_det.io import paths
 from borrow_det.reporting import devices, evaluation_plots
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.results_page import page as results_page
+from borrow_det.tiling.views import MAX_OVERLAP
 from borrow_det.tools.common import cli
 from borrow_det.visualization.tables import error_tables, markdown_report
 from borrow_det.workdir import operating_points
@@ -61,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
         path=options.path,
         output=options.output,
         points=wanted,
+        tiles=options.tiles,
+        overlap=options.overlap,
         evaluating=lambda split: _evaluating(console, split),
     )
     figures, split = done.evaluator.figures, done.evaluator.split
@@ -131,6 +141,21 @@ def _flags() -> flags.FlagValues:
         flag_values=values,
     )
     cli.define_step(values)
+    flags.DEFINE_string(
+        "tiles",
+        None,
+        "auto, ROWSxCOLUMNS or none (default: evaluation.tiles of the run).",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "overlap",
+        None,
+        "Overlap of neighboring tiles as a fraction of a side (default: "
+        "evaluation.tile_overlap of the run).",
+        0.0,
+        MAX_OVERLAP,
+        flag_values=values,
+    )
     for kind, other in (("precision", "recall"), ("recall", "precision")):
         flags.DEFINE_float(
             kind,

@@ -147,3 +147,45 @@ def test_an_evaluation_without_a_page_gets_one(tiny_run, workdir, capsys):
     assert changed in ([], ["evaluations/val/4.html"])  # It names the work directory.
     assert run(f"--workdir={workdir}", "--split=val") == 2
     assert "exists" in capsys.readouterr().err
+
+
+def test_tiles_get_a_folder_of_their_own(tiny_run, workdir, capsys):
+    before = digests(workdir)
+    flags = [f"--workdir={workdir}", "--split=val", "--tiles=2x2", "--overlap=0.5"]
+    assert run(*flags) == 0
+    after = digests(workdir)
+    assert {name: after[name] for name in before} == before
+    folder = workdir / "evaluations" / "val_tiles_2x2_overlap_0.5"
+    for name in ("4.json", "4.detections.json", "4.analysis.json", "4.html"):
+        assert (folder / name).exists()
+    assert capsys.readouterr().out.endswith(f"results page: {folder / '4.html'}\n")
+    found = json.loads((folder / "4.json").read_text())
+    # Other detections than those in entire images, of the same objects.
+    own = json.loads((workdir / "evaluations" / "val" / "4.json").read_text())
+    assert found.keys() == own.keys()
+    assert found["AP"] != own["AP"]
+    for name in ("objects_small_with_lender", "objects_small_without_lender"):
+        assert found[name] == own[name]
+
+
+def test_entire_images_have_the_figures_of_the_run(workdir, tmp_path):
+    flags = [f"--workdir={workdir}", "--split=val", "--tiles=none"]
+    assert run(*flags) == 0
+    found = (workdir / "evaluations" / "val_tiles_none" / "4.json").read_text()
+    own = (workdir / "evaluations" / "val" / "4.json").read_text()
+    assert json.loads(found) == json.loads(own)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tiles=2"], "tiles=2 is not ROWSxCOLUMNS or auto"),
+        (["--overlap=0.3"], "overlap is for tiles: give tiles, too"),
+        (["--tiles=auto", "--overlap=0.95"], "overlap"),
+    ],
+)
+def test_wrong_tiles_get_one_line(tiny_run, capsys, flags, message):
+    before = digests(tiny_run.workdir)
+    assert run(f"--workdir={tiny_run.workdir}", "--split=val", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert digests(tiny_run.workdir) == before
