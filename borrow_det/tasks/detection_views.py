@@ -33,13 +33,14 @@ def predict_views(
 ) -> Prediction:
     """Predicts in every view of the images of a batch.
 
-    One view of each image is predicted at a time, so that the memory is that of a batch
-    of images. The small objects of a view are those whose center is in it.
+    The views of an image are predicted one after another, in batches of one view of
+    each image, so that the memory is that of a batch of images. The small objects of a
+    view are those whose center is in it.
 
     Args:
       predict: predicts in a batch of inputs.
       batch: `image` uint8 [B, Hc, Wc, 3], `image_size` int32 [B, 2], `views` float32
-        [B, V, 4], windows of whole pixels, normalized to each image, and `view_mask`
+        [B, V, 4], windows with borders between pixels, normalized to each image, and `view_mask`
         bool [B, V], false for views that an image does not have.
       objects: ground truth of the images; every leaf is [B, G] or [B, G, 4].
       input_size: (height, width) of the network's input in pixels.

@@ -138,8 +138,8 @@ class TileOptions(NamedTuple):
     ) -> None:
         """Changes a run's configuration to these options.
 
-        The canvas holds every image at its own size, and batches are so much smaller
-        that their canvases need no more memory.
+        The canvas grows to hold every image at its own size, and batches shrink so that
+        their canvases need no more memory.
 
         Args:
           config: the configuration.

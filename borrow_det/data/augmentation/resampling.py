@@ -43,9 +43,9 @@ def read_window(
 def read_part(
     image: Array, corner: Array, size: Array, input_size: tuple[int, int]
 ) -> Array:
-    """Resamples a part of an image as if it were an image of its own.
+    """Resamples a part of an image as a separate image.
 
-    Pixels beside the part have no influence, unlike in `read_window`.
+    Pixels outside the part have no influence, unlike in `read_window`.
 
     Args:
       image: uint8 [Hc, Wc, 3], the image at the top left of its canvas.
