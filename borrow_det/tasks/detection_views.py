@@ -40,7 +40,7 @@ def predict_views(
     Args:
       predict: predicts in a batch of inputs.
       batch: `image` uint8 [B, Hc, Wc, 3], `image_size` int32 [B, 2], `views` float32
-        [B, V, 4], windows with borders between pixels, normalized to each image, and `view_mask`
+        [B, V, 4], windows of complete pixels, normalized to each image, and `view_mask`
         bool [B, V], false for views that an image does not have.
       objects: ground truth of the images; every leaf is [B, G] or [B, G, 4].
       input_size: (height, width) of the network's input in pixels.
