@@ -133,6 +133,20 @@ def test_lenders_in_the_group_are_in_other_images_of_it(config):
     assert counts(observed(config, small, tiny, groups="aa")) == (1, 0)
 
 
+def test_an_image_is_no_reference_of_itself(config):
+    config.references.kind = "group"
+    config.augment.tile = True
+    # The lender is beyond the tile, and twice as large in a reference.
+    image = record(
+        *((0, 20, False), (0, 200, False)),
+        size=(1000, 1000),
+        corners=[(0, 0), (700, 700)],
+    )
+    assert counts(observed(config, image, groups="a")) == (1, 0)
+    assert counts(observed(config, image, image, groups="ab")) == (2, 0)
+    assert counts(observed(config, image, image, groups="aa")) == (2, 2)
+
+
 def test_the_line_names_the_place_of_lenders(config):
     image = record((0, 10, False))
 
