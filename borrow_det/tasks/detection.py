@@ -19,22 +19,13 @@ from borrow_det.evaluation import borrowing
 from borrow_det.models import detector
 from borrow_det.models.borrowing import source_levels
 from borrow_det.models.layers import PixelStatistics
+from borrow_det.models.references import ReferenceImages, ReferenceMaps
 from borrow_det.ops import anchors as anchor_ops
-from borrow_det.ops import assignment, borrow_targets, collectives, losses, nms
+from borrow_det.ops import assignment, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks import detection_views
+from borrow_det.tasks.detection_targets import DetectionExamples, TargetMaker
 from borrow_det.tasks.task import init_variables
-
-
-class DetectionExamples(NamedTuple):
-    """The inputs of the loss; every leaf has the batch as its leading axis."""
-
-    image: Array  # float32 [B, H, W, 3] in 0..255.
-    target: Array  # int32 [B, A], 1 + label, 0 for background.
-    offsets: Array  # float32 [B, A, 4]
-    positive: Array  # bool [B, A]
-    ignored: Array  # bool [B, A]
-    borrow: dict[int, borrow_targets.BorrowTargets]
 
 
 class DetectionPrediction(NamedTuple):
@@ -76,6 +67,12 @@ class DetectionTask:
         self.level_shapes = anchor_ops.level_shapes(
             self.input_size, config.anchors.strides
         )
+        self._targets = TargetMaker(
+            config,
+            self.anchors,
+            self.level_shapes,
+            lambda n: self.centers(self.source_levels(n)),
+        )
 
     def train_row(self, split: sources.Split) -> rows.MakeRow | ReferencesRow:
         """Returns the function that makes rows of training batches of this split."""
@@ -116,66 +113,6 @@ class DetectionTask:
             for name, count in totals.items()
         }
 
-    def _targets(self, batch: dict[str, Array]) -> DetectionExamples:
-        anchors = jnp.asarray(self.anchors)
-        config = self.config
-
-        def one_image(
-            boxes: Array, labels: Array, valid: Array, ignore: Array
-        ) -> tuple:
-            assigned = assignment.assign_anchors(
-                boxes,
-                valid,
-                ignore,
-                anchors,
-                config.loss.positive_iou,
-                best_anchor=config.loss.best_anchor,
-                ignored=config.loss.ignored,
-            )
-            target = jnp.where(assigned.positive, 1 + labels[assigned.box_index], 0)
-            offsets = box_ops.encode(
-                boxes[assigned.box_index], anchors, tuple(config.anchors.variances)
-            )
-            objects = assignment.objects(valid, ignore, config.loss.ignored)
-            borrow = {
-                n: self._borrow_targets(n, boxes, labels, objects, assigned)
-                for n in self._matched_levels()
-            }
-            return target, offsets, assigned.positive, assigned.ignored, borrow
-
-        parts = jax.vmap(one_image)(
-            batch["boxes"], batch["labels"], batch["box_mask"], batch["ignore"]
-        )
-        return DetectionExamples(batch["image"], *parts)
-
-    def _matched_levels(self) -> tuple[int, ...]:
-        """Returns the levels that the matching loss trains."""
-        if not (self.config.borrow.enabled and self.config.loss.matching > 0):
-            return ()
-        return tuple(self.config.borrow.levels)
-
-    def _borrow_targets(
-        self,
-        n: int,
-        boxes: Array,
-        labels: Array,
-        valid: Array,
-        assigned: assignment.Assignment,
-    ) -> borrow_targets.BorrowTargets:
-        """Returns the source positions of level n's descriptors in one image."""
-        centers = self.centers(self.source_levels(n))
-        sources = borrow_targets.borrow_sources(
-            boxes, labels, valid, jnp.asarray(centers), self.config.loss.matching_scale
-        )
-        positions = [height * width for height, width in self.level_shapes]
-        per_position = anchor_ops.anchors_per_position(self.config.anchors)
-        start = sum(r * k for r, k in zip(positions[:n], per_position[:n], strict=True))
-        index, has_object = borrow_targets.descriptor_objects(
-            assigned, start, positions[n], per_position[n]
-        )
-        counts = has_object & jnp.any(sources, axis=1)[index]
-        return borrow_targets.BorrowTargets(sources, index, counts)
-
     def loss(
         self, params: dict, batch_stats: dict, examples: DetectionExamples, totals: dict
     ) -> tuple[Array, tuple[dict[str, Array], dict]]:
@@ -189,6 +126,7 @@ class DetectionTask:
             {"params": params, "batch_stats": batch_stats},
             examples.image,
             train=True,
+            references=examples.references,
             mutable=["batch_stats"],
         )
         loss, terms = self.loss_of(predictions, examples, totals)
@@ -311,11 +249,36 @@ class DetectionTask:
         return self.decode(self.forward(variables, image, image_size))
 
     def forward(
-        self, variables: dict, image: Array, image_size: Array
+        self,
+        variables: dict,
+        image: Array,
+        image_size: Array,
+        references: ReferenceImages | ReferenceMaps | None = None,
     ) -> detector.Predictions:
         """Returns the network's predictions for uint8 canvases [B, Hc, Wc, 3]."""
         resized = augment.resize_batch(image, image_size, self.input_size)
-        predictions = self.model.apply(variables, resized, train=False)
+        predictions = self.model.apply(
+            variables, resized, train=False, references=references
+        )
+        assert isinstance(predictions, detector.Predictions)
+        return predictions
+
+    def maps(self, variables: dict, inputs: Array) -> tuple[Array, ...]:
+        """Returns the levels of inputs float32 [B, h, w, 3], shallow to deep."""
+        maps = self.model.apply(variables, inputs, method="maps")
+        assert isinstance(maps, tuple)
+        return maps
+
+    def predictions(
+        self,
+        variables: dict,
+        maps: Sequence[Array],
+        references: ReferenceMaps | None = None,
+    ) -> detector.Predictions:
+        """Returns the network's predictions from the levels of inputs."""
+        predictions = self.model.apply(
+            variables, maps, references, method="predict_maps"
+        )
         assert isinstance(predictions, detector.Predictions)
         return predictions
 

@@ -60,7 +60,7 @@ class Oracle:
             certainty * right, examples.offsets, {}
         )
 
-    def apply(self, variables, image, train, mutable=()):
+    def apply(self, variables, image, train, references=None, mutable=()):
         del variables, image
         return (self.predictions, {}) if train else self.predictions
 

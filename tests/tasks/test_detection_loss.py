@@ -91,7 +91,7 @@ def matching_of(S):
 class Parrot:
     """Stands for the model: its parameters are its predictions."""
 
-    def apply(self, variables, image, *, train, mutable):
+    def apply(self, variables, image, *, train, references, mutable):
         del image, train, mutable
         said = variables["params"]
         matchings = {n: matching_of(scores) for n, scores in said["scores"].items()}
