@@ -12,7 +12,7 @@ from jax import Array
 
 from borrow_det.data import rows, sources
 from borrow_det.data.augmentation import detection as augment
-from borrow_det.data.augmentation import references
+from borrow_det.data.augmentation import references as reference_fields
 from borrow_det.data.reference_rows import ReferencesRow, with_references
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing
@@ -24,6 +24,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks import detection_views
+from borrow_det.tasks.detection_references import References, references_of
 from borrow_det.tasks.detection_targets import DetectionExamples, TargetMaker
 from borrow_det.tasks.task import init_variables
 
@@ -58,7 +59,7 @@ class DetectionTask:
         )
         check_choice("loss.ignored", config.loss.ignored, assignment.IGNORED)
         if config.references.kind == "group":
-            self.predict_fields = (*self.predict_fields, *references.FIELDS)
+            self.predict_fields = (*self.predict_fields, *reference_fields.FIELDS)
         if config.evaluation.tiles:
             self.predict_fields = (*self.predict_fields, "views", "view_mask")
         self.model = detector.build_borrow_net(config, num_classes)
@@ -195,8 +196,16 @@ class DetectionTask:
             batch["small"],
         )
 
+        # Once an image: all of its views share the maps of its references.
+        references = references_of(
+            functools.partial(self.maps, variables),
+            batch,
+            self.config.references.kind,
+            self.input_size,
+        )
+
         def predict(pixels: Array, objects: borrowing.ImageObjects) -> tuple:
-            return self._predict_inputs(variables, pixels, objects)
+            return self._predict_inputs(variables, pixels, objects, references)
 
         tiled = bool(self.config.evaluation.tiles)
         # A single view is the entire image.
@@ -212,20 +221,29 @@ class DetectionTask:
         return DetectionPrediction(found, attention)
 
     def _predict_inputs(
-        self, variables: dict, pixels: Array, objects: borrowing.ImageObjects
+        self,
+        variables: dict,
+        pixels: Array,
+        objects: borrowing.ImageObjects,
+        references: References | None,
     ) -> detection_views.Prediction:
         """Returns detections and attention of inputs float32 [B, h, w, 3]."""
-        predictions = self.model.apply(variables, pixels, train=False)
+        maps, lending = references or (None, None)
+        predictions = self.model.apply(variables, pixels, train=False, references=maps)
         assert isinstance(predictions, detector.Predictions)
         # Summed on the device: a level's scores are thousands of times larger.
         attention = {
-            n: self._attention(n, matching.scores, objects)
+            n: self._attention(n, matching.scores, objects, lending)
             for n, matching in predictions.matchings.items()
         }
         return self.decode(predictions), attention
 
     def _attention(
-        self, n: int, P: Array, objects: borrowing.ImageObjects
+        self,
+        n: int,
+        P: Array,
+        objects: borrowing.ImageObjects,
+        references: borrowing.ReferenceObjects | None,
     ) -> borrowing.AttentionSums:
         levels = self.source_levels(n)
         every = np.arange(len(self.level_shapes))
@@ -235,14 +253,16 @@ class DetectionTask:
             jnp.asarray(self.position_levels(levels)[:, None] == every),
         )
 
-        def one_image(
-            P: Array, objects: borrowing.ImageObjects
-        ) -> borrowing.AttentionSums:
-            return borrowing.attention_sums(
-                P, objects, positions, self.config.evaluation.lender_scale
-            )
+        scale = self.config.evaluation.lender_scale
 
-        return jax.vmap(one_image)(P, objects)
+        def one_image(
+            P: Array,
+            objects: borrowing.ImageObjects,
+            references: borrowing.ReferenceObjects | None,
+        ) -> borrowing.AttentionSums:
+            return borrowing.attention_sums(P, objects, positions, scale, references)
+
+        return jax.vmap(one_image)(P, objects, references)
 
     def detect(self, variables: dict, image: Array, image_size: Array) -> nms.NmsOutput:
         """Returns detections [B, K] in uint8 canvases [B, Hc, Wc, 3]."""

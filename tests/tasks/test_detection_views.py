@@ -9,16 +9,19 @@ import pytest
 
 from borrow_det import evaluate
 from borrow_det.data import sources
+from borrow_det.data.augmentation.detection import resize_batch
 from borrow_det.data.augmentation.resampling import move_boxes
 from borrow_det.data.datasets import scale_pairs
 from borrow_det.data.images.decode import decode_image
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.errors import InputError
+from borrow_det.evaluation import borrowing
 from borrow_det.evaluation.borrowing import ImageObjects
 from borrow_det.inference.detector import Detector
+from borrow_det.models.references import ReferenceImages
 from borrow_det.ops.nms import NmsOutput
 from borrow_det.tasks import detection_views
-from borrow_det.tasks.detection import DetectionTask
+from borrow_det.tasks.detection import DetectionPrediction, DetectionTask
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 from borrow_det.tasks.evaluation_tiles import EvaluationTiles
 from borrow_det.workdir import metadata
@@ -154,6 +157,116 @@ def test_a_split_of_small_images_gives_what_an_evaluation_without_tiles_gives(ti
     found, others = run_pass(config, variables)
     assert found == expected
     np.testing.assert_equal(others, measures)
+
+
+@pytest.fixture
+def group_config(config):
+    """All images are of one group."""
+    config.references.kind, config.references.count = "group", 2
+    config.references.field = "(val)_"
+    return config
+
+
+def expected_with_references(config, variables, tiled):
+    """Predicts view by view in a loop: (results by image id, metrics)."""
+    evaluator = DetectionEvaluator(sources.load(config.dataset, "val"), config)
+    task = DetectionTask(config, 4)
+    call = jax.jit(
+        lambda pixels, images, mask: task.model.apply(
+            variables, pixels, references=ReferenceImages(images, mask)
+        )
+    )
+    rule, scale = EvaluationTiles.of(config), config.evaluation.lender_scale
+    positions = borrowing.Positions(
+        task.centers([0]),
+        task.centers([1, 2, 3]),
+        task.position_levels([1, 2, 3])[:, None] == np.arange(4),
+    )
+    found, observations = {}, []
+
+    def resized(canvas, size, window=None):
+        low, high = (0, 0), size
+        if window is not None:
+            low, high = window[:2], window[2:]
+        cut = np.zeros_like(canvas)
+        cut[: high[0] - low[0], : high[1] - low[1]] = canvas[
+            low[0] : high[0], low[1] : high[1]
+        ]
+        side = np.array(high, np.int32) - np.array(low, np.int32)
+        return resize_batch(cut[None], side[None], task.input_size)
+
+    for batch in evaluator.batches():
+        for row in np.flatnonzero(batch["mask"]):
+            one = {name: value[row] for name, value in batch.items()}
+            canvas, size = one["image"], one["image_size"]
+            valid = one["box_mask"] & ~one["ignore"]
+            if config.references.kind == "overview":
+                images, mask = resized(canvas, size)[None], np.ones((1, 1), bool)
+                lending = [x[None] for x in (one["boxes"], one["labels"], valid)]
+            else:
+                mask = one["reference_mask"][None]
+                pairs = zip(one["reference_image"], one["reference_size"], strict=True)
+                images = np.stack([resized(*pair)[0] for pair in pairs])[None]
+                lending = [one[f"reference_{x}"] for x in ("boxes", "labels")]
+                lending.append(one["reference_box_mask"] & ~one["reference_ignore"])
+            windows = rule.views(tuple(size))[0] if tiled else [[0, 0, *size]]
+            views, sums = [], []
+            for window in windows:
+                predictions = call(resized(canvas, size, window), images, mask)
+                views.append(jax.tree.map(lambda x: x[0], task.decode(predictions)))
+                share = np.float32(window) / np.float32(np.tile(size, 2))
+                boxes, kept = move_boxes(one["boxes"], share, task.input_size)
+                objects = ImageObjects(boxes, one["labels"], valid & kept, one["small"])
+                sums.append(
+                    borrowing.attention_sums(
+                        predictions.matchings[0].scores[0],
+                        objects,
+                        positions,
+                        scale,
+                        borrowing.ReferenceObjects(*lending, mask[0]),
+                    )
+                )
+            image_id = int(one["image_id"])
+            stacked = jax.tree.map(lambda *x: np.stack(x), *views)
+            if not tiled:
+                stacked = jax.tree.map(lambda x: x[0], stacked)
+            prediction = DetectionPrediction(stacked, {})
+            found[image_id] = evaluator.results(image_id, prediction)
+            observations.append({0: jax.tree.map(lambda *x: np.sum(x, axis=0), *sums)})
+    return found, evaluator.measure(observations)
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("kind", ["overview", "group"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_views_borrow_from_references_as_in_a_loop(
+    tiny_run, group_config, kind, tiled, devices
+):
+    config = group_config
+    config.references.kind = kind
+    if not tiled:
+        config.evaluation.tiles = ""
+    variables = variables_of(tiny_run)
+    found, measures = run_pass(config, variables, devices=devices)
+    expected, others = expected_with_references(config, variables, tiled)
+    assert found.keys() == expected.keys()
+    for image_id, results in found.items():
+        assert len(results) == len(expected[image_id]) > 0
+        np.testing.assert_allclose(
+            boxes_of(results), boxes_of(expected[image_id]), atol=2e-3
+        )
+        scores = [[d["score"] for d in x] for x in (results, expected[image_id])]
+        np.testing.assert_allclose(*scores, atol=1e-5)
+    assert measures.keys() == others.keys()
+    assert 0 < measures["attention/share_references"] < 1
+    for name, value in measures.items():
+        np.testing.assert_allclose(value, others[name], rtol=1e-4, err_msg=name)
+    config.references.kind = "none"
+    plain, _ = run_pass(config, variables)
+    scores = [[d["score"] for d in x] for x in (found[1], plain[1])]
+    # An entire image that is its own reference attends to every position twice.
+    same = kind == "overview" and not tiled
+    assert np.allclose(*scores, rtol=0, atol=2e-6) == same
 
 
 def test_rows_have_room_for_the_views_of_every_image(config):
