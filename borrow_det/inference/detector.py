@@ -14,8 +14,15 @@ from borrow_det.data.images.strips import StripImage
 from borrow_det.distributed.mesh import resolve_layout
 from borrow_det.errors import InputError
 from borrow_det.inference import batching, minimum_score
+from borrow_det.inference.batching import IndependentViews, ViewDetector
+from borrow_det.inference.borrowing_views import (
+    BorrowingPrograms,
+    BorrowingViews,
+    fetch,
+)
 from borrow_det.inference.detections import Detections
-from borrow_det.inference.images import ImageLike, is_image, read
+from borrow_det.inference.images import ImageLike, is_image, pixels, read
+from borrow_det.inference.references import References, Rule, choose_rule
 from borrow_det.models.trunks import TRUNKS
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
@@ -56,6 +63,9 @@ class Options(TypedDict, total=False):
     whole: bool
     batch_size: int
     max_pixels: int
+    references: References
+    reference_stride: int
+    reference_cuts: bool
 
 
 class Detector:
@@ -97,6 +107,7 @@ class Detector:
         self.variables = variables
         self._detect = jax.jit(self.task.detect)
         self._programs: dict[tuple, jax.stages.Compiled] = {}
+        self._borrowing = BorrowingPrograms(self.task, variables, self.canvas)
         self._attend = jax.jit(self._detect_and_attend)
 
     @classmethod
@@ -144,42 +155,16 @@ class Detector:
         self, images: Iterable[ImageLike], **options: Unpack[Options]
     ) -> list[Detections]: ...
     def __call__(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        score: float | str | None = None,
-        tiles: str | Sequence[int] | None = None,
-        tile_size: str | int | Sequence[int] | None = None,
-        overlap: float = 0.2,
-        whole: bool = True,
-        batch_size: int = 8,
-        max_pixels: int = 0,
+        self, images: ImageLike | Iterable[ImageLike], **options: Unpack[Options]
     ) -> Detections | list[Detections]:
         """Detects the objects in images.
-
-        An image larger than the network's input is shrunk to it, and its small objects
-        vanish. With `tiles` or `tile_size` the network processes overlapping tiles and
-        the entire image instead, and the detections are merged (tiling/merging.py).
 
         Args:
           images: one image or an iterable of images. An image is a path, a PIL image,
             or a uint8 array [H, W] or [H, W, 1] (gray), [H, W, 3] (RGB) or [H, W, 4]
             (RGBA).
-          score: minimum score, or the name of an operating point that the run has
-            stored: "best_f1", or "precision_0.9" and the like after `borrow-det
-            evaluate`. None for all detections that the run makes, from its nms.score
-            on, as average precision needs them.
-          tiles: (rows, columns) or "ROWSxCOLUMNS" of the tiles of every image; "auto"
-            for tiles of the network's input size in images larger than that.
-          tile_size: side of a square tile in pixels, or (height, width).
-          overlap: overlap of neighboring tiles as a fraction of a side, in [0, 0.9].
-          whole: false to process the tiles without the entire image.
-          batch_size: views per batch. A program is compiled for each batch size that
-            is used, and one for a single view.
-          max_pixels: number of pixels above which a file is refused; 0 for Pillow's
-            limit against decompression bombs (179 million). Files of more than 100
-            million pixels are read by strips if their format allows it (JPEG, PNG
-            and TIFF do), so that a huge image need not fit in the memory.
+          **options: score, tiles, tile_size, overlap, whole, references,
+            reference_stride, reference_cuts, batch_size and max_pixels; see `stream`.
 
         Returns:
           The detections of the image, or a list of them, one for each image.
@@ -188,17 +173,8 @@ class Detector:
           InputError: an image cannot be read, `images` is empty, or an option has a
             wrong value.
         """
-        options: Options = {
-            "score": score,
-            "tiles": tiles,
-            "tile_size": tile_size,
-            "overlap": overlap,
-            "whole": whole,
-            "batch_size": batch_size,
-            "max_pixels": max_pixels,
-        }
         if is_image(images):
-            image = read(images, "the image", max_pixels)
+            image = read(images, "the image", options.get("max_pixels", 0))
             return next(self.stream([image], **options))
         many = cast(Iterable[ImageLike], images)
         found = list(self.stream(many, **options))
@@ -215,6 +191,9 @@ class Detector:
         tile_size: str | int | Sequence[int] | None = None,
         overlap: float = 0.2,
         whole: bool = True,
+        references: References = None,
+        reference_stride: int = 1,
+        reference_cuts: bool = False,
         batch_size: int = 8,
         max_pixels: int = 0,
     ) -> Iterator[Detections]:
@@ -224,15 +203,37 @@ class Detector:
         them, and detections come as soon as their batch is done. `batch_size=1` waits
         for no other image.
 
+        An image larger than the network's input is shrunk to it, and its small objects
+        vanish. With `tiles` or `tile_size` the network processes overlapping tiles and
+        the entire image instead, and the detections are merged (tiling/merging.py).
+
+        With `references`, small objects also borrow from other images. A run that was
+        trained without references accepts them, with a warning.
+
         Args:
-          images: iterable of images.
-          score: this option and the others are those of a call.
-          tiles: see `__call__`.
-          tile_size: see `__call__`.
-          overlap: see `__call__`.
-          whole: see `__call__`.
-          batch_size: see `__call__`.
-          max_pixels: see `__call__`.
+          images: iterable of images; see `__call__`.
+          score: minimum score, or the name of an operating point that the run has
+            stored: "best_f1", or "precision_0.9" and the like after `borrow-det
+            evaluate`. None for all detections that the run makes, from its nms.score
+            on, as average precision needs them.
+          tiles: (rows, columns) or "ROWSxCOLUMNS" of the tiles of every image; "auto"
+            for tiles of the network's input size in images larger than that.
+          tile_size: side of a square tile in pixels, or (height, width).
+          overlap: overlap of neighboring tiles as a fraction of a side, in [0, 0.9].
+          whole: false to process the tiles without the entire image.
+          references: "overview", the entire image for its tiles; a number N, the last N
+            images of the stream before each; exemplars, a folder of images, an image or
+            a list of images; or "none". None for "overview" if the views are tiles and
+            the run was trained with references.kind=overview, and "none" otherwise.
+          reference_stride: k, for N: every k-th image becomes a reference.
+          reference_cuts: true to forget the references at cuts (inference/cuts.py),
+            for N.
+          batch_size: views per batch. A program is compiled for each batch size that
+            is used, and one for a single view.
+          max_pixels: number of pixels above which a file is refused; 0 for Pillow's
+            limit against decompression bombs (179 million). Files of more than 100
+            million pixels are read by strips if their format allows it (JPEG, PNG
+            and TIFF do), so that a huge image need not fit in the memory.
 
         Raises:
           InputError: an image cannot be read, or an option has a wrong value.
@@ -255,9 +256,16 @@ class Detector:
             min(self.canvas[0], self.input_size[0]),
             min(self.canvas[1], self.input_size[1]),
         )
+        reference_rule = choose_rule(
+            references,
+            self.config,
+            tiled=rule.grid is not None or rule.size is not None,
+            stride=reference_stride,
+            cuts=reference_cuts,
+            max_pixels=max_pixels,
+        )
         detected = batching.detect_images(
-            self.detect_canvases,
-            self.compile_for,
+            self._view_detector(reference_rule),
             (read(image, f"images[{i}]", max_pixels) for i, image in enumerate(images)),
             lambda size: rule.views(size, full),
             canvas=self.canvas,
@@ -265,6 +273,12 @@ class Detector:
             batch_size=batch_size,
         )
         return (self._detections(*parts).filter(least) for parts in detected)
+
+    def _view_detector(self, rule: Rule | None) -> ViewDetector:
+        """Returns the detector of a stream's views, with the references of a rule."""
+        if rule is None:
+            return IndependentViews(self.detect_canvases, self.compile_for)
+        return BorrowingViews(self._borrowing, rule)
 
     def minimum_score(self, score: float | str) -> float:
         """Returns the minimum score that the option `score` means.
@@ -290,7 +304,7 @@ class Detector:
             class_names=self.class_names,
             category_ids=self.category_ids,
             image_size=(image.shape[0], image.shape[1]),
-            image=image.picture if isinstance(image, StripImage) else image,
+            image=pixels(image),
             seconds=seconds,
         )
 
@@ -325,9 +339,7 @@ class Detector:
         """
         key = (canvases.shape, canvases.dtype, image_size.dtype)
         program = self._programs.get(key, self._detect)
-        found = jax.device_get(program(self.variables, canvases, image_size))
-        names = ("boxes", "scores", "labels", "mask")
-        return {name: getattr(found, name) for name in names}
+        return fetch(program(self.variables, canvases, image_size))
 
     def attend(self, canvases: np.ndarray, image_size: np.ndarray) -> Attended:
         """Returns detections as `detect_canvases`, and the attention behind them."""

@@ -107,3 +107,8 @@ def _from_array(image: Any, name: str) -> np.ndarray:
     if array.shape[2] == 4:
         return np.array(upright.to_rgb(PIL.Image.fromarray(array)))
     return array
+
+
+def pixels(image: np.ndarray | StripImage) -> np.ndarray:
+    """Returns an entire image, uint8 RGB [H, W, 3]; shrunk if it is read by strips."""
+    return image.picture if isinstance(image, StripImage) else image

@@ -41,8 +41,7 @@ def run(images, tile, whole=True, batch_size=3):
 
     found = list(
         batching.detect_images(
-            detect,
-            compiled.append,
+            batching.IndependentViews(detect, compiled.append),
             images,
             lambda size: windows(size, tile, 0.2, whole),
             canvas=(48, 64),

@@ -95,14 +95,15 @@ def is_video(path: pathlib.Path) -> bool:
     return kind_of(path) == "video"
 
 
-def find(inputs: Sequence[str], leave_out: pathlib.Path) -> Found:
+def find(inputs: Sequence[str], leave_out: pathlib.Path | None = None) -> Found:
     """Finds images and videos.
 
     Args:
       inputs: files of any kind; folders, which are searched recursively for images and
         videos (`kind_of`), also through links to folders, each folder once; or
         patterns with *, ?, [] and **.
-      leave_out: folder whose files are skipped, for results of an earlier run.
+      leave_out: folder whose files are skipped, for results of an earlier run; None
+        for none.
 
     Returns:
       Paths in the order of `inputs`, and the number of other files in the folders.
@@ -112,7 +113,7 @@ def find(inputs: Sequence[str], leave_out: pathlib.Path) -> Found:
     """
     found: dict[pathlib.Path, None] = {}
     others: collections.Counter[str] = collections.Counter()
-    skipped = leave_out.resolve()
+    skipped = None if leave_out is None else leave_out.resolve()
     for name in inputs:
         if not name:  # It would be the current folder.
             raise InputError("the name of an input is empty: name a file or folder")
@@ -160,7 +161,9 @@ def _matches(pattern: str) -> list[pathlib.Path]:
 
 
 def _below(
-    folder: pathlib.Path, leave_out: pathlib.Path, others: collections.Counter[str]
+    folder: pathlib.Path,
+    leave_out: pathlib.Path | None,
+    others: collections.Counter[str],
 ) -> list[pathlib.Path]:
     """Finds images and videos in a folder and below it, and counts other files."""
     found = []

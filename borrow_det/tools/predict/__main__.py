@@ -28,10 +28,15 @@ the disk is full; 130 if Ctrl-C ends the call. The results so far are kept.
 Images larger than the network's input lose their small objects when they are shrunk
 to it. With --tiles or --tile_size, the network processes overlapping tiles and the
 entire image, and the tool merges their detections (tiling/merging.py).
+
+With --references, small objects also borrow from other images: the entire image for
+its tiles (overview), the last N images, or the images of a folder.
 """
 
 import collections
+import itertools
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +46,7 @@ from absl import flags
 from borrow_det.config import path_flags
 from borrow_det.data.images import inputs
 from borrow_det.errors import InputError, escape_controls
-from borrow_det.inference import minimum_score, tracking
+from borrow_det.inference import minimum_score, references, tracking
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
 from borrow_det.inference.images import ImageLike
@@ -64,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(
             "name at least one image, folder, pattern, video, URL, camera or list"
         )
-    options = _options(values)
+    parsed = references.parse(values.references, values.max_pixels, "--")
+    options = _options(values, parsed)
     if values.tracks:
         tracking.check_installed()
     score = minimum_score.parse(values.score, "--score")
@@ -73,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
     ids = image_ids(values.ids_from, found) if values.ids_from else None
     chosen = [source for source in found if ids is None or source in ids.ids]
     detector = Detector.load(values.workdir, values.step)
+    _check_references(detector, parsed)
     least = detector.minimum_score(score)
     writer = PredictionWriter(
         output, detector, least, values.pictures, values.tracks, ids and ids.ids
@@ -146,16 +153,41 @@ def detect(
     """Yields each item with its detections, in the order of `items`."""
     waiting: collections.deque[Item] = collections.deque()
 
-    def images() -> Iterator[ImageLike]:
+    def images(items: Iterable[Item]) -> Iterator[ImageLike]:
         for item in items:
             waiting.append(item)
             yield item.image
 
-    for found in detector.stream(images(), **options):
-        yield waiting.popleft(), found
+    # References that are the images before one begin anew with each sequence.
+    ring = isinstance(options.get("references"), int)
+    for sequence in _sequences(items) if ring else (items,):
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            stream = detector.stream(images(sequence), **options)
+        for found in stream:
+            yield waiting.popleft(), found
 
 
-def _options(values: flags.FlagValues) -> Options:
+def _sequences(items: Iterable[Item]) -> Iterator[Iterable[Item]]:
+    """Yields the frames of each video, and consecutive images as one sequence."""
+    groups = itertools.groupby(
+        items, lambda item: None if item.frame is None else item.source
+    )
+    return (sequence for _, sequence in groups)
+
+
+def _check_references(detector: Detector, parsed: references.Parsed) -> None:
+    """Checks that the run takes the references; warns if it was trained without.
+
+    Raises:
+      InputError: it does not take them.
+    """
+    references.check_run(parsed, detector.config)
+    notice = references.notice(parsed, detector.config)
+    if notice is not None:
+        print(f"warning: {notice}", file=sys.stderr)
+
+
+def _options(values: flags.FlagValues, parsed: references.Parsed) -> Options:
     """Returns the options of the detector that the flags give, checked."""
     options: Options = {
         "tiles": values.tiles or None,
@@ -163,9 +195,15 @@ def _options(values: flags.FlagValues) -> Options:
         "overlap": values.overlap,
         "whole": values.whole,
         "batch_size": values.batch,
+        "references": parsed,
+        "reference_stride": values.reference_stride,
+        "reference_cuts": values.reference_cuts,
     }
     # Checked before the network is loaded, which takes a while, and by their flags.
     make_tiles(values.tiles or None, values.tile_size or None, prefix="--")
+    references.check_stride(
+        parsed, values.reference_stride, values.reference_cuts, prefix="--"
+    )
     return options
 
 
@@ -201,6 +239,28 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_boolean(
         "whole", True, "Process the entire image in addition to the tiles.", **text
+    )
+    path_flags.define_path(
+        "references",
+        None,
+        "Images that small objects borrow from in addition to their own: overview, the "
+        "entire image for its tiles; N, the last N images before each of a video or of "
+        "consecutive images; a folder of exemplars; or none. Default: overview for "
+        "tiles if the run was trained with it, and none otherwise.",
+        **text,
+    )
+    flags.DEFINE_integer(
+        "reference_stride",
+        1,
+        "Make every k-th image a reference, for --references=N.",
+        1,
+        **text,
+    )
+    flags.DEFINE_boolean(
+        "reference_cuts",
+        False,
+        "Forget the references at the cuts of a video, for --references=N.",
+        **text,
     )
     flags.DEFINE_boolean("pictures", True, "Write annotated pictures.", **text)
     flags.DEFINE_boolean(

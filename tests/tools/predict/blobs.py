@@ -24,7 +24,10 @@ class BlobDetector(Detector):
         self.class_names = tuple(COLORS)
         self.category_ids = (3, 9)
         self.canvas = self.input_size = CANVAS
-        self.config = types.SimpleNamespace(nms=types.SimpleNamespace(iou=0.45))
+        self.config = types.SimpleNamespace(
+            nms=types.SimpleNamespace(iou=0.45),
+            references=types.SimpleNamespace(kind="none"),
+        )
         self.tolerance = tolerance
         self.shapes = []
 
