@@ -264,9 +264,15 @@ class DetectionTask:
 
         return jax.vmap(one_image)(P, objects, references)
 
-    def detect(self, variables: dict, image: Array, image_size: Array) -> nms.NmsOutput:
+    def detect(
+        self,
+        variables: dict,
+        image: Array,
+        image_size: Array,
+        references: ReferenceImages | ReferenceMaps | None = None,
+    ) -> nms.NmsOutput:
         """Returns detections [B, K] in uint8 canvases [B, Hc, Wc, 3]."""
-        return self.decode(self.forward(variables, image, image_size))
+        return self.decode(self.forward(variables, image, image_size, references))
 
     def forward(
         self,

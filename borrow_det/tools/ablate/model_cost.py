@@ -11,8 +11,9 @@ import numpy as np
 
 from borrow_det.data import pipeline, sources
 from borrow_det.models import detector
+from borrow_det.models.references import ReferenceMaps
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools.common import timing
+from borrow_det.tools.common import synthetic, timing
 
 
 def measure(
@@ -67,7 +68,8 @@ def _detect_call(
     image: tuple[jax.Array, jax.Array],
 ) -> Callable[[], object]:
     detect, variables = jax.jit(task.detect), jax.device_put(variables)
-    return lambda: detect(variables, *image)
+    references = synthetic.make_reference_maps(task, images=1)
+    return lambda: detect(variables, *image, references)
 
 
 def _first_image(config: ml_collections.ConfigDict) -> tuple[jax.Array, jax.Array]:
@@ -85,7 +87,8 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
 
     The FLOPs are those of the program before compilation, so they do not depend on the
     device. A multiply-add counts as two; products with padding do not count. The count
-    assumes matching without blocks, since the body of a loop would count once.
+    assumes matching without blocks, since the body of a loop would count once. Maps of
+    references are given: a stream of frames, or the tiles of an image, share them.
     """
     config = task.config.copy_and_resolve_references()
     config.borrow.attention = config.first_stage = "plain"
@@ -93,12 +96,18 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
     variables = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *task.input_size, 3), np.float32)
 
-    def forward(variables: dict, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        predictions = task.model.apply(variables, image, train=False)
+    references = synthetic.make_reference_maps(task, images=1)
+
+    def forward(
+        variables: dict, image: jax.Array, references: ReferenceMaps | None
+    ) -> tuple[jax.Array, jax.Array]:
+        predictions = task.model.apply(
+            variables, image, train=False, references=references
+        )
         assert isinstance(predictions, detector.Predictions)
         return predictions.logits, predictions.offsets
 
-    cost = jax.jit(forward).lower(variables, image).cost_analysis()
+    cost = jax.jit(forward).lower(variables, image, references).cost_analysis()
     assert cost is not None
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {"parameters": parameters, "flops": int(cost["flops"])}

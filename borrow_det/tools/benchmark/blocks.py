@@ -12,6 +12,7 @@ import numpy as np
 
 from borrow_det.data.augmentation.detection import resize_batch
 from borrow_det.models import borrowing, context, detector
+from borrow_det.models.references import ReferenceImages
 from borrow_det.models.trunks import vgg
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.benchmark.programs import (
@@ -84,11 +85,26 @@ def _modules(task: DetectionTask, images: int) -> tuple[Any, dict[str, _Call]]:
     image = jax.ShapeDtypeStruct((images, *task.input_size, 3), jnp.float32)
     apply = functools.partial(task.model.apply, train=True, mutable=["batch_stats"])
     with nn.intercept_methods(record):
-        predictions, _ = jax.eval_shape(apply, variables, image)
+        predictions, _ = jax.eval_shape(
+            apply, variables, image, references=_reference_shapes(task, images)
+        )
     return _noise(predictions), {
         "/".join(path): _module_call(module, arguments, _subtree(variables, path))
         for path, (module, arguments) in found.items()
     }
+
+
+def _reference_shapes(task: DetectionTask, images: int) -> ReferenceImages | None:
+    """Returns the shapes of the references of a batch; None without references."""
+    count = synthetic.reference_count(task.config)
+    if not count:
+        return None
+
+    def make() -> ReferenceImages:
+        shape = (images, count, *task.input_size, 3)
+        return ReferenceImages(jnp.zeros(shape), jnp.ones(shape[:2], jnp.bool_))
+
+    return jax.eval_shape(make)
 
 
 def _module_call(module: nn.Module, arguments: tuple, variables: dict) -> _Call:
@@ -145,12 +161,12 @@ def _is_shape(x: Any) -> bool:
 
 
 def _noise(shapes: Any) -> Any:
-    """Returns arrays of these shapes: normally distributed, or zero for integers."""
+    """Returns arrays: normally distributed, zero for integers, true for masks."""
     random = np.random.default_rng(0)
 
     def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
         if not _is_floating(x):
-            return np.zeros(x.shape, x.dtype)
+            return np.full(x.shape, x.dtype == bool, x.dtype)
         return random.standard_normal(x.shape, np.float32).astype(x.dtype)
 
     return jax.tree.map(draw, shapes)

@@ -224,13 +224,20 @@ class _Steps:
 def _inference(
     config: ml_collections.ConfigDict, num_classes: int, function: Callable
 ) -> Program:
-    """Compiles a function of a task, its variables and canvases, at eval_batch_size."""
+    """Compiles a function of a task, its variables and canvases, at eval_batch_size.
+
+    Maps of references are among the arguments: they are computed once for all frames or
+    tiles that use them.
+    """
     images = config.eval_batch_size
     batch = synthetic.make_batch(config, num_classes, images)
     task, as_defined = (
         DetectionTask(c, num_classes) for c in (config, _as_defined(config))
     )
-    arguments = (draw_variables(task), batch["image"], batch["image_size"])
+    arguments = (
+        *(draw_variables(task), batch["image"], batch["image_size"]),
+        synthetic.make_reference_maps(task, images),
+    )
     program = compile_program(images, functools.partial(function, task), arguments)
     counted = program_cost.products(functools.partial(function, as_defined), *arguments)
     return dataclasses.replace(program, flops=counted.flops)

@@ -1,9 +1,13 @@
-"""Batches of noise with the shapes of a run, for programs that need no dataset."""
+"""Noise with the shapes of a run's arrays, for programs that need no dataset."""
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from borrow_det.data.augmentation.references import OF_IMAGE
+from borrow_det.models.references import ReferenceMaps, deeper_maps
+from borrow_det.tasks.detection import DetectionTask
 
 # Room for boxes with dataset.max_boxes=0, where no data tells how many there are.
 BOXES_WITHOUT_DATA = 128
@@ -46,6 +50,27 @@ def make_batch(
     if config.references.kind == "group":
         batch |= _references(batch, config.references.count, random)
     return batch
+
+
+def reference_count(config: ml_collections.ConfigDict) -> int:
+    """Returns N, the number of references of an image that a run uses."""
+    references = config.references
+    return {"none": 0, "overview": 1, "group": references.count}[references.kind]
+
+
+def make_reference_maps(task: DetectionTask, images: int) -> ReferenceMaps | None:
+    """Returns the maps of a run's references of each image; None without references."""
+    count = reference_count(task.config)
+    if not count:
+        return None
+    inputs = jax.ShapeDtypeStruct((images * count, *task.input_size, 3), np.float32)
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    random = np.random.default_rng(0)
+    X = [
+        jnp.asarray(random.standard_normal(level.shape, np.float32), level.dtype)
+        for level in jax.eval_shape(task.maps, variables, inputs)
+    ]
+    return deeper_maps(X, jnp.ones((images, count), jnp.bool_))
 
 
 def _references(

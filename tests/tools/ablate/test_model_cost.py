@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from borrow_det.configs import base, ssd300_coco
+from borrow_det.configs import base, quickstart, ssd300_coco
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.ablate import model_cost
 
@@ -37,6 +37,23 @@ def test_flops_of_borrowing_are_those_of_its_matrix_products():
     difference = full["flops"] - plain["flops"]
     assert difference == pytest.approx(2 * multiplied, rel=0.02)
     assert difference > 2 * multiplied
+
+
+def test_every_reference_adds_the_same_cost_and_no_parameters():
+    config = quickstart.get_config()
+    config.input_size = (64, 64)
+
+    def cost(kind, count=1):
+        config.references.kind, config.references.count = kind, count
+        return model_cost.static_cost(DetectionTask(config, num_classes=2))
+
+    none, one, two, four = cost("none"), *(cost("group", n) for n in (1, 2, 4))
+    assert one["parameters"] == none["parameters"]
+    step = two["flops"] - one["flops"]
+    # The maps are given: no reference passes through the trunk.
+    assert 0 < step < none["flops"] / 10
+    assert four["flops"] == two["flops"] + 2 * step
+    assert cost("overview") == one
 
 
 class Clock:

@@ -120,6 +120,18 @@ def test_fsdp_shards_large_parameters(replicated):
 
 
 @needs_libtpu
+def test_references_of_a_group_are_arguments_of_the_step(replicated):
+    report, _ = compile_for(
+        "v5e:2x2", "--program=train", "--config.references.kind=group"
+    )
+    before, after = (
+        r["programs"]["train"]["bytes"]["arguments"] for r in (replicated, report)
+    )
+    # Two images per device and two references of each. Layouts pad arrays.
+    assert after - before > 2 * 2 * 64 * 64 * 3
+
+
+@needs_libtpu
 def test_a_program_that_does_not_fit_is_reported():
     report, said = compile_for(
         "v5e:2x2", "--program=detect", f"--config.eval_batch_size={2**20}"

@@ -41,7 +41,8 @@ def flops_of_detecting(config):
     task = DetectionTask(config, CLASSES)
     batch = synthetic.make_batch(config, CLASSES, config.eval_batch_size)
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    arguments = (variables, batch["image"], batch["image_size"])
+    references = synthetic.make_reference_maps(task, config.eval_batch_size)
+    arguments = (variables, batch["image"], batch["image_size"], references)
     return program_cost.products(task.detect, *arguments).flops
 
 
@@ -62,6 +63,31 @@ def test_a_row_has_time_rate_flops_and_memory_of_a_call(run, tiny_config, mode):
     assert row["bytes"]["temporaries"] > 0
     assert report["memory"]["memory/host_peak"] > 2**20
     assert mode in table
+
+
+def test_detection_has_ready_made_maps_of_references(run, tiny_config):
+    row = run("detect", "--config.references.kind=group")[0]["rows"]["detect"]
+    without = flops_of_detecting(tiny_config)
+    # Level 1 has 8 x 8 positions; those deeper have 16, 4 and 1 of 16, 32 and 16
+    # channels. phi and g embed them in 8 channels; S = Q K and Z = P V.
+    embedding = 2 * (16 * 16 + 4 * 32 + 1 * 16) * 8 * 2
+    attention = 2 * 64 * 21 * 8 * 2
+    expected = without + 4 * 2 * (embedding + attention)  # Two of each of four images.
+    assert row["flops"] == expected
+    tiny_config.references.kind = "overview"
+    assert flops_of_detecting(tiny_config) == (without + expected) / 2
+
+
+def test_blocks_of_a_training_step_have_references(run):
+    fields = ("--config.references.kind=group", "--config.references.count=3")
+    with_references = run("blocks", *fields)[0]["rows"]
+    without = run("blocks")[0]["rows"]
+    assert with_references.keys() == without.keys()
+    # Each image has three more to compute the maps of.
+    trunk = [rows["trunk"]["flops"] for rows in (with_references, without)]
+    assert trunk[0] == 4 * trunk[1]
+    head = [rows["head1"]["flops"] for rows in (with_references, without)]
+    assert head[0] == head[1]
 
 
 def test_two_configs_are_compared_within_rounds(run, tiny_config):
