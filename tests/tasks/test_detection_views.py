@@ -105,12 +105,22 @@ def boxes_of(results):
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-@pytest.mark.parametrize("tiles", ["auto", "2x3"])
-@pytest.mark.parametrize(("batch", "devices"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(
+    ("tiles", "batch", "devices", "kind"),
+    [
+        ("auto", 2, 1, "none"),
+        ("auto", 4, 2, "none"),
+        ("2x3", 2, 1, "none"),
+        ("2x3", 4, 2, "none"),
+        ("auto", 2, 1, "overview"),
+        ("2x3", 4, 2, "overview"),
+    ],
+)
 def test_tiles_give_the_detections_of_inference(
-    tiny_run, config, tiles, batch, devices
+    tiny_run, config, tiles, batch, devices, kind
 ):
     config.evaluation.tiles, config.eval_batch_size = tiles, batch
+    config.references.kind = kind
     variables = variables_of(tiny_run)
     found, _ = run_pass(config, variables, devices=devices)
     classes = metadata.load_classes(tiny_run.workdir)
