@@ -7,8 +7,8 @@ block of queries only, and recomputes it in the backward pass.
 
 Of the T positions, the first `own` always exist. Later ones belong to reference images
 (models/references.py), which may be absent. The sums over both parts are computed
-apart and combined by their weights: with all references absent, the result is that of
-the first part to the bit.
+apart and combined by their weights: in float32, with all references absent, the result
+is that of the first part to the bit.
 """
 
 import math
