@@ -33,6 +33,7 @@ class LearnableObjects:
           groups: groups of the images, with references.kind=group.
         """
         self._size = tuple(config.input_size)
+        self._canvas = tuple(config.dataset.canvas)
         self._scale = config.loss.matching_scale
         self._borrows = config.borrow.enabled
         self._tiles = config.augment.enabled and config.augment.tile
@@ -52,7 +53,7 @@ class LearnableObjects:
         self.objects += len(valid)
         self.learnable += int(valid.sum())
         own = record["height"], record["width"]
-        view = tuple(map(min, own, self._size)) if self._tiles else own
+        view = self._tile_in(own) if self._tiles else own
         area = average_precision.area_in(record["area"][valid], view, self._size)
         small = np.asarray(average_precision.is_small(area))
         self.small += int(small.sum())
@@ -77,6 +78,15 @@ class LearnableObjects:
         if self._groups:
             waiting = small & ~borrows & (side > 0)
             self._groups.observe(labels, side_in_entire, labels[waiting], side[waiting])
+
+    def _tile_in(self, own: tuple[int, int]) -> tuple[float, float]:
+        """Returns (height, width) of a tile with zoom 1, in pixels of an image.
+
+        A canvas that is smaller than the image shrinks it before tiles are cut.
+        """
+        (height, width), (canvas_height, canvas_width) = own, self._canvas
+        scale = min(1.0, canvas_height / height, canvas_width / width)
+        return min(height, self._size[0] / scale), min(width, self._size[1] / scale)
 
     def notices(self, split: Any) -> list[str]:
         """Returns lines about a split that has nothing to learn, or to borrow, from."""
@@ -159,7 +169,7 @@ class _GroupLenders:
         return sum(borrows(*waiting) for waiting in self._waiting)
 
 
-def _fit_one_tile(bbox: np.ndarray, tile: tuple[int, ...]) -> np.ndarray:
+def _fit_one_tile(bbox: np.ndarray, tile: tuple[float, float]) -> np.ndarray:
     """Marks pairs of objects whose centers a tile can contain, bool [n, n].
 
     Args:

@@ -169,7 +169,7 @@ def with_areas(
     return {**ground_truth, "annotations": annotations}, sized
 
 
-def area_in(area: _Area, own: tuple[int, int], size: tuple[int, int]) -> _Area:
+def area_in(area: _Area, own: tuple[float, float], size: tuple[int, int]) -> _Area:
     """Converts areas from an image of size `own` to one of `size`, (height, width)."""
     # Multiplied before dividing: an area exactly at a limit stays there.
     return area * math.prod(size) / math.prod(own)

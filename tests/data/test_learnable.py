@@ -30,6 +30,7 @@ def record(*objects, size=(100, 100), corners=()):
 def config():
     config = base.get_config()
     config.input_size = (200, 200)
+    config.dataset.canvas = (2000, 2000)
     return config
 
 
@@ -85,6 +86,10 @@ def test_with_tiles_objects_are_small_at_their_own_scale(config):
     low = {"size": (100, 2000)}
     assert counts(observed(config, record((0, 22, False), **low))) == (1, 0)
     assert counts(observed(config, record((0, 23, False), **low))) == (0, 0)
+    # A canvas of half the image halves the scale.
+    config.dataset.canvas = (3000, 1000)
+    assert counts(observed(config, record((0, 64, False), **large))) == (1, 0)
+    assert counts(observed(config, record((0, 65, False), **large))) == (0, 0)
     config.augment.enabled = False  # No tiles, then: 33 are 3.3 pixels.
     assert counts(observed(config, record((0, 33, False), **large))) == (1, 0)
 

@@ -13,8 +13,9 @@ For each split the report has
   are resized: COCO's small (below 32 pixels), medium and large (from 96 pixels on);
   the small objects that have a lender: an object of the same class with at least
   config.evaluation.lender_scale times the side. These can borrow. Lenders in the image
-  and in other images of its video or camera (dataset.group) are counted apart, and
-  their distance is compared with the receptive fields of the levels;
+  and in other images of its video or camera (references.field, or else dataset.group)
+  are counted apart, and their distance is compared with the receptive fields of the
+  levels;
   the objects that the config's anchors reach: the IoU with an anchor is at least
   config.loss.positive_iou.
 Boxes that training does not learn (crowds and difficult objects, by

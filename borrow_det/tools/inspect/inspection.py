@@ -1,7 +1,7 @@
 """The inspection of a dataset: its report, and everything that pictures need."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -9,6 +9,7 @@ import ml_collections
 from borrow_det.config import validate
 from borrow_det.data import sources
 from borrow_det.data.datasets import folder_splits
+from borrow_det.data.groups import group_keys
 from borrow_det.errors import check_choice
 from borrow_det.tools.inspect import (
     dataset,
@@ -129,18 +130,29 @@ def _measure(
     config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
     """Returns the figures of a split."""
+    groups, field = _groups(split, images, config)
+    small = figures.is_small(objects, config.input_size)
+    return {
+        **figures.measure(objects, split.class_names, config),
+        "lenders": lenders.measure(objects, small, groups, field, config),
+    }
+
+
+def _groups(
+    split: sources.Split, images: Sequence[Image], config: ml_collections.ConfigDict
+) -> tuple[list[Hashable | None], str | None]:
+    """Returns the group of each image, and the field that names it, if there is one."""
+    if references_field := config.references.field:
+        return list(group_keys(split, references_field)), references_field
     described = [{"file_name": i.file_name, "fields": i.fields} for i in images]
     group = config.dataset.group
     # All images may be of one video, which cannot be divided for validation.
     field = folder_splits.group_field(described, group) or folder_splits.group_field(
         described, group, least_groups=1
     )
-    groups = [json.dumps(image.fields[field]) if field else None for image in images]
-    small = figures.is_small(objects, config.input_size)
-    return {
-        **figures.measure(objects, split.class_names, config),
-        "lenders": lenders.measure(objects, small, groups, field or None, config),
-    }
+    if not field:
+        return [None] * len(images), None
+    return [json.dumps(image.fields[field]) for image in images], field
 
 
 def _training_split(

@@ -6,7 +6,7 @@ its side (the square root of the area), both in pixels of the network's input.
 
 import collections
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax
@@ -68,7 +68,7 @@ def _lenders(
 
 
 def in_group(
-    objects: Objects, groups: Sequence[str | None], scale: float
+    objects: Objects, groups: Sequence[Hashable | None], scale: float
 ) -> np.ndarray:
     """Finds which objects have a lender in another image of their group, bool [N].
 
@@ -79,7 +79,7 @@ def in_group(
     """
     extent = (objects.boxes[:, 2:] - objects.boxes[:, :2]).astype(np.float64)
     sides = np.sqrt(extent.prod(axis=1))
-    members: dict[tuple[str, int], list[int]] = {}
+    members: dict[tuple[Hashable, int], list[int]] = {}
     for k, (image, label) in enumerate(
         zip(objects.images.tolist(), objects.labels.tolist(), strict=True)
     ):
@@ -103,7 +103,7 @@ def in_group(
 def measure(
     objects: Objects,
     small: np.ndarray,
-    groups: Sequence[str | None],
+    groups: Sequence[Hashable | None],
     field: str | None,
     config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def measure(
       objects: the objects of a split.
       small: bool [N], the small ones of them.
       groups: group of each image.
-      field: field of the annotation file that names the group; None without one.
+      field: references.field, or the field of the annotation file that names the
+        group; None without one.
       config: the configuration.
 
     Returns:

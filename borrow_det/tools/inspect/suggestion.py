@@ -63,7 +63,7 @@ def verdict(
     Returns:
       "yes", "partly", "no", "no small objects" or "no objects", and the sentences of
       the answer. It depends on the lenders in the same image, since a detector borrows
-      from no other image.
+      from other images with references.kind=group only.
     """
     height, width = report["input_size"]
     found = split["lenders"]
@@ -117,8 +117,8 @@ def _group_sentence(found: Mapping[str, Any]) -> str:
         f"small objects, including {only} without one in the same image."
     )
     if only:
-        these = "this one" if only == 1 else f"these {only}"
-        sentence += f" A detector borrows within one image: not for {these}."
+        these = "This one" if only == 1 else f"These {only}"
+        sentence += f" {these} can borrow with references.kind=group only."
     return sentence
 
 

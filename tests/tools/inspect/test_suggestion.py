@@ -21,12 +21,13 @@ def inspect_boxes(tmp_path, monkeypatch):
     """A function: the report on images with these boxes of 512 x 512 pixels."""
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
 
-    def inspect_boxes(images, **more):
+    def inspect_boxes(images, references_field="", **more):
         folder = tmp_path / "data"
         folder.mkdir()
         write_split(folder, "train", images, **more)
         config = folder_config.get_config(f"path={folder}")
         config.dataset.eval_splits = ("train",)  # Otherwise images are held out.
+        config.references.field = references_field
         return inspection.inspect(config, ["train"]).report
 
     return inspect_boxes
@@ -153,8 +154,10 @@ def test_answer_sentences_and_suggestion_agree(
         assert group.startswith("No field of the images names their video")
     elif in_either > in_image:
         only = in_either - in_image
-        assert f"including {only} without one in the same image. A detector" in group
-        assert group.endswith(f"borrows within one image: not for these {only}.")
+        assert f"including {only} without one in the same image. These" in group
+        assert group.endswith(
+            f"These {only} can borrow with references.kind=group only."
+        )
     else:
         assert group.endswith("including 0 without one in the same image.")
     for borrows, expected in (("True", borrowing), ("False", plain)):
@@ -175,10 +178,18 @@ def test_lenders_of_the_same_video_are_counted_and_do_not_change_the_answer(
     assert found["sentences"][2] == (
         "Other images of the group (field video, groups with several images: 1) have "
         "lenders for 1 of the small objects, including 1 without one in the same "
-        "image. A detector borrows within one image: not for this one."
+        "image. This one can borrow with references.kind=group only."
     )
     # A run keeps groups together without a flag.
     assert not any("dataset.group" in line for line in found["fragment"])
+
+
+def test_the_field_of_references_groups_the_images(inspect_boxes):
+    images, videos = [[SMALL], [LARGE], [SMALL]], [{"video": "a"}] * 3
+    report = inspect_boxes(images, references_field="([0-9]+)", fields=videos)
+    lenders = report["splits"]["train"]["lenders"]
+    assert (lenders["group_field"], lenders["groups"]) == ("([0-9]+)", 0)
+    assert lenders["in_group"]["objects"] == 0
 
 
 def test_images_of_a_single_video_are_a_group(inspect_boxes):
