@@ -1,12 +1,17 @@
-"""Exports a trained run to one file that needs neither this package nor Flax.
+r"""Exports a trained run to one file that needs neither this package nor Flax.
 
-  python -m borrow_det.tools.export --workdir=W --output=FILE [--batch=N|any]
+  python -m borrow_det.tools.export --workdir=W --output=FILE [--batch=N|any] \
+      [--references=N]
 
 The file is a function that includes the run's parameters, resizing to the input size of
 the network, pixel statistics and suppression. Inputs:
   image       uint8 [B, H, W, 3] RGB canvases of the size config.dataset.canvas, with
               each image at the top left and zeros elsewhere
   image_size  int32 [B, 2]: height and width of each image on its canvas
+and, with --references=N, the images that each image also borrows from:
+  reference_image  uint8 [B, N, H, W, 3], canvases like those of the images
+  reference_size   int32 [B, N, 2]
+  reference_mask   bool [B, N], false for an absent reference
 Outputs, for K = nms.max_total detections sorted by descending score:
   boxes       float32 [B, K, 4]: y_min, x_min, y_max, x_max, relative to the image
   scores      float32 [B, K]
@@ -15,9 +20,9 @@ Outputs, for K = nms.max_total detections sorted by descending score:
 
 --format=stablehlo writes a zip file with
   model.stablehlo  input of jax.export.deserialize, for all of --platforms
-  metadata.json    class names, category ids, sizes in pixels, pixel statistics,
-                   operating points (minimum scores, such as best_f1), versions, and
-                   the config fields of the network
+  metadata.json    class names, category ids, sizes in pixels, number of references,
+                   pixel statistics, operating points (minimum scores, such as
+                   best_f1), versions, and the config fields of the network
 --format=onnx (needs requirements-export.txt) writes an ONNX model with the same
 metadata as properties. It computes in float32, also for a bfloat16 run, since
 onnxruntime has few operators in bfloat16. The suffix of FILE implies the format: .onnx
@@ -31,14 +36,13 @@ import json
 import pathlib
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.export
 import numpy as np
 from absl import flags
-from jax import Array
 from ml_collections import ConfigDict
 
 from borrow_det.errors import InputError, check_choice
@@ -47,14 +51,13 @@ from borrow_det.io import paths
 from borrow_det.models.layers import PixelStatistics
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import cli
-from borrow_det.tools.export import onnx_model
+from borrow_det.tools.export import onnx_model, program
 from borrow_det.workdir.metadata import environment
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 FORMATS = ("stablehlo", "onnx")
 # Suffixes of --output that imply a format.
 _SUFFIXES = {".zip": "stablehlo", ".onnx": "onnx"}
-_OUTPUTS = ("boxes", "scores", "labels", "mask")
 # Fields and groups of fields that define the network.
 _NETWORK = ("input_size", "dtype", "model", "borrow", "anchors", "nms")
 
@@ -68,24 +71,29 @@ def main(argv: Sequence[str]) -> int:
     _check_platforms(options, kind)
     output = _new_file(options.output)
     detector = Detector.load(options.workdir, options.step)
+    _check_references(options.references, detector.config)
     if kind == "onnx":
-        content, note = to_onnx(detector, batch)
+        content, note = to_onnx(detector, batch, options.references)
     else:
-        content = to_stablehlo(detector, batch, options.platforms)
+        content = to_stablehlo(detector, batch, options.platforms, options.references)
         note = f"for {', '.join(options.platforms)}"
     try:
         paths.write_whole(output, content)
     except OSError as error:
         raise _unwritable(output, error) from error
+    references = f"references {options.references}, " if options.references else ""
     print(
         f"{output}: {kind} of step {detector.step}, batch {options.batch}, "
-        f"{note}; {len(content) / 2**20:.1f} MiB"
+        f"{references}{note}; {len(content) / 2**20:.1f} MiB"
     )
     return 0
 
 
 def to_stablehlo(
-    detector: Detector, batch: int | None, platforms: Sequence[str]
+    detector: Detector,
+    batch: int | None,
+    platforms: Sequence[str],
+    references: int = 0,
 ) -> bytes:
     """Returns the zip file of a run; see the module's docstring.
 
@@ -93,6 +101,7 @@ def to_stablehlo(
       detector: trained run.
       batch: number of images per call; None for any number.
       platforms: one or more of PLATFORMS; they need not be available here.
+      references: number of references of an image; 0 for none.
     """
     # These forms of attention run on all platforms; cuDNN's does not.
     form = detector.config.borrow.attention
@@ -101,11 +110,13 @@ def to_stablehlo(
         attention="plain" if form == "plain" else "blocks",
         first_stage="pairs" if tuple(platforms) == ("tpu",) else "plain",
     )
+    inputs = program.make_inputs(detector.canvas, batch, references)
     exported = jax.export.export(
-        jax.jit(_function(task, detector.variables)), platforms=tuple(platforms)
-    )(*_inputs(detector, batch))
+        jax.jit(program.make_function(task, detector.variables)),
+        platforms=tuple(platforms),
+    )(*inputs.values())
     about = {
-        **metadata(detector, batch, task.config),
+        **metadata(detector, batch, references, task.config),
         "platforms": list(exported.platforms),
     }
     about["versions"]["calling_convention"] = exported.calling_convention_version
@@ -116,12 +127,15 @@ def to_stablehlo(
     return file.getvalue()
 
 
-def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
+def to_onnx(
+    detector: Detector, batch: int | None, references: int = 0
+) -> tuple[bytes, str]:
     """Converts a run to an ONNX model and compares both on an image of noise.
 
     Args:
       detector: trained run.
       batch: number of images per call; None for any number.
+      references: number of references of an image; 0 for none.
 
     Returns:
       The model, and a sentence with its largest differences from the run.
@@ -132,14 +146,13 @@ def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
     # The converter gives wrong results for loops over blocks, and onnxruntime has few
     # operators in bfloat16.
     task = _task(detector, attention="plain", first_stage="plain", dtype="float32")
-    function = _function(task, detector.variables)
-    about = metadata(detector, batch, task.config)
-    content = onnx_model.convert(function, _inputs(detector, batch), about)
-    shape = (batch or 1, *detector.canvas, 3)
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    sizes = np.tile(np.array(detector.canvas, np.int32), (shape[0], 1))
-    found = onnx_model.run(content, noise, sizes)
-    expected = jax.device_get(jax.jit(function)(noise, sizes))
+    function = program.make_function(task, detector.variables)
+    inputs = program.make_inputs(detector.canvas, batch, references)
+    about = metadata(detector, batch, references, task.config)
+    content = onnx_model.convert(function, inputs, about)
+    noise = program.draw_inputs(detector.canvas, batch or 1, references)
+    found = onnx_model.run(content, noise)
+    expected = jax.device_get(jax.jit(function)(*noise.values()))
     scores = np.abs(found["scores"] - expected["scores"]).max()
     # Compare with the nearest box, since detections of equal score may change places.
     pairs = np.abs(found["boxes"][:, :, None] - expected["boxes"][:, None])
@@ -151,13 +164,14 @@ def to_onnx(detector: Detector, batch: int | None) -> tuple[bytes, str]:
 
 
 def metadata(
-    detector: Detector, batch: int | None, config: ConfigDict
+    detector: Detector, batch: int | None, references: int, config: ConfigDict
 ) -> dict[str, Any]:
     """Returns the metadata of an exported run, for JSON.
 
     Args:
       detector: trained run.
       batch: number of images per call; None for any number.
+      references: number of references of an image; 0 for none.
       config: config of the exported function.
     """
     fields = config.to_dict()
@@ -168,6 +182,7 @@ def metadata(
         "input_size": detector.input_size,
         "normalization": PixelStatistics.of(config.model)._asdict(),
         "batch": batch or "any",
+        "references": references,
         "step": detector.step,
         "operating_points": detector.operating_points.points,
         "versions": {
@@ -187,26 +202,6 @@ def _task(
     config.first_stage = first_stage
     config.update(fields)
     return DetectionTask(config, len(detector.class_names))
-
-
-def _function(task: DetectionTask, variables: dict) -> Callable[..., dict[str, Array]]:
-    def detect(image: Array, image_size: Array) -> dict[str, Array]:
-        # A dictionary, since the file cannot refer to a class of this package.
-        found = task.detect(variables, image, image_size)._asdict()
-        return {name: found[name] for name in _OUTPUTS}
-
-    return detect
-
-
-def _inputs(
-    detector: Detector, batch: int | None
-) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Returns the shapes and types of the canvases and sizes of a call."""
-    (rows,) = jax.export.symbolic_shape("batch") if batch is None else (batch,)
-    return (
-        jax.ShapeDtypeStruct((rows, *detector.canvas, 3), np.uint8),
-        jax.ShapeDtypeStruct((rows, 2), np.int32),
-    )
 
 
 def _batch(text: str) -> int | None:
@@ -232,6 +227,22 @@ def _format(stated: str | None, output: str) -> str:
             f"of {implied}, so leave out --format, or choose another name"
         )
     return stated or implied or FORMATS[0]
+
+
+def _check_references(count: int, config: ConfigDict) -> None:
+    """Checks that a run can borrow from references.
+
+    Raises:
+      InputError: there are references, and the run does not borrow, or not from deeper
+        levels.
+    """
+    borrow = config.borrow
+    if count and not (borrow.enabled and borrow.source == "deeper"):
+        raise InputError(
+            f"--references={count} needs a run that borrows from deeper levels, and "
+            f"this one has borrow.enabled={borrow.enabled} and "
+            f"borrow.source={borrow.source}: leave out --references"
+        )
 
 
 def _check_platforms(options: flags.FlagValues, kind: str) -> None:
@@ -286,6 +297,13 @@ def _flags() -> flags.FlagValues:
         "batch",
         "any",
         "Number of images per call: a number, or any for a variable number.",
+        **text,
+    )
+    flags.DEFINE_integer(
+        "references",
+        0,
+        "Number of reference images of an image, which are inputs, too.",
+        lower_bound=0,
         **text,
     )
     flags.DEFINE_list(

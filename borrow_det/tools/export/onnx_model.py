@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,22 +15,22 @@ import numpy as np
 from jax import Array
 
 from borrow_det.errors import InputError, absent_package
+from borrow_det.tools.export.program import Inputs
 
-# Names of the inputs, in the order of the function's arguments.
-_INPUTS = ("image", "image_size")
 _ABSENT = "--format=onnx needs {}: pip install -r requirements-export.txt"
 
 
 def convert(
     function: Callable[..., dict[str, Array]],
-    inputs: Sequence[jax.ShapeDtypeStruct],
+    inputs: Inputs,
     metadata: Mapping[str, Any],
 ) -> bytes:
-    """Converts a function of `image` and `image_size` to an ONNX model.
+    """Converts a function to an ONNX model.
 
     Args:
       function: returns a dictionary whose keys become the names of the outputs.
-      inputs: shapes and types of the arguments; the batch size may be symbolic.
+      inputs: shapes and types of the arguments by name, in their order; the batch size
+        may be symbolic.
       metadata: properties of the model; each value is written as JSON.
 
     Returns:
@@ -43,14 +43,14 @@ def convert(
         import jax2onnx
         import onnx
 
-    outputs = sorted(jax.eval_shape(function, *inputs))
+    outputs = sorted(jax.eval_shape(function, *inputs.values()))
     with _quiet():
         try:
             model = jax2onnx.to_onnx(
                 function,
-                list(inputs),
+                list(inputs.values()),
                 model_name="detect",
-                input_names=_INPUTS,
+                input_names=list(inputs),
                 output_names=outputs,
             )
         except Exception as error:  # The converter raises errors of many kinds.
@@ -83,12 +83,12 @@ def _remove_unused(graph: Any) -> set[str]:
     return used
 
 
-def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
+def run(model: bytes, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Runs an ONNX model on the CPU and returns its outputs by name.
 
     Args:
       model: serialized model.
-      *arrays: `image` and `image_size`.
+      inputs: arrays by name.
 
     Raises:
       InputError: the packages are not installed, or cannot run the model.
@@ -100,7 +100,7 @@ def run(model: bytes, *arrays: np.ndarray) -> dict[str, np.ndarray]:
         session = onnxruntime.InferenceSession(
             model, providers=["CPUExecutionProvider"]
         )
-        found = session.run(None, dict(zip(_INPUTS, arrays, strict=True)))
+        found = session.run(None, dict(inputs))
     except Exception as error:  # onnxruntime has many kinds of errors.
         raise InputError(f"onnxruntime cannot run this model: {error}") from error
     return dict(zip((o.name for o in session.get_outputs()), found, strict=True))

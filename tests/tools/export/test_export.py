@@ -179,7 +179,8 @@ def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
     images, sizes = (values[2:] for values in scenes_on_canvases(scenes))
     expected = detector.detect_canvases(images, sizes)
     assert 0.4 < expected["scores"].max() < 0.999
-    assert_same(onnx_model.run(model, images, sizes), expected)
+    inputs = {"image": images, "image_size": sizes}
+    assert_same(onnx_model.run(model, inputs), expected)
 
 
 @pytest.fixture
