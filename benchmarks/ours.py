@@ -32,7 +32,7 @@ from borrow_det.train_step import (
 CLASSES = 90  # COCO's ids as torchvision counts them, without background.
 OBJECTS = 8  # Number of objects per image.
 # Small enough that timed steps do not change the weights.
-_LEARNING_RATE = 1e-14
+LEARNING_RATE = 1e-14
 
 
 def make_config(
@@ -76,7 +76,7 @@ def make_config(
     config.model.width = width
     config.dtype = dtype
     config.augment.enabled = False
-    config.optimizer.learning_rate = _LEARNING_RATE
+    config.optimizer.learning_rate = LEARNING_RATE
     config.schedule.warmup_steps = 0
     validate.check(config, TASKS, data_parallelism=1)
     return config

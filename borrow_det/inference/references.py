@@ -277,12 +277,12 @@ def check_run(references: Parsed, config: ml_collections.ConfigDict) -> None:
     if not borrow.enabled:
         raise InputError(
             "references need a run that borrows, and this one has "
-            "borrow.enabled=False: give references=none, or name another run"
+            "borrow.enabled=False: leave out references, or name another run"
         )
     if borrow.source != "deeper":
         raise InputError(
             f"references need borrow.source=deeper, and this run has {borrow.source}: "
-            "give references=none, or name another run"
+            "leave out references, or name another run"
         )
 
 

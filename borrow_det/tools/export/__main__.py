@@ -46,6 +46,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from borrow_det.errors import InputError, check_choice
+from borrow_det.inference import references
 from borrow_det.inference.detector import Detector
 from borrow_det.io import paths
 from borrow_det.models.layers import PixelStatistics
@@ -71,7 +72,11 @@ def main(argv: Sequence[str]) -> int:
     _check_platforms(options, kind)
     output = _new_file(options.output)
     detector = Detector.load(options.workdir, options.step)
-    _check_references(options.references, detector.config)
+    count = options.references or None
+    references.check_run(count, detector.config)
+    notice = references.notice(count, detector.config)
+    if notice is not None:
+        print(f"warning: {notice}", file=sys.stderr)
     if kind == "onnx":
         content, note = to_onnx(detector, batch, options.references)
     else:
@@ -81,10 +86,10 @@ def main(argv: Sequence[str]) -> int:
         paths.write_whole(output, content)
     except OSError as error:
         raise _unwritable(output, error) from error
-    references = f"references {options.references}, " if options.references else ""
+    number = "" if count is None else f"references {count}, "
     print(
         f"{output}: {kind} of step {detector.step}, batch {options.batch}, "
-        f"{references}{note}; {len(content) / 2**20:.1f} MiB"
+        f"{number}{note}; {len(content) / 2**20:.1f} MiB"
     )
     return 0
 
@@ -93,7 +98,7 @@ def to_stablehlo(
     detector: Detector,
     batch: int | None,
     platforms: Sequence[str],
-    references: int = 0,
+    count: int = 0,
 ) -> bytes:
     """Returns the zip file of a run; see the module's docstring.
 
@@ -101,7 +106,7 @@ def to_stablehlo(
       detector: trained run.
       batch: number of images per call; None for any number.
       platforms: one or more of PLATFORMS; they need not be available here.
-      references: number of references of an image; 0 for none.
+      count: number of references of an image; 0 for none.
     """
     # These forms of attention run on all platforms; cuDNN's does not.
     form = detector.config.borrow.attention
@@ -110,13 +115,13 @@ def to_stablehlo(
         attention="plain" if form == "plain" else "blocks",
         first_stage="pairs" if tuple(platforms) == ("tpu",) else "plain",
     )
-    inputs = program.make_inputs(detector.canvas, batch, references)
+    inputs = program.make_inputs(detector.canvas, batch, count)
     exported = jax.export.export(
         jax.jit(program.make_function(task, detector.variables)),
         platforms=tuple(platforms),
     )(*inputs.values())
     about = {
-        **metadata(detector, batch, references, task.config),
+        **metadata(detector, batch, count, task.config),
         "platforms": list(exported.platforms),
     }
     about["versions"]["calling_convention"] = exported.calling_convention_version
@@ -127,15 +132,13 @@ def to_stablehlo(
     return file.getvalue()
 
 
-def to_onnx(
-    detector: Detector, batch: int | None, references: int = 0
-) -> tuple[bytes, str]:
+def to_onnx(detector: Detector, batch: int | None, count: int = 0) -> tuple[bytes, str]:
     """Converts a run to an ONNX model and compares both on an image of noise.
 
     Args:
       detector: trained run.
       batch: number of images per call; None for any number.
-      references: number of references of an image; 0 for none.
+      count: number of references of an image; 0 for none.
 
     Returns:
       The model, and a sentence with its largest differences from the run.
@@ -147,10 +150,10 @@ def to_onnx(
     # operators in bfloat16.
     task = _task(detector, attention="plain", first_stage="plain", dtype="float32")
     function = program.make_function(task, detector.variables)
-    inputs = program.make_inputs(detector.canvas, batch, references)
-    about = metadata(detector, batch, references, task.config)
+    inputs = program.make_inputs(detector.canvas, batch, count)
+    about = metadata(detector, batch, count, task.config)
     content = onnx_model.convert(function, inputs, about)
-    noise = program.draw_inputs(detector.canvas, batch or 1, references)
+    noise = program.draw_inputs(detector.canvas, batch or 1, count)
     found = onnx_model.run(content, noise)
     expected = jax.device_get(jax.jit(function)(*noise.values()))
     scores = np.abs(found["scores"] - expected["scores"]).max()
@@ -164,14 +167,14 @@ def to_onnx(
 
 
 def metadata(
-    detector: Detector, batch: int | None, references: int, config: ConfigDict
+    detector: Detector, batch: int | None, count: int, config: ConfigDict
 ) -> dict[str, Any]:
     """Returns the metadata of an exported run, for JSON.
 
     Args:
       detector: trained run.
       batch: number of images per call; None for any number.
-      references: number of references of an image; 0 for none.
+      count: number of references of an image; 0 for none.
       config: config of the exported function.
     """
     fields = config.to_dict()
@@ -182,7 +185,7 @@ def metadata(
         "input_size": detector.input_size,
         "normalization": PixelStatistics.of(config.model)._asdict(),
         "batch": batch or "any",
-        "references": references,
+        "references": count,
         "step": detector.step,
         "operating_points": detector.operating_points.points,
         "versions": {
@@ -227,22 +230,6 @@ def _format(stated: str | None, output: str) -> str:
             f"of {implied}, so leave out --format, or choose another name"
         )
     return stated or implied or FORMATS[0]
-
-
-def _check_references(count: int, config: ConfigDict) -> None:
-    """Checks that a run can borrow from references.
-
-    Raises:
-      InputError: there are references, and the run does not borrow, or not from deeper
-        levels.
-    """
-    borrow = config.borrow
-    if count and not (borrow.enabled and borrow.source == "deeper"):
-        raise InputError(
-            f"--references={count} needs a run that borrows from deeper levels, and "
-            f"this one has borrow.enabled={borrow.enabled} and "
-            f"borrow.source={borrow.source}: leave out --references"
-        )
 
 
 def _check_platforms(options: flags.FlagValues, kind: str) -> None:

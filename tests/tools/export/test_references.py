@@ -3,16 +3,13 @@
 import json
 import re
 
-import jax
 import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.data.augmentation.detection import resize_batch
 from borrow_det.inference.detector import Detector
-from borrow_det.models.references import ReferenceImages
-from borrow_det.tools.export import onnx_model, program
-from tests.tools.export.exports import assert_same, loaded, run
+from borrow_det.tools.export import onnx_model
+from tests.tools.export.exports import assert_same, detected, loaded, run
 
 
 @pytest.fixture(scope="module")
@@ -29,25 +26,6 @@ def inputs(scenes):
         "reference_size": sizes,
         "reference_mask": np.array([[True, True], [True, False]]),
     }
-
-
-def detected(detector, inputs):
-    """Returns the detections of the network, given references of its input size."""
-    count = inputs["reference_mask"].shape[1]
-    each = [
-        resize_batch(
-            inputs["reference_image"][:, n],
-            inputs["reference_size"][:, n],
-            detector.input_size,
-        )
-        for n in range(count)
-    ]
-    references = ReferenceImages(np.stack(each, axis=1), inputs["reference_mask"])
-    predictions = detector.task.forward(
-        detector.variables, inputs["image"], inputs["image_size"], references
-    )
-    found = jax.device_get(detector.task.decode(predictions)._asdict())
-    return {name: found[name] for name in program.OUTPUTS}
 
 
 def test_a_file_with_references_detects_the_same(
@@ -83,6 +61,16 @@ def test_an_absent_reference_changes_nothing(exported_with_references, inputs):
     changed["reference_size"][1, 1] = 0
     for name, values in call(*inputs.values()).items():
         np.testing.assert_array_equal(values, call(*changed.values())[name])
+
+
+def test_a_run_that_was_trained_without_references_is_exported_with_a_warning(
+    tiny_run, tmp_path, capsys
+):
+    flags = ("--references=1", "--platforms=cpu", "--batch=1")
+    assert run(tiny_run.workdir, tmp_path / "x.zip", *flags) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith("warning: this run was trained without references")
+    assert "batch 1, references 1, for cpu" in printed.out
 
 
 def test_metadata_has_the_number_of_references(exported, exported_with_references):
@@ -126,7 +114,7 @@ def test_a_run_that_cannot_borrow_from_references_is_refused(
     (workdir / "config.json").write_text(json.dumps(config))
     assert run(workdir, tmp_path / "x.zip", "--references=1") == 2
     assert re.match(
-        f"error: --references=1 needs a run that borrows .*borrow.{field}={value}",
+        f"error: references need .*borrow.*{value}: leave out references",
         capsys.readouterr().err,
     )
     assert not (tmp_path / "x.zip").exists()

@@ -17,7 +17,8 @@ import pytest
 
 from borrow_det.data.images import decode, inputs
 from borrow_det.inference.detector import Detector
-from tests.tools.export.exports import assert_same, loaded, run
+from borrow_det.tiling.views import windows
+from tests.tools.export.exports import assert_same, detected, loaded, run
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
@@ -32,11 +33,15 @@ np.savez(results, modules=modules, **found)
 """
 
 
+def code_blocks():
+    """Returns the Python blocks of the page on exporting."""
+    page = (ROOT / "docs/exporting.md").read_text()
+    return re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+
+
 def documented_scripts():
     """Returns the script of the page on exporting, and its variant for ONNX."""
-    page = (ROOT / "docs/exporting.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    script, opened, called = blocks
+    script, opened, called, _ = code_blocks()
     changed = re.sub(
         r"^with .*?\n(?! )", opened, script, flags=re.DOTALL | re.MULTILINE
     )
@@ -44,9 +49,10 @@ def documented_scripts():
     return script, changed.replace("jax.export", "onnxruntime")
 
 
-def run_script(script, file, picture, monkeypatch):
+def run_script(script, file, pictures, monkeypatch):
     """Runs a script in this process; returns its variables."""
-    monkeypatch.setattr(sys, "argv", ["script.py", str(file), str(picture)])
+    arguments = [str(path) for path in (file, *pictures)]
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
     variables = {}
     exec(script, variables)
     return variables
@@ -148,7 +154,8 @@ def test_the_documented_script_makes_the_canvas_of_the_run(
         file.writestr("metadata.json", json.dumps({"canvas": canvas}))
         file.writestr("model.stablehlo", b"")
     script, _ = documented_scripts()
-    run_script(script, tmp_path / "detector.zip", tmp_path / "picture.jpg", monkeypatch)
+    files = [tmp_path / "detector.zip", [tmp_path / "picture.jpg"]]
+    run_script(script, *files, monkeypatch)
     expected, size = decode.to_canvas(
         inputs.read_upright(tmp_path / "picture.jpg"), canvas
     )
@@ -182,7 +189,7 @@ def test_the_documented_script_detects_as_predict_does_in_shrunk_photographs(
     monkeypatch.setattr(jax.export, "deserialize", lambda _: once)
     script, _ = documented_scripts()
     for picture in crops_of(name, shared, tmp_path):
-        found = run_script(script, exported, picture, monkeypatch)
+        found = run_script(script, exported, [picture], monkeypatch)
         assert_as_predict(found, detector, picture)
 
 
@@ -199,5 +206,130 @@ def test_the_documented_lines_for_onnx_detect_as_predict_does(
         tmp_path / "picture.jpg", np.kron(scene, np.ones((3, 2, 1), np.uint8)), 6
     )
     _, script = documented_scripts()
-    found = run_script(script, output, tmp_path / "picture.jpg", monkeypatch)
+    found = run_script(script, output, [tmp_path / "picture.jpg"], monkeypatch)
     assert_as_predict(found, detector, tmp_path / "picture.jpg")
+
+
+# The script with references.
+
+
+def script_with_references():
+    """Returns the script of the section on references, and its variant for ONNX."""
+    _, opened, called, script = code_blocks()
+    names = called.splitlines(keepends=True)[0]
+    changed = re.sub(
+        r"^with .*?^run = .*?\n", opened + names, script, flags=re.DOTALL | re.MULTILINE
+    )
+    call = "dict(zip(names, session.run(None, inputs)))"
+    changed = changed.replace("jax.device_get(run(*inputs.values()))", call)
+    return script, changed.replace("jax.export", "onnxruntime")
+
+
+def on_canvases(detector, pictures):
+    """Returns the canvases and the sizes of pictures."""
+    placed = [decode.to_canvas(picture, detector.canvas) for picture in pictures]
+    canvases, sizes = zip(*placed, strict=True)
+    return np.stack(canvases), np.array(sizes, np.int32)
+
+
+def lines_of_views(detector, views, references):
+    """Returns (class, numbers) of the lines that views (top, left, picture) give."""
+    classes, numbers = [], []
+    for top, left, picture in views:
+        image, size = on_canvases(detector, [picture])
+        reference_image, reference_size = on_canvases(detector, references)
+        inputs = {
+            "image": image,
+            "image_size": size,
+            "reference_image": reference_image[None],
+            "reference_size": reference_size[None],
+            "reference_mask": np.ones((1, len(references)), bool),
+        }
+        found = detected(detector, inputs)
+        kept = {name: values[found["mask"]] for name, values in found.items()}
+        boxes = kept["boxes"] * np.tile(picture.shape[:2], 2) + [top, left] * 2
+        classes += [detector.class_names[label] for label in kept["labels"]]
+        numbers += np.column_stack([kept["scores"], boxes]).tolist()
+    assert numbers
+    return classes, np.array(numbers)
+
+
+def assert_prints(out, expected):
+    """Asserts that a script has printed the lines of `lines_of_views`."""
+    classes, numbers = expected
+    lines = [line.rsplit(" ", 5) for line in out.splitlines()]
+    assert [line[0] for line in lines] == classes
+    printed = np.array([line[1:] for line in lines], float)
+    np.testing.assert_allclose(printed[:, 0], numbers[:, 0], rtol=0, atol=6e-4)
+    np.testing.assert_allclose(printed[:, 1:], numbers[:, 1:], rtol=0, atol=6e-2)
+
+
+@pytest.fixture
+def large(scenes, tmp_path):
+    """A picture of 3 x 2 tiles, and its file."""
+    scene = np.array(PIL.Image.open(scenes / "val_0.jpg"))
+    picture = np.kron(scene, np.ones((3, 2, 1), np.uint8))[:150, :100]
+    PIL.Image.fromarray(picture).save(tmp_path / "large.png")
+    return picture, tmp_path / "large.png"
+
+
+def tiles_of(picture):
+    """Returns the tiles of 64 pixels of a picture: (top, left, tile)."""
+    found = windows(picture.shape[:2], (64, 64), 0.2, whole=False)
+    assert len(found) == 6
+    return [(y, x, picture[y:bottom, x:right]) for y, x, bottom, right in found]
+
+
+def test_the_script_with_references_detects_in_tiles_with_the_overview(
+    tiny_run, exported_with_references, large, monkeypatch, capsys
+):
+    picture, file = large
+    script, _ = script_with_references()
+    run_script(script, exported_with_references, [file], monkeypatch)
+    detector = Detector.load(tiny_run.workdir)
+    expected = lines_of_views(detector, tiles_of(picture), [picture])
+    assert_prints(capsys.readouterr().out, expected)
+
+
+def test_the_script_with_references_detects_with_exemplars(
+    tiny_run, exported_with_references, large, scenes, monkeypatch, capsys
+):
+    picture, file = large
+    files = [scenes / f"val_{n}.jpg" for n in (1, 2)]
+    exemplars = [np.array(PIL.Image.open(path)) for path in files]
+    script, _ = script_with_references()
+    run_script(script, exported_with_references, [file, *files], monkeypatch)
+    detector = Detector.load(tiny_run.workdir)
+    expected = lines_of_views(detector, [(0, 0, picture)], exemplars)
+    assert_prints(capsys.readouterr().out, expected)
+
+
+def test_the_tiles_of_the_script_are_those_of_predict(
+    exported_with_references, large, monkeypatch
+):
+    script, _ = script_with_references()
+    variables = run_script(script, exported_with_references, [large[1]], monkeypatch)
+    for height, width in np.random.default_rng(0).integers(1, 2000, (200, 2)).tolist():
+        expected = windows((height, width), (192, 320), 0.2, whole=False)
+        rows, columns = (
+            variables["starts"](side, length)
+            for side, length in ((height, 192), (width, 320))
+        )
+        found = [[top, left] for top in rows for left in columns]
+        assert found == expected[:, :2].tolist()
+
+
+@pytest.mark.onnx
+@pytest.mark.usefixtures("lax_types")
+def test_the_script_with_references_runs_an_onnx_model(
+    tiny_run, large, tmp_path, monkeypatch, capsys
+):
+    picture, file = large
+    output = tmp_path / "detector.onnx"
+    assert run(tiny_run.workdir, output, "--references=1", "--batch=1") == 0
+    capsys.readouterr()
+    _, script = script_with_references()
+    run_script(script, output, [file], monkeypatch)
+    detector = Detector.load(tiny_run.workdir)
+    expected = lines_of_views(detector, tiles_of(picture), [picture])
+    assert_prints(capsys.readouterr().out, expected)

@@ -168,6 +168,6 @@ def test_a_run_that_does_not_borrow_refuses_references(
     assert cli.call(predict.main, [*argv, path]) == 2
     assert capsys.readouterr().err == (
         "error: references need a run that borrows, and this one has "
-        "borrow.enabled=False: give references=none, or name another run\n"
+        "borrow.enabled=False: leave out references, or name another run\n"
     )
     assert not (tmp_path / "out").exists()
