@@ -335,7 +335,7 @@ def test_absent_views_count_nowhere():
             objects.valid | True,
             objects.labels,
         )
-        return found, {0: count}
+        return found, {0: count, 1: mean * 0 + 1}
 
     batch = {"image": image, "image_size": size, "views": views, "view_mask": mask}
     found, attention = jax.jit(
@@ -353,6 +353,7 @@ def test_absent_views_count_nowhere():
             np.testing.assert_array_equal(found.boxes[i, v], moved)
             counts[i] += np.sum(np.asarray(kept) & objects.valid[i])
     np.testing.assert_array_equal(attention[0], counts)
+    np.testing.assert_array_equal(attention[1], [3, 1])
     np.testing.assert_array_equal(found.mask.any(axis=2), mask)
 
 

@@ -132,6 +132,21 @@ def test_references_of_a_group_are_arguments_of_the_step(replicated):
 
 
 @needs_libtpu
+def test_an_evaluation_by_tiles_with_an_overview_compiles():
+    report, _ = compile_for(
+        "v5e:2x2",
+        "--program=evaluate",
+        "--config.evaluation.tiles=2x2",
+        "--config.references.kind=overview",
+    )
+    program = report["programs"]["evaluate"]
+    assert program["fits"]
+    # Boxes of 4 tiles and the entire image in 8 images, 20 each.
+    assert program["bytes"]["outputs"] > 8 * 5 * 20 * 4 * BYTES
+    assert program["cycles"]["in_loops"] > program["cycles"]["total"] / 2
+
+
+@needs_libtpu
 def test_a_program_that_does_not_fit_is_reported():
     report, said = compile_for(
         "v5e:2x2", "--program=detect", f"--config.eval_batch_size={2**20}"
