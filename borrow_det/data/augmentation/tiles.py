@@ -56,8 +56,8 @@ def choose_tile(
       augment: config.augment. The logarithm of the zoom is uniform in that of
         `tile_zoom`. The window is the entire image with probability `tile_whole`. With
         probability `tile_objects` a tile contains the center of an object, all of which
-        are equally probable; among the tiles that do, and among all if there is no
-        object, it is uniform.
+        are equally probable, and is uniform among the tiles that do. Other tiles, and
+        those of images without objects, are uniform among all.
       input_size: (height, width) of the network's input in pixels.
 
     Returns:
