@@ -19,6 +19,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, references="group", borrow=True)
     config = quickstart.get_config()
+    config.eval_every = config.num_steps
     config.dataset.name = "scale_pairs_clips"
     config.references.kind = args.references
     # Two of the other five frames lack the large discs: one of three has them.

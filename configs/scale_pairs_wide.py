@@ -20,7 +20,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, references="overview", tiles=True, borrow=True)
     config = quickstart.get_config()
-    config.eval_batch_size = 4  # Each image has 17 views.
+    config.num_steps = config.eval_every = 600
+    config.checkpoint_every = 200
+    config.eval_batch_size = 16
     config.dataset.name = "scale_pairs_wide"
     config.dataset.image_size = 576
     config.dataset.canvas = (576, 576)
@@ -31,8 +33,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.augment.expand = 0.0
     config.augment.crop = False
     config.augment.tile_zoom = (0.9, 1.1)
-    # Large discs must be recognized at the scale of the overview, too.
-    config.augment.tile_whole = 0.25
+    config.augment.tile_objects = 0.9
+    # Species are learnt from the large discs at the scale of the overview.
+    config.augment.tile_whole = 0.5
     config.augment.enabled = config.augment.tile = args.tiles
     config.evaluation.tiles = "auto" if args.tiles else ""
     config.references.kind = args.references if args.tiles else "none"
