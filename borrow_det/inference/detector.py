@@ -18,11 +18,13 @@ from borrow_det.inference.batching import IndependentViews, ViewDetector
 from borrow_det.inference.borrowing_views import (
     BorrowingPrograms,
     BorrowingViews,
+    DeepMaps,
     fetch,
 )
 from borrow_det.inference.detections import Detections
 from borrow_det.inference.images import ImageLike, is_image, pixels, read
 from borrow_det.inference.references import References, Rule, choose_rule
+from borrow_det.models.references import ReferenceMaps
 from borrow_det.models.trunks import TRUNKS
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
@@ -50,7 +52,9 @@ class Attended(NamedTuple):
 
     detections: nms.NmsOutput  # [B, K]
     levels: np.ndarray  # int32 [B, K], level (from 0) of each detection's anchor.
-    P: dict[int, np.ndarray]  # [B, R, T], scores of each level (from 0) that borrows.
+    # Scores of each level (from 0) that borrows: [B, R, T], or [B, R, (1 + N) T] with N
+    # references.
+    P: dict[int, np.ndarray]
 
 
 class Options(TypedDict, total=False):
@@ -251,11 +255,6 @@ class Detector:
         if not isinstance(max_pixels, int) or max_pixels < 0:
             raise InputError(f"max_pixels={max_pixels} is not a number of pixels or 0")
         least = None if score is None else self.minimum_score(score)
-        # A larger view would be shrunk to the canvas or to the input.
-        full = (
-            min(self.canvas[0], self.input_size[0]),
-            min(self.canvas[1], self.input_size[1]),
-        )
         reference_rule = choose_rule(
             references,
             self.config,
@@ -267,12 +266,18 @@ class Detector:
         detected = batching.detect_images(
             self._view_detector(reference_rule),
             (read(image, f"images[{i}]", max_pixels) for i, image in enumerate(images)),
-            lambda size: rule.views(size, full),
+            lambda size: rule.views(size, self.full_resolution),
             canvas=self.canvas,
             iou=self.config.nms.iou,
             batch_size=batch_size,
         )
         return (self._detections(*parts).filter(least) for parts in detected)
+
+    @property
+    def full_resolution(self) -> tuple[int, int]:
+        """(height, width) in pixels of the largest view that is not shrunk."""
+        height, width = np.minimum(self.canvas, self.input_size).tolist()
+        return height, width
 
     def _view_detector(self, rule: Rule | None) -> ViewDetector:
         """Returns the detector of a stream's views, with the references of a rule."""
@@ -341,15 +346,38 @@ class Detector:
         program = self._programs.get(key, self._detect)
         return fetch(program(self.variables, canvases, image_size))
 
-    def attend(self, canvases: np.ndarray, image_size: np.ndarray) -> Attended:
-        """Returns detections as `detect_canvases`, and the attention behind them."""
-        parts = self._attend(self.variables, canvases, image_size)
+    def attend(
+        self,
+        canvases: np.ndarray,
+        image_size: np.ndarray,
+        references: ReferenceMaps | None = None,
+    ) -> Attended:
+        """Returns detections as `detect_canvases`, and the attention behind them.
+
+        Args:
+          canvases: uint8 [B, Hc, Wc, 3], an image at the top left of each.
+          image_size: int32 [B, 2], (height, width) of the images.
+          references: maps of N references of each image; see `deep_maps`.
+        """
+        parts = self._attend(self.variables, canvases, image_size, references)
         return Attended(*jax.device_get(parts))
 
+    def deep_maps(self, images: Sequence[np.ndarray]) -> DeepMaps:
+        """Computes the maps that N references lend, uint8 [H, W, 3] each.
+
+        Returns:
+          [N, H_m, W_m, C_m] of each level m from the second on.
+        """
+        return self._borrowing.deep_maps(images)
+
     def _detect_and_attend(
-        self, variables: dict, image: Array, image_size: Array
+        self,
+        variables: dict,
+        image: Array,
+        image_size: Array,
+        references: ReferenceMaps | None,
     ) -> tuple[nms.NmsOutput, Array, dict[int, Array]]:
-        predictions = self.task.forward(variables, image, image_size)
+        predictions = self.task.forward(variables, image, image_size, references)
         found = self.task.decode(predictions)
         levels = anchor_levels(self.task, found.anchors)
         P = {n: matching.scores for n, matching in predictions.matchings.items()}

@@ -161,7 +161,7 @@ def parse(references: References, max_pixels: int = 0, prefix: str = "") -> Pars
         return _count(int(references), name)
     files: Iterable[ImageLike]
     if isinstance(references, (str, os.PathLike)):
-        files = _files(references, name)
+        files = exemplar_files(references, name)
     elif is_image(references):
         files = [references]
     elif isinstance(references, Iterable):
@@ -184,8 +184,16 @@ def _count(value: int | np.integer, name: str) -> int:
     return int(value)
 
 
-def _files(folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
-    """Returns the images of a folder and of the folders in it; a file is itself one."""
+def exemplar_files(folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
+    """Returns the images of a folder and of the folders in it; a file is itself one.
+
+    Args:
+      folder: value of the option `references`.
+      name: name of the option, for error messages.
+
+    Raises:
+      InputError: the folder is missing or holds no image.
+    """
     path = pathlib.Path(paths.expand_home(os.fsdecode(folder)))
     if not os.fsdecode(folder) or not path.exists():
         raise InputError(

@@ -42,7 +42,7 @@ def lenders(boxes: Array, labels: Array, valid: Array, scale: float) -> Array:
     the borrower. The arguments are those of `borrow_sources`.
     """
     objects = Objects(boxes, labels, valid)
-    return _lenders(objects, objects, scale)
+    return lenders_in(objects, objects, scale)
 
 
 def borrow_sources(
@@ -83,13 +83,13 @@ def sources_in(
     Returns:
       bool [G, T].
     """
-    lends = _lenders(borrowers, others, scale)
+    lends = lenders_in(borrowers, others, scale)
     holds = box_ops.contains(others.boxes, centers)
     return (lends.astype(jnp.float32) @ holds.astype(jnp.float32)) > 0
 
 
-def _lenders(borrowers: Objects, others: Objects, scale: float) -> Array:
-    """Returns which of the others lend to which borrowers, bool [G, G']."""
+def lenders_in(borrowers: Objects, others: Objects, scale: float) -> Array:
+    """Finds the lenders of each borrower among others, bool [G, G']; see `lenders`."""
     # Without `> 0`, an object of no area would be its own lender.
     own, side = (jnp.sqrt(box_ops.area(x.boxes)) for x in (borrowers, others))
     larger = is_larger(side[None, :], own[:, None], scale)

@@ -28,7 +28,8 @@ def page(
     """Returns a page that contains its style and its script.
 
     The style is that of all pages, html_page.css, and the folder's page.css. A page
-    with a script also has the functions of html_page.js.
+    with a script, page.js, also has the functions of html_page.js, and those of other
+    scripts in the folder.
 
     Args:
       folder: folder with page.html, page.css and, for a page with a script, page.js.
@@ -49,7 +50,9 @@ def page(
             for name, value in (constants or {}).items()
         ]
         shared = part(_SHARED, "html_page.js")
-        script = "".join([*lines, shared, part(folder, "page.js")])
+        names = {path.name for path in folder.glob("*.js")} - {"page.js"}
+        scripts = [part(folder, name) for name in (*sorted(names), "page.js")]
+        script = "".join([*lines, shared, *scripts])
     fields = {
         **fields,
         "TITLE": html.escape(title),

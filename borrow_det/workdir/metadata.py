@@ -44,6 +44,15 @@ _LATER = {
     "num_epochs": 0.0,
     "schedule.extend": "",
     "schedule.restarts": (),
+    "references.kind": "none",
+    "references.count": 2,
+    "references.field": "",
+    "augment.tile": False,
+    "augment.tile_zoom": (0.8, 1.25),
+    "augment.tile_objects": 0.75,
+    "augment.tile_whole": 0.1,
+    "evaluation.tiles": "",
+    "evaluation.tile_overlap": 0.2,
 }
 # Fields of how a run is computed, not of its result; a resumed run may change them.
 _HOW = (

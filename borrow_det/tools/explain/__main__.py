@@ -30,35 +30,32 @@ processed); 2 if nothing could start.
 """
 
 import collections
-import functools
 import math
-import pathlib
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+import ml_collections
 import numpy as np
 import tqdm
 from absl import flags
 
+from borrow_det.config import path_flags
 from borrow_det.data import pipeline, sources
-from borrow_det.data.images import decode, inputs
+from borrow_det.data.images import inputs
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
 from borrow_det.io import paths
 from borrow_det.reporting.results_page import page as results_page
-from borrow_det.tools.common import cli
-from borrow_det.tools.explain import explanation
+from borrow_det.tiling.views import Tiles, make_tiles
+from borrow_det.tools.common import cli, view_flags
+from borrow_det.tools.explain import explanation, reading, references, views
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
-from borrow_det.tools.explain.files import Explained, ExplanationWriter
+from borrow_det.tools.explain.files import ExplanationWriter
+from borrow_det.tools.explain.reading import Picture
+from borrow_det.tools.explain.records import Explained
 from borrow_det.tools.explain.text import Settings, readable
-
-
-class Picture(NamedTuple):
-    """An image and its name."""
-
-    name: str
-    image: np.ndarray  # uint8 RGB [H, W, 3], upright.
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,12 +68,17 @@ def main(argv: Sequence[str]) -> int:
     files, others = (
         inputs.find(names, leave_out=output / "pictures") if names else ([], {})
     )
+    chosen = references.parse(options.references, options.max_pixels)
     detector = Detector.load(options.workdir, options.step)
     check_level(detector, options.level)
+    tiles = _tiles(options, detector.config)
+    tiled = tiles.grid is not None or tiles.size is not None
+    chosen = references.choose(chosen, detector.config, tiled, bool(options.split))
+    make = references.ReferenceMaker(detector, options.score)
     readers = (
-        _of_split(detector, options.split)
+        _of_split(detector, options.split, make if chosen.kind == "group" else None)
         if options.split
-        else _of_files(files, options.max_pixels)
+        else reading.of_files(files, options.max_pixels)
     )
     if options.detection is not None and len(readers) != 1:
         raise InputError(
@@ -86,23 +88,76 @@ def main(argv: Sequence[str]) -> int:
     failures: list[str] = []
     explained: Iterable[tuple[Picture, LevelDetections, list[Explained]]] = (
         (picture, *explain_picture(detector, picture, options))
-        for picture in _pictures(
-            tqdm.tqdm(readers, unit="image", disable=None), failures
+        for picture in _views(
+            reading.read(tqdm.tqdm(readers, unit="image", disable=None), failures),
+            tiles,
+            detector,
+            chosen,
+            make,
         )
     )
     if options.detection is not None:
         explained = list(explained)  # Raises before anything is written.
-    settings = _settings(detector, options)
+    settings = _settings(detector, options, chosen)
     results = results_page.link_to_run(paths.as_path(options.workdir), output)
     with ExplanationWriter(
         output, detector, settings, options.pictures, options.limit, results
     ) as writer:
         for picture, found, parts in explained:
             _report_notes(picture.name, parts)
-            writer.add(picture.name, picture.image, found, parts)
+            writer.add(
+                *(picture.name, picture.image, found, parts),
+                references=picture.references,
+                window=picture.window,
+            )
     unread = f"\nskipped: {inputs.described(others)}" if others else ""
     print(readable(writer.summary() + unread))
     return 1 if failures else 0
+
+
+def _tiles(options: flags.FlagValues, config: ml_collections.ConfigDict) -> Tiles:
+    """Returns the rule that splits images into views.
+
+    Without a flag, images of a split have the views of evaluation.
+    """
+    rule = view_flags.tiles(options)
+    if rule.grid is None and rule.size is None and options.split:
+        settings = config.evaluation
+        return make_tiles(settings.tiles or None, overlap=settings.tile_overlap)
+    return rule
+
+
+def _views(
+    pictures: Iterable[Picture],
+    tiles: Tiles,
+    detector: Detector,
+    chosen: references.Choice,
+    make: references.ReferenceMaker,
+) -> Iterator[Picture]:
+    """Yields the views of the images, with the references of the call."""
+    exemplars = tuple(make(name, image) for name, image in chosen.exemplars)
+    for picture in pictures:
+        yield from views.views(
+            picture._replace(references=picture.references or exemplars),
+            tiles,
+            detector,
+            make if chosen.kind == "overview" else None,
+        )
+
+
+def _of_split(
+    detector: Detector, name: str, make: references.ReferenceMaker | None
+) -> list[reading.Reader]:
+    """Returns a reader for each image of a split, with references if there is `make`.
+
+    Its group includes images of the split that a slice leaves out.
+    """
+    split = sources.load(detector.config.dataset, name)
+    pipeline.check_split(split, detector.config)
+    if make is None:
+        return reading.of_split(split)
+    complete = sources.load(detector.config.dataset, re.sub(r"\[[^]]*\]", "", name))
+    return reading.of_split(split, references.of_group(detector, complete, make))
 
 
 def _check_flags(options: flags.FlagValues, names: Sequence[str]) -> None:
@@ -112,6 +167,7 @@ def _check_flags(options: flags.FlagValues, names: Sequence[str]) -> None:
         value = getattr(options, name)
         if not math.isfinite(value):
             raise InputError(f"--{name}={value} is not a number")
+    view_flags.tiles(options)
 
 
 def check_level(detector: Detector, level: int | None) -> None:
@@ -142,8 +198,13 @@ def explain_picture(
     detector: Detector, picture: Picture, options: flags.FlagValues
 ) -> tuple[LevelDetections, list[Explained]]:
     """Detects the objects of an image, and explains the chosen detections."""
-    canvas, size = decode.to_canvas(picture.image, detector.canvas)
-    attended = detector.attend(canvas[None], np.array([size], np.int32))
+    if options.detection is not None and picture.window is not None:
+        raise InputError(
+            f"--detection={options.detection} is an index in one view, and "
+            f"{picture.name} is one of several: explain all small detections, or give "
+            "the tile as an image of its own"
+        )
+    attended = references.attend(detector, picture.image, picture.references)
     found = explanation.detections(attended, 0, options.score)
     if options.detection is None:
         small = explanation.is_small(
@@ -158,8 +219,10 @@ def explain_picture(
                 f"{len(found.boxes)} detections with a score of at least "
                 f"{options.score}, counted from 0"
             )
+    others = [reference.found for reference in picture.references]
     return found, [
-        Explained(k, *_explain(detector, attended.P, found, k, options)) for k in chosen
+        Explained(k, *_explain(detector, attended.P, found, k, options, others))
+        for k in chosen
     ]
 
 
@@ -169,6 +232,7 @@ def _explain(
     found: LevelDetections,
     k: int,
     options: flags.FlagValues,
+    others: Sequence[LevelDetections],
 ) -> tuple[Borrowed | None, str]:
     """Explains detection k; returns (None, reason) if its level does not borrow."""
     level = int(found.levels[k]) if options.level is None else options.level - 1
@@ -179,12 +243,14 @@ def _explain(
             "attention of another level's descriptors in the same box"
         )
     borrowed = explanation.explain(
-        detector.task, P[level][0], level, found, k, options.sources
+        detector.task, P[level][0], level, found, k, options.sources, others
     )
     return borrowed, ""
 
 
-def _settings(detector: Detector, options: flags.FlagValues) -> Settings:
+def _settings(
+    detector: Detector, options: flags.FlagValues, chosen: references.Choice
+) -> Settings:
     return Settings(
         workdir=readable(options.workdir),
         step=detector.step,
@@ -194,6 +260,7 @@ def _settings(detector: Detector, options: flags.FlagValues) -> Settings:
         small=options.small,
         detection=options.detection,
         level=options.level,
+        references=chosen.words,
     )
 
 
@@ -205,50 +272,6 @@ def _report_notes(name: str, explained: Sequence[Explained]) -> None:
         tqdm.tqdm.write(f"note: {name}, {many}: {note}", file=sys.stderr)
 
 
-def _pictures(
-    readers: Iterable[Callable[[], Picture]], failures: list[str]
-) -> Iterator[Picture]:
-    """Yields the images; one that cannot be read goes to stderr and `failures`."""
-    for read in readers:
-        try:
-            picture = read()
-        except InputError as error:
-            tqdm.tqdm.write(f"skipped: {readable(str(error))}", file=sys.stderr)
-            failures.append(str(error))
-        else:
-            yield picture._replace(name=readable(picture.name))
-
-
-def _of_files(
-    files: Sequence[pathlib.Path], max_pixels: int
-) -> list[Callable[[], Picture]]:
-    """Returns a reader for each file."""
-
-    def warn(message: str) -> None:
-        tqdm.tqdm.write(f"warning: {readable(message)}", file=sys.stderr)
-
-    def read(path: pathlib.Path) -> Picture:
-        if inputs.is_video(path):
-            raise InputError(f"{path} is a video: explain reads images only")
-        image = inputs.read_upright(path, max_pixels, "--max_pixels", warn)
-        return Picture(str(path), image)
-
-    return [functools.partial(read, path) for path in files]
-
-
-def _of_split(detector: Detector, name: str) -> list[Callable[[], Picture]]:
-    """Returns a reader for each image of a split of the run's dataset."""
-    split = sources.load(detector.config.dataset, name)
-    pipeline.check_split(split, detector.config)
-
-    def read(index: int) -> Picture:
-        record = split[index]
-        name = record["file_name"]
-        return Picture(name, decode.decode_image(record, name))
-
-    return [functools.partial(read, index) for index in range(len(split))]
-
-
 def _flags() -> flags.FlagValues:
     values = cli.run_flags()
     text: dict[str, Any] = {"flag_values": values}
@@ -257,6 +280,16 @@ def _flags() -> flags.FlagValues:
         None,
         "Split of the run's dataset to read images from instead of files, or a slice "
         "of it such as validation[3:5].",
+        **text,
+    )
+    view_flags.define_tiles(values)
+    path_flags.define_path(
+        "references",
+        None,
+        "Images that small objects borrow from in addition to their own: overview, the "
+        "entire image for its tiles; a folder of exemplars; or none. Default: overview "
+        "for tiles if the run was trained with it; for a --split, other images of the "
+        "group if it was trained with them; and none otherwise.",
         **text,
     )
     flags.DEFINE_float(

@@ -1,6 +1,6 @@
 """Attention of single detections: by source position, by level, by lender."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -33,9 +33,32 @@ class SourcePosition(NamedTuple):
     """A position that a detection borrowed from."""
 
     level: int  # From 0.
-    center: tuple[float, float]  # (y, x), normalized to the image.
+    center: tuple[float, float]  # (y, x), normalized to the image or the reference.
     weight: float  # Its share of the attention.
     detections: tuple[int, ...]  # Those whose boxes contain the center, best first.
+    reference: int | None = None  # Index of its reference; None: the image itself.
+
+
+class BorrowedReference(NamedTuple):
+    """The attention of one detection to a reference.
+
+    Attributes:
+      heat: attention of each source position by source level, float [H, W].
+      lenders: detections in the reference that are lenders; see `Borrowed`.
+    """
+
+    heat: dict[int, np.ndarray]
+    lenders: tuple[int, ...]
+
+    @property
+    def share(self) -> float:
+        """Attention to the reference."""
+        return sum(self.shares.values())
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Attention to each source level of the reference."""
+        return _sums(self.heat)
 
 
 class Borrowed(NamedTuple):
@@ -44,15 +67,18 @@ class Borrowed(NamedTuple):
     Attributes:
       level: level (from 0) of the descriptors that attend.
       descriptors: float32 [k, 2], centers (y, x) of these descriptors.
-      heat: attention of each source position by source level, float [H, W]. The sum
-        over all levels is 1, or less if rows of P are zero.
+      heat: attention of each source position of the image by source level, float
+        [H, W]. The sum over all levels, with those of references, is 1, or less if
+        rows of P are zero.
       sources: the strongest source positions, strongest first.
       lenders: detections of the same class that are larger by
         evaluation.lender_scale.
       positions: share of the source positions inside the lenders' boxes, which is the
         attention precision of an even spread.
       attention_precision: attention inside the lenders' boxes; None if there is no
-        lender or its box contains no position.
+        lender or its box contains no position. Lenders in references count, here and
+        in `positions`.
+      references: the attention to each reference.
     """
 
     level: int
@@ -62,16 +88,27 @@ class Borrowed(NamedTuple):
     lenders: tuple[int, ...]
     positions: float
     attention_precision: float | None
+    references: tuple[BorrowedReference, ...] = ()
 
     @property
     def num_positions(self) -> int:
         """Number of source positions."""
-        return sum(heat.size for heat in self.heat.values())
+        return sum(heat.size for heat in self._heats())
+
+    @property
+    def num_lenders(self) -> int:
+        """Number of lenders, with those in references."""
+        return len(self.lenders) + sum(len(r.lenders) for r in self.references)
 
     @property
     def shares(self) -> dict[int, float]:
-        """Attention to each source level."""
-        return {level: float(heat.sum()) for level, heat in self.heat.items()}
+        """Attention to each source level of the image."""
+        return _sums(self.heat)
+
+    @property
+    def share_references(self) -> float:
+        """Attention to references."""
+        return sum(reference.share for reference in self.references)
 
     @property
     def scale(self) -> float:
@@ -80,8 +117,25 @@ class Borrowed(NamedTuple):
         It is the attention of the strongest position, but at least a multiple of an
         even spread, so that nothing glows if nothing stands out.
         """
-        peak = max(float(heat.max()) for heat in self.heat.values())
+        peak = max(float(heat.max()) for heat in self._heats())
         return max(peak, min(1.0, _EVEN / self.num_positions))
+
+    def sources_in(self, reference: int | None) -> list[tuple[int, SourcePosition]]:
+        """Returns the listed positions of a reference or the image (None).
+
+        They come with their numbers in the list, from 1, the strongest last.
+        """
+        numbered = list(enumerate(self.sources, start=1))
+        return [pair for pair in reversed(numbered) if pair[1].reference == reference]
+
+    def _heats(self) -> list[np.ndarray]:
+        """Returns the heat of all levels, of the image and of its references."""
+        parts = (self.heat, *(reference.heat for reference in self.references))
+        return [heat for part in parts for heat in part.values()]
+
+
+def _sums(heat: Mapping[int, np.ndarray]) -> dict[int, float]:
+    return {level: float(values.sum()) for level, values in heat.items()}
 
 
 def detections(attended: Attended, row: int, score: float) -> LevelDetections:
@@ -108,6 +162,19 @@ def is_small(boxes: np.ndarray, size: Sequence[int], side: float) -> np.ndarray:
     return sides.prod(axis=1) <= side**2
 
 
+class _Sources(NamedTuple):
+    """An image whose positions a detection borrows from."""
+
+    weights: np.ndarray  # float64 [T], attention to its positions.
+    contained: np.ndarray  # bool [n, T], positions in the boxes of its detections.
+    lenders: np.ndarray  # int, indices of those that are lenders.
+
+    @property
+    def lent(self) -> np.ndarray:
+        """Marks the positions in boxes of lenders, bool [T]."""
+        return self.contained[self.lenders].any(axis=0)
+
+
 def explain(
     task: DetectionTask,
     P: np.ndarray,
@@ -115,54 +182,81 @@ def explain(
     found: LevelDetections,
     k: int,
     count: int,
+    references: Sequence[LevelDetections] = (),
 ) -> Borrowed:
     """Computes the attention of detection k of `found` at a level.
 
     Args:
       task: task of the run, which knows the positions of its levels.
-      P: float32 [R, T], matching scores of the level in this image.
+      P: float32 [R, T], matching scores of the level in this image. With N references
+        [R, (1 + N) T]: those of each reference follow those of the image.
       level: from 0; a level that borrows.
       found: detections of the image.
       k: index of the detection.
       count: number of strongest source positions to list.
+      references: detections of each reference.
     """
-    boxes = jnp.asarray(found.boxes)
     own = task.centers((level,))
-    rows = np.flatnonzero(borrowing.descriptors(boxes[k][None], jnp.asarray(own))[0])
+    box = jnp.asarray(found.boxes[k])[None]
+    rows = np.flatnonzero(borrowing.descriptors(box, jnp.asarray(own))[0])
     # The sum is 1, or less if rows of P are zero, which borrow nothing.
     shares = np.asarray(borrowing.as_shares(jnp.asarray(P[rows])))
     weights = shares.mean(axis=0, dtype=np.float64)
     levels = task.source_levels(level)
-    centers = task.centers(levels)
-    valid = jnp.ones(len(boxes), bool)
-    is_lender = borrow_targets.lenders(
-        boxes,
-        jnp.asarray(found.labels),
-        valid,
-        task.config.evaluation.lender_scale,
-    )
-    lenders = np.flatnonzero(is_lender[k])
-    contained = np.asarray(box_ops.contains(boxes, jnp.asarray(centers)))
-    in_lenders = contained[lenders].any(axis=0)
-    of_level = task.position_levels(levels)
+    centers, of_level = task.centers(levels), task.position_levels(levels)
+    images = (found, *references)
+    points = jnp.asarray(centers)
+    sources = [
+        _Sources(
+            part,
+            np.asarray(box_ops.contains(jnp.asarray(image.boxes), points)),
+            _lenders(found, k, image, task.config.evaluation.lender_scale),
+        )
+        for image, part in zip(images, np.split(weights, len(images)), strict=True)
+    ]
+
+    def heat(part: np.ndarray) -> dict[int, np.ndarray]:
+        return {m: part[of_level == m].reshape(task.level_shapes[m]) for m in levels}
+
+    def position(t: int) -> SourcePosition:
+        i, t = divmod(t, len(centers))
+        return SourcePosition(
+            level=int(of_level[t]),
+            center=(float(centers[t, 0]), float(centers[t, 1])),
+            weight=float(sources[i].weights[t]),
+            detections=tuple(np.flatnonzero(sources[i].contained[:, t]).tolist()),
+            reference=i - 1 if i else None,
+        )
+
     strongest = np.argsort(-weights, kind="stable")[:count]
+    lent = np.concatenate([image.lent for image in sources])
+    image, *others = sources
     return Borrowed(
         level=level,
         descriptors=own[rows],
-        heat={m: weights[of_level == m].reshape(task.level_shapes[m]) for m in levels},
-        sources=tuple(
-            SourcePosition(
-                level=int(of_level[t]),
-                center=(float(centers[t, 0]), float(centers[t, 1])),
-                weight=float(weights[t]),
-                detections=tuple(np.flatnonzero(contained[:, t]).tolist()),
-            )
-            for t in strongest
-            if weights[t] > 0
-        ),
-        lenders=tuple(lenders.tolist()),
-        positions=float(in_lenders.mean()),
-        attention_precision=(
-            float(weights[in_lenders].sum()) if in_lenders.any() else None
+        heat=heat(image.weights),
+        sources=tuple(position(int(t)) for t in strongest if weights[t] > 0),
+        lenders=tuple(image.lenders.tolist()),
+        positions=float(lent.mean()),
+        attention_precision=float(weights[lent].sum()) if lent.any() else None,
+        references=tuple(
+            BorrowedReference(heat(other.weights), tuple(other.lenders.tolist()))
+            for other in others
         ),
     )
+
+
+def _lenders(
+    found: LevelDetections, k: int, others: LevelDetections, scale: float
+) -> np.ndarray:
+    """Returns the indices of the detections that are lenders of detection k."""
+
+    def objects(boxes: np.ndarray, labels: np.ndarray) -> borrow_targets.Objects:
+        valid = jnp.ones(len(labels), bool)
+        return borrow_targets.Objects(jnp.asarray(boxes), jnp.asarray(labels), valid)
+
+    borrower = objects(found.boxes[k : k + 1], found.labels[k : k + 1])
+    lends = borrow_targets.lenders_in(
+        borrower, objects(others.boxes, others.labels), scale
+    )
+    return np.flatnonzero(lends[0])

@@ -6,7 +6,7 @@ import pathlib
 import re
 import types
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -15,20 +15,14 @@ from borrow_det.inference.detector import Detector
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
 from borrow_det.tools.explain.page import Page, class_colors
 from borrow_det.tools.explain.picture import draw_explanation
+from borrow_det.tools.explain.records import Explained, Window, image_record
+from borrow_det.tools.explain.references import Reference
 from borrow_det.tools.explain.text import Settings, readable
 from borrow_det.visualization import annotate, fonts
 
 _STEM = 100  # Bytes of a file's name that the names of its pictures keep.
 _PICTURE = re.compile(r"\d{4,}_.*_\d+\.jpg")  # Names that `_draw` gives to pictures.
 _LARGE = 100e6  # Bytes of a page that opens slowly.
-
-
-class Explained(NamedTuple):
-    """A detection that is explained, or the reason why it cannot be."""
-
-    detection: int  # Index among the image's detections.
-    borrowed: Borrowed | None
-    note: str  # The reason if `borrowed` is None.
 
 
 class ExplanationWriter:
@@ -88,7 +82,7 @@ class ExplanationWriter:
             )
             levels = json.dumps([level._asdict() for level in detector.levels])
             self._json.write(
-                f'{{"settings": {json.dumps(settings._asdict())},\n "levels": {levels},'
+                f'{{"settings": {json.dumps(settings.record())},\n "levels": {levels},'
                 '\n "images": ['
             )
             self._opened = opened.pop_all()
@@ -120,11 +114,26 @@ class ExplanationWriter:
         image: np.ndarray,
         found: LevelDetections,
         explained: Sequence[Explained],
+        references: Sequence[Reference] = (),
+        window: Window | None = None,
     ) -> None:
-        """Writes an image, its detections, and the explanations of some of them."""
+        """Writes an image, its detections, and the explanations of some of them.
+
+        Args:
+          name: name of the image or the view.
+          image: uint8 RGB [H, W, 3].
+          found: detections of the image.
+          explained: explanations of some of them.
+          references: references of the image.
+          window: of a view, its window in the image, in pixels.
+        """
         done = {one.detection: one.borrowed for one in explained if one.borrowed}
         with self._writing():
-            drawn = self._draw(name, image, found, done) if self._pictures else {}
+            drawn = (
+                self._draw(name, image, found, done, references)
+                if self._pictures
+                else {}
+            )
             record = image_record(
                 name,
                 (image.shape[0], image.shape[1]),
@@ -133,10 +142,12 @@ class ExplanationWriter:
                 self._class_names,
                 self._detector.category_ids,
                 drawn,
+                references,
+                window,
             )
             self._json.write(",\n" if self._images else "\n")
             self._json.write(json.dumps(record))
-            self._page.add(record, image, found, done, self._class_names)
+            self._page.add(record, image, found, done, self._class_names, references)
         self._explained += len(done)
         self._without += len(explained) - len(done)
         self._detections += len(found.boxes)
@@ -179,6 +190,7 @@ class ExplanationWriter:
         image: np.ndarray,
         found: LevelDetections,
         done: dict[int, Borrowed],
+        references: Sequence[Reference],
     ) -> dict[int, str]:
         """Draws up to the limit; returns file names by index of the detection."""
         shown = list(done)[: self._limit or None]
@@ -196,6 +208,7 @@ class ExplanationWriter:
                 self._detector.input_size,
                 self._drawn_names,
                 str(self._settings),
+                references,
             )
             # The number distinguishes images of one name.
             file = f"{self._images:04d}_{stem}_{k}.jpg"
@@ -216,69 +229,3 @@ def whole_file(path: pathlib.Path) -> Iterator[TextIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-
-
-def image_record(
-    name: str,
-    size: tuple[int, int],
-    found: LevelDetections,
-    explained: Sequence[Explained],
-    class_names: Sequence[str],
-    category_ids: Sequence[int | str],
-    drawn: dict[int, str],
-) -> dict[str, Any]:
-    """Returns an image's entry in explanations.json.
-
-    Boxes are COCO's [x, y, width, height] and centers [x, y], in pixels of the upright
-    image. Levels count from 1, detections from 0.
-    """
-    height, width = size
-    of_index = {one.detection: one for one in explained}
-    detections = []
-    for k, label in enumerate(found.labels.tolist()):
-        detection: dict[str, Any] = {
-            "index": k,
-            "class": class_names[label],
-            "category_id": category_ids[label],
-            "score": float(found.scores[k]),
-            "bbox": [round(v, 3) for v in found.pixels(k, size)],
-            "level": int(found.levels[k]) + 1,
-        }
-        if k in of_index:
-            one = of_index[k]
-            detection["picture"] = drawn.get(k)
-            detection["note"] = one.note
-            detection["borrowed"] = (
-                _borrowed_record(one.borrowed, size) if one.borrowed else None
-            )
-        detections.append(detection)
-    return {
-        "file_name": name,
-        "height": height,
-        "width": width,
-        "detections": detections,
-    }
-
-
-def _borrowed_record(borrowed: Borrowed, size: tuple[int, int]) -> dict[str, Any]:
-    height, width = size
-    return {
-        "level": borrowed.level + 1,
-        "descriptors": len(borrowed.descriptors),
-        "shares": {str(m + 1): share for m, share in borrowed.shares.items()},
-        "attention_precision": borrowed.attention_precision,
-        "positions": borrowed.positions,
-        "larger": list(borrowed.lenders),
-        "sources": [
-            {
-                "level": source.level + 1,
-                "center": [
-                    round(source.center[1] * width, 3),
-                    round(source.center[0] * height, 3),
-                ],
-                "weight": source.weight,
-                "detections": list(source.detections),
-            }
-            for source in borrowed.sources
-        ],
-    }

@@ -8,7 +8,9 @@
   }));
   // One entry per detection that is explained or has a note.
   const entries = [];
+  const lenders = new References();
   scenes.forEach((scene, s) => {
+    for (const reference of scene.references ?? []) lenders.prepare(reference);
     const crops = sections[s].querySelectorAll("td img");
     scene.detections.filter((d) => "borrowed" in d).forEach((detection, i) => {
       const entry = { scene, detection, crop: crops[i].src };
@@ -45,6 +47,7 @@
   const scale = element("p", { id: "scale" });
   const detail = element("div", { id: "detail" });
   const name = element("h2", { ariaLive: "polite" });
+  const right = element("div", { id: "right" });
   const keys = element("p", { className: "keys" });
   keys.append(
     "Click the list or the picture, then use ",
@@ -72,6 +75,9 @@
     for (const n of [...sources].sort((a, b) => a - b)) {
       orders.push([n, `attention to level ${n}, high to low`]);
     }
+    if (scenes.some((scene) => scene.references)) {
+      orders.push(["references", "attention to references, high to low"]);
+    }
     for (const [value, text] of orders) order.append(element("option", { value }, text));
     const switched = element("input", { type: "checkbox", id: "heat", checked: true });
     switched.addEventListener("change", () => {
@@ -84,7 +90,7 @@
       element("label", {}, switched, " heat"), count
     );
     const facts = element("div", { id: "facts" }, levels, scale, detail, keys);
-    const right = element("div", { id: "right" }, name, stage, facts);
+    right.append(name, stage, lenders.place, facts);
     // A click inside the viewer focuses it, so that it receives the keys.
     const viewer = element("div", { id: "viewer", tabIndex: -1 }, list, right);
     document.getElementById("images").before(controls, viewer);
@@ -103,6 +109,7 @@
     imprecise: (d) => d.borrowed?.attention_precision ?? 2,
     lift: (d) => -(lift(d.borrowed) ?? -1),
     unlifted: (d) => lift(d.borrowed) ?? Infinity,
+    references: (d) => -(d.borrowed?.share_references ?? -1),
   };
   // Null without an attention precision.
   const lift = (borrowed) =>
@@ -141,11 +148,10 @@
     return element("li", {}, entry.button);
   }
 
-  const byShare = (borrowed) => Object.entries(borrowed.shares).sort((a, b) => b[1] - a[1]);
-
-  function strongest(borrowed) {
-    const [n] = byShare(borrowed)[0];
-    return `level ${n}: ${borrowed.texts.shares[n]}`;
+  function strongest({ shares, texts }) {
+    const n = strongestLevel(shares);
+    const own = `level ${n}: ${texts.shares[n]}`;
+    return texts.references ? `references: ${texts.share_references}, ${own}` : own;
   }
 
   function choose(entry) {
@@ -157,7 +163,7 @@
     hovered = null;
     stage.hidden = !entry;
     if (!entry) {
-      for (const part of [levels, scale, detail]) part.replaceChildren();
+      for (const part of [levels, scale, detail, lenders.place]) part.replaceChildren();
       name.textContent = "No detection to show.";
       return;
     }
@@ -186,24 +192,16 @@
   }
 
   // --- The stage.
-  const levelOf = (borrowed) =>
-    level in borrowed.shares ? level : byShare(borrowed)[0][0];
-
-  // Opacity and color of attention relative to the end of the scale.
-  function color(value) {
-    const green = Math.round(225 - 210 * value);
-    const red = Math.round(255 - 110 * Math.max(0, value - 0.5) * 2);
-    return `rgba(${red}, ${green}, ${Math.round(90 - 60 * value)}, ${0.92 * value ** 0.6})`;
-  }
+  const levelOf = ({ shares }) => (level in shares ? level : strongestLevel(shares));
 
   // Draws the chosen or hovered detection over its image, with its numbers.
   function paint() {
     const entry = hovered ?? chosen;
     if (!entry) return;
     const { detection, scene } = entry;
-    const width = (canvas.width = Math.round(stage.clientWidth * devicePixelRatio));
-    const height = (canvas.height = Math.round(stage.clientHeight * devicePixelRatio));
     const borrowed = detection.borrowed;
+    right.classList.toggle("borrowing", Boolean(borrowed?.references));
+    lenders.show(entry, level, heated);
     stage.classList.toggle("heated", Boolean(borrowed) && heated);
     const heading = `${nameOf(detection)} in ${scene.file_name}`;
     if (name.textContent !== heading) name.textContent = heading;
@@ -213,22 +211,8 @@
     mark(entry);
     const now = borrowed && levelOf(borrowed);
     buttons(borrowed, now);
-    if (!borrowed) return;
-    legend(borrowed);
-    if (!heated) return;
-    const heat = borrowed.heat[now];
-    const values = Uint8Array.from(atob(heat.values), (c) => c.charCodeAt(0));
-    const context = canvas.getContext("2d");
-    const [rows, columns] = heat.shape;
-    const [high, wide] = [heat.cell[0] * height, heat.cell[1] * width];
-    context.strokeStyle = "rgba(0, 0, 0, 0.25)";
-    for (let r = 0; r < rows; r++) {
-      for (let c = 0; c < columns; c++) {
-        context.fillStyle = color(values[r * columns + c] / 255);
-        context.fillRect(c * wide, r * high, wide, high);
-        if (wide > 6) context.strokeRect(c * wide, r * high, wide, high);
-      }
-    }
+    if (borrowed) legend(borrowed);
+    paintHeat(canvas, borrowed && heated ? borrowed.heat[now] : null);
   }
 
   function buttons(borrowed, now) {
@@ -247,7 +231,7 @@
     const bar = element("canvas", { width: 140, height: 12, ariaHidden: "true" });
     const context = bar.getContext("2d");
     for (let x = 0; x < 140; x++) {
-      context.fillStyle = color(x / 139);
+      context.fillStyle = heatColor(x / 139);
       context.fillRect(x, 0, 1, 12);
     }
     scale.append("0 %", bar, `${borrowed.texts.scale} of the attention per position`);
@@ -279,32 +263,16 @@
     return [element("p", {}, about + attention), table];
   }
 
-  const nameOf = (d) => `${d.class} ${d.score.toFixed(2)}`;
-
-  const thin = { "vector-effect": "non-scaling-stroke", fill: "none" };
   const lines = shape("g", { class: "lines" });
 
   // Draws the boxes of all detections of an image.
   function outline(scene) {
-    boxes.setAttribute("viewBox", `0 0 ${scene.width} ${scene.height}`);
-    boxes.setAttribute("preserveAspectRatio", "none");
-    boxes.setAttribute("role", "img");
-    boxes.setAttribute("aria-label", `boxes of ${scene.detections.length} detections`);
-    // Largest first, so that small boxes are on top and can be pointed at.
-    const byArea = [...scene.detections].sort(
-      (a, b) => b.bbox[2] * b.bbox[3] - a.bbox[2] * a.bbox[3]
-    );
-    boxes.replaceChildren(...byArea.map(box), lines);
+    outlineAll(boxes, scene, box);
+    boxes.append(lines);
   }
 
   function box(each) {
-    const [x, y, width, height] = each.bbox;
-    const place = { x, y, width, height, ...thin };
-    const under = shape("rect", { ...place, stroke: "#fff" });
-    const over = shape("rect", { ...place, stroke: each.color, "pointer-events": "all" });
-    const group = shape("g", { class: "box" });
-    group.append(shape("title", {}, nameOf(each)), under, over);
-    each.outline = [under, over];
+    const group = outlineOf(each);
     if (each.entry) {
       group.setAttribute("cursor", "pointer");
       group.addEventListener("mouseenter", () => { hovered = each.entry; paint(); });
@@ -315,31 +283,25 @@
   }
 
   // Draws the entry's box bold and those of its lenders dashed, and lines to its source
-  // positions, numbered as in the table.
+  // positions in the image, numbered as in the table.
   function mark({ scene, detection }) {
     const { sources, larger } = detection.borrowed ?? { sources: [], larger: [] };
     for (const each of scene.detections) {
-      const [under, over] = each.outline;
-      const width = each === detection ? 3.5 : larger.includes(each.index) ? 2.5 : 1.5;
-      under.setAttribute("stroke-width", width + 2);
-      over.setAttribute("stroke-width", width);
-      over.setAttribute("stroke-dasharray", larger.includes(each.index) ? "7 5" : "none");
+      emphasize(each, larger.includes(each.index), each === detection);
     }
     const pixel = scene.width / (stage.clientWidth || scene.width);
     const [x, y, w, h] = detection.bbox;
-    const drawn = sources.map((source, i) => {
+    const drawn = sources.flatMap((source, i) => {
+      if (source.reference) return [];
       const [x2, y2] = source.center;
-      const line = { x1: x + w / 2, y1: y + h / 2, x2, y2, ...thin };
+      const line = { x1: x + w / 2, y1: y + h / 2, x2, y2, ...THIN };
       const wide = 1 + 3 * (source.weight / sources[0].weight);
-      const end = shape("circle", {
-        cx: x2, cy: y2, r: 9 * pixel, fill: "#a50f15", stroke: "#fff", "stroke-width": pixel,
-      });
       return {
         line: [
           shape("line", { ...line, stroke: "#fff", "stroke-width": wide + 2 }),
           shape("line", { ...line, stroke: "#d7191c", "stroke-width": wide }),
         ],
-        end: [end, shape("text", { x: x2, y: y2, "font-size": 11 * pixel }, String(i + 1))],
+        end: numberMark(source.center, i + 1, pixel),
       };
     });
     drawn.reverse(); // Strongest on top, and numbers on top of lines.

@@ -17,6 +17,7 @@ from borrow_det.inference.detector import Level
 from borrow_det.reporting import html_page
 from borrow_det.tools.explain import text
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
+from borrow_det.tools.explain.references import Reference
 from borrow_det.visualization import annotate
 
 _PARTS = pathlib.Path(__file__).parent
@@ -48,6 +49,7 @@ class Page:
         """
         self._file, self._levels, self._colors = file, levels, colors
         self._settings = settings
+        self._embedded: set[int] = set()  # Keys of references that the page has.
         # Height and width of a position as fractions of the image, by level from 0.
         self._cells = [[level.stride / side for side in input_size] for level in levels]
         head, self._tail = _template(levels, settings, results).split("<!-- images -->")
@@ -60,6 +62,7 @@ class Page:
         found: LevelDetections,
         borrowed: Mapping[int, Borrowed],
         class_names: Sequence[str],
+        references: Sequence[Reference] = (),
     ) -> None:
         """Adds an image.
 
@@ -69,19 +72,31 @@ class Page:
           found: detections of the image.
           borrowed: attention of detections, by index.
           class_names: name of each label.
+          references: references of the image.
         """
         detections = []
-        for detection in record["detections"]:
+        for detection in self._colored(record["detections"]):
             k = detection["index"]
-            detection = detection | {"color": self._colors[detection["category_id"]]}
             if k in borrowed:
-                shown = self._heat(borrowed[k]) | {
-                    "texts": _texts(k, borrowed[k], found, class_names)
-                }
-                detection["borrowed"] = detection["borrowed"] | shown
+                detection["borrowed"] = (
+                    detection["borrowed"]
+                    | {"heat": self._heat(borrowed[k].heat, borrowed[k].scale)}
+                    | {"texts": _texts(k, borrowed[k], found, class_names, references)}
+                    | self._references_of(detection["borrowed"], borrowed[k])
+                )
             detections.append(detection)
         name = html.escape(record["file_name"])
-        data = html_page.script_json(record | {"detections": detections})
+        content = record | {"detections": detections}
+        if references:
+            content["references"] = [
+                of_record
+                | {"key": reference.key, "view": reference.view}
+                | {"detections": self._colored(of_record["detections"])}
+                for of_record, reference in zip(
+                    record["references"], references, strict=True
+                )
+            ]
+        data = html_page.script_json(content)
         many = f"{record['file_name']}: {len(detections)} detections"
         self._file.write(
             f"<section>\n<h2>{name}</h2>\n"
@@ -89,6 +104,7 @@ class Page:
             f'width="{record["width"]}" height="{record["height"]}" '
             f'src="{html_page.embedded(image, _LARGEST_SIDE)}">\n'
             f"{self._table(detections, image)}"
+            f"{self._pictures(references)}"
             f'<script type="application/json">{data}</script>\n</section>\n'
         )
 
@@ -96,17 +112,48 @@ class Page:
         """Writes the end of the page."""
         self._file.write(self._tail)
 
-    def _heat(self, borrowed: Borrowed) -> dict[str, Any]:
-        """Packs the attention into one byte per position."""
-        packed = {
+    def _colored(self, detections: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Adds the colors of their classes to detections."""
+        return [d | {"color": self._colors[d["category_id"]]} for d in detections]
+
+    def _heat(self, heat: Mapping[int, np.ndarray], scale: float) -> dict[str, Any]:
+        """Packs the attention by level into one byte per position."""
+        return {
             str(m + 1): {
-                "shape": list(heat.shape),
+                "shape": list(values.shape),
                 "cell": self._cells[m],
-                "values": _packed(heat, borrowed.scale),
+                "values": _packed(values, scale),
             }
-            for m, heat in borrowed.heat.items()
+            for m, values in heat.items()
         }
-        return {"heat": packed}
+
+    def _references_of(
+        self, record: dict[str, Any], borrowed: Borrowed
+    ) -> dict[str, Any]:
+        """Returns the attention to references; {} without references."""
+        if not borrowed.references:
+            return {}
+        parts = zip(record["references"], borrowed.references, strict=True)
+        return {
+            "references": [
+                of_record
+                | {"heat": self._heat(part.heat, borrowed.scale)}
+                | {"texts": text.shares(part.shares)}
+                for of_record, part in parts
+            ]
+        }
+
+    def _pictures(self, references: Sequence[Reference]) -> str:
+        """Returns the references that the page does not have yet."""
+        new = [r for r in references if r.key not in self._embedded]
+        self._embedded.update(r.key for r in new)
+        return "".join(
+            f'<figure class="reference"><img id="reference-{r.key}" loading="lazy" '
+            f'alt="reference {html.escape(r.name)}" '
+            f'src="{html_page.embedded(r.image, _LARGEST_SIDE)}">'
+            f"<figcaption>reference {html.escape(r.name)}</figcaption></figure>\n"
+            for r in new
+        )
 
     def _table(self, detections: list[dict[str, Any]], image: np.ndarray) -> str:
         """Returns the table that is visible without the script."""
@@ -127,19 +174,34 @@ class Page:
 
 
 def _texts(
-    k: int, borrowed: Borrowed, found: LevelDetections, class_names: Sequence[str]
+    k: int,
+    borrowed: Borrowed,
+    found: LevelDetections,
+    class_names: Sequence[str],
+    references: Sequence[Reference],
 ) -> dict[str, Any]:
     """Returns the texts of a detection in the viewer."""
-    return {
+    others = [reference.found for reference in references]
+    texts = {
         "attention_precision": text.attention_precision(borrowed),
-        "shares": {str(m + 1): text.percent(v) for m, v in borrowed.shares.items()},
+        "shares": text.shares(borrowed.shares),
         "scale": text.weight(borrowed.scale),
         "strongest": text.strongest(borrowed),
         "sources": [
-            [text.weight(s.weight), text.location(s, k, borrowed, found, class_names)]
+            [
+                text.weight(s.weight),
+                text.location(s, k, borrowed, found, class_names, others),
+            ]
             for s in borrowed.sources
         ],
     }
+    if references:
+        texts["share_references"] = text.percent(borrowed.share_references)
+        texts["references"] = [
+            text.reference(i, reference.name, borrowed)
+            for i, reference in enumerate(references)
+        ]
+    return texts
 
 
 def _packed(heat: np.ndarray, scale: float) -> str:
@@ -174,7 +236,9 @@ def _row(detection: dict[str, Any], image: np.ndarray) -> str:
         cells += [html.escape(detection["note"]), "", ""]
     else:
         texts = borrowed["texts"]
-        shares = (f"level {m}: {share}" for m, share in texts["shares"].items())
+        shares = [f"level {m}: {share}" for m, share in texts["shares"].items()]
+        if "share_references" in texts:
+            shares.append(f"references: {texts['share_references']}")
         cells += [", ".join(shares), texts["attention_precision"], _strongest(borrowed)]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>\n"
 
@@ -184,7 +248,8 @@ def _strongest(borrowed: dict[str, Any]) -> str:
         return ""
     best, (share, _) = borrowed["sources"][0], borrowed["texts"]["sources"][0]
     x, y = best["center"]
-    return f"{share}, level {best['level']} at ({x:.0f}, {y:.0f})"
+    place = f"reference {best['reference']}, " if best.get("reference") else ""
+    return f"{share}, {place}level {best['level']} at ({x:.0f}, {y:.0f})"
 
 
 def _crop(image: np.ndarray, bbox: Sequence[float]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Words that the pictures, the page and the console of explain share."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain.explanation import (
@@ -25,6 +26,14 @@ class Settings(NamedTuple):
     small: float
     detection: int | None
     level: int | None
+    references: str = ""  # Images that objects borrow from, too, in words; "": none.
+
+    def record(self) -> dict[str, Any]:
+        """Returns the settings by name, as they stand in explanations.json."""
+        fields = self._asdict()
+        if not self.references:
+            del fields["references"]
+        return fields
 
     @property
     def explained(self) -> str:
@@ -45,6 +54,11 @@ class Settings(NamedTuple):
             f"{level}. A lender is a detection of the same class with at least "
             f"{self.lender_scale:g} times the side."
         )
+        if self.references:
+            words += (
+                f" References: {self.references}; lenders may be detections in them, "
+                "too, with sides in pixels of the network's input."
+            )
         if self.similarity == "dot_product":
             words += (
                 " The scores of this run (dot_product) may be negative: they count as "
@@ -73,6 +87,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}\u00a0%"
 
 
+def shares(by_level: Mapping[int, float]) -> dict[str, str]:
+    """Formats the share of each level; levels count from 1 in the result."""
+    return {str(m + 1): percent(share) for m, share in by_level.items()}
+
+
 def weight(share: float) -> str:
     """Formats a share with at least two significant digits."""
     number = f"{100 * share:.1f}" if share >= 0.01 else f"{100 * share:#.2g}"
@@ -99,7 +118,7 @@ def attention_precision(borrowed: Borrowed) -> str:
     if borrowed.attention_precision is not None:
         even = percent(borrowed.positions)
         return f"{percent(borrowed.attention_precision)} (even spread: {even})"
-    count = len(borrowed.lenders)
+    count = borrowed.num_lenders
     if not count:
         return "no lender"
     return (
@@ -122,20 +141,47 @@ def location(
     borrowed: Borrowed,
     found: LevelDetections,
     class_names: Sequence[str],
+    references: Sequence[LevelDetections] = (),
 ) -> str:
-    """Names the boxes that contain a source position of detection k."""
+    """Names the boxes that contain a source position of detection k.
+
+    Args:
+      source: the source position.
+      k: index of the detection in `found`.
+      borrowed: attention of the detection.
+      found: detections of the image.
+      class_names: name of each label.
+      references: detections of each reference.
+    """
+    place, lenders, own = "", borrowed.lenders, k
+    if source.reference is not None:
+        place = f"reference {source.reference + 1}: "
+        found = references[source.reference]
+        lenders, own = borrowed.references[source.reference].lenders, -1
 
     def one(i: int) -> str:
-        if i == k:
+        if i == own:
             return "itself"
         name = named(found, i, class_names)
-        return f"lender {name}" if i in borrowed.lenders else name
+        return f"lender {name}" if i in lenders else name
 
     # Lenders first, then the detection itself: these are named, not counted.
-    holders = sorted(
-        source.detections, key=lambda i: (i not in borrowed.lenders, i != k)
-    )
+    holders = sorted(source.detections, key=lambda i: (i not in lenders, i != own))
     text = ", ".join(one(i) for i in holders[:_NAMED])
     if len(holders) > _NAMED:
         text += f" and {len(holders) - _NAMED} more"
-    return f"in {text}" if text else "in no detection"
+    text = text or "no detection"
+    return place + text if place else f"in {text}"
+
+
+def reference(index: int, name: str, borrowed: Borrowed) -> str:
+    """Formats a reference, without its folder, and the attention to it.
+
+    Args:
+      index: index of the reference.
+      name: its name.
+      borrowed: attention of the detection that borrows.
+    """
+    share = percent(borrowed.references[index].share)
+    file = pathlib.PurePath(name).name
+    return f"borrowed {share} from reference {index + 1}, {file}"

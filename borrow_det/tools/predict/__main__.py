@@ -50,8 +50,7 @@ from borrow_det.inference import minimum_score, references, tracking
 from borrow_det.inference.detections import DRAWN_SCORE, Detections
 from borrow_det.inference.detector import Detector, Options
 from borrow_det.inference.images import ImageLike
-from borrow_det.tiling.views import MAX_OVERLAP, make_tiles
-from borrow_det.tools.common import cli
+from borrow_det.tools.common import cli, view_flags
 from borrow_det.tools.predict import sources
 from borrow_det.tools.predict.files import FOLDER, PredictionWriter
 from borrow_det.tools.predict.image_ids import ImageIds, image_ids
@@ -79,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     ids = image_ids(values.ids_from, found) if values.ids_from else None
     chosen = [source for source in found if ids is None or source in ids.ids]
     detector = Detector.load(values.workdir, values.step)
-    _check_references(detector, parsed)
+    view_flags.check_references(parsed, detector.config)
     least = detector.minimum_score(score)
     writer = PredictionWriter(
         output, detector, least, values.pictures, values.tracks, ids and ids.ids
@@ -175,18 +174,6 @@ def _sequences(items: Iterable[Item]) -> Iterator[Iterable[Item]]:
     return (sequence for _, sequence in groups)
 
 
-def _check_references(detector: Detector, parsed: references.Parsed) -> None:
-    """Checks that the run takes the references; warns if it was trained without.
-
-    Raises:
-      InputError: it does not take them.
-    """
-    references.check_run(parsed, detector.config)
-    notice = references.notice(parsed, detector.config)
-    if notice is not None:
-        print(f"warning: {notice}", file=sys.stderr)
-
-
 def _options(values: flags.FlagValues, parsed: references.Parsed) -> Options:
     """Returns the options of the detector that the flags give, checked."""
     options: Options = {
@@ -200,7 +187,7 @@ def _options(values: flags.FlagValues, parsed: references.Parsed) -> Options:
         "reference_cuts": values.reference_cuts,
     }
     # Checked before the network is loaded, which takes a while, and by their flags.
-    make_tiles(values.tiles or None, values.tile_size or None, prefix="--")
+    view_flags.tiles(values)
     references.check_stride(
         parsed, values.reference_stride, values.reference_cuts, prefix="--"
     )
@@ -219,27 +206,7 @@ def _flags() -> flags.FlagValues:
         **text,
     )
     flags.DEFINE_integer("batch", 8, "Views per batch.", 1, **text)
-    flags.DEFINE_string(
-        "tiles",
-        None,
-        "ROWSxCOLUMNS of the tiles of every image; auto: tiles of the network's input "
-        "size (of the canvas if that is smaller) in images larger than that.",
-        **text,
-    )
-    flags.DEFINE_string(
-        "tile_size", None, "Size of a tile in pixels: N or HEIGHTxWIDTH.", **text
-    )
-    flags.DEFINE_float(
-        "overlap",
-        0.2,
-        "Overlap of neighboring tiles as a fraction of a side.",
-        0.0,
-        MAX_OVERLAP,
-        **text,
-    )
-    flags.DEFINE_boolean(
-        "whole", True, "Process the entire image in addition to the tiles.", **text
-    )
+    view_flags.define_tiles(values)
     path_flags.define_path(
         "references",
         None,

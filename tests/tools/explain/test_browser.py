@@ -15,7 +15,8 @@ from borrow_det.tools.explain.explanation import (
     LevelDetections,
     SourcePosition,
 )
-from borrow_det.tools.explain.files import Explained, ExplanationWriter
+from borrow_det.tools.explain.files import ExplanationWriter
+from borrow_det.tools.explain.records import Explained
 from borrow_det.tools.explain.text import Settings
 from tests.browser import MARKS
 

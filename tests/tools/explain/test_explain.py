@@ -263,7 +263,8 @@ def test_a_damaged_image_of_a_split_is_skipped(tiny_run, tmp_path, capsys, monke
 
 def stand_in(**borrow):
     config = types.SimpleNamespace(
-        borrow=types.SimpleNamespace(**{"enabled": True, "levels": (0, 2)} | borrow)
+        borrow=types.SimpleNamespace(**{"enabled": True, "levels": (0, 2)} | borrow),
+        references=types.SimpleNamespace(kind="none"),
     )
     return types.SimpleNamespace(config=config)
 

@@ -12,7 +12,8 @@ from borrow_det.errors import InputError
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import files as files_lib
 from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
-from borrow_det.tools.explain.files import Explained, ExplanationWriter
+from borrow_det.tools.explain.files import ExplanationWriter
+from borrow_det.tools.explain.records import Explained
 from borrow_det.tools.explain.text import Settings
 from borrow_det.visualization import annotate
 
