@@ -20,8 +20,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, references="overview", tiles=True, borrow=True)
     config = quickstart.get_config()
-    config.num_steps = config.eval_every = 600
-    config.checkpoint_every = 200
+    config.num_steps = config.eval_every = 960
     config.eval_batch_size = 16
     config.dataset.name = "scale_pairs_wide"
     config.dataset.image_size = 576
