@@ -1,4 +1,4 @@
-"""Flags of tools that look at images by tiles and with references."""
+"""Flags of tools that process images by tiles and with references."""
 
 import sys
 from typing import Any

@@ -200,7 +200,7 @@
     if (!entry) return;
     const { detection, scene } = entry;
     const borrowed = detection.borrowed;
-    right.classList.toggle("borrowing", Boolean(borrowed?.references));
+    right.classList.toggle("borrowing", Boolean(borrowed?.share_references));
     lenders.show(entry, level, heated);
     stage.classList.toggle("heated", Boolean(borrowed) && heated);
     const heading = `${nameOf(detection)} in ${scene.file_name}`;

@@ -49,7 +49,7 @@ def draw_explanation(
     On the left is the image with the detection, lines to its strongest source positions
     (wider for more attention), and the detections that contain these. On the right is a
     panel for each source level with the attention of each position, all on one color
-    scale. Below are the references that have the most attention, if there are any.
+    scale. Below are the references with the most attention, if present.
 
     Args:
       image: uint8 RGB [H, W, 3].

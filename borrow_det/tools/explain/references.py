@@ -52,7 +52,7 @@ class ReferenceMaker:
     def __call__(self, name: str, image: np.ndarray) -> Reference:
         """Makes a reference of an image, uint8 RGB [H, W, 3].
 
-        Objects are detected in it without references of its own.
+        Objects in it are detected without references.
         """
         found = explanation.detections(attend(self._detector, image), 0, self._score)
         maps = self._detector.deep_maps([image])

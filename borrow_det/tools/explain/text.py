@@ -29,7 +29,7 @@ class Settings(NamedTuple):
     references: str = ""  # Images that objects borrow from, too, in words; "": none.
 
     def record(self) -> dict[str, Any]:
-        """Returns the settings by name, as they stand in explanations.json."""
+        """Returns the settings by name, as in explanations.json."""
         fields = self._asdict()
         if not self.references:
             del fields["references"]

@@ -16,7 +16,7 @@ def views(
     detector: Detector,
     overview: Callable[[str, np.ndarray], Reference] | None = None,
 ) -> Iterator[Picture]:
-    """Yields the views of an image, each as an image of its own.
+    """Yields the views of an image, each as a separate image.
 
     The views are those of `predict`: tiles row by row, and then the entire image. An
     image that is one view keeps its name.

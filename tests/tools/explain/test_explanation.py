@@ -235,3 +235,114 @@ def test_the_color_scale_ends_above_an_even_spread(make_task):
     even[:, 3] = 1
     borrowed = explanation.explain(task, even, 0, found, 0, 2)
     assert borrowed.scale == pytest.approx(1 / (1 + 20 / 21))
+
+
+# --- references
+
+
+def one_hot(task, t, images):
+    P = np.zeros((64, 21 * images), np.float32)
+    P[:, t] = 1
+    return P
+
+
+def test_attention_to_a_position_of_a_reference(make_task):
+    # Position 2 of level 3's 2 x 2 in the second of two references: row 1, column 0.
+    task = make_task()
+    P = one_hot(task, 2 * 21 + 16 + 2, 3)
+    found = found_of(SMALL, (0.5, 0.0, 1.0, 0.5))  # A lender at the same place.
+    around, beside = (0.6, 0.1, 0.9, 0.4), (0.0, 0.5, 0.4, 1.0)
+    references = [found_of(around), found_of(beside, around, labels=[0, 0])]
+    borrowed = explanation.explain(task, P, 0, found, 0, 5, references)
+    (only,) = borrowed.sources
+    assert (only.reference, only.level, only.weight) == (1, 2, 1.0)
+    assert only.center == (0.75, 0.25)
+    assert only.detections == (1,)
+    assert borrowed.shares == {1: 0, 2: 0, 3: 0}
+    assert [r.share for r in borrowed.references] == [0, 1]
+    assert borrowed.references[1].heat[2].tolist() == [[0, 0], [1, 0]]
+    assert [r.lenders for r in borrowed.references] == [(0,), (0, 1)]
+    assert borrowed.lenders == (1,)
+    assert borrowed.num_lenders == 4
+    assert borrowed.attention_precision == 1.0
+    assert borrowed.share_references == borrowed.scale == 1.0
+    assert borrowed.sources_in(1) == [(1, only)]
+    assert borrowed.sources_in(None) == borrowed.sources_in(0) == []
+    # Of another class, or less than twice as large, there is no lender.
+    small = (0.65, 0.15, 0.85, 0.34)
+    for other in (found_of(around, labels=[1]), found_of(small)):
+        nothing = found_of(SMALL)
+        P = one_hot(task, 21 + 18, 2)
+        borrowed = explanation.explain(task, P, 0, nothing, 0, 5, [other])
+        assert borrowed.references[0].lenders == ()
+        assert (borrowed.attention_precision, borrowed.positions) == (None, 0.0)
+        assert borrowed.sources[0].detections == (0,)
+
+
+@pytest.mark.parametrize("borrow", [{}, {"from_levels": (2, 3)}])
+@pytest.mark.parametrize("count", [1, 3])
+def test_explanations_with_references_match_a_loop(make_task, borrow, count):
+    task = make_task(**borrow)
+    rng = np.random.default_rng(count)
+    strides = (8, 16, 32, 64)
+    levels = borrow.get("from_levels", (1, 2, 3))
+    positions = [
+        (image, m, (r + 0.5) * strides[m] / 64, (c + 0.5) * strides[m] / 64)
+        for image in range(count + 1)
+        for m in levels
+        for r in range(64 // strides[m])
+        for c in range(64 // strides[m])
+    ]
+    P = np.asarray(jax.nn.softmax(3 * rng.normal(size=(64, len(positions))), axis=1))
+    images = [
+        found_of(*random_boxes(rng, n), labels=rng.integers(0, 2, n).tolist())
+        for n in (5, 4, 0, 6)[: count + 1]
+    ]
+    images = [
+        image._replace(boxes=image.boxes.reshape(-1, 4).astype("f4"))
+        for image in images
+    ]
+    found, *references = images
+    lent_beyond = 0
+    for k, (y0, x0, y1, x1) in enumerate(found.boxes.tolist()):
+        expected = borrowing.descriptors(
+            jnp.asarray(found.boxes[k][None]), jnp.asarray(task.centers((0,)))
+        )
+        weights = P[np.asarray(expected[0])].mean(axis=0)
+        shares = [dict.fromkeys(levels, 0.0) for _ in images]
+        precision, lent = 0.0, 0
+        for weight, (image, m, y, x) in zip(weights.tolist(), positions, strict=True):
+            shares[image][m] += weight
+            for j, b in enumerate(images[image].boxes.tolist()):
+                if (
+                    images[image].labels[j] == found.labels[k]
+                    and (b[2] - b[0]) * (b[3] - b[1]) >= 4 * (y1 - y0) * (x1 - x0)
+                    and b[0] <= y <= b[2]
+                    and b[1] <= x <= b[3]
+                ):
+                    precision, lent = precision + weight, lent + 1
+                    lent_beyond += image > 0
+                    break
+        borrowed = explanation.explain(task, P, 0, found, k, 6, references)
+        assert borrowed.shares == pytest.approx(shares[0])
+        assert [r.shares for r in borrowed.references] == [
+            pytest.approx(part) for part in shares[1:]
+        ]
+        total = sum(borrowed.shares.values()) + borrowed.share_references
+        assert total == pytest.approx(1)
+        assert borrowed.positions == pytest.approx(lent / len(positions))
+        assert borrowed.num_positions == len(positions)
+        assert borrowed.attention_precision == (
+            pytest.approx(precision) if lent else None
+        )
+        for source, t in zip(borrowed.sources, np.argsort(-weights)[:6], strict=True):
+            image, m, y, x = positions[t]
+            assert source.reference == (image - 1 if image else None)
+            assert (source.level, *source.center) == pytest.approx((m, y, x))
+            inside = [
+                j
+                for j, b in enumerate(images[image].boxes.tolist())
+                if b[0] <= y <= b[2] and b[1] <= x <= b[3]
+            ]
+            assert list(source.detections) == inside
+    assert lent_beyond > 0

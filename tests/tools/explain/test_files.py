@@ -11,9 +11,15 @@ import pytest
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import files as files_lib
-from borrow_det.tools.explain.explanation import Borrowed, LevelDetections
+from borrow_det.tools.explain.explanation import (
+    Borrowed,
+    BorrowedReference,
+    LevelDetections,
+    SourcePosition,
+)
 from borrow_det.tools.explain.files import ExplanationWriter
 from borrow_det.tools.explain.records import Explained
+from borrow_det.tools.explain.references import Reference
 from borrow_det.tools.explain.text import Settings
 from borrow_det.visualization import annotate
 
@@ -27,19 +33,23 @@ DETECTOR = types.SimpleNamespace(
 SETTINGS = Settings("$\\W$", 1, "cosine", 2.0, 0.4, 32.0, None, None)
 
 
+FOUND = LevelDetections(
+    np.array([[0.1, 0.1, 0.4, 0.4]], "f4"),
+    np.array([0.9], "f4"),
+    np.array([0], "i4"),
+    np.array([0], "i4"),
+)
+CENTERS = np.array([[0.25, 0.25]], "f4")
+
+
 def open_writer(folder, pictures=True):
     return ExplanationWriter(folder, DETECTOR, SETTINGS, pictures, limit=0)
 
 
 def add(writer, label=0):
-    found = LevelDetections(
-        np.array([[0.1, 0.1, 0.4, 0.4]], "f4"),
-        np.array([0.9], "f4"),
-        np.array([label], "i4"),
-        np.array([0], "i4"),
-    )
-    centers = np.array([[0.25, 0.25]], "f4")
-    borrowed = Borrowed(0, centers, {1: np.ones((1, 1))}, (), (), 0.0, None)
+    found = FOUND._replace(labels=np.array([label], "i4"))
+    source = SourcePosition(1, (0.5, 0.5), 1.0, ())
+    borrowed = Borrowed(0, CENTERS, {1: np.ones((1, 1))}, (source,), (), 0.0, None)
     image = np.full((40, 50, 3), 100, np.uint8)
     writer.add("a.png", image, found, [Explained(0, borrowed, "")])
 
@@ -117,3 +127,54 @@ def test_a_full_disk_gives_one_line(tmp_path, monkeypatch):
     ):
         add(writer)
     assert files(tmp_path) == []
+
+
+def test_explanations_json_has_these_bytes_without_references(tmp_path):
+    with open_writer(tmp_path, pictures=False) as writer:
+        add(writer)
+    assert (tmp_path / "explanations.json").read_text() == (
+        '{"settings": {"workdir": "$\\\\W$", "step": 1, "similarity": "cosine", '
+        '"lender_scale": 2.0, "score": 0.4, "small": 32.0, "detection": null, "level": '
+        'null},\n "levels": [{"number": 1, "name": "a", "stride": 8, "shape": [2, 2]}, '
+        '{"number": 2, "name": "b", "stride": 16, "shape": [1, 1]}],\n "images": [\n'
+        '{"file_name": "a.png", "height": 40, "width": 50, "detections": [{"index": 0, '
+        '"class": "$\\\\foo$", "category_id": 1, "score": 0.8999999761581421, "bbox": '
+        '[5.0, 4.0, 15.0, 12.0], "level": 1, "picture": null, "note": "", "borrowed": '
+        '{"level": 1, "descriptors": 1, "shares": {"2": 1.0}, "attention_precision": '
+        'null, "positions": 0.0, "larger": [], "sources": [{"level": 2, "center": '
+        '[25.0, 20.0], "weight": 1.0, "detections": []}]}}]}\n]}\n'
+    )
+
+
+def test_explanations_json_has_the_references_and_windows(tmp_path):
+    reference = Reference(3, "b.png", np.zeros((100, 200, 3), np.uint8), FOUND)
+    part = BorrowedReference({1: np.full((1, 1), 0.75)}, (0,))
+    sources = (
+        SourcePosition(1, (0.5, 0.5), 0.75, (0,), 0),
+        SourcePosition(1, (0.5, 0.5), 0.25, ()),
+    )
+    borrowed = Borrowed(
+        0, CENTERS, {1: np.full((1, 1), 0.25)}, sources, (), 0.5, 0.75, (part,)
+    )
+    image = np.zeros((40, 50, 3), np.uint8)
+    with ExplanationWriter(tmp_path, DETECTOR, SETTINGS, False, limit=0) as writer:
+        writer.add(
+            *("a.png, tile 1 of 4", image, FOUND, [Explained(0, borrowed, "")]),
+            references=[reference],
+            window=(7, 20, 47, 70),
+        )
+    (record,) = json.loads((tmp_path / "explanations.json").read_text())["images"]
+    assert record["window"] == [20, 7, 50, 40]
+    (listed,) = record["references"]
+    (lender,) = listed.pop("detections")
+    assert listed == {"file_name": "b.png", "height": 100, "width": 200}
+    assert (lender["index"], lender["bbox"]) == (0, [20.0, 10.0, 60.0, 30.0])
+    written = record["detections"][0]["borrowed"]
+    assert written["references"] == [
+        {"share": 0.75, "shares": {"2": 0.75}, "larger": [0]}
+    ]
+    assert (written["share_references"], written["shares"]) == (0.75, {"2": 0.25})
+    first, second = written["sources"]
+    # Centers are pixels of the reference, and of the view.
+    assert (first["reference"], first["center"]) == (1, [100.0, 50.0])
+    assert (second["reference"], second["center"]) == (None, [25.0, 20.0])

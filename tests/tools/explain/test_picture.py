@@ -2,15 +2,19 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from borrow_det.inference.detector import Level
 from borrow_det.tools.explain import picture as picture_lib
 from borrow_det.tools.explain.explanation import (
     Borrowed,
+    BorrowedReference,
     LevelDetections,
     SourcePosition,
 )
+from borrow_det.tools.explain.reference_panels import ReferencePanels
+from borrow_det.tools.explain.references import Reference
 
 
 def test_heat_is_drawn_at_its_position():
@@ -141,3 +145,100 @@ def test_a_long_name_takes_no_room_from_the_picture():
     black = [(picture == 0).all(axis=-1) for picture in (short, long)]
     rows = [np.flatnonzero(b.sum(axis=1) > 60)[[0, -1]] for b in black]
     np.testing.assert_allclose(*rows, atol=2)
+
+
+# --- references
+
+SHARES = (0.05, 0.4, 0.0, 0.2, 0.1)
+
+
+def with_references(shares, view=None):
+    """A scene of a detection with this attention to references, on two levels."""
+    parts = tuple(
+        BorrowedReference(
+            {1: np.full((4, 4), share / 64), 2: np.full((2, 2), share * 0.75 / 4)}, (1,)
+        )
+        for share in shares
+    )
+    sources = (
+        SourcePosition(2, (0.25, 0.75), 0.075, (1,), 1),
+        SourcePosition(1, (0.5, 0.5), 0.02, ()),
+        SourcePosition(2, (0.75, 0.25), 0.03, (), 3),
+    )
+    heat = {1: np.full((4, 4), (1 - sum(shares)) / 16), 2: np.zeros((2, 2))}
+    borrowed = Borrowed(0, np.zeros((1, 2)), heat, sources, (), 0.5, 0.5, parts)
+    scene = scene_of(borrowed, BOX, size=(100, 100))
+    scene.levels = (*scene.levels, Level(3, "c", 32, (2, 2)))
+    # References have other sizes and detections than the image.
+    found = scene.found._replace(
+        boxes=np.array([BOX, (0.0, 0.5, 0.5, 1.0)], "f4"),
+        scores=np.array([0.9, 0.8], "f4"),
+        labels=np.zeros(2, "i4"),
+    )
+    scene.references = [
+        Reference(
+            i, f"videos/{i}.png", np.zeros((60, 80, 3), np.uint8), found, (), view
+        )
+        for i in range(len(shares))
+    ]
+    return scene
+
+
+def drawn_panels(scene):
+    panels = ReferencePanels(scene, scene.references, scene.borrowed)
+    assert panels.height(12.0) > 1
+    figure = Figure((12, 4)).subfigures(1, 1)
+    panels.draw(figure, Normalize(0, 10))
+    return figure.axes, figure.get_suptitle()
+
+
+def test_the_strongest_references_have_panels_and_the_others_are_counted():
+    axes, title = drawn_panels(with_references(SHARES))
+    assert title == (
+        "References: 75\u00a0% of the attention; lenders are dashed; not drawn: 1 "
+        "more, 5\u00a0%"
+    )
+    assert [panel.get_title() for panel in axes] == [
+        f"borrowed {share}\u00a0% from reference {i + 1}, {i}.png\n"
+        f"heat: {level}\u00a0% on level 3, c, stride 32"
+        for i, share, level in ((1, 40, 30), (3, 20, 15), (4, 10, 8))
+    ]
+    # Numbers are those of the list, in pixels of the reference; so are lenders.
+    numbers = [
+        {t.get_text(): t.get_position() for t in panel.texts if t.get_text().isdigit()}
+        for panel in axes
+    ]
+    assert numbers == [
+        {"1": pytest.approx((60, 15))}, {"3": pytest.approx((20, 45))}, {},
+    ]  # fmt: skip
+    (lender,) = axes[0].patches
+    assert lender.get_linestyle() == "--"
+    assert lender.get_bbox().bounds == pytest.approx((40, 0, 40, 30))
+    (heat,) = axes[0].collections
+    np.testing.assert_allclose(heat.get_array(), np.full((2, 2), 7.5))
+    assert heat.get_coordinates()[-1, -1].tolist() == [80, 60]
+
+
+def test_a_view_is_outlined_in_its_overview():
+    axes, title = drawn_panels(with_references((0.4, 0.1), (0.5, 0.25, 1.0, 0.75)))
+    assert title.endswith("; lenders are dashed, and the tile above is dotted")
+    _, view = axes[0].patches
+    assert view.get_linestyle() == ":"
+    assert view.get_bbox().bounds == pytest.approx((20, 30, 40, 30))
+
+
+def test_only_references_with_attention_add_a_row():
+    without, with_some = (
+        picture_lib._draw(with_references(shares), "A footer.")
+        for shares in ((0.0,) * 5, SHARES)
+    )
+    assert without.shape[0] == pytest.approx(660 + 45, abs=15)  # As without references.
+    assert with_some.shape[1] == without.shape[1]
+    assert with_some.shape[0] > without.shape[0] + 160
+
+
+def test_lines_lead_to_positions_in_the_image_only():
+    axes = Figure().add_subplot()
+    with_references(SHARES)._lines(axes)
+    assert [t.get_text() for t in axes.texts] == ["2"]
+    assert len(axes.lines) == 1

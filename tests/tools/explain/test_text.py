@@ -6,6 +6,7 @@ import pytest
 from borrow_det.tools.explain import text
 from borrow_det.tools.explain.explanation import (
     Borrowed,
+    BorrowedReference,
     LevelDetections,
     SourcePosition,
 )
@@ -105,3 +106,48 @@ def test_settings_in_words():
 def test_names_that_are_not_utf8_can_be_written():
     name = b"caf\xe9_\xc3\xa9.png".decode(errors="surrogateescape")
     assert text.readable(name) == "caf\\udce9_é.png"
+
+
+@pytest.mark.parametrize(
+    ("holders", "words"),
+    [
+        ((), "reference 2: no detection"),
+        ((1,), "reference 2: lender puffin 0.80"),
+        # The borrower has this index in its own image.
+        ((0, 3), "reference 2: puffin 0.90, eider 0.60"),
+    ],
+)
+def test_positions_in_references_name_boxes_there(holders, words):
+    source = SourcePosition(1, (0.5, 0.5), 0.1, holders, 1)
+    empty = BorrowedReference({}, ())
+    borrowed = borrowed_of(lenders=(3,))._replace(
+        references=(empty, BorrowedReference({}, (1,)))
+    )
+    nothing = LevelDetections(*(part[:0] for part in FOUND))
+    found = FOUND._replace(labels=np.ones(5, np.int32))
+    places = (found, ("puffin", "eider"), [nothing, FOUND])
+    assert text.location(source, 0, borrowed, *places) == words
+
+
+def test_references_are_named_with_their_share():
+    heat = {1: np.array([[0.5, 0.0]]), 2: np.array([[0.21]])}
+    borrowed = borrowed_of()._replace(references=(BorrowedReference(heat, (4, 5)),))
+    words = text.reference(0, "videos/7/frame_0012.jpg", borrowed)
+    assert words == "borrowed 71\u00a0% from reference 1, frame_0012.jpg"
+    assert text.attention_precision(borrowed) == "2 lenders, none contains a position"
+    assert text.shares(borrowed.references[0].shares) == {
+        "2": "50\u00a0%", "3": "21\u00a0%",
+    }  # fmt: skip
+
+
+def test_settings_name_references():
+    settings = text.Settings("W", 1, "cosine", 2.0, 0.4, 32.0, None, None)
+    assert "eference" not in str(settings)
+    assert "references" not in settings.record()
+    settings = settings._replace(references="2 images of exemplars")
+    assert settings.record() == settings._asdict()
+    assert (
+        "least 2 times the side. References: 2 images of exemplars; lenders may be "
+        "detections in them, too, with sides in pixels of the network's input."
+        in str(settings)
+    )
