@@ -25,6 +25,12 @@ Levels count from 1, as in the paper. Scores of borrow.similarity=dot_product ma
 negative and count by their absolute values. Attention is not contribution: values and
 fusion may give it little effect.
 
+With --tiles or --tile_size each view of an image (a tile, the entire image) is
+explained as a separate image. With --references the attention also goes to other
+images: the entire image for its tiles (overview), or the exemplars of a folder. Images
+of a --split have the tiles and references of evaluation. Pictures and page show the
+references with the most attention, their heat, and the lenders in them.
+
 Exit status: 0; 1 if an input could not be read (it is named on stderr, the others are
 processed); 2 if nothing could start.
 """
