@@ -15,7 +15,7 @@ from borrow_det.tools.explain.shown_image import ShownImage
 _MOST = 3  # References that are drawn.
 _TITLES = 0.8  # Height of the titles of panels and row, inches.
 _LOW, _HIGH = 1.6, 4.2  # Range of the height of a panel, inches.
-_LETTERS = 11.0  # Letters of a title per inch.
+_LETTERS = 13.0  # Letters of a title per inch.
 
 
 class ReferencePanels:
@@ -84,7 +84,9 @@ class ReferencePanels:
         m = max(part.shares, key=lambda level: part.shares[level])
         shown.heat(axes, part.heat[m], m, norm)
         shown.outline_lenders(axes, part.lenders)
-        for lender in part.lenders:
+        # Others would hide the heat.
+        holders = {k for _, s in self._borrowed.sources_in(i) for k in s.detections}
+        for lender in sorted(holders.intersection(part.lenders), reverse=True):
             shown.label(axes, lender, bold=False)
         view = self._references[i].view
         if view is not None:

@@ -211,6 +211,11 @@ def test_the_strongest_references_have_panels_and_the_others_are_counted():
     assert numbers == [
         {"1": pytest.approx((60, 15))}, {"3": pytest.approx((20, 45))}, {},
     ]  # fmt: skip
+    # Lenders that hold a numbered position are named.
+    assert [
+        [t.get_text() for t in panel.texts if "puffin" in t.get_text()]
+        for panel in axes
+    ] == [["puffin 0.80"], [], []]
     (lender,) = axes[0].patches
     assert lender.get_linestyle() == "--"
     assert lender.get_bbox().bounds == pytest.approx((40, 0, 40, 30))
