@@ -60,22 +60,20 @@ class Embed(nn.Module):
           [B, (1 + N) T, channels], T = sum of H_m W_m.
         """
         convs = [Conv(self.channels, dtype=self.dtype) for _ in levels]
-        own = [
-            conv(level).reshape(level.shape[0], -1, self.channels)
-            for conv, level in zip(convs, levels, strict=True)
-        ]
+
+        def embed(maps: Sequence[Array]) -> Array:
+            parts = [
+                conv(x).reshape(x.shape[0], -1, self.channels)
+                for conv, x in zip(convs, maps, strict=True)
+            ]
+            return jnp.concatenate(parts, axis=1)
+
+        own = embed(levels)
         if references is None:
-            return jnp.concatenate(own, axis=1)
-        batch, count = references.mask.shape
-        others = [
-            conv(level.reshape(-1, *level.shape[2:])).reshape(
-                batch, count, -1, self.channels
-            )
-            for conv, level in zip(convs, references.levels, strict=True)
-        ]
-        of_references = jnp.concatenate(others, axis=2)
-        of_references = of_references.reshape(batch, -1, self.channels)
-        return jnp.concatenate([*own, of_references], axis=1)
+            return own
+        others = embed([x.reshape(-1, *x.shape[2:]) for x in references.levels])
+        others = others.reshape(own.shape[0], -1, self.channels)
+        return jnp.concatenate([own, others], axis=1)
 
 
 class FeatureMatchingBlock(nn.Module):
@@ -119,15 +117,13 @@ class FeatureMatchingBlock(nn.Module):
         """
         check_choice("borrow.similarity", self.similarity, SIMILARITIES)
         if self.normalize:
-            shallow, deeper, references = jax.tree.map(
-                _standardize_map, (shallow, list(deeper), references)
-            )
+            shallow, *deeper = map(_standardize_map, (shallow, *deeper))
+            if references is not None:
+                references = references.map_levels(_standardize_map)
         K = Embed(self.channels, self.dtype, name="phi")(deeper, references)
         queries = shallow.shape[1] * shallow.shape[2]
-        own, present = sum(x.shape[1] * x.shape[2] for x in deeper), None
-        if references is not None:
-            every = jnp.ones((K.shape[0], own), jnp.bool_)
-            present = jnp.concatenate([every, references.present()], axis=1)
+        own = sum(x.shape[1] * x.shape[2] for x in deeper)
+        present = None if references is None else references.present()
         K = attention.center(K, present, own) if self.center else K
         if self.similarity == "query_independent":
             return Matching(self._pooling(K), K, 1.0, True, queries, present, own)
@@ -163,8 +159,6 @@ class FeatureMatchingBlock(nn.Module):
 
 def _standardize_map(x: Array) -> Array:
     """Gives [..., C] zero mean and unit variance over channels, in float32."""
-    if x.dtype == jnp.bool_:  # The mask of references.
-        return x
     return jax.nn.standardize(x.astype(jnp.float32), axis=-1).astype(x.dtype)
 
 

@@ -6,7 +6,7 @@ positions of a level are the T of the image itself, followed by the T of each re
 The same theta, phi and g embed them, so references add no parameters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -30,10 +30,18 @@ class ReferenceMaps(NamedTuple):
         """Returns the references with some of their levels."""
         return self._replace(levels=tuple(self.levels[i] for i in indices))
 
+    def map_levels(self, function: Callable[[Array], Array]) -> "ReferenceMaps":
+        """Returns the references with a function applied to each of their levels."""
+        return self._replace(levels=tuple(map(function, self.levels)))
+
     def present(self) -> Array:
-        """Returns whether the positions of the levels exist, bool [B, N T]."""
+        """Returns which source positions exist, bool [B, (1 + N) T].
+
+        Those of the image itself, which come first, always do.
+        """
         positions = sum(x.shape[2] * x.shape[3] for x in self.levels)
-        return jnp.repeat(self.mask, positions, axis=1)
+        images = jnp.pad(self.mask, ((0, 0), (1, 0)), constant_values=True)
+        return jnp.repeat(images, positions, axis=1)
 
 
 def deeper_maps(X: Sequence[Array], mask: Array) -> ReferenceMaps:
