@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation.resampling import resize_batch
 from borrow_det.data.images import decode
 from borrow_det.data.images.strips import StripImage
 from borrow_det.inference.batching import View
@@ -99,7 +99,7 @@ class BorrowingPrograms:
     def _compute_maps(
         self, variables: dict, canvases: Array, sizes: Array
     ) -> tuple[Array, ...]:
-        inputs = augment.resize_batch(canvases, sizes, self.task.input_size)
+        inputs = resize_batch(canvases, sizes, self.task.input_size)
         return self.task.maps(variables, inputs)
 
     def _detect_and_store(
@@ -128,7 +128,7 @@ class BorrowingViews:
     def __init__(self, programs: BorrowingPrograms, rule: Rule):
         """Computes the maps of exemplars, if the rule has any."""
         self._programs, self._rule = programs, rule
-        self._keys: list[int] = []  # Of the slots in use, the oldest first.
+        self._keys: list[int] = []  # By slot in use, the oldest first.
         if isinstance(rule, Exemplars):
             self._slots = programs.deep_maps(rule.images)
             self._keys = list(range(rule.count))

@@ -13,6 +13,7 @@ from jax import Array
 from borrow_det.data import rows, sources
 from borrow_det.data.augmentation import detection as augment
 from borrow_det.data.augmentation import references as reference_fields
+from borrow_det.data.augmentation.resampling import resize_batch
 from borrow_det.data.reference_rows import ReferencesRow, with_references
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing
@@ -24,7 +25,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks import detection_views
-from borrow_det.tasks.detection_references import References, references_of
+from borrow_det.tasks.detection_references import AnnotatedReferences, references_of
 from borrow_det.tasks.detection_targets import DetectionExamples, TargetMaker
 from borrow_det.tasks.task import init_variables
 
@@ -214,7 +215,7 @@ class DetectionTask:
                 *detection_views.predict_views(predict, batch, objects, self.input_size)
             )
         image, image_size = batch["image"], batch["image_size"]
-        pixels = augment.resize_batch(image, image_size, self.input_size)
+        pixels = resize_batch(image, image_size, self.input_size)
         found, attention = predict(pixels, objects)
         if tiled:
             found = jax.tree.map(lambda x: x[:, None], found)
@@ -225,7 +226,7 @@ class DetectionTask:
         variables: dict,
         pixels: Array,
         objects: borrowing.ImageObjects,
-        references: References | None,
+        references: AnnotatedReferences | None,
     ) -> detection_views.Prediction:
         """Returns detections and attention of inputs float32 [B, h, w, 3]."""
         maps, lending = references or (None, None)
@@ -282,7 +283,7 @@ class DetectionTask:
         references: ReferenceImages | ReferenceMaps | None = None,
     ) -> detector.Predictions:
         """Returns the network's predictions for uint8 canvases [B, Hc, Wc, 3]."""
-        resized = augment.resize_batch(image, image_size, self.input_size)
+        resized = resize_batch(image, image_size, self.input_size)
         predictions = self.model.apply(
             variables, resized, train=False, references=references
         )

@@ -10,7 +10,7 @@ from borrow_det.evaluation.borrowing import ReferenceObjects
 from borrow_det.models.references import ReferenceMaps, deeper_maps
 
 
-class References(NamedTuple):
+class AnnotatedReferences(NamedTuple):
     """The N references of each image of a batch."""
 
     maps: ReferenceMaps
@@ -22,7 +22,7 @@ def references_of(
     batch: dict[str, Array],
     kind: str,
     input_size: tuple[int, int],
-) -> References | None:
+) -> AnnotatedReferences | None:
     """Returns the references of an evaluation batch; None without references.
 
     Args:
@@ -36,7 +36,9 @@ def references_of(
         return None
     if kind == "overview":
         batch = references.with_overview(batch)
-    pixels = references.resize_references(batch, input_size)["reference_image"]
+    pixels = references.resize_references(
+        batch["reference_image"], batch["reference_size"], input_size
+    )
     images = pixels.reshape(-1, *pixels.shape[2:])
     mask = batch["reference_mask"]
     objects = ReferenceObjects(
@@ -45,4 +47,4 @@ def references_of(
         batch["reference_box_mask"] & ~batch["reference_ignore"],
         mask,
     )
-    return References(deeper_maps(maps(images), mask), objects)
+    return AnnotatedReferences(deeper_maps(maps(images), mask), objects)

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation import resampling
 from borrow_det.data.images import decode
 from borrow_det.inference import borrowing_views
 from borrow_det.inference.detector import Detector
@@ -53,7 +53,7 @@ def direct(run):
         padded = [decode.to_canvas(image, run.canvas) for image in images]
         canvases, sizes = zip(*padded, strict=True)
         sizes = np.array(sizes, np.int32)
-        return augment.resize_batch(np.stack(canvases), sizes, run.input_size)
+        return resampling.resize_batch(np.stack(canvases), sizes, run.input_size)
 
     @jax.jit
     def detect(variables, image, others):

@@ -9,8 +9,7 @@ import pytest
 
 from borrow_det import evaluate
 from borrow_det.data import sources
-from borrow_det.data.augmentation.detection import resize_batch
-from borrow_det.data.augmentation.resampling import move_boxes
+from borrow_det.data.augmentation.resampling import move_boxes, resize_batch
 from borrow_det.data.datasets import scale_pairs
 from borrow_det.data.images.decode import decode_image
 from borrow_det.distributed import mesh as mesh_lib

@@ -31,11 +31,11 @@ from jax import Array
 from borrow_det.data.augmentation import references, tiles
 from borrow_det.data.augmentation.photometric import between, distort
 from borrow_det.data.augmentation.resampling import (
-    ENTIRE,
     contains_center,
     mirrored,
     move_boxes,
     read_window,
+    resize_batch,
 )
 from borrow_det.ops import boxes as box_ops
 
@@ -90,32 +90,22 @@ def augment_batch(
 
         changed = jax.vmap(augment_one)(indices, examples)
     else:
-        image = resize_batch(batch["image"], batch["image_size"], input_size)
-        changed = {"image": image}
-        if "reference_image" in batch:
-            changed |= references.resize_references(batch, input_size)
+        changed = _resized(batch, input_size)
     size = jnp.asarray(input_size, jnp.int32)
-    size = jnp.broadcast_to(size, batch["image_size"].shape)
-    return {**batch, **changed, "image_size": size}
+    for name in ("image_size", "reference_size"):
+        if name in batch:
+            changed[name] = jnp.broadcast_to(size, batch[name].shape)
+    return {**batch, **changed}
 
 
-def resize_batch(image: Array, image_size: Array, input_size: tuple[int, int]) -> Array:
-    """Resizes images, without their padding, to the input, with antialiasing.
-
-    Args:
-      image: uint8 [B, Hc, Wc, 3], each image at the top left of its canvas.
-      image_size: int32 [B, 2], height and width of each image in pixels.
-      input_size: (height, width) of the result in pixels.
-
-    Returns:
-      float32 [B, h, w, 3] in [0, 255].
-    """
-    window = jnp.array(ENTIRE, jnp.float32)
-
-    def resize(image: Array, size: Array) -> Array:
-        return read_window(image, size, window, input_size)[0]
-
-    return jnp.moveaxis(jax.vmap(resize)(image, image_size), 1, -1)
+def _resized(batch: dict[str, Array], input_size: tuple[int, int]) -> dict[str, Array]:
+    """Returns the images of a batch and its references, not augmented."""
+    image = resize_batch(batch["image"], batch["image_size"], input_size)
+    if "reference_image" not in batch:
+        return {"image": image}
+    parts = batch["reference_image"], batch["reference_size"]
+    others = references.resize_references(*parts, input_size)
+    return {"image": image, "reference_image": others}
 
 
 def _augment_example(

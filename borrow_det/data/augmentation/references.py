@@ -4,6 +4,7 @@ A reference is resized to the input, with the mirroring and the colors of its ex
 objects that look alike in the two images still do.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from borrow_det.data.augmentation.resampling import (
     mirrored,
     move_boxes,
     read_window,
+    resize_batch,
 )
 
 # Fields of a batch with N references of an image, from those of the image.
@@ -38,24 +40,18 @@ def with_overview(batch: dict[str, Array]) -> dict[str, Array]:
     return {**batch, **own, "reference_mask": mask}
 
 
-def resize_references(
-    batch: dict[str, Array], input_size: tuple[int, int]
-) -> dict[str, Array]:
-    """Resizes the references of a batch without augmentation.
+def resize_references(image: Array, size: Array, input_size: tuple[int, int]) -> Array:
+    """Resizes references to the input, without augmentation.
+
+    Args:
+      image: uint8 [B, N, Hc, Wc, 3], each reference at the top left of its canvas.
+      size: int32 [B, N, 2], height and width of each reference in pixels.
+      input_size: (height, width) of the result in pixels.
 
     Returns:
-      `reference_image` float32 [B, N, h, w, 3] in [0, 255], and `reference_size`.
+      float32 [B, N, h, w, 3] in [0, 255].
     """
-    names = ("reference_image", "reference_size")
-    entire = jnp.array(ENTIRE, jnp.float32)
-
-    def read(image: Array, size: Array) -> Array:
-        return jnp.moveaxis(read_window(image, size, entire, input_size)[0], 0, -1)
-
-    image = jax.vmap(jax.vmap(read))(*(batch[name] for name in names))
-    size = jnp.asarray(input_size, jnp.int32)
-    size = jnp.broadcast_to(size, batch["reference_size"].shape)
-    return dict(zip(names, (image, size), strict=True))
+    return jax.vmap(functools.partial(resize_batch, input_size=input_size))(image, size)
 
 
 def augment_references(
@@ -77,9 +73,9 @@ def augment_references(
       input_size: (height, width) of the result in pixels.
 
     Returns:
-      These fields: `reference_image` float32 [N, h, w, 3] in [0, 255], `reference_size`
-      of the input, boxes that moved with the pixels, and `reference_box_mask` and
-      `reference_ignore` false for boxes with a side of less than a pixel.
+      These fields: `reference_image` float32 [N, h, w, 3] in [0, 255], boxes that moved
+      with the pixels, and `reference_box_mask` and `reference_ignore` false for boxes
+      with a side of less than a pixel.
     """
     entire = jnp.array(ENTIRE, jnp.float32)
     entire = jnp.where(window[1] > window[3], mirrored(entire), entire)
@@ -92,10 +88,8 @@ def augment_references(
 
     names = ("reference_image", "reference_size", "reference_boxes")
     image, boxes, kept = jax.vmap(read)(*(example[name] for name in names))
-    size = jnp.asarray(input_size, jnp.int32)
     return {
         "reference_image": image,
-        "reference_size": jnp.broadcast_to(size, example["reference_size"].shape),
         "reference_boxes": boxes,
         "reference_box_mask": example["reference_box_mask"] & kept,
         "reference_ignore": example["reference_ignore"] & kept,

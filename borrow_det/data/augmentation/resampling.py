@@ -65,6 +65,25 @@ def read_part(
     return _resample(image, rows, columns)
 
 
+def resize_batch(image: Array, image_size: Array, input_size: tuple[int, int]) -> Array:
+    """Resizes images, without their padding, to the input, with antialiasing.
+
+    Args:
+      image: uint8 [B, Hc, Wc, 3], each image at the top left of its canvas.
+      image_size: int32 [B, 2], height and width of each image in pixels.
+      input_size: (height, width) of the result in pixels.
+
+    Returns:
+      float32 [B, h, w, 3] in [0, 255].
+    """
+    window = jnp.array(ENTIRE, jnp.float32)
+
+    def resize(image: Array, size: Array) -> Array:
+        return read_window(image, size, window, input_size)[0]
+
+    return jnp.moveaxis(jax.vmap(resize)(image, image_size), 1, -1)
+
+
 def _resample(image: Array, rows: Array, columns: Array) -> Array:
     """Returns the products [3, h, w] of an image and weights [h, Hc] and [w, Wc]."""
     canvas_height, canvas_width, _ = image.shape

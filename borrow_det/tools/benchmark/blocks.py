@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from borrow_det.data.augmentation.detection import resize_batch
+from borrow_det.data.augmentation.resampling import resize_batch
 from borrow_det.models import borrowing, context, detector
 from borrow_det.models.references import ReferenceImages
 from borrow_det.models.trunks import vgg

@@ -38,9 +38,8 @@ def _resized(
     task: DetectionTask, image: Array, size: Array, mask: Array
 ) -> ReferenceImages:
     """Returns references of the network's input size; absent ones have any size."""
-    batch = {"reference_image": image, "reference_size": jnp.maximum(size, 1)}
-    resized = resize_references(batch, task.input_size)
-    return ReferenceImages(resized["reference_image"], mask)
+    resized = resize_references(image, jnp.maximum(size, 1), task.input_size)
+    return ReferenceImages(resized, mask)
 
 
 def make_inputs(canvas: tuple[int, int], batch: int | None, references: int) -> Inputs:

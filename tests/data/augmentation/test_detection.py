@@ -52,7 +52,7 @@ def transform(
     return jax.tree.map(np.asarray, out)
 
 
-resize = jax.jit(augment.resize_batch, static_argnames="input_size")
+resize = jax.jit(resampling.resize_batch, static_argnames="input_size")
 move_boxes = jax.jit(resampling.move_boxes, static_argnums=2)
 
 

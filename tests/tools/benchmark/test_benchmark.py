@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation import resampling
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.aot_compile import program_cost
 from borrow_det.tools.benchmark import __main__ as benchmark
@@ -102,7 +102,7 @@ def test_two_configs_are_compared_within_rounds(run, tiny_config):
     batch = synthetic.make_batch(tiny_config, CLASSES, 4)
     canvases, size = (batch["image"], batch["image_size"]), tiny_config.input_size
     resizing = program_cost.products(
-        lambda *canvases: augment.resize_batch(*canvases, size), *canvases
+        lambda *canvases: resampling.resize_batch(*canvases, size), *canvases
     ).flops
     network = flops_of_detecting(tiny_config) - resizing
     assert 2.5 < (ours["flops"] - resizing) / network < 3

@@ -7,7 +7,7 @@ import jax
 import jax.export
 import numpy as np
 
-from borrow_det.data.augmentation.detection import resize_batch
+from borrow_det.data.augmentation.resampling import resize_batch
 from borrow_det.models.references import ReferenceImages
 from borrow_det.tools.common import cli
 from borrow_det.tools.export import __main__ as export
