@@ -110,21 +110,14 @@ def small_objects(
       annotations: COCO annotations; crowds and difficult objects are in neither mask.
       scale: least ratio of a lender's side to the object's side.
     """
-    small = np.zeros(len(annotations), bool)
-    has_lender = np.zeros(len(annotations), bool)
-    groups: dict[Any, list[int]] = {}
-    for index, annotation in enumerate(annotations):
-        if not average_precision.is_ignored(annotation):
-            key = annotation["image_id"], annotation["category_id"]
-            groups.setdefault(key, []).append(index)
-    for indices in groups.values():
-        members = [annotations[i] for i in indices]
-        area = np.array([average_precision.object_area(a) for a in members])
-        side = np.array([a["bbox"][2] * a["bbox"][3] for a in members], float) ** 0.5
-        small[indices] = average_precision.is_small(area)
-        larger = borrow_targets.is_larger(side.max(keepdims=True), side, scale)
-        has_lender[indices] = (side > 0) & larger
-    return small, has_lender
+    small = [
+        not average_precision.is_ignored(annotation)
+        and average_precision.is_small(average_precision.object_area(annotation))
+        for annotation in annotations
+    ]
+    images = [annotation["image_id"] for annotation in annotations]
+    areas = [_box_area(annotation) for annotation in annotations]
+    return np.array(small, bool), _with_lender(annotations, images, areas, scale)
 
 
 def group_lender_metrics(
@@ -174,20 +167,40 @@ def has_lender(
     """
     image_area = {image["id"]: image["width"] * image["height"] for image in images}
     group = {image["id"]: key for image, key in zip(images, keys, strict=True)}
+    of_image = [annotation["image_id"] for annotation in annotations]
+    areas = [
+        _box_area(annotation) / image_area[image]
+        for annotation, image in zip(annotations, of_image, strict=True)
+    ]
+    return _with_lender(annotations, [group[i] for i in of_image], areas, scale)
+
+
+def _box_area(annotation: Mapping[str, Any]) -> float:
+    _, _, width, height = annotation["bbox"]
+    return width * height
+
+
+def _with_lender(
+    annotations: Sequence[Mapping[str, Any]],
+    keys: Sequence[Hashable],
+    areas: Sequence[float],
+    scale: float,
+) -> np.ndarray:
+    """Returns which objects have a lender among those with the same key, bool [N].
+
+    Args:
+      annotations: COCO annotations.
+      keys: the key of each: its image or a group of images.
+      areas: areas of the boxes, in one unit for the objects with a key.
+      scale: least ratio of a lender's side to the object's side.
+    """
     members: dict[Hashable, list[int]] = {}
-    for index, annotation in enumerate(annotations):
+    for index, (annotation, key) in enumerate(zip(annotations, keys, strict=True)):
         if not average_precision.is_ignored(annotation):
-            key = group[annotation["image_id"]], annotation["category_id"]
-            members.setdefault(key, []).append(index)
+            members.setdefault((key, annotation["category_id"]), []).append(index)
     found = np.zeros(len(annotations), bool)
     for indices in members.values():
-        side = np.array([_side(annotations[i], image_area) for i in indices])
+        side = np.array([areas[i] for i in indices], float) ** 0.5
         larger = borrow_targets.is_larger(side.max(keepdims=True), side, scale)
         found[indices] = (side > 0) & larger
     return found
-
-
-def _side(annotation: Mapping[str, Any], image_area: Mapping[Hashable, float]) -> float:
-    """Returns the side of an object as a share of its image."""
-    _, _, width, height = annotation["bbox"]
-    return float(width * height / image_area[annotation["image_id"]]) ** 0.5
