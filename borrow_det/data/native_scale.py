@@ -1,19 +1,25 @@
 """Images of a split with tiles that the canvas shrinks before tiles are cut."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import ml_collections
 import numpy as np
 
 
 def notices(
-    split_name: str, sizes: np.ndarray, config: ml_collections.ConfigDict
+    split_name: str,
+    images: Iterable[Mapping[str, Any]],
+    config: ml_collections.ConfigDict,
 ) -> list[str]:
     """Returns a line if images of a split that is cut into tiles exceed the canvas.
 
     Args:
       split_name: name of the split.
-      sizes: int [n, 2], (height, width) of its images in pixels.
+      images: its images, with `height` and `width` in pixels.
       config: configuration of the run.
     """
+    sizes = np.array([(image["height"], image["width"]) for image in images])
     canvas = tuple(config.dataset.canvas)
     larger = np.any(sizes > np.array(canvas), axis=1)
     number = int(larger.sum())

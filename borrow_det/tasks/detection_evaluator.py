@@ -92,8 +92,7 @@ class DetectionEvaluator:
         counts = pipeline.check_training_data(split, config, objects.observe)
         notices = [*groups.notices(split, found), *objects.notices(split)]
         if config.augment.tile:
-            sizes = [(i["height"], i["width"]) for i in split.descriptions]
-            notices += native_scale.notices(split.name, np.array(sizes), config)
+            notices += native_scale.notices(split.name, split.descriptions, config)
         return counts, notices
 
     def notices(self) -> list[str]:
@@ -102,8 +101,8 @@ class DetectionEvaluator:
         found = groups.reference_groups(self.split, self.config)
         notices = groups.notices(self.split, found)
         if self.config.evaluation.tiles:
-            sizes = [(i["height"], i["width"]) for i in self.truth["images"]]
-            notices += native_scale.notices(name, np.array(sizes), self.config)
+            images = self.truth["images"]
+            notices += native_scale.notices(name, images, self.config)
         annotations = self.truth["annotations"]
         if not all(map(average_precision.is_ignored, annotations)):
             return notices

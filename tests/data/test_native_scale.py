@@ -1,6 +1,5 @@
 """Images of splits with tiles that the canvas shrinks are announced."""
 
-import numpy as np
 import pytest
 
 from borrow_det.configs import base
@@ -36,7 +35,8 @@ def config():
     ],
 )
 def test_images_larger_than_the_canvas_are_counted(sizes, expected, config):
-    found = native_scale.notices("train", np.array(sizes), config)
+    images = [{"height": height, "width": width} for height, width in sizes]
+    found = native_scale.notices("train", images, config)
     assert found == ([expected] if expected else [])
 
 
