@@ -46,12 +46,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from borrow_det.errors import InputError, check_choice
-from borrow_det.inference import references
 from borrow_det.inference.detector import Detector
 from borrow_det.io import paths
 from borrow_det.models.layers import PixelStatistics
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools.common import cli
+from borrow_det.tools.common import cli, view_flags
 from borrow_det.tools.export import onnx_model, program
 from borrow_det.workdir.metadata import environment
 
@@ -73,10 +72,7 @@ def main(argv: Sequence[str]) -> int:
     output = _new_file(options.output)
     detector = Detector.load(options.workdir, options.step)
     count = options.references or None
-    references.check_run(count, detector.config)
-    notice = references.notice(count, detector.config)
-    if notice is not None:
-        print(f"warning: {notice}", file=sys.stderr)
+    view_flags.check_references(count, detector.config)
     if kind == "onnx":
         content, note = to_onnx(detector, batch, options.references)
     else:
