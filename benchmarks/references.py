@@ -18,7 +18,7 @@ Rows:
   train/MODEL
       A training step of one image with N references of references.kind=group.
   memory/MODEL
-      A ring of the last 8 images at --memory_size. `ring_MiB` are its deep maps by
+      A ring of the last 8 images at --memory_size. `ring_MiB` are its deeper maps by
       their shapes, and `reference_MiB` those of one image. `held_MiB` is the growth of
       all arrays of the process while a stream has a ring. `program_MiB` is the memory
       of the program of one view, arguments and outputs included, with a ring and

@@ -89,7 +89,7 @@ class DetectedImage(NamedTuple):
 
     image: np.ndarray | StripImage  # uint8 RGB [H, W, 3]
     detections: ViewDetections  # In pixels.
-    seconds: float  # Of the network: the sum of the views' shares of their batches.
+    seconds: float  # Time of the network: the views' shares of their batches.
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
-"""Detection in views that borrow from reference images, by their deep maps.
+"""Detection in views that borrow from reference images, by their deeper maps.
 
-The deep maps of a view are those of levels 2 to L. The latest ones that other views
+The deeper maps of a view are those of levels 2 to L. The latest ones that other views
 refer to are in slots on the device. The program of a batch computes the maps of its
 views, gathers the references of each view from the slots and from these maps, detects,
 and returns the slots with the new maps. The host decides which maps are in which slot.
@@ -28,7 +28,7 @@ from borrow_det.models.references import ReferenceMaps
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
 
-DeepMaps = tuple[Array, ...]  # [B, H_m, W_m, C_m] of each level m from 2 to L.
+DeeperMaps = tuple[Array, ...]  # [B, H_m, W_m, C_m] of each level m from 2 to L.
 
 
 class BorrowingPrograms:
@@ -42,26 +42,26 @@ class BorrowingPrograms:
 
     def __init__(self, task: DetectionTask, variables: dict, canvas: tuple[int, int]):
         self.task, self.variables, self.canvas = task, variables, canvas
-        self._deep_maps = jax.jit(self._compute_deep_maps)
+        self._deeper_maps = jax.jit(self._compute_deeper_maps)
         self._detect = jax.jit(self._detect_and_store)
         self._programs: dict[tuple[int, int], jax.stages.Compiled] = {}
 
-    def deep_maps(self, images: Sequence[np.ndarray]) -> DeepMaps:
-        """Computes the deep maps of N entire images, uint8 [H, W, 3] each."""
+    def deeper_maps(self, images: Sequence[np.ndarray]) -> DeeperMaps:
+        """Computes the deeper maps of N entire images, uint8 [H, W, 3] each."""
         each = []
         for image in images:
             canvas, size = decode.to_canvas(image, self.canvas)
             sizes = np.array([size], np.int32)
-            each.append(self._deep_maps(self.variables, canvas[None], sizes))
+            each.append(self._deeper_maps(self.variables, canvas[None], sizes))
         return tuple(jnp.concatenate(level) for level in zip(*each, strict=True))
 
-    def empty_slots(self, count: int) -> DeepMaps:
+    def empty_slots(self, count: int) -> DeeperMaps:
         """Returns `count` slots of zeros."""
         return tuple(
             jnp.zeros((count, *level.shape[1:]), level.dtype) for level in self._shapes
         )
 
-    def compile_for(self, batch_size: int, slots: DeepMaps) -> jax.stages.Compiled:
+    def compile_for(self, batch_size: int, slots: DeeperMaps) -> jax.stages.Compiled:
         """Returns the program of B views and N slots, compiled when first asked for.
 
         Its arguments are variables, canvases, sizes, slots, `index` int32 [B, N], mask
@@ -83,17 +83,19 @@ class BorrowingPrograms:
 
     @functools.cached_property
     def _shapes(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shapes of the deep maps of one view."""
-        return jax.eval_shape(self._compute_deep_maps, self.variables, *self._inputs(1))
+        """Shapes of the deeper maps of one view."""
+        return jax.eval_shape(
+            self._compute_deeper_maps, self.variables, *self._inputs(1)
+        )
 
     def _inputs(self, rows: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
         """Returns the shapes of canvases and sizes."""
         canvases = jax.ShapeDtypeStruct((rows, *self.canvas, 3), np.uint8)
         return canvases, jax.ShapeDtypeStruct((rows, 2), np.int32)
 
-    def _compute_deep_maps(
+    def _compute_deeper_maps(
         self, variables: dict, canvases: Array, sizes: Array
-    ) -> DeepMaps:
+    ) -> DeeperMaps:
         return self._compute_maps(variables, canvases, sizes)[1:]
 
     def _compute_maps(
@@ -107,11 +109,11 @@ class BorrowingPrograms:
         variables: dict,
         canvases: Array,
         sizes: Array,
-        slots: DeepMaps,
+        slots: DeeperMaps,
         index: Array,
         mask: Array,
         kept: Array,
-    ) -> tuple[nms.NmsOutput, DeepMaps]:
+    ) -> tuple[nms.NmsOutput, DeeperMaps]:
         X = self._compute_maps(variables, canvases, sizes)
         known = [jnp.concatenate(pair) for pair in zip(slots, X[1:], strict=True)]
         references = ReferenceMaps(tuple(level[index] for level in known), mask)
@@ -130,7 +132,7 @@ class BorrowingViews:
         self._programs, self._rule = programs, rule
         self._keys: list[int] = []  # By slot in use, the oldest first.
         if isinstance(rule, Exemplars):
-            self._slots = programs.deep_maps(rule.images)
+            self._slots = programs.deeper_maps(rule.images)
             self._keys = list(range(rule.count))
         else:
             self._slots = programs.empty_slots(rule.count)

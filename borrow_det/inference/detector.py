@@ -18,7 +18,7 @@ from borrow_det.inference.batching import IndependentViews, ViewDetector
 from borrow_det.inference.borrowing_views import (
     BorrowingPrograms,
     BorrowingViews,
-    DeepMaps,
+    DeeperMaps,
     fetch,
 )
 from borrow_det.inference.detections import Detections
@@ -357,18 +357,18 @@ class Detector:
         Args:
           canvases: uint8 [B, Hc, Wc, 3], an image at the top left of each.
           image_size: int32 [B, 2], (height, width) of the images.
-          references: maps of N references of each image; see `deep_maps`.
+          references: maps of N references of each image; see `deeper_maps`.
         """
         parts = self._attend(self.variables, canvases, image_size, references)
         return Attended(*jax.device_get(parts))
 
-    def deep_maps(self, images: Sequence[np.ndarray]) -> DeepMaps:
+    def deeper_maps(self, images: Sequence[np.ndarray]) -> DeeperMaps:
         """Computes the maps that N references lend, uint8 [H, W, 3] each.
 
         Returns:
           [N, H_m, W_m, C_m] of each level m from the second on.
         """
-        return self._borrowing.deep_maps(images)
+        return self._borrowing.deeper_maps(images)
 
     def _detect_and_attend(
         self,

@@ -1,7 +1,7 @@
 """Reference images of a call: the option `references`, and the rules behind it.
 
 A rule names the references of each view of a stream of images by keys. It needs no
-pixels of them and no device: `BorrowingViews` (borrowing_views.py) computes the deep
+pixels of them and no device: `BorrowingViews` (borrowing_views.py) computes the deeper
 maps of the views that have a key, and holds those of the latest ones.
 """
 

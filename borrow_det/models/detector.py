@@ -78,7 +78,7 @@ class BorrowNet(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Makes the layers beside the trunk and the neck."""
+        """Makes the layers other than the trunk and the neck."""
         for n, scale in enumerate(self.l2_scales, start=1):
             if scale:
                 setattr(self, f"l2_{n}", L2Normalize(scale))

@@ -5,7 +5,7 @@ of S over T, or S / T. At 640 x 640 pixels S of the shallowest level is an array
 6400 x 2100 per image, the largest of the network. The form `blocks` holds S of one
 block of queries only, and recomputes it in the backward pass.
 
-Of the T positions, the first `own` always exist. Later ones belong to reference images
+The first `own` of the T positions always exist. Later ones belong to reference images
 (models/references.py), which may be absent. The sums over both parts are computed
 apart and combined by their weights: in float32, with all references absent, the result
 is that of the first part to the bit.

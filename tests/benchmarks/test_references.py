@@ -67,7 +67,7 @@ def test_images_and_their_maps_are_the_same_references():
         assert np.abs(of_maps - alone).max() > 1e-2
 
 
-def test_the_memory_of_a_ring_is_that_of_the_deep_maps_of_its_images(rows):
+def test_the_memory_of_a_ring_is_that_of_the_deeper_maps_of_its_images(rows):
     (row,) = rows("memory/*").values()
     # Of 64 pixels at 1/32 of the width: 4 x 4 x 16, 2 x 2 x 32 and 16.
     values = 16 * 16 + 4 * 32 + 16

@@ -98,8 +98,8 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsConfig(image_size=s) for s in (256, 192)]
-    EXTENT: ClassVar[float] = 1.0  # Of `make_scene`.
-    QUALITY: ClassVar[int] = 95  # Of the JPEG images.
+    EXTENT: ClassVar[float] = 1.0  # Argument of `make_scene`.
+    QUALITY: ClassVar[int] = 95  # Quality of the JPEG images.
 
     def _info(self) -> tfds.core.DatasetInfo:
         side, least = self.builder_config.image_size, round(64 * self.EXTENT)

@@ -1,4 +1,4 @@
-"""References of the explained images: what is in them, and their deep maps."""
+"""References of the explained images: what is in them, and their deeper maps."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ class ReferenceMaker:
         Objects in it are detected without references.
         """
         found = explanation.detections(attend(self._detector, image), 0, self._score)
-        maps = self._detector.deep_maps([image])
+        maps = self._detector.deeper_maps([image])
         self._count += 1
         return Reference(self._count, readable(name), image, found, maps)
 

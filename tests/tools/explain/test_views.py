@@ -56,7 +56,7 @@ def large(scenes, tmp_path_factory):
 def attended(detector, image, references):
     """Detections in an image and their attention, from ready-made maps."""
     canvas, size = decode.to_canvas(image, detector.canvas)
-    deep = [level[None] for level in detector.deep_maps(references)]
+    deep = [level[None] for level in detector.deeper_maps(references)]
     maps = ReferenceMaps(tuple(deep), np.ones((1, len(references)), bool))
     return detector.attend(canvas[None], np.array([size], np.int32), maps)
 
