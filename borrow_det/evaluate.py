@@ -210,8 +210,8 @@ def evaluate_run(
         instead of the run's dataset; its classes must be among the run's.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
-        given, and with the options below after it. With it, no operating points are
-        stored in the work directory.
+        given, and `tiles` and `overlap` after it. If a folder is given, no operating
+        points are stored in the work directory.
       points: names of operating points to find and store (evaluation/curves.py);
         `best_f1` of the run's first evaluation split is stored in any case.
       tiles: "auto" or "ROWSxCOLUMNS" to evaluate images of any size by tiles, "none" to

@@ -15,9 +15,10 @@ class LearnableObjects:
     """Counts the objects that count for the loss, and small ones with a lender.
 
     A lender has the same class and at least loss.matching_scale times the side, both in
-    pixels of the network: in the same image, or tile of it (with zoom 1); or in a
-    reference, which is an entire image. Small objects have COCO's small area in these
-    pixels.
+    pixels of the network's input. It is in the same image, or in a reference, which is
+    an entire image. In a run that trains on tiles, "the same image" means that one tile
+    with zoom 1 can contain the centers of both. Small objects have COCO's small area in
+    pixels of the input.
 
     Attributes:
       objects: number of objects so far.

@@ -1,9 +1,9 @@
 """Random tiles of large images: windows at about the scale of the original image.
 
-A tile covers the input's size divided by the zoom, in pixels of the image and at most
-the image: a side of the image that is shorter fills the input, as in the views of an
-evaluation (tiling/views.py). Tiles start and end at whole pixels, as those views do, so
-that a tile with zoom 1 has the pixels of the image.
+A tile has the size of the input divided by the zoom, in pixels of the image. If a side
+of the image is shorter than that, the tile spans it and is enlarged to the input, as in
+the views of an evaluation (tiling/views.py). Tiles start and end at whole pixels, as
+those views do, so that a tile with zoom 1 has the pixels of the image.
 """
 
 from typing import Any, NamedTuple

@@ -54,8 +54,8 @@ class Scene:
     """Contents of an image.
 
     Attributes:
-      discs: the large instances of groups 0 and 1, then the small discs; in a frame of
-        a clip only the ones or the others.
+      discs: the large instances of groups 0 and 1, then the small discs; a frame of a
+        clip has the large ones only, or the small ones only.
       species: index into SPECIES of each group.
       swapped_species: species of the groups in the swapped split: the two others.
       hues: hue of each group, in [0, 1).
