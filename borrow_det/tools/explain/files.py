@@ -125,7 +125,7 @@ class ExplanationWriter:
           found: detections of the image.
           explained: explanations of some of them.
           references: references of the image.
-          window: of a view, its window in the image, in pixels.
+          window: the view in pixels of its image; None if the image is one view.
         """
         done = {one.detection: one.borrowed for one in explained if one.borrowed}
         with self._writing():
