@@ -182,6 +182,14 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
 def _check_references(config: ml_collections.ConfigDict) -> None:
     """Checks the fields that references and tiles need together."""
     augment, kind = config.augment, config.references.kind
+    if config.task != "detection":
+        for name in ("references.kind", "augment.tile", "evaluation.tiles"):
+            value = _at(config.to_dict(), name)
+            if value not in ("none", False, ""):
+                raise InputError(
+                    f"{name} is {value}, and task is {config.task}: references and "
+                    "tiles are for task=detection"
+                )
     tiles = augment.enabled and augment.tile
     if augment.tile and not augment.enabled:
         raise InputError("augment.tile needs augment.enabled=True")

@@ -1,5 +1,7 @@
 """Values out of their range are refused, and their field is named."""
 
+import re
+
 import pytest
 
 from borrow_det.config import validate
@@ -76,3 +78,44 @@ def test_a_value_out_of_its_range_is_refused(field, value):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=f"^{field} is "):
         validate.check(config, ["detection"], 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"references.kind": "overview"},
+            "references.kind is overview, the entire image for a tile of it: set "
+            "augment.tile or evaluation.tiles",
+        ),
+        (
+            {"references.kind": "group", "borrow.enabled": False},
+            "references.kind is group, and borrow.enabled is False: ",
+        ),
+        (
+            {"references.kind": "group", "borrow.source": "same"},
+            "references.kind is group, and borrow.source is same: references need ",
+        ),
+        (
+            {"augment.tile": True, "augment.enabled": False},
+            "augment.tile needs augment.enabled=True",
+        ),
+        *(
+            (
+                {name: value, "task": "classification"},
+                f"{name} is {value}, and task is classification: references and tiles "
+                "are for task=detection",
+            )
+            for name, value in (
+                ("references.kind", "group"),
+                ("augment.tile", True),
+                ("evaluation.tiles", "auto"),
+            )
+        ),
+    ],
+)
+def test_references_and_tiles_where_nothing_uses_them_are_refused(fields, message):
+    config = base.get_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        validate.check(config, ["detection", "classification"], 2)
