@@ -199,9 +199,11 @@ def exemplar_files(folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
         raise InputError(
             f"{name}={os.fsdecode(folder)}: there is no such folder; give {_CHOICES}"
         )
-    found = [
-        file for file in inputs.find([str(path)]).paths if not inputs.is_video(file)
-    ]
+    try:
+        files = inputs.find([str(path)]).paths
+    except InputError:  # Neither images nor videos.
+        files = []
+    found = [file for file in files if not inputs.is_video(file)]
     if not found:
         raise InputError(
             f"{name}={path}: there is no image in it; exemplars are images, not videos"

@@ -160,7 +160,7 @@ def test_images_of_every_kind_are_exemplars(folder):
         (1.5, "references is of type float: give a number of images from 1 on, over"),
         ("", "references=: there is no such folder; give a number of images"),
         ("nowhere", "references=nowhere: there is no such folder; give a number"),
-        ("EMPTY", "EMPTY: there is no image or video in it"),
+        ("EMPTY", "references=EMPTY: there is no image in it; exemplars are images"),
         ("VIDEOS", "references=VIDEOS: there is no image in it; exemplars are images"),
         ([], "references is an empty list: give a number of images from 1 on"),
         (["nowhere.png"], "nowhere.png: there is no such file"),

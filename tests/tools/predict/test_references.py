@@ -131,7 +131,7 @@ def test_a_run_trained_without_references_says_so_once(call, clips, capsys):
     [
         (["--references=0"], "--references=0 is not a number of images: give a number"),
         (["--references=nowhere"], "--references=nowhere: there is no such folder"),
-        (["--references=EMPTY"], "EMPTY: there is no image or video in it"),
+        (["--references=EMPTY"], "--references=EMPTY: there is no image in it; exem"),
         (["--references=BROKEN"], "BROKEN/a.jpg is not an image that Pillow can read"),
         (["--reference_stride=2"], "--reference_stride needs --references=N, a number"),
         (["--references=2", "--reference_stride=0"], "--reference_stride"),
