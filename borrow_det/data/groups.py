@@ -112,6 +112,19 @@ def notices(split: sources.Split, groups: Groups | None) -> list[str]:
     ]
 
 
+def unreached_count(
+    split: sources.Split, groups: Groups | None, count: int
+) -> list[str]:
+    """Returns a line if no image of a training split has `count` references."""
+    most = 0 if groups is None else max(map(len, groups.members)) - 1
+    if not 0 < most < count:  # Without any, `notices` says so.
+        return []
+    return [
+        f"{split.name}: no group has more than {most + 1:,} images, so training with "
+        f"references.count={most} equals that with {count:,}, in less time and memory"
+    ]
+
+
 def _keys_of_field(
     split: sources.Split, images: Sequence[Mapping[str, Any]], field: str
 ) -> list[Hashable]:

@@ -90,7 +90,11 @@ class DetectionEvaluator:
         found = groups.reference_groups(split, config)
         objects = learnable.LearnableObjects(config, found)
         counts = pipeline.check_training_data(split, config, objects.observe)
-        notices = [*groups.notices(split, found), *objects.notices(split)]
+        notices = [
+            *groups.notices(split, found),
+            *groups.unreached_count(split, found, config.references.count),
+            *objects.notices(split),
+        ]
         if config.augment.tile:
             notices += native_scale.notices(split.name, split.descriptions, config)
         return counts, notices

@@ -136,3 +136,20 @@ def test_images_without_references_are_announced(keys, expected, drawn_config):
     expected = [f"{line}reference (references.field)" for line in expected]
     assert groups.notices(split, groups.make_groups(keys)) == expected
     assert groups.notices(split, None) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "count", "announced"),
+    [("aaabb", 2, False), ("aaabb", 3, True), ("aaabb", 9, True), ("ab", 3, False)],
+)
+def test_a_count_that_no_group_reaches_is_announced(
+    keys, count, announced, drawn_config
+):
+    split = sources.load(drawn_config.dataset, "train")
+    line = (
+        "train: no group has more than 3 images, so training with references.count=2 "
+        f"equals that with {count}, in less time and memory"
+    )
+    found = groups.unreached_count(split, groups.make_groups(keys), count)
+    assert found == ([line] if announced else [])
+    assert groups.unreached_count(split, None, count) == []
