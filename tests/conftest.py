@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -179,18 +180,30 @@ def tiny_crops_config(make_tiny_crops_config):
 
 
 @pytest.fixture(scope="session")
-def tiny_run(make_tiny_config, tmp_path_factory):
+def make_tiny_run(make_tiny_config, tmp_path_factory):
+    """A function: the finished run with references of a kind, made once; see below."""
+
+    @functools.cache
+    def make(kind):
+        config = make_tiny_config()
+        config.update_from_flattened_dict(tiny_config_file.REFERENCES[kind])
+        config.ema_decay = 0.25
+        workdir = tmp_path_factory.mktemp("tiny_run") / "W"
+        # Inside of optax, integers are promoted.
+        with jax.numpy_dtype_promotion("standard"):
+            metrics = train.train_and_evaluate(config, workdir)
+        return types.SimpleNamespace(workdir=workdir, config=config, metrics=metrics)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(make_tiny_run):
     """A finished run of `tiny_config`, with averaged parameters; not to be changed.
 
     Has `workdir`, `config`, and `metrics`, what `train_and_evaluate` returned.
     """
-    config = make_tiny_config()
-    config.ema_decay = 0.25
-    workdir = tmp_path_factory.mktemp("tiny_run") / "W"
-    # Inside of optax, integers are promoted.
-    with jax.numpy_dtype_promotion("standard"):
-        metrics = train.train_and_evaluate(config, workdir)
-    return types.SimpleNamespace(workdir=workdir, config=config, metrics=metrics)
+    return make_tiny_run("none")
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from borrow_det.inference.detector import Detector
 from borrow_det.tasks import detection, detection_evaluator
 from borrow_det.workdir import checkpoints, metadata
 from tests import program
+from tests.tiny_config import REFERENCES
 
 pytestmark = pytest.mark.usefixtures("optax_promotes")
 
@@ -153,24 +154,30 @@ def traces(monkeypatch):
     return counts
 
 
+@pytest.fixture(params=REFERENCES)
+def whole_run(request, make_tiny_run):
+    """A run with references of each kind that nothing interrupts."""
+    return make_tiny_run(request.param)
+
+
 def test_resumed_run_equals_an_uninterrupted_one(
-    tiny_run, tmp_path, stop_after, traces, capsys
+    whole_run, tmp_path, stop_after, traces, capsys
 ):
     folder = tmp_path / "W"
     stop_after(3)
     with pytest.raises(stop_after.error):
-        train.train_and_evaluate(tiny_run.config, folder)
+        train.train_and_evaluate(whole_run.config, folder)
     assert traces == {"prepare": 1, "predict": 0}
     assert [line["step"] for line in metric_lines(folder)] == [2]
 
     stop_after(2)
-    metrics = train.train_and_evaluate(tiny_run.config, folder)
+    metrics = train.train_and_evaluate(whole_run.config, folder)
     assert "resuming at step 2" in capsys.readouterr().out
     assert traces == {"prepare": 2, "predict": 1}
-    np.testing.assert_equal(metrics, tiny_run.metrics)
-    assert_equal_trees(saved_model(folder, 4), saved_model(tiny_run.workdir, 4))
+    np.testing.assert_equal(metrics, whole_run.metrics)
+    assert_equal_trees(saved_model(folder, 4), saved_model(whole_run.workdir, 4))
     for found, expected in zip(
-        metric_lines(folder), metric_lines(tiny_run.workdir), strict=True
+        metric_lines(folder), metric_lines(whole_run.workdir), strict=True
     ):
         for line in (found, expected):
             for name in program.MEASURED:

@@ -13,6 +13,7 @@ from borrow_det.data import pipeline, sources
 from borrow_det.distributed import mesh as mesh_lib
 from borrow_det.tasks import detection
 from borrow_det.tools.aot_compile import report
+from tests.tiny_config import REFERENCES
 
 pytestmark = pytest.mark.usefixtures("optax_promotes")
 
@@ -29,8 +30,9 @@ def train_mesh(devices):
 def one_step(config, mesh):
     """(metrics, state) after one step on the first batch."""
     split = sources.load(config.dataset, "train")
-    batch = next(pipeline.train_batches(split, config))
     task = make_task(config)
+    row = task.train_row(split)
+    batch = next(pipeline.train_batches(split, config, make_row=row))
     state = train_step.init_state(task, mesh)
     step = train_step.make_train_step(task, mesh, state)
     state, metrics = step(state, mesh_lib.put_batch(batch, mesh))
@@ -78,6 +80,18 @@ def test_all_arrays_of_the_state_are_donated(make_tiny_config, monkeypatch, fsdp
     aliases = re.search(r"input_output_alias={(.*?)}, entry", compiled.as_text())
     pairs = re.findall(r"{(\d+)}: \((\d+), {}", aliases[1])
     assert pairs == [(str(i), str(i)) for i in range(len(held))]
+
+
+@pytest.mark.parametrize("kind", ["overview", "group"])
+def test_devices_and_micro_batches_change_only_rounding_with_references(
+    make_tiny_config, kind
+):
+    config = make_tiny_config()
+    config.update_from_flattened_dict(REFERENCES[kind])
+    expected = one_step(config, train_mesh(2))
+    assert expected[0]["loss/matching"] > 0
+    config.micro_batch, config.remat = 2, "trunk"
+    assert_equal_steps(one_step(config, train_mesh(1)), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,29 @@
 """The config of a run of seconds: `--config=tests/tiny_config.py:FOLDER` of scenes."""
 
 import pathlib
+from typing import Any
 
 import ml_collections
 
 from borrow_det.configs import base
+
+_TILES = {
+    "augment.tile": True,
+    "augment.tile_zoom": (1.5, 2.0),
+    "evaluation.tiles": "2x2",
+}
+# Fields of runs with references, by kind. Groups of the scenes: three images and nine,
+# so that some references are absent.
+REFERENCES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "overview": {**_TILES, "references.kind": "overview"},
+    "group": {
+        **_TILES,
+        "references.kind": "group",
+        "references.count": 3,
+        "references.field": "_(1?)",
+    },
+}
 
 
 def get_config(folder: str) -> ml_collections.ConfigDict:
