@@ -1,4 +1,4 @@
-"""Images of a split with tiles that the canvas shrinks before tiles are cut."""
+"""Notices about the scale of images with tiles."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,4 +33,16 @@ def notices(
         f"dataset.canvas={canvas} (height, width) and shrunk to fit before tiles are "
         f"cut, so that small objects are smaller; the largest has {height} x {width} "
         f"pixels, and dataset.canvas={room} holds all"
+    ]
+
+
+def notices_of_measurement(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns a line if objects are larger in tiles than in the images of the input."""
+    (height, width), canvas = config.input_size, tuple(config.dataset.canvas)
+    if not config.augment.tile or (canvas[0] <= height and canvas[1] <= width):
+        return []
+    return [
+        f"objects are measured in entire images of {height} x {width} pixels, and "
+        "augment.tile trains on tiles, where they are larger: to measure them there, "
+        f"set augment.tile=False and input_size={canvas} (dataset.canvas)"
     ]

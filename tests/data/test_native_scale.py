@@ -40,6 +40,29 @@ def test_images_larger_than_the_canvas_are_counted(sizes, expected, config):
     assert found == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(
+    ("tile", "canvas", "announced"),
+    [
+        (False, (300, 250), False),
+        (True, (300, 250), True),
+        (True, (100, 101), True),
+        (True, (100, 100), False),
+    ],
+)
+def test_measurements_in_entire_images_are_announced_with_tiles(
+    tile, canvas, announced, config
+):
+    config.input_size, config.dataset.canvas = (100, 100), canvas
+    config.augment.tile = tile
+    expected = (
+        "objects are measured in entire images of 100 x 100 pixels, and augment.tile "
+        "trains on tiles, where they are larger: to measure them there, set "
+        f"augment.tile=False and input_size={canvas} (dataset.canvas)"
+    )
+    found = native_scale.notices_of_measurement(config)
+    assert found == ([expected] if announced else [])
+
+
 def test_only_splits_with_tiles_are_checked(drawn_config):
     drawn_config.dataset.canvas = (48, 64)
     split = sources.load(drawn_config.dataset, "train[:4]")

@@ -38,7 +38,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from borrow_det.config import command_line, packaged, path_flags, validate
-from borrow_det.data import sources
+from borrow_det.data import native_scale, sources
 from borrow_det.errors import InputError
 from borrow_det.ops import anchor_design, assignment
 from borrow_det.tools.common import cli
@@ -197,7 +197,10 @@ def from_data(
         "dataset": config.dataset.name,
         "path": config.dataset.path,
         "split": split,
-        "notices": list(opened.notices),
+        "notices": [
+            *opened.notices,
+            *native_scale.notices_of_measurement(config),
+        ],
         "input_size": list(config.input_size),
         "theta": goal.theta,
         "share": goal.share,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from borrow_det.config import validate
-from borrow_det.data import sources
+from borrow_det.data import native_scale, sources
 from borrow_det.data.datasets import folder_splits
 from borrow_det.data.groups import group_keys
 from borrow_det.errors import check_choice
@@ -95,7 +95,7 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
     report = {
         "dataset": config.dataset.name,
         "path": config.dataset.path,
-        "notices": _notices(splits),
+        "notices": [*_notices(splits), *native_scale.notices_of_measurement(config)],
         **scales,
         "splits": measured,
         "problems": problems.to_json(),

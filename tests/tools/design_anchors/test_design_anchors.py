@@ -146,6 +146,20 @@ def test_objects_are_measured_after_resizing(tmp_path, capsys):
     assert "these objects need a single aspect ratio, 1. " in text
 
 
+def test_the_report_says_that_objects_are_larger_in_tiles(tmp_path, capsys):
+    folder = write_folder(tmp_path / "set", [[[20, 10, 60, 30]]])
+    notice = "set augment.tile=False and input_size=(100, 200) (dataset.canvas)"
+    for tile in (False, True):
+        on_folder(
+            tmp_path,
+            folder,
+            f"--config.augment.tile={tile}",
+            "--config.dataset.canvas=(100, 200)",
+            size=64,
+        )
+        assert (notice in capsys.readouterr().out) == tile
+
+
 def test_equation_1_covers_only_the_aspect_ratios_of_the_objects(tmp_path, capsys):
     """All objects are wide. An aspect ratio of 1 after resizing is 2 before."""
     wide = [[10, 10 + 20 * i, 10 * ratio * 2, 10] for i, ratio in enumerate((2, 4, 9))]
