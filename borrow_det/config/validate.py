@@ -200,6 +200,11 @@ def _check_references(config: ml_collections.ConfigDict) -> None:
             f"references.kind is {kind}, and borrow.enabled is False: references "
             "serve borrowing only"
         )
+    if not config.borrow.levels:
+        raise InputError(
+            f"references.kind is {kind}, and borrow.levels is empty: name the levels "
+            "that borrow"
+        )
     if config.borrow.source != "deeper":
         raise InputError(
             f"references.kind is {kind}, and borrow.source is {config.borrow.source}: "

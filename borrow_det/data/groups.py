@@ -104,7 +104,7 @@ def notices(split: sources.Split, groups: Groups | None) -> list[str]:
     if not alone:
         return []
     total = len(groups.group)
-    share = f"all {total:,}" if alone == total else f"{alone:,} of {total:,}"
+    share = f"all {total:,}" if alone == total > 1 else f"{alone:,} of {total:,}"
     words = ("is", "its", "it has") if alone == 1 else ("are", "their", "they have")
     return [
         f"{split.name}: {share} images {words[0]} alone in {words[1]} group: "

@@ -97,6 +97,10 @@ def test_a_value_out_of_its_range_is_refused(field, value):
             "references.kind is group, and borrow.source is same: references need ",
         ),
         (
+            {"references.kind": "group", "borrow.levels": ()},
+            "references.kind is group, and borrow.levels is empty: name the levels ",
+        ),
+        (
             {"augment.tile": True, "augment.enabled": False},
             "augment.tile needs augment.enabled=True",
         ),

@@ -129,6 +129,7 @@ def test_the_field_is_that_of_the_dataset_unless_there_is_one_for_references():
         ("aabc", ["train: 2 of 4 images are alone in their group: they have no "]),
         ("aab", ["train: 1 of 3 images is alone in its group: it has no "]),
         ("abc", ["train: all 3 images are alone in their group: they have no "]),
+        ("a", ["train: 1 of 1 images is alone in its group: it has no "]),
     ],
 )
 def test_images_without_references_are_announced(keys, expected, drawn_config):
