@@ -162,7 +162,7 @@ def is_small(boxes: np.ndarray, size: Sequence[int], side: float) -> np.ndarray:
     return sides.prod(axis=1) <= side**2
 
 
-class _Sources(NamedTuple):
+class _SourceImage(NamedTuple):
     """An image whose positions a detection borrows from."""
 
     weights: np.ndarray  # float64 [T], attention to its positions.
@@ -204,16 +204,8 @@ def explain(
     weights = shares.mean(axis=0, dtype=np.float64)
     levels = task.source_levels(level)
     centers, of_level = task.centers(levels), task.position_levels(levels)
-    images = (found, *references)
-    points = jnp.asarray(centers)
-    sources = [
-        _Sources(
-            part,
-            np.asarray(box_ops.contains(jnp.asarray(image.boxes), points)),
-            _lenders(found, k, image, task.config.evaluation.lender_scale),
-        )
-        for image, part in zip(images, np.split(weights, len(images)), strict=True)
-    ]
+    scale = task.config.evaluation.lender_scale
+    sources = _source_images(found, k, references, weights, centers, scale)
 
     def heat(part: np.ndarray) -> dict[int, np.ndarray]:
         return {m: part[of_level == m].reshape(task.level_shapes[m]) for m in levels}
@@ -244,6 +236,27 @@ def explain(
             for other in others
         ),
     )
+
+
+def _source_images(
+    found: LevelDetections,
+    k: int,
+    references: Sequence[LevelDetections],
+    weights: np.ndarray,
+    centers: np.ndarray,
+    scale: float,
+) -> list[_SourceImage]:
+    """Returns the image of detection k and its references, with their attention."""
+    images = (found, *references)
+    points = jnp.asarray(centers)
+    return [
+        _SourceImage(
+            part,
+            np.asarray(box_ops.contains(jnp.asarray(image.boxes), points)),
+            _lenders(found, k, image, scale),
+        )
+        for image, part in zip(images, np.split(weights, len(images)), strict=True)
+    ]
 
 
 def _lenders(
