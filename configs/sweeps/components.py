@@ -31,7 +31,7 @@ POOLING = {
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first is the baseline."""
     no_matching = {"loss.matching": 0.0}
-    no_borrowing = {"borrow.enabled": False, **no_matching}
+    no_borrowing = {"borrow.enabled": False, "references.kind": "none", **no_matching}
     no_context = {"borrow.context": False}
     add("ssd", {**no_borrowing, **no_context})
     add("ssd + context", no_borrowing)

@@ -39,6 +39,7 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
         "ssd, 600 steps",
         {
             "borrow.enabled": False,
+            "references.kind": "none",
             "borrow.context": False,
             "loss.matching": 0.0,
             **helps["600 steps"],

@@ -10,7 +10,10 @@ from typing import Any
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, with context only, is the baseline."""
-    add("none", {"borrow.enabled": False, "loss.matching": 0.0})
+    add(
+        "none",
+        {"borrow.enabled": False, "loss.matching": 0.0, "references.kind": "none"},
+    )
     for levels in ((0,), (0, 1), (0, 1, 2), (1, 2)):
         names = " and ".join(map(str, levels))
         add(f"{names} from all deeper", {"borrow.levels": levels})

@@ -18,7 +18,12 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first is the baseline."""
     add(
         "ssd",
-        {"borrow.enabled": False, "borrow.context": False, "loss.matching": 0.0},
+        {
+            "borrow.enabled": False,
+            "borrow.context": False,
+            "loss.matching": 0.0,
+            "references.kind": "none",
+        },
     )
     add("full", {})
     for weight in (0.0, 0.3, 1.0):

@@ -18,7 +18,12 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, plain SSD, is the baseline."""
     add(
         "ssd",
-        {"borrow.enabled": False, "borrow.context": False, "loss.matching": 0.0},
+        {
+            "borrow.enabled": False,
+            "borrow.context": False,
+            "loss.matching": 0.0,
+            "references.kind": "none",
+        },
     )
     for similarity in SIMILARITIES:
         for centered in (False, True):

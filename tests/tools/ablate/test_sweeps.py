@@ -6,6 +6,7 @@ import pathlib
 import jax
 import pytest
 
+from borrow_det.config import validate
 from borrow_det.configs import (
     arguments,
     base,
@@ -155,3 +156,19 @@ def test_rows_of_a_packaged_sweep_are_valid_and_differ(path):
     for row in rows:
         task = DetectionTask(row.config, num_classes=1)
         jax.eval_shape(task.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "path",
+    # `source` has sources that are not deeper; two sweeps have references of their own.
+    [p for p in SWEEPS if p.stem != "source" and "references" not in p.stem],
+    ids=lambda path: path.stem,
+)
+def test_packaged_sweeps_take_a_base_with_references(path):
+    config = BASES.get(path.stem, quickstart.get_config)()
+    config.references.kind = "group"
+    rows = sweeps.load(path, config)
+    kinds = [row.config.references.kind for row in rows]
+    assert kinds == ["group" if row.config.borrow.enabled else "none" for row in rows]
+    for row in rows:
+        validate.check_fields(row.config)
