@@ -9,6 +9,7 @@ import pytest
 
 from borrow_det.distributed import mesh as mesh_lib
 from tests import program
+from tests.tiny_config import REFERENCES
 
 FIELDS = ("num_steps=6", "batch_size=8", "eval_batch_size=8", "eval_every=6")
 # Means over one step: every line can be compared.
@@ -22,8 +23,19 @@ def optax_promotes():
         yield
 
 
+# Rows of groups have all fields of references and views.
+KINDS = ("none", pytest.param("overview", marks=pytest.mark.slow), "group")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def fields(request):
+    """The fields of a run with references of each kind."""
+    references = REFERENCES[request.param].items()
+    return (*FIELDS, *(f"{name}={value}" for name, value in references))
+
+
 @pytest.fixture(scope="module")
-def run(scenes, tmp_path_factory):
+def run(fields, scenes, tmp_path_factory):
     """A function: finishes a run on some processes and devices, and records batches.
 
     Returns (work directory, printed text, {process: its batches}).
@@ -37,7 +49,7 @@ def run(scenes, tmp_path_factory):
             process = program.start(
                 scenes,
                 folder,
-                *FIELDS,
+                *fields,
                 processes=processes,
                 devices=devices,
                 record=record,
@@ -105,17 +117,17 @@ def test_every_image_is_evaluated_once(run):
 
 
 def test_two_preempted_processes_resume_as_one_with_the_same_bits(
-    scenes, run, tmp_path
+    scenes, fields, run, tmp_path
 ):
     folder = tmp_path / "W"
-    process = program.start(scenes, folder, *FIELDS, processes=2, pause=0.3)
+    process = program.start(scenes, folder, *fields, processes=2, pause=0.3)
     program.wait_for(lambda: program.last_step(folder) >= 2, process)
     process.send_signal(signal.SIGTERM)
     text = program.finish(process, folder, status=75)
     assert "preempted; start again to resume in" in text
     saved = int(program.state(folder)["step"])
     assert 2 <= saved < 6
-    process = program.start(scenes, folder, *FIELDS, devices=2)
+    process = program.start(scenes, folder, *fields, devices=2)
     assert f"resuming at step {saved}" in program.finish(process, folder)
     # The order of two summands does not matter.
     program.assert_same_run(folder, run(1, 2)[0])
