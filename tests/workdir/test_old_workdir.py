@@ -22,8 +22,12 @@ def old_workdir(tiny_run, tmp_path):
     fields["evaluation"]["source_scale"] = fields["evaluation"].pop("lender_scale")
     fields["loss"]["ignored"] = "spared"
     fields["dataset"]["name"] = "coco_folder"
-    for younger in ("remat", "first_stage"):
+    for younger in ("remat", "first_stage", "references"):
         del fields[younger]
+    for younger in ("tile", "tile_zoom", "tile_objects", "tile_whole"):
+        del fields["augment"][younger]
+    for younger in ("tiles", "tile_overlap"):
+        del fields["evaluation"][younger]
     for younger in ("bad_images", "max_pixels", "held_out", "group"):
         del fields["dataset"][younger]
     (folder / "config.json").write_text(json.dumps(fields))
