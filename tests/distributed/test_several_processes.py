@@ -23,28 +23,28 @@ def optax_promotes():
         yield
 
 
-# Rows of groups have all fields of references and views.
-KINDS = ("none", pytest.param("overview", marks=pytest.mark.slow), "group")
+LAYOUTS = [(1, 8), (2, 4)]  # Processes, and devices of each.
+KINDS = (
+    "none",
+    *(pytest.param(k, marks=pytest.mark.slow) for k in ("overview", "group")),
+)
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def fields(request):
-    """The fields of a run with references of each kind."""
-    references = REFERENCES[request.param].items()
-    return (*FIELDS, *(f"{name}={value}" for name, value in references))
+def fields_of(kind):
+    """The fields of a run with references of a kind."""
+    return (*FIELDS, *(f"{name}={value}" for name, value in REFERENCES[kind].items()))
 
 
-@pytest.fixture(scope="module")
-def run(fields, scenes, tmp_path_factory):
+def runner(fields, scenes, folders):
     """A function: finishes a run on some processes and devices, and records batches.
 
-    Returns (work directory, printed text, {process: its batches}).
+    It returns (work directory, printed text, {process: its batches}).
     """
     done = {}
 
     def run(processes, devices):
         if (processes, devices) not in done:
-            folder = tmp_path_factory.mktemp("runs") / f"{processes}x{devices}"
+            folder = folders.mktemp("runs") / f"{processes}x{devices}"
             record = folder.with_name("record")
             process = program.start(
                 scenes,
@@ -65,8 +65,17 @@ def run(fields, scenes, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("layout", [(1, 8), (2, 4)])
-def test_every_batch_is_the_batch_of_one_device(run, layout):
+@pytest.fixture(scope="module", params=KINDS)
+def fields(request):
+    return fields_of(request.param)
+
+
+@pytest.fixture(scope="module")
+def run(fields, scenes, tmp_path_factory):
+    return runner(fields, scenes, tmp_path_factory)
+
+
+def assert_same_batches(run, layout):
     (expected,) = run(1, 1)[2].values()
     found = run(*layout)[2]
     assert sorted(found) == list(range(layout[0]))
@@ -80,8 +89,7 @@ def test_every_batch_is_the_batch_of_one_device(run, layout):
         assert [i for ids in own for i in ids] == batch["own"]
 
 
-@pytest.mark.parametrize("layout", [(1, 8), (2, 4)])
-def test_losses_equal_those_of_one_device_within_rounding(run, layout):
+def assert_losses_within_rounding(run, layout):
     # The order of a sum over a batch differs; a float32 has 24 bits.
     expected, found = (program.metrics(run(*n)[0]) for n in ((1, 1), layout))
     for a, b in zip(found, expected, strict=True):
@@ -89,6 +97,24 @@ def test_losses_equal_those_of_one_device_within_rounding(run, layout):
         if "loss" in b:
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-6), a["step"]
     assert found[-1]["val/AP"] == pytest.approx(expected[-1]["val/AP"], abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_batch_is_the_batch_of_one_device(run, layout):
+    assert_same_batches(run, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_equal_those_of_one_device_within_rounding(run, layout):
+    assert_losses_within_rounding(run, layout)
+
+
+def test_tiles_and_a_group_of_references_do_not_depend_on_processes_and_devices(
+    scenes, tmp_path_factory
+):
+    run = runner(fields_of("group"), scenes, tmp_path_factory)
+    assert_same_batches(run, (2, 4))
+    assert_losses_within_rounding(run, (2, 4))
 
 
 def test_only_the_main_process_prints_and_writes(run):

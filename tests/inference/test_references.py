@@ -228,10 +228,10 @@ def test_a_run_without_references_takes_them_with_a_warning(value):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (run_config(enabled=False), "this one has borrow.enabled=False: give"),
+        (run_config(enabled=False), "this one has borrow.enabled=False: leave"),
         (
             run_config(source="same"),
-            "borrow.source=deeper, and this run has same: give",
+            "borrow.source=deeper, and this run has same: leave",
         ),
     ],
 )

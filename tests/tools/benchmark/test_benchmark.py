@@ -78,6 +78,7 @@ def test_detection_has_ready_made_maps_of_references(run, tiny_config):
     assert flops_of_detecting(tiny_config) == (without + expected) / 2
 
 
+@pytest.mark.slow
 def test_blocks_of_a_training_step_have_references(run):
     fields = ("--config.references.kind=group", "--config.references.count=3")
     with_references = run("blocks", *fields)[0]["rows"]
