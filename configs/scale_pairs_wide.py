@@ -6,6 +6,10 @@ Arguments: references=overview (none: borrowing within tiles), tiles=True (False
 entire image shrunk to the input, without references), borrow=True (False: plain SSD on
 the same levels, without references).
 
+Cost: about 10 minutes on two CPU cores beside other work, evaluation included. Small
+discs are right in 0.986 of the cases on `validation`, 0.987 on `swapped` and 0.274 on
+`alone` (one run with seed 0; the number of steps was chosen by these splits).
+
 The network is that of configs/quickstart.py. Reference lines for small discs: 1/4 is
 chance, and the best that tiles without references reach; 1/2 is reached by guessing
 among the two species in the overview, without matching hues.
@@ -20,7 +24,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(arg, references="overview", tiles=True, borrow=True)
     config = quickstart.get_config()
-    config.num_steps = config.eval_every = 960
+    config.num_steps = config.eval_every = 1440
     config.eval_batch_size = 16
     config.dataset.name = "scale_pairs_wide"
     config.dataset.image_size = 576
@@ -36,7 +40,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Species are learnt from the large discs at the scale of the overview.
     config.augment.tile_whole = 0.5
     config.augment.enabled = config.augment.tile = args.tiles
-    config.evaluation.tiles = "auto" if args.tiles else ""
+    # The tiles are 206 pixels wide, within the range of the zoom, and overlap by more
+    # than a small disc.
+    config.evaluation.tiles = "3x3" if args.tiles else ""
+    config.evaluation.tile_overlap = 0.1
     config.references.kind = args.references if args.tiles else "none"
     if not args.borrow:
         arguments.set_plain_ssd(config)

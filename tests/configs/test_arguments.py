@@ -142,7 +142,7 @@ def test_references_of_the_diagnostic_configs(name, arg, kind):
 def test_scale_pairs_wide_without_tiles_sees_the_entire_image():
     by_tiles, entire = (get_config("scale_pairs_wide", a) for a in ("", "tiles=False"))
     assert by_tiles.augment.tile
-    assert by_tiles.evaluation.tiles == "auto"
+    assert by_tiles.evaluation.tiles == "3x3"
     assert not entire.augment.enabled
     assert not entire.augment.tile
     assert entire.evaluation.tiles == ""
