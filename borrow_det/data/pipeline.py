@@ -134,13 +134,9 @@ def train_dataset(
     if make_row is None:
         assert isinstance(split, sources.Split), "other examples have other rows"
         make_row = BoxesRow.of(split, config.dataset)
-    if isinstance(make_row, ReferencesRow):
-        # The same order, by index. Each draw is a function of seed and global index.
-        order = grain.MapDataset.range(len(split)).seed(config.seed).shuffle().repeat()
-        rows = order.random_map(make_row.draw)
-    else:
-        order = grain.MapDataset.source(split).seed(config.seed).shuffle().repeat()
-        rows = order.map(make_row)
+    # Each draw is a function of the seed and the global index.
+    order = grain.MapDataset.range(len(split)).seed(config.seed).shuffle().repeat()
+    rows = order.random_map(_by_index(split, make_row).draw)
     # Batches have the size of a process, and the slice comes after them: in step s,
     # process p has rows [p B/P, (p+1) B/P) of a global batch that does not depend on
     # the number P of processes.
@@ -216,7 +212,7 @@ def eval_batches(
     make_row = make_row or ImageRow(tuple(config.dataset.canvas), split.dataset)
     dataset = (
         grain.MapDataset.range(num_batches * config.eval_batch_size)
-        .map(_EvalRow(split, make_row))
+        .map(_EvalRow(len(split), _by_index(split, make_row)))
         .batch(batch_size)[process_index::process_count]
     )
     return Batches(dataset, config.dataset)
@@ -279,9 +275,19 @@ def check_split(split: Examples, config: ml_collections.ConfigDict) -> None:
             raise InputError(f"dataset.{field} is negative: set it to 0 or more")
 
 
+class _Rows(Protocol):
+    """Rows by the index of an image."""
+
+    def __call__(self, index: int) -> Row:
+        """Returns the row of an evaluation."""
+
+    def draw(self, index: int, generator: np.random.Generator) -> Row:
+        """Returns a row of training."""
+
+
 @dataclasses.dataclass(frozen=True)
-class _EvalRow:
-    """Function from an index to a row; returns padding beyond the end of the split.
+class _RecordRows:
+    """Rows that depend on one record only; see `_Rows`.
 
     Attributes:
       split: the split.
@@ -289,21 +295,43 @@ class _EvalRow:
     """
 
     split: Examples
-    make_row: MakeRow | ReferencesRow
+    make_row: MakeRow
 
     def __call__(self, index: int) -> Row:
-        if index < len(self.split):
-            return self._row(index)
-        row = {name: np.zeros_like(value) for name, value in self._row(0).items()}
+        return self.make_row(self.split[int(index)])
+
+    def draw(self, index: int, generator: np.random.Generator) -> Row:
+        del generator
+        return self(index)
+
+
+def _by_index(split: Examples, make_row: MakeRow | ReferencesRow) -> _Rows:
+    """Returns the rows of a split by index."""
+    if isinstance(make_row, ReferencesRow):
+        return make_row
+    return _RecordRows(split, make_row)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalRow:
+    """Function from an index to a row; returns padding beyond the end of the split.
+
+    Attributes:
+      images: number of images of the split.
+      rows: their rows.
+    """
+
+    images: int
+    rows: _Rows
+
+    def __call__(self, index: int) -> Row:
+        if index < self.images:
+            return self.rows(index)
+        row = {name: np.zeros_like(value) for name, value in self.rows(0).items()}
         # Padding is resized like images, which needs a size other than (0, 0).
         for name in row.keys() & {"image_size", "reference_size"}:
             row[name][:] = row["image"].shape[:2]
         return row
-
-    def _row(self, index: int) -> Row:
-        if isinstance(self.make_row, ReferencesRow):
-            return self.make_row(index)
-        return self.make_row(self.split[index])
 
 
 def _share(batch_size: int, process_count: int, field: str) -> int:
