@@ -1,7 +1,6 @@
 """Settings of every test: two host devices, strict dtypes, the shared data's place."""
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -119,17 +118,14 @@ def scenes(tmp_path_factory) -> pathlib.Path:
 def few_scenes():
     """A context manager that sets the number of scenes of scale_pairs or a set like it.
 
-    It takes the module of the set and fields of its builder's config.
+    It takes the builder of the set and fields of its config.
     """
 
     @contextlib.contextmanager
-    def few_scenes(module=scale_pairs, **counts):
-        complete = module.builder_config
+    def few_scenes(builder=scale_pairs.ScalePairs, **counts):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                module,
-                "builder_config",
-                lambda image_size: dataclasses.replace(complete(image_size), **counts),
+                builder, "CONFIG", functools.partial(builder.CONFIG, **counts)
             )
             yield
 

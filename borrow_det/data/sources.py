@@ -13,14 +13,10 @@ import ml_collections
 import numpy as np
 
 from borrow_det.data import classes
-from borrow_det.data.datasets import (
-    folder,
-    scale_pairs,
-    scale_pairs_clips,
-    scale_pairs_wide,
-    tfds_sets,
-)
+from borrow_det.data.datasets import folder, scale_pairs, tfds_sets
 from borrow_det.data.datasets.opened import OpenedSet, Record, Records
+from borrow_det.data.datasets.scale_pairs_clips import ScalePairsClips
+from borrow_det.data.datasets.scale_pairs_wide import ScalePairsWide
 from borrow_det.errors import InputError
 from borrow_det.evaluation import bad_boxes
 from borrow_det.evaluation.coco_values import Id
@@ -211,9 +207,10 @@ def load_splits(
 _OPENERS: dict[
     str, Callable[[ml_collections.ConfigDict, Collection[str]], OpenedSet]
 ] = {
-    "scale_pairs": scale_pairs.open_set,
-    "scale_pairs_wide": scale_pairs_wide.open_set,
-    "scale_pairs_clips": scale_pairs_clips.open_set,
+    **{
+        builder.name: functools.partial(scale_pairs.open_set, builder)
+        for builder in (scale_pairs.ScalePairs, ScalePairsWide, ScalePairsClips)
+    },
     "folder": folder.open_set,
     "coco_folder": folder.open_set,  # Its former name.
     **{name: functools.partial(tfds_sets.open_set, name) for name in tfds_sets.SETS},

@@ -1,7 +1,7 @@
 """The built-in diagnostic set: small objects whose class requires borrowing."""
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar
 
 import ml_collections
@@ -98,6 +98,7 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsConfig(image_size=s) for s in (256, 192)]
+    CONFIG: ClassVar[Callable[..., ScalePairsConfig]] = ScalePairsConfig
     EXTENT: ClassVar[float] = 1.0  # Argument of `make_scene`.
     QUALITY: ClassVar[int] = 95  # Quality of the JPEG images.
 
@@ -158,11 +159,14 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
 
 
 def open_set(
-    dataset_config: ml_collections.ConfigDict, split_names: Collection[str]
+    builder_class: type[ScalePairs],
+    dataset_config: ml_collections.ConfigDict,
+    split_names: Collection[str],
 ) -> OpenedSet:
-    """Opens splits, after drawing the images if that was not done.
+    """Opens splits of scale_pairs or a set like it, after drawing missing images.
 
     Args:
+      builder_class: builder of the set.
       dataset_config: config.dataset; image_size and data_dir are used.
       split_names: some of SPLITS.
 
@@ -170,32 +174,11 @@ def open_set(
       InputError: a split is unknown, image_size is too small, or the set cannot be
         written.
     """
-    config = builder_config(dataset_config.image_size)
-    return open_drawn(ScalePairs, config, dataset_config.data_dir, split_names)
-
-
-def open_drawn(
-    builder_class: type[ScalePairs],
-    config: ScalePairsConfig,
-    data_dir: str,
-    split_names: Collection[str],
-) -> OpenedSet:
-    """Opens splits of scale_pairs or of a set like it.
-
-    Args:
-      builder_class: builder of the set.
-      config: configuration of the builder; one that the builder lists is replaced by
-        the listed object, which TFDS wants.
-      data_dir: dataset.data_dir.
-      split_names: some of SPLITS.
-
-    Raises:
-      InputError: a split is unknown, image_size is too small, or the set cannot be
-        written.
-    """
     check_split_names(builder_class.name, split_names, SPLITS)
+    config = builder_class.CONFIG(image_size=dataset_config.image_size)
+    # TFDS wants its listed objects.
     config = builder_class.builder_configs.get(config.name, config)
-    builder = prepare.prepared(builder_class, config, data_dir)
+    builder = prepare.prepared(builder_class, config, dataset_config.data_dir)
     return OpenedSet(
         splits={split: [prepare.data_source(builder, split)] for split in split_names},
         class_names=SPECIES,
@@ -214,11 +197,6 @@ def counterfactual_of(split: str) -> str:
     """
     shown = split.replace("swapped", "validation").replace("alone", "validation")
     return "" if shown == split else shown
-
-
-def builder_config(image_size: int) -> ScalePairsConfig:
-    """Returns the configuration of an image size."""
-    return ScalePairsConfig(image_size=image_size)
 
 
 def example(

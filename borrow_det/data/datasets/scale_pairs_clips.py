@@ -1,15 +1,13 @@
 """A diagnostic set of clips, in which large and small discs are in different frames."""
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 
 from borrow_det.data.datasets import scale_pairs
-from borrow_det.data.datasets.opened import OpenedSet
 from borrow_det.data.datasets.scale_pairs_scenes import FRAMES, make_clip
 
 
@@ -48,6 +46,7 @@ class ScalePairsClips(scale_pairs.ScalePairs):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsClipsConfig()]
+    CONFIG = ScalePairsClipsConfig
 
     def _features(self, side: int) -> dict[str, Any]:
         return {**super()._features(side), "clip": np.int64}
@@ -63,18 +62,3 @@ class ScalePairsClips(scale_pairs.ScalePairs):
             name = f"{split}_{index:04d}_{frame}.jpg"
             record = scale_pairs.example(scene, split, number, name, self.QUALITY)
             yield number, {**record, "clip": index}
-
-
-def open_set(
-    dataset_config: ml_collections.ConfigDict, split_names: Collection[str]
-) -> OpenedSet:
-    """Opens splits, as `scale_pairs.open_set` does."""
-    config = builder_config(dataset_config.image_size)
-    return scale_pairs.open_drawn(
-        ScalePairsClips, config, dataset_config.data_dir, split_names
-    )
-
-
-def builder_config(image_size: int) -> ScalePairsClipsConfig:
-    """Returns the configuration of an image size."""
-    return ScalePairsClipsConfig(image_size=image_size)

@@ -1,14 +1,11 @@
 """A diagnostic set of scenes that are larger than the network's input."""
 
 import dataclasses
-from collections.abc import Collection
 from typing import ClassVar
 
-import ml_collections
 import tensorflow_datasets as tfds
 
 from borrow_det.data.datasets import scale_pairs
-from borrow_det.data.datasets.opened import OpenedSet
 
 
 @dataclasses.dataclass
@@ -47,20 +44,6 @@ class ScalePairsWide(scale_pairs.ScalePairs):
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsWideConfig()]
+    CONFIG = ScalePairsWideConfig
     EXTENT = 3.0
     QUALITY = 85
-
-
-def open_set(
-    dataset_config: ml_collections.ConfigDict, split_names: Collection[str]
-) -> OpenedSet:
-    """Opens splits, as `scale_pairs.open_set` does."""
-    config = builder_config(dataset_config.image_size)
-    return scale_pairs.open_drawn(
-        ScalePairsWide, config, dataset_config.data_dir, split_names
-    )
-
-
-def builder_config(image_size: int) -> ScalePairsWideConfig:
-    """Returns the configuration of an image size."""
-    return ScalePairsWideConfig(image_size=image_size)

@@ -5,10 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from borrow_det.configs import base
-from borrow_det.data import sources
-from borrow_det.data.datasets import scale_pairs_clips, scale_pairs_scenes
-from borrow_det.data.images import decode
+from borrow_det.data.datasets import scale_pairs_scenes
+from borrow_det.data.datasets.scale_pairs_clips import ScalePairsClips
+from tests.data.datasets import drawn_sets
 from tests.data.datasets.discs import box, interior, stripe_species
 
 SIDE = 64
@@ -113,13 +112,10 @@ def test_stripes_of_a_pass_show_the_label():
 @pytest.fixture(scope="module")
 def drawn(few_scenes, tmp_path_factory):
     """The splits of a set of 4 training and 3 validation clips, by name."""
-    dataset = base.get_config().dataset
-    dataset.name = "scale_pairs_clips"
-    dataset.image_size = SIDE
-    dataset.data_dir = str(tmp_path_factory.mktemp("clips"))
-    names = ["train", "validation", "swapped", "alone"]
-    with few_scenes(scale_pairs_clips, num_train=4, num_validation=3):
-        return dict(zip(names, sources.load_splits(dataset, names), strict=True))
+    folder = tmp_path_factory.mktemp("clips")
+    return drawn_sets.load_splits(
+        few_scenes, ScalePairsClips, SIDE, folder, num_train=4, num_validation=3
+    )
 
 
 def test_records_name_their_clip(drawn):
@@ -136,41 +132,21 @@ def test_splits_show_the_same_frames(drawn):
     frames = [frame for clip in CLIPS[:3] for frame in clip]
     for i, frame in enumerate(frames):
         large = shows_large(frame)
-        groups = np.array([d.group for d in frame.discs])
-        shown, swapped, alone = (
+        shown, swapped, alone = records = [
             drawn[name][i] for name in ("validation", "swapped", "alone")
-        )
-        np.testing.assert_allclose(
-            shown["boxes"], [box(d) for d in frame.discs], rtol=0, atol=1e-6
-        )
-        np.testing.assert_array_equal(swapped["boxes"], shown["boxes"])
-        np.testing.assert_array_equal(shown["labels"], np.take(frame.species, groups))
-        np.testing.assert_array_equal(
-            swapped["labels"], np.take(frame.swapped_species, groups)
-        )
+        ]
         kept = slice(0, 0) if large else slice(None)
-        np.testing.assert_array_equal(alone["boxes"], shown["boxes"][kept])
-        np.testing.assert_array_equal(alone["labels"], shown["labels"][kept])
-        for record, species, with_large in (
-            (shown, frame.species, True),
-            (swapped, frame.swapped_species, True),
-            (alone, frame.species, False),
-        ):
-            stored = decode.decode_image(record, "image").astype(int)
-            pixels = scale_pairs_scenes.draw(frame, species, with_large).astype(int)
-            assert np.abs(stored - pixels).mean() < 5  # JPEG; 35 between clips.
+        drawn_sets.assert_shows(frame, *records, kept=kept)
+        drawn_sets.assert_pixels(frame, *records)
         if not large:
             assert shown["image"] == swapped["image"] == alone["image"]
 
 
 def test_splits_know_their_factual_split_and_the_reference_lines(drawn):
-    assert drawn["swapped"].counterfactual_of == "validation"
-    assert drawn["alone"].counterfactual_of == "validation"
-    assert drawn["validation"].counterfactual_of == ""
-    assert sorted(drawn["validation"].reference_lines.values()) == [0.25, 0.5]
+    drawn_sets.assert_factual_split_and_reference_lines(drawn)
 
 
 def test_number_of_clips_and_name_of_the_complete_set():
-    config = scale_pairs_clips.builder_config(192)
-    assert config == scale_pairs_clips.ScalePairsClips.BUILDER_CONFIGS[0]
+    config = ScalePairsClips.CONFIG(image_size=192)
+    assert config == ScalePairsClips.BUILDER_CONFIGS[0]
     assert (config.name, config.num_train, config.num_validation) == ("192px", 500, 64)

@@ -5,9 +5,11 @@ import pytest
 
 from borrow_det.configs import base
 from borrow_det.data import sources
-from borrow_det.data.datasets import scale_pairs_scenes, scale_pairs_wide
+from borrow_det.data.datasets import scale_pairs_scenes
+from borrow_det.data.datasets.scale_pairs_wide import ScalePairsWide
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
+from tests.data.datasets import drawn_sets
 from tests.data.datasets.discs import box, interior, stripe_species
 
 SIDE = 192  # A tile has 64 pixels.
@@ -21,7 +23,7 @@ SCENES = [make_scene(i) for i in range(100)]
 
 
 def seen(boxes, starts, window):
-    """Which windows show a part of a box, bool [starts, starts] by top and left."""
+    """Marks the windows that show a part of a box, bool [starts, starts]."""
     shown = np.zeros((len(starts), len(starts)), bool)
     for y0, x0, y1, x1 in boxes:
         rows = (starts < y1) & (starts + window > y0)
@@ -87,35 +89,22 @@ def test_stripes_show_the_label_in_the_scene_shrunk_to_the_input():
 @pytest.fixture(scope="module")
 def drawn(few_scenes, tmp_path_factory):
     """The splits of a set of 5 training and 3 validation scenes, by name."""
-    dataset = base.get_config().dataset
-    dataset.name = "scale_pairs_wide"
-    dataset.image_size = SIDE
-    dataset.data_dir = str(tmp_path_factory.mktemp("wide"))
-    names = ["train", "validation", "swapped", "alone"]
-    with few_scenes(scale_pairs_wide, num_train=5, num_validation=3):
-        return dict(zip(names, sources.load_splits(dataset, names), strict=True))
+    folder = tmp_path_factory.mktemp("wide")
+    return drawn_sets.load_splits(
+        few_scenes, ScalePairsWide, SIDE, folder, num_train=5, num_validation=3
+    )
 
 
 def test_splits_show_the_same_scenes(drawn):
     assert [len(split) for split in drawn.values()] == [5, 3, 3, 3]
     for i in range(3):
         scene = make_scene(i)
-        groups = np.array([d.group for d in scene.discs])
-        shown, swapped, alone = (
+        shown, swapped, alone = records = [
             drawn[name][i] for name in ("validation", "swapped", "alone")
-        )
+        ]
         assert shown["image_id"] == swapped["image_id"] == alone["image_id"] == i
         assert (shown["height"], shown["width"]) == (SIDE, SIDE)
-        np.testing.assert_allclose(
-            shown["boxes"], [box(d) for d in scene.discs], rtol=0, atol=1e-6
-        )
-        np.testing.assert_array_equal(swapped["boxes"], shown["boxes"])
-        np.testing.assert_array_equal(alone["boxes"], shown["boxes"][2:])
-        np.testing.assert_array_equal(shown["labels"], np.take(scene.species, groups))
-        np.testing.assert_array_equal(
-            swapped["labels"], np.take(scene.swapped_species, groups)
-        )
-        np.testing.assert_array_equal(alone["labels"], shown["labels"][2:])
+        drawn_sets.assert_shows(scene, *records, kept=slice(2, None))
         drawn_pixels = scale_pairs_scenes.draw(scene, scene.species).astype(int)
         stored = decode.decode_image(shown, "image").astype(int)
         assert np.abs(stored - drawn_pixels).mean() < 8  # JPEG; 35 between scenes.
@@ -137,15 +126,12 @@ def test_only_the_large_discs_differ_in_swapped_and_alone():
 
 
 def test_splits_know_their_factual_split_and_the_reference_lines(drawn):
-    assert drawn["swapped"].counterfactual_of == "validation"
-    assert drawn["alone"].counterfactual_of == "validation"
-    assert drawn["validation"].counterfactual_of == ""
-    assert sorted(drawn["validation"].reference_lines.values()) == [0.25, 0.5]
+    drawn_sets.assert_factual_split_and_reference_lines(drawn)
 
 
 def test_number_of_scenes_and_name_of_the_complete_set():
-    config = scale_pairs_wide.builder_config(576)
-    assert config == scale_pairs_wide.ScalePairsWide.BUILDER_CONFIGS[0]
+    config = ScalePairsWide.CONFIG(image_size=576)
+    assert config == ScalePairsWide.BUILDER_CONFIGS[0]
     assert (config.name, config.num_train, config.num_validation) == (
         "576px",
         1000,
