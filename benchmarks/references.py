@@ -44,7 +44,7 @@ from absl import flags
 from jax import Array
 
 from benchmarks import ours
-from benchmarks.rows import RowWriter, compare, opened
+from benchmarks.rows import RowWriter, compare, define_row_flags, opened
 from borrow_det.configs import base
 from borrow_det.errors import check_choice
 from borrow_det.inference.borrowing_views import BorrowingPrograms
@@ -335,18 +335,11 @@ def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text: Any = {"flag_values": values}
     flags.DEFINE_list("models", list(MODELS), "Models to measure.", **text)
-    flags.DEFINE_list(
-        "rows", [], "Shell patterns of the rows to measure (default: all).", **text
-    )
-    flags.DEFINE_integer("rounds", 20, "Number of timings of each call.", 1, **text)
     flags.DEFINE_integer("size", 300, "Side of the input in pixels.", 1, **text)
     flags.DEFINE_integer(
         "memory_size", 512, "Side of the input of the rows of memory.", 1, **text
     )
-    flags.DEFINE_float(
-        "budget", 0.0, "Seconds after which no row starts (0: no limit).", 0, **text
-    )
-    flags.DEFINE_string("output", None, "File for a copy of the JSON lines.", **text)
+    define_row_flags(values, rounds=20)
     return values
 
 

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
+from absl import flags
 
 from borrow_det.tools.common import timing
 
@@ -178,3 +179,21 @@ def opened(output: str | None) -> Iterator[TextIO | None]:
         return
     with open(output, "w") as file:
         yield file
+
+
+def define_row_flags(flag_values: flags.FlagValues, rounds: int) -> None:
+    """Defines the flags of a benchmark with rows: --rows, --rounds, --budget, --output.
+
+    Args:
+      flag_values: set of flags to add them to.
+      rounds: default of --rounds.
+    """
+    text: dict[str, Any] = {"flag_values": flag_values}
+    flags.DEFINE_list(
+        "rows", [], "Shell patterns of the rows to measure (default: all).", **text
+    )
+    flags.DEFINE_integer("rounds", rounds, "Number of timings of each call.", 1, **text)
+    flags.DEFINE_float(
+        "budget", 0.0, "Seconds after which no row starts (0: no limit).", 0, **text
+    )
+    flags.DEFINE_string("output", None, "File for a copy of the JSON lines.", **text)

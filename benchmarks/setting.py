@@ -12,7 +12,7 @@ import torch
 import torch._dynamo
 from absl import flags
 
-from benchmarks.rows import RowWriter, opened
+from benchmarks.rows import RowWriter, define_row_flags, opened
 from borrow_det.errors import InputError
 from borrow_det.tools.common import cli
 
@@ -39,17 +39,10 @@ def make_flags(
     )
     numbers = [str(batch) for batch in batches]
     flags.DEFINE_list("batches", numbers, "Numbers of images per call.", **text)
-    flags.DEFINE_list(
-        "rows", [], "Shell patterns of the rows to measure (default: all).", **text
-    )
-    flags.DEFINE_integer("rounds", rounds, "Number of timings of each call.", 1, **text)
-    flags.DEFINE_float(
-        "budget", 0.0, "Seconds after which no row starts (0: no limit).", 0, **text
-    )
     flags.DEFINE_integer(
         "threads", 2, "Number of threads of each side on a CPU.", 1, **text
     )
-    flags.DEFINE_string("output", None, "File for a copy of the JSON lines.", **text)
+    define_row_flags(values, rounds)
     return values
 
 

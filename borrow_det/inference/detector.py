@@ -30,7 +30,7 @@ from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import nms
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tiling.merging import ViewDetections
-from borrow_det.tiling.views import make_tiles
+from borrow_det.tiling.views import full_resolution, make_tiles
 from borrow_det.workdir import checkpoints, metadata, operating_points
 from borrow_det.workdir.best import LAST, find_step
 from borrow_det.workdir.operating_points import OperatingPoints
@@ -276,8 +276,7 @@ class Detector:
     @property
     def full_resolution(self) -> tuple[int, int]:
         """(height, width) in pixels of the largest view that is not shrunk."""
-        height, width = np.minimum(self.canvas, self.input_size).tolist()
-        return height, width
+        return full_resolution(self.canvas, self.input_size)
 
     def _view_detector(self, rule: Rule | None) -> ViewDetector:
         """Returns the detector of a stream's views, with the references of a rule."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from borrow_det.data import groups, learnable, native_scale, pipeline, rows, sources
 from borrow_det.data.images import decode
-from borrow_det.data.reference_rows import with_references
+from borrow_det.data.reference_rows import ReferencesRow, with_references
+from borrow_det.data.rows import MakeRow
 from borrow_det.errors import InputError
 from borrow_det.evaluation import (
     analysis,
@@ -102,8 +103,7 @@ class DetectionEvaluator:
     def notices(self) -> list[str]:
         """Returns lines about objects that count, about groups and about the canvas."""
         name = self.split.name
-        found = groups.reference_groups(self.split, self.config)
-        notices = groups.notices(self.split, found)
+        notices = groups.notices(self.split, self._groups)
         if self.config.evaluation.tiles:
             images = self.truth["images"]
             notices += native_scale.notices(name, images, self.config)
@@ -166,6 +166,11 @@ class DetectionEvaluator:
         row = dataclasses.replace(row, max_boxes=max(1, -(-most // unit)) * unit)
         return EvalRow(row, area_size(self.config), self._tiles, self._most_views())
 
+    @functools.cached_property
+    def _groups(self) -> groups.Groups | None:
+        """The groups of the split's images, with references.kind=group."""
+        return groups.reference_groups(self.split, self.config)
+
     def _most_views(self) -> int:
         """Returns the largest number of views of an image; 0 without tiles."""
         if self._tiles is None:
@@ -173,13 +178,17 @@ class DetectionEvaluator:
         sizes = {(image["height"], image["width"]) for image in self.truth["images"]}
         return max(len(self._tiles.views(size)[0]) for size in sizes)
 
+    @functools.cached_property
+    def _rows(self) -> MakeRow | ReferencesRow:
+        """The rows of the split's batches, with references of references.kind=group."""
+        return with_references(self.split, self.config, self.row, self.row.boxes_row)
+
     def batches(
         self, process_index: int = 0, process_count: int = 1
     ) -> pipeline.Batches:
         """Yields the split's images with their boxes; see `Evaluator.batches`."""
-        row = with_references(self.split, self.config, self.row, self.row.boxes_row)
         return pipeline.eval_batches(
-            self.split, self.config, process_index, process_count, make_row=row
+            self.split, self.config, process_index, process_count, make_row=self._rows
         )
 
     def results(self, image_id: int, prediction: DetectionPrediction) -> list[dict]:
@@ -207,14 +216,14 @@ class DetectionEvaluator:
         With references.kind=group, also those of lenders in the group of an image.
         """
         metrics = score(self.truth, results, self.config)
-        if self.config.references.kind != "group":
+        if self._groups is None:
             return metrics
         truth, detections = sized(self.truth, results, self.config)
         return metrics | lenders.group_lender_metrics(
             truth,
             detections,
             metrics,
-            groups.group_keys(self.split, groups.group_field(self.config)),
+            self._groups.group.tolist(),
             self.config.evaluation.lender_scale,
             self.config.evaluation.max_detections,
         )

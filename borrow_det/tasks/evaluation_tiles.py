@@ -12,7 +12,7 @@ from borrow_det.errors import InputError
 from borrow_det.ops.nms import NmsOutput
 from borrow_det.tiling import merging
 from borrow_det.tiling.merging import ViewDetections
-from borrow_det.tiling.views import Tiles, make_tiles
+from borrow_det.tiling.views import Tiles, full_resolution, make_tiles
 
 
 def detected(found: NmsOutput) -> ViewDetections:
@@ -51,13 +51,13 @@ class EvaluationTiles(NamedTuple):
         if not settings.tiles:
             return None
         height, width = config.dataset.canvas
-        input_height, input_width = config.input_size
+        canvas = (height, width)
         return cls(
             make_tiles(
                 settings.tiles, overlap=settings.tile_overlap, prefix="evaluation."
             ),
-            (height, width),
-            (min(height, input_height), min(width, input_width)),
+            canvas,
+            full_resolution(canvas, tuple(config.input_size)),
             config.nms.iou,
             config.nms.max_total,
         )

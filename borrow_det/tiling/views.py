@@ -53,6 +53,18 @@ class Tiles(NamedTuple):
         return windows(image_size, tile, self.overlap, self.whole)
 
 
+def full_resolution(
+    canvas: tuple[int, int], input_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Returns (height, width) in pixels of the largest view that is not shrunk.
+
+    Args:
+      canvas: (height, width) of a canvas, which views are put on.
+      input_size: (height, width) of the network's input.
+    """
+    return min(canvas[0], input_size[0]), min(canvas[1], input_size[1])
+
+
 def make_tiles(
     tiles: str | Sequence[int] | None = None,
     tile_size: str | int | Sequence[int] | None = None,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from borrow_det.evaluation import borrowing
+from tests.evaluation.attention_loops import descriptors, inside
 
 LEVELS = 3
 
@@ -66,17 +67,10 @@ def expected_sums(P, objects, positions):
     same, other, each = [], [], []
     side = np.sqrt(np.prod(objects.boxes[:, 2:] - objects.boxes[:, :2], axis=1))
 
-    def inside(point, box):
-        return all(box[:2] <= point) and all(point <= box[2:])
-
     for g, box in enumerate(objects.boxes):
         if not (objects.small[g] and objects.valid[g]):
             continue
-        rows = [r for r, point in enumerate(positions.queries) if inside(point, box)]
-        if not rows:
-            middle = (box[:2] + box[2:]) / 2
-            distances = np.linalg.norm(positions.queries - middle, axis=1)
-            rows = [int(np.argmin(distances))]
+        rows = descriptors(box, positions.queries)
         larger = [
             h
             for h in range(len(side))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from borrow_det.evaluation import borrowing
+from tests.evaluation.attention_loops import descriptors, inside
 
 QUERIES, SOURCES, COUNT = 6, 5, 3
 SCALE = 2.0
@@ -51,10 +52,6 @@ def side(box):
     return math.sqrt(np.prod(box[2:] - box[:2]))
 
 
-def inside(point, box):
-    return bool(np.all(box[:2] <= point) and np.all(point <= box[2:]))
-
-
 def expected_metrics(P, objects, positions, references, present):
     """Computes the metrics of one image in a loop."""
     images = [
@@ -65,11 +62,7 @@ def expected_metrics(P, objects, positions, references, present):
     for g, box in enumerate(objects.boxes):
         if not (objects.small[g] and objects.valid[g]):
             continue
-        rows = [r for r, point in enumerate(positions.queries) if inside(point, box)]
-        if not rows:
-            middle = (box[:2] + box[2:]) / 2
-            distance = np.linalg.norm(positions.queries - middle, axis=1)
-            rows = [int(distance.argmin())]
+        rows = descriptors(box, positions.queries)
         attention = P[rows].mean(axis=0)
         in_same, in_other = np.zeros((2, len(present)), bool)
         for i, image in enumerate(images):

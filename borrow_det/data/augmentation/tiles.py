@@ -2,8 +2,8 @@
 
 A tile has the size of the input divided by the zoom, in pixels of the image. If a side
 of the image is shorter than that, the tile spans it and is enlarged to the input, as in
-the views of an evaluation (tiling/views.py). Tiles start and end at whole pixels, as
-those views do, so that a tile with zoom 1 has the pixels of the image.
+the views of an evaluation (tiling/views.py). Like those views, tiles start and end at
+borders of pixels, so that a tile with zoom 1 has the pixels of the image.
 """
 
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ def choose_tile(
 def _tile_side(
     draw: Array, size: Array, zoom: tuple[float, float], input_size: tuple[int, int]
 ) -> Array:
-    """Returns the height and width of a tile in whole pixels, float32 [2]."""
+    """Returns the height and width of a tile, rounded to pixels, float32 [2]."""
     low, high = jnp.log(jnp.array(zoom, jnp.float32))
     side = jnp.round(
         jnp.array(input_size, jnp.float32) / jnp.exp(between(draw, low, high))

@@ -1,12 +1,9 @@
 """The page of explain in a real browser, without a network."""
 
-import base64
-import io
 import re
 import types
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from borrow_det.inference.detector import Level
@@ -19,6 +16,7 @@ from borrow_det.tools.explain.files import ExplanationWriter
 from borrow_det.tools.explain.records import Explained
 from borrow_det.tools.explain.text import Settings
 from tests.browser import MARKS
+from tests.tools.explain.canvas_heat import heat_ends, picture_of
 
 pytestmark = MARKS
 NASTY = '<script>document.title = "run"</script><img src=x onerror=alert(1)>'
@@ -308,15 +306,9 @@ def test_heat_is_drawn_at_its_position(browser, tmp_path):
     path = one_image(tmp_path, image, found, [Explained(0, borrowed, "")], (32, 64))
     browser.open(path, 1280)
     uri = browser.run(INK)
-    drawn = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    drawn = picture_of(uri)
     assert drawn.width / drawn.height == pytest.approx(100 / 120, rel=0.01)
-    opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 128
-    # At least a tenth of a side, to exclude crossings of the outlines of cells.
-    rows = np.flatnonzero(opaque.mean(axis=1) > 0.1)
-    columns = np.flatnonzero(opaque.mean(axis=0) > 0.1)
-    ends = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
-    shares = np.divide(ends, np.repeat(opaque.shape, 2))
-    assert shares == pytest.approx([0, 0.5, 0.5, 0.75], abs=0.01)
+    assert heat_ends(drawn) == pytest.approx([0, 0.5, 0.5, 0.75], abs=0.01)
 
 
 def test_without_explanations_the_images_are_listed(browser, tmp_path):

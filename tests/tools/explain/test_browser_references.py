@@ -1,11 +1,8 @@
 """References on the page of explain in a real browser."""
 
-import base64
-import io
 import types
 
 import numpy as np
-import PIL.Image
 import pytest
 
 from borrow_det.inference.detector import Level
@@ -20,6 +17,7 @@ from borrow_det.tools.explain.records import Explained
 from borrow_det.tools.explain.references import Reference
 from borrow_det.tools.explain.text import Settings
 from tests.browser import MARKS
+from tests.tools.explain.canvas_heat import heat_ends, picture_of
 
 pytestmark = MARKS
 NASTY = "<img src=x onerror=alert(1)>"
@@ -140,13 +138,8 @@ def test_the_heat_of_a_reference_is_drawn_at_its_position(browser, page):
     browser.open(page, 1280)
     browser.settle()
     uri = browser.run("document.querySelector('#references canvas').toDataURL()")
-    drawn = PIL.Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
-    opaque = np.asarray(drawn.convert("RGBA"))[..., 3] > 128
-    rows = np.flatnonzero(opaque.mean(axis=1) > 0.1)
-    columns = np.flatnonzero(opaque.mean(axis=0) > 0.1)
-    ends = [rows[0], rows[-1] + 1, columns[0], columns[-1] + 1]
-    shares = np.divide(ends, np.repeat(opaque.shape, 2))
-    assert shares == pytest.approx([0, 0.5, 0.5, 1], abs=0.02)
+    drawn = picture_of(uri)
+    assert heat_ends(drawn) == pytest.approx([0, 0.5, 0.5, 1], abs=0.02)
     # Another level, with the keys of the page, and no heat at all.
     browser.mouse("#levels button:first-child")
     assert [text.split("; ")[1] for text in browser.run(CAPTIONS)] == [
