@@ -313,6 +313,19 @@ def _augment() -> ml_collections.ConfigDict:
     augment.tile_objects = 0.75
     # Probability that the entire image takes the place of a tile.
     augment.tile_whole = 0.1
+    # Probability that an image gets small copies of its larger objects, where no object
+    # is. They are pasted into the network's input after all other changes.
+    augment.paste = 0.0
+    augment.paste_count = 3  # Largest number of copies in an image.
+    # Range of the longer side of a copy, in pixels of the input; uniform in the
+    # logarithm.
+    augment.paste_sides = (8.0, 32.0)
+    # The source of a copy has at least this many times its side. At loss.matching_scale
+    # or more, it is a lender in the matching loss.
+    augment.paste_scale = 2.0
+    # Width of the soft edge inside a copy, relative to its height and width.
+    augment.paste_edge = 0.1
+    augment.paste_flip = 0.5  # Probability that a copy is mirrored horizontally.
     return augment
 
 

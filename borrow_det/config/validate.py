@@ -31,7 +31,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "log_every eval_every checkpoint_every keep_checkpoints "
         "model.group_size borrow.context_kernel borrow.query_block "
         "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections "
-        "references.count",
+        "references.count augment.max_expand augment.paste_count augment.paste_scale",
         lambda value: value >= 1,
         "at least 1",
     ),
@@ -53,7 +53,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("evaluation.lender_scale", lambda value: value > 1, "above 1"),
     (
         "nms.score nms.iou loss.positive_iou augment.photometric augment.expand "
-        "augment.flip augment.tile_objects augment.tile_whole report.min_score",
+        "augment.flip augment.tile_objects augment.tile_whole augment.paste "
+        "augment.paste_flip report.min_score",
         _is_share,
         "between 0 and 1",
     ),
@@ -78,6 +79,12 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "a pair (smallest, largest) of numbers above 0",
     ),
     (
+        "augment.paste_sides",
+        lambda value: _is_positive_range(value) and value[0] >= 1,
+        "a pair (smallest, largest) of numbers of at least 1",
+    ),
+    ("augment.paste_edge", lambda value: 0 <= value <= 0.5, "between 0 and 0.5"),
+    (
         "evaluation.tile_overlap",
         lambda value: 0 <= value <= 0.9,
         "between 0 and 0.9",
@@ -87,7 +94,6 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: value in ("none", "overview", "group"),
         "none, overview or group",
     ),
-    ("augment.max_expand", lambda value: value >= 1, "at least 1"),
     (
         "input_size dataset.canvas",
         _is_size,
@@ -167,6 +173,8 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     """
     run_length.check(config)
     _check_ranges(config)
+    _check_task(config)
+    _check_augmentation(config)
     _check_references(config)
 
 
@@ -179,20 +187,38 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
                 raise InputError(f"{name} is {value!r}; it must be {range_}")
 
 
+def _check_task(config: ml_collections.ConfigDict) -> None:
+    """Checks that only detection has the fields that are for it."""
+    if config.task == "detection":
+        return
+    detection = ("references.kind", "augment.tile", "augment.paste", "evaluation.tiles")
+    for name in detection:
+        value = _at(config.to_dict(), name)
+        if value not in ("none", False, ""):
+            raise InputError(
+                f"{name} is {value}, and task is {config.task}: references, tiles and "
+                "pasted copies are for task=detection"
+            )
+
+
+def _check_augmentation(config: ml_collections.ConfigDict) -> None:
+    """Checks the fields of tiles and pasted copies that depend on others."""
+    augment = config.augment
+    for name in ("tile", "paste"):
+        if augment[name] and not augment.enabled:
+            raise InputError(f"augment.{name} needs augment.enabled=True")
+    smallest = augment.paste_scale * augment.paste_sides[0]
+    if augment.paste and smallest > max(config.input_size):
+        raise InputError(
+            f"augment.paste_sides begins at {augment.paste_sides[0]:g} pixels, and no "
+            f"object of input_size={config.input_size} has augment.paste_scale="
+            f"{augment.paste_scale:g} times that side: reduce one of them"
+        )
+
+
 def _check_references(config: ml_collections.ConfigDict) -> None:
-    """Checks the fields that references and tiles need together."""
-    augment, kind = config.augment, config.references.kind
-    if config.task != "detection":
-        for name in ("references.kind", "augment.tile", "evaluation.tiles"):
-            value = _at(config.to_dict(), name)
-            if value not in ("none", False, ""):
-                raise InputError(
-                    f"{name} is {value}, and task is {config.task}: references and "
-                    "tiles are for task=detection"
-                )
-    tiles = augment.enabled and augment.tile
-    if augment.tile and not augment.enabled:
-        raise InputError("augment.tile needs augment.enabled=True")
+    """Checks the fields that references need together."""
+    kind = config.references.kind
     if kind == "none":
         return
     if not config.borrow.enabled:
@@ -210,7 +236,7 @@ def _check_references(config: ml_collections.ConfigDict) -> None:
             f"references.kind is {kind}, and borrow.source is {config.borrow.source}: "
             "references need borrow.source=deeper"
         )
-    if kind == "overview" and not (tiles or config.evaluation.tiles):
+    if kind == "overview" and not (config.augment.tile or config.evaluation.tiles):
         raise InputError(
             "references.kind is overview, the entire image for a tile of it: set "
             "augment.tile or evaluation.tiles"

@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from borrow_det.data.augmentation.paste import most_copies
 from borrow_det.data.datasets.opened import Record
 from borrow_det.data.groups import Groups
 from borrow_det.evaluation import average_precision
@@ -37,6 +38,7 @@ class LearnableObjects:
         self._canvas = tuple(config.dataset.canvas)
         self._scale = config.loss.matching_scale
         self._borrows = config.borrow.enabled
+        self._pastes = most_copies(config.augment) > 0
         self._tiles = config.augment.enabled and config.augment.tile
         self._overview = config.references.kind == "overview"
         self._groups = None if groups is None else _GroupLenders(groups, self._scale)
@@ -98,7 +100,8 @@ class LearnableObjects:
                 f"{split.name} has no object to learn from: it has {found}{why}; a run "
                 "learns the background only"
             ]
-        if self.with_lender or not self._borrows:
+        # Pasted copies are small objects with a lender.
+        if self.with_lender or self._pastes or not self._borrows:
             return []
         height, width = self._size
         at_size = f"at the input size of {width} x {height} pixels"

@@ -54,11 +54,20 @@ class BoxesRow:
 
     @classmethod
     def of(
-        cls, split: sources.Split, dataset_config: ml_collections.ConfigDict
+        cls,
+        split: sources.Split,
+        dataset_config: ml_collections.ConfigDict,
+        copies: int = 0,
     ) -> "BoxesRow":
         """Makes the function for a split.
 
         With dataset.max_boxes=0, rows have room for the boxes of every image.
+
+        Args:
+          split: the split.
+          dataset_config: config.dataset.
+          copies: number of boxes that augmentation adds to an image, for which there is
+            room, too, with dataset.max_boxes=0.
 
         Raises:
           InputError: dataset.overflow is unknown.
@@ -66,7 +75,7 @@ class BoxesRow:
         check_choice("dataset.overflow", dataset_config.overflow, OVERFLOWS)
         max_boxes = dataset_config.max_boxes
         if not max_boxes:
-            max_boxes = room_for(int(split.box_counts.max(initial=0)))
+            max_boxes = room_for(int(split.box_counts.max(initial=0)) + copies)
         return cls(
             canvas=tuple(dataset_config.canvas),
             max_boxes=max_boxes,

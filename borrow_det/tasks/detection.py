@@ -12,6 +12,7 @@ from jax import Array
 
 from borrow_det.data import rows, sources
 from borrow_det.data.augmentation import detection as augment
+from borrow_det.data.augmentation import paste
 from borrow_det.data.augmentation import references as reference_fields
 from borrow_det.data.augmentation.resampling import resize_batch
 from borrow_det.data.reference_rows import ReferencesRow, with_references
@@ -78,7 +79,8 @@ class DetectionTask:
 
     def train_row(self, split: sources.Split) -> rows.MakeRow | ReferencesRow:
         """Returns the function that makes rows of training batches of this split."""
-        row = rows.BoxesRow.of(split, self.config.dataset)
+        copies = paste.most_copies(self.config.augment)
+        row = rows.BoxesRow.of(split, self.config.dataset, copies)
         return with_references(split, self.config, row, row)
 
     def init(self, key: Array) -> dict:

@@ -51,6 +51,12 @@ _LATER = {
     "augment.tile_zoom": (0.8, 1.25),
     "augment.tile_objects": 0.75,
     "augment.tile_whole": 0.1,
+    "augment.paste": 0.0,
+    "augment.paste_count": 3,
+    "augment.paste_sides": (8.0, 32.0),
+    "augment.paste_scale": 2.0,
+    "augment.paste_edge": 0.1,
+    "augment.paste_flip": 0.5,
     "evaluation.tiles": "",
     "evaluation.tile_overlap": 0.2,
 }

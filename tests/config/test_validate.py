@@ -55,6 +55,13 @@ from borrow_det.errors import InputError
         ("augment.crop_area", (0.5, 1.1)),
         ("augment.crop_aspect", (2.0, 0.5)),
         ("augment.crop_aspect", (0.5,)),
+        ("augment.paste", 1.5),
+        ("augment.paste_count", 0),
+        ("augment.paste_sides", (0.5, 8.0)),
+        ("augment.paste_sides", (8.0, 4.0)),
+        ("augment.paste_scale", 0.5),
+        ("augment.paste_edge", 0.6),
+        ("augment.paste_flip", -0.5),
         ("dataset.crop_context", -0.1),
         ("dataset.min_crop_side", 0.0),
         ("evaluation.crop_share", 0.0),
@@ -104,21 +111,33 @@ def test_a_value_out_of_its_range_is_refused(field, value):
             {"augment.tile": True, "augment.enabled": False},
             "augment.tile needs augment.enabled=True",
         ),
+        (
+            {"augment.paste": 0.5, "augment.enabled": False},
+            "augment.paste needs augment.enabled=True",
+        ),
+        (
+            {"augment.paste": 0.5, "augment.paste_sides": (300.0, 400.0)},
+            "augment.paste_sides begins at 300 pixels, and no object of "
+            "input_size=(512, 512) has augment.paste_scale=2 times that side: ",
+        ),
         *(
             (
                 {name: value, "task": "classification"},
-                f"{name} is {value}, and task is classification: references and tiles "
-                "are for task=detection",
+                f"{name} is {value}, and task is classification: references, tiles and "
+                "pasted copies are for task=detection",
             )
             for name, value in (
                 ("references.kind", "group"),
                 ("augment.tile", True),
+                ("augment.paste", 0.5),
                 ("evaluation.tiles", "auto"),
             )
         ),
     ],
 )
-def test_references_and_tiles_where_nothing_uses_them_are_refused(fields, message):
+def test_references_tiles_and_copies_where_nothing_uses_them_are_refused(
+    fields, message
+):
     config = base.get_config()
     config.update_from_flattened_dict(fields)
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):

@@ -67,6 +67,10 @@ def test_a_training_set_without_lenders_is_announced(config):
     assert line.startswith("train: no object is small at the input size of 200 x 200")
     config.borrow.enabled = False
     assert observed(config, record((0, 40, False))).notices(SPLIT) == []
+    # Pasted copies are small, and have a lender.
+    config.borrow.enabled, config.augment.paste = True, 0.5
+    assert observed(config, record((0, 40, False))).notices(SPLIT) == []
+    assert observed(config, record()).notices(SPLIT) != []
 
 
 def counts(objects):

@@ -5,6 +5,7 @@ import pytest
 
 from borrow_det.data import pipeline, rows, sources
 from borrow_det.errors import InputError
+from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import synthetic
 
 
@@ -43,6 +44,24 @@ def test_without_a_limit_rows_have_room_for_every_image(drawn_config):
     assert batch["boxes"].shape == (3, 24, 4)
     assert sorted(batch["box_mask"].sum(axis=1)) == [3, 7, 21]
     assert pipeline.check_training_data(split, drawn_config)["cut_boxes"] == 0
+
+
+def test_rows_have_room_for_the_copies_that_a_run_pastes(drawn_config):
+    split = crowded(drawn_config, 3, 21, 7)
+    drawn_config.augment.paste_count = 4
+
+    def room():
+        return DetectionTask(drawn_config, 3).train_row(split).max_boxes
+
+    drawn_config.dataset.max_boxes = 0
+    assert room() == 24
+    drawn_config.augment.paste = 0.1
+    assert room() == 32
+    drawn_config.augment.enabled = False
+    assert room() == 24
+    # A given number is kept.
+    drawn_config.augment.enabled, drawn_config.dataset.max_boxes = True, 22
+    assert room() == 22
 
 
 def test_the_message_names_the_image_with_the_most_boxes(drawn_config):

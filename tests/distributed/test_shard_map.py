@@ -18,11 +18,12 @@ def make_mesh(devices):
     return mesh_lib.make_mesh({"data": -1, "fsdp": 1}, jax.devices()[:devices])
 
 
-@pytest.mark.parametrize("kind", ["detection", "classification"])
+@pytest.mark.parametrize("kind", ["detection", "copies", "classification"])
 def test_two_devices_prepare_the_examples_of_one_device(
     tiny_config, tiny_crops_config, kind
 ):
-    if kind == "detection":
+    if kind != "classification":
+        tiny_config.augment.paste = 1.0 if kind == "copies" else 0.0
         config, task_class = tiny_config, DetectionTask
         source = sources.load(config.dataset, "train")
         batch = next(pipeline.train_batches(source, config))

@@ -88,11 +88,11 @@ def test_fields_younger_than_a_run_have_its_values(folder):
     path = folder / "config.json"
     fields = json.loads(path.read_text())
     del fields["evaluation"]["area_pixels"], fields["remat"]
-    # A run from before references and tiles.
+    # A run from before references, tiles and pasted copies.
     del fields["references"]
     for name in ("tiles", "tile_overlap"):
         del fields["evaluation"][name]
-    for name in ("tile", "tile_zoom", "tile_objects", "tile_whole"):
+    for name in [n for n in fields["augment"] if n.startswith(("tile", "paste"))]:
         del fields["augment"][name]
     path.write_text(json.dumps(fields))
     config = base.get_config()

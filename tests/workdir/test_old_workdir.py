@@ -24,7 +24,7 @@ def old_workdir(tiny_run, tmp_path):
     fields["dataset"]["name"] = "coco_folder"
     for younger in ("remat", "first_stage", "references"):
         del fields[younger]
-    for younger in ("tile", "tile_zoom", "tile_objects", "tile_whole"):
+    for younger in [n for n in fields["augment"] if n.startswith(("tile", "paste"))]:
         del fields["augment"][younger]
     for younger in ("tiles", "tile_overlap"):
         del fields["evaluation"][younger]

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from borrow_det.data.augmentation.photometric import between, distort
+from borrow_det.data.augmentation.draws import between, log_between
+from borrow_det.data.augmentation.photometric import distort
 from borrow_det.data.augmentation.resampling import ENTIRE, mirrored, read_window
 
 
@@ -105,9 +106,8 @@ def random_crop(
     """
     height, width = image_size.astype(jnp.float32)
     shares = between(draws[:, 0], *area)
-    low, high = jnp.log(jnp.array(aspect, jnp.float32))
     # Relative to the image, a crop with the aspect ratio of the image is square.
-    ratios = jnp.exp(between(draws[:, 1], low, high)) * height / width
+    ratios = log_between(draws[:, 1], aspect) * height / width
     sides = jnp.stack([jnp.sqrt(shares / ratios), jnp.sqrt(shares * ratios)], axis=-1)
     start = draws[:, 2:] * (1 - sides)
     candidates = jnp.concatenate([start, start + sides], axis=-1)

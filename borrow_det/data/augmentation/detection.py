@@ -15,7 +15,8 @@ Source: Liu et al., SSD (2016), section 2.2 and 3.6, and its Caffe implementatio
   also contain the center of an object, if the image has objects.
 - A box is kept if its center is in the window, and is clipped to the window.
 Tiles (data/augmentation/tiles.py) take the place of expansion and crop if
-`augment.tile` is set.
+`augment.tile` is set, and `augment.paste` adds small copies of objects
+(data/augmentation/paste.py).
 SSD's lighting noise (a permutation of channels) is left out: in some datasets colors
 distinguish the classes, and SSD's Caffe configuration does not use it either.
 """
@@ -28,8 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from borrow_det.data.augmentation import references, tiles
-from borrow_det.data.augmentation.photometric import between, distort
+from borrow_det.data.augmentation import paste, references, tiles
+from borrow_det.data.augmentation.draws import between
+from borrow_det.data.augmentation.photometric import distort
 from borrow_det.data.augmentation.resampling import (
     contains_center,
     mirrored,
@@ -58,8 +60,9 @@ def augment_batch(
     Args:
       key: random key of the step.
       batch: `image` uint8 [B, Hc, Wc, 3], `image_size` int32 [B, 2], `boxes` float32
-        [B, G, 4], `box_mask` and `ignore` bool [B, G]; and, with references,
-        `references.FIELDS`. Other fields are passed through.
+        [B, G, 4], `box_mask` and `ignore` bool [B, G]; with `augment.paste`, `labels`
+        int32 [B, G]; and, with references, `references.FIELDS`. Other fields are passed
+        through.
       augment: config.augment (static); images are only resized unless it is enabled.
       input_size: (height, width) of the result in pixels.
       first_index: index of the first example in the global batch. Example i uses the
@@ -73,12 +76,13 @@ def augment_batch(
       The batch with `image` float32 [B, h, w, 3] in [0, 255], `image_size` of the
       input, `boxes` normalized to the new image and clipped to it, and `box_mask` and
       `ignore` false for boxes outside it. References change likewise, but are entire
-      images (data/augmentation/references.py).
+      images (data/augmentation/references.py). Copies of objects take free rows of the
+      boxes (data/augmentation/paste.py); references have none.
     """
     if overview:
         batch = references.with_overview(batch)
     if augment.enabled:
-        names = ("image", "image_size", "boxes", "box_mask", "ignore")
+        names = ("image", "image_size", "boxes", "labels", "box_mask", "ignore")
         fields = (*names, *references.FIELDS)
         examples = {name: batch[name] for name in fields if name in batch}
         indices = jnp.arange(batch["image"].shape[0], dtype=jnp.int32)
@@ -140,6 +144,16 @@ def _augment_example(
         "box_mask": mask & kept,
         "ignore": example["ignore"] & kept,
     }
+    if augment.paste > 0:
+        # The last change, so that copies have the sizes and colors that the network
+        # sees. References are other views, and have no copies.
+        changed |= paste.paste_copies(
+            paste.draw(key, augment),
+            {**changed, "labels": example["labels"]},
+            example,
+            window,
+            augment,
+        )
     if "reference_image" in example:
         changed |= references.augment_references(
             example, window, draws.colors, augment, input_size

@@ -5,6 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from borrow_det.data.augmentation.draws import between
+
 
 def distort(draws: Array, pixels: Array, augment: Any) -> Array:
     """Applies SSD's photometric distortion to one image.
@@ -65,8 +67,3 @@ def shift_colors(pixels: Array, saturation: Array, hue: Array) -> Array:
         return value - chroma * jnp.clip(distance, 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)])
-
-
-def between(draw: Array, low: float | Array, high: float | Array) -> Array:
-    """Scales samples from [0, 1) to [low, high)."""
-    return low + draw * (high - low)

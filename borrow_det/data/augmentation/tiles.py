@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from borrow_det.data.augmentation.photometric import between
+from borrow_det.data.augmentation.draws import log_between, one_of
 from borrow_det.data.augmentation.resampling import ENTIRE
 
 # Distinguishes the key of tiles from those of the other draws of an example.
@@ -82,15 +82,12 @@ def _tile_side(
     draw: Array, size: Array, zoom: tuple[float, float], input_size: tuple[int, int]
 ) -> Array:
     """Returns the height and width of a tile, rounded to pixels, float32 [2]."""
-    low, high = jnp.log(jnp.array(zoom, jnp.float32))
-    side = jnp.round(
-        jnp.array(input_size, jnp.float32) / jnp.exp(between(draw, low, high))
-    )
+    scale = log_between(draw, zoom)
+    side = jnp.round(jnp.array(input_size, jnp.float32) / scale)
     return jnp.clip(side, 1, size)
 
 
 def _chosen_center(draw: Array, boxes: Array, objects: Array) -> Array:
     """Returns the center [y, x] of one of the objects, each equally probable."""
-    order = jnp.cumsum(objects.astype(jnp.float32))
-    chosen = jnp.argmax(order > jnp.floor(draw * order[-1]))
+    chosen = one_of(draw, objects)
     return (boxes[chosen, :2] + boxes[chosen, 2:]) / 2

@@ -11,6 +11,7 @@ import numpy as np
 
 from borrow_det.data import sources
 from borrow_det.data.augmentation import detection as augmentation
+from borrow_det.data.augmentation import paste
 from borrow_det.data.images import decode
 from borrow_det.data.rows import BoxesRow
 from borrow_det.errors import InputError
@@ -121,7 +122,8 @@ def _batch(
     records = [split[index] for index in chosen]
     most = max((len(record["boxes"]) for record in records), default=0)
     row = BoxesRow.of(split, config.dataset)
-    row = dataclasses.replace(row, max_boxes=max(most, 1))
+    room = max(most + paste.most_copies(config.augment), 1)
+    row = dataclasses.replace(row, max_boxes=room)
     rows = []
     for record in records:
         try:

@@ -60,6 +60,22 @@ def test_boxes_after_augmentation_are_around_their_objects(config, monkeypatch):
     assert changed
 
 
+def test_pasted_copies_are_drawn_with_their_labels(config, monkeypatch):
+    config.augment.update(expand=0.0, crop=False, paste=1.0, paste_sides=(4.0, 6.0))
+    numbers = []
+
+    def draw_boxes(image, boxes, *args, **options):
+        numbers.append(len(boxes))
+        return image
+
+    monkeypatch.setattr(annotate, "draw_boxes", draw_boxes)
+    split = sources.load(config.dataset, "train")
+    pictures.augmented(split, range(6), config)
+    # The object itself, and one to three copies.
+    assert min(numbers) >= 2
+    assert max(numbers) == 4
+
+
 def test_without_augmentation_the_sheet_has_the_resized_images(config):
     config.augment.enabled = False
     found = inspection.inspect(config, ["train"])
