@@ -101,7 +101,8 @@ def _dataset() -> ml_collections.ConfigDict:
     # Larger images are shrunk to fit, with their aspect ratio.
     dataset.canvas = (512, 512)
     # Largest number of ground-truth boxes of an image; 0: that of the training split,
-    # rounded up. It changes the shapes of the program, but not its results.
+    # with copies of augment.paste, rounded up. It changes the shapes of the program,
+    # but not its results, except that a copy needs a free row.
     dataset.max_boxes = 100
     # Images with more boxes: "error", "keep_largest" or "keep_first". Boxes that are
     # cut are counted and logged.
@@ -320,8 +321,8 @@ def _augment() -> ml_collections.ConfigDict:
     # Range of the longer side of a copy, in pixels of the input; uniform in the
     # logarithm.
     augment.paste_sides = (8.0, 32.0)
-    # The source of a copy has at least this many times its side. At loss.matching_scale
-    # or more, it is a lender in the matching loss.
+    # The original of a copy has at least this many times its side. With
+    # loss.matching_scale or more, it is a lender in the matching loss.
     augment.paste_scale = 2.0
     # Width of the soft edge inside a copy, relative to its height and width.
     augment.paste_edge = 0.1

@@ -83,11 +83,12 @@ def test_all_arrays_of_the_state_are_donated(make_tiny_config, monkeypatch, fsdp
 
 
 @pytest.mark.parametrize("kind", ["overview", "group"])
-def test_devices_and_micro_batches_change_only_rounding_with_references(
+def test_devices_and_micro_batches_change_only_rounding_with_references_and_copies(
     make_tiny_config, kind
 ):
     config = make_tiny_config()
     config.update_from_flattened_dict(REFERENCES[kind])
+    config.augment.update(paste=1.0, paste_sides=(4.0, 10.0))
     expected = one_step(config, train_mesh(2))
     assert expected[0]["loss/matching"] > 0
     config.micro_batch, config.remat = 2, "trunk"

@@ -1,10 +1,10 @@
-"""Small copies of an image's larger objects, pasted into it where no object stands.
+"""Small copies of an image's larger objects, pasted into it where no object is.
 
 A copy is a small object with a lender in the same image: the object that it was copied
-from, its source. Copies are made last, from the pixels of the network's input:
+from, its original. Copies are made last, from the pixels of the network's input:
 - their sizes are those that the network sees, and their corners are whole pixels, so
   that their boxes are exact;
-- they have the colors of their source after the photometric distortion;
+- they have the colors of their original after the photometric distortion;
 - they are in the image, not in the fill around it, and never of an object that the
   window cuts.
 
@@ -40,7 +40,7 @@ class PasteDraws(NamedTuple):
     chance: Array  # []: copies or none.
     number: Array  # []
     side: Array  # [n]
-    source: Array  # [n]
+    original: Array  # [n]
     flip: Array  # [n]
     places: Array  # [n, T, 2]: y and x of each candidate.
 
@@ -49,7 +49,7 @@ class Copies(NamedTuple):
     """The n copies of one example."""
 
     boxes: Array  # float32 [n, 4], whole pixels of the input; 0 for absent copies.
-    sources: Array  # int32 [n], index of the source of each copy.
+    originals: Array  # int32 [n], index of the original of each copy.
     mirrored: Array  # bool [n]
     present: Array  # bool [n]
 
@@ -64,15 +64,15 @@ def draw(key: Array, augment: Any) -> PasteDraws:
     count = augment.paste_count
     key = jax.random.fold_in(key, _STREAM)
     numbers = jax.random.uniform(key, (2 + count * (3 + 2 * _PLACES),))
-    side, source, flip = numbers[2 : 2 + 3 * count].reshape(3, count)
+    side, original, flip = numbers[2 : 2 + 3 * count].reshape(3, count)
     places = numbers[2 + 3 * count :].reshape(count, _PLACES, 2)
-    return PasteDraws(numbers[0], numbers[1], side, source, flip, places)
+    return PasteDraws(numbers[0], numbers[1], side, original, flip, places)
 
 
 def paste_copies(
     draws: PasteDraws,
     example: Mapping[str, Array],
-    original: Mapping[str, Array],
+    unmoved: Mapping[str, Array],
     window: Array,
     augment: Any,
 ) -> dict[str, Array]:
@@ -80,7 +80,7 @@ def paste_copies(
 
     An example has copies with probability `augment.paste`, and then 1 to
     `augment.paste_count` of them with equal probabilities. A copy is left out if no
-    object is large enough to be its source, if all candidates for its place meet an
+    object is large enough to be its original, if all candidates for its place meet an
     object or another copy, or if no row is free for its box.
 
     Args:
@@ -88,8 +88,9 @@ def paste_copies(
       example: the example after all other changes: `image` float32 [h, w, 3], `boxes`
         float32 [G, 4], normalized to the input and clipped to it, `labels` int32 [G],
         `box_mask` and `ignore` bool [G].
-      original: `boxes` and `box_mask` of the original image.
-      window: [4], the part of the original image that the example shows.
+      unmoved: the example before all changes: `boxes` [G, 4], normalized to the image,
+        and `box_mask` [G].
+      window: [4], the part of the image that the example shows.
       augment: config.augment (static).
 
     Returns:
@@ -99,13 +100,13 @@ def paste_copies(
     size = jnp.array([height, width, height, width], jnp.float32)
     boxes = example["boxes"] * size[None]
     in_image, _ = move_boxes(jnp.array([ENTIRE]), window, (height, width))
-    sources = example["box_mask"] & ~example["ignore"]
+    objects = example["box_mask"] & ~example["ignore"]
     copies = choose_copies(
         draws,
         boxes,
-        sources & _entire(original["boxes"], window),
+        objects & _entire(unmoved["boxes"], window),
         # Objects whose center is outside the window have no box, but are visible.
-        jnp.where(original["box_mask"][:, None], boxes, 0),
+        jnp.where(unmoved["box_mask"][:, None], boxes, 0),
         in_image[0] * size,
         augment,
     )
@@ -121,22 +122,22 @@ def paste_copies(
 def choose_copies(
     draws: PasteDraws,
     boxes: Array,
-    sources: Array,
+    objects: Array,
     taken: Array,
     area: Array,
     augment: Any,
 ) -> Copies:
-    """Determines size, source and place of each copy.
+    """Determines size, original and place of each copy.
 
     The logarithm of the longer side is uniform in that of `augment.paste_sides`. The
-    shape is that of the source, rounded to pixels. Sources are equally probable among
-    the objects that are lenders of their copy by `augment.paste_scale`, as in
+    shape is that of the original, rounded to pixels. Originals are equally probable
+    among the objects that are lenders of their copy by `augment.paste_scale`, as in
     `borrow_targets.lenders`. The place is the first candidate that meets no other box.
 
     Args:
       draws: samples of the example.
       boxes: float32 [G, 4], in pixels of the input.
-      sources: bool [G], boxes that may be copied.
+      objects: bool [G], boxes that may be copied.
       taken: float32 [G', 4], in pixels, boxes that no copy may intersect.
       area: float32 [4], in pixels, the area of the input for copies.
       augment: config.augment.
@@ -153,8 +154,8 @@ def choose_copies(
         jnp.sqrt(jnp.prod(shapes, axis=-1)),
         augment.paste_scale,
     )
-    lends &= sources[None]  # [n, G]
-    chosen = jax.vmap(one_of)(draws.source, lends)
+    lends &= objects[None]  # [n, G]
+    chosen = jax.vmap(one_of)(draws.original, lends)
     wanted = draws.chance < augment.paste
     order = jnp.arange(augment.paste_count, dtype=jnp.float32)
     wanted &= order <= jnp.floor(draws.number * augment.paste_count)
@@ -193,10 +194,10 @@ def _place(
 
 
 def blend_copies(image: Array, boxes: Array, copies: Copies, augment: Any) -> Array:
-    """Shrinks the sources and blends them into an image.
+    """Shrinks the originals and blends them into an image.
 
-    A pixel of a copy is that of the image, shrunk with antialiasing so that the source
-    has the size of the copy. Its weight is the product over both axes of
+    A pixel of a copy is that of the image, shrunk with antialiasing to the scale of the
+    copy. Its weight is the product over both axes of
 
         min(1, min(t, 1 - t) / augment.paste_edge),
 
@@ -206,7 +207,7 @@ def blend_copies(image: Array, boxes: Array, copies: Copies, augment: Any) -> Ar
     Args:
       image: float32 [h, w, 3].
       boxes: float32 [G, 4], in pixels of the image.
-      copies: the copies; they intersect neither each other nor their sources.
+      copies: the copies; they intersect neither each other nor their originals.
       augment: config.augment.
 
     Returns:
@@ -215,7 +216,7 @@ def blend_copies(image: Array, boxes: Array, copies: Copies, augment: Any) -> Ar
     largest = math.ceil(augment.paste_sides[1])
     patch = min(largest, image.shape[0]), min(largest, image.shape[1])
     render = functools.partial(_render, image, patch=patch, edge=augment.paste_edge)
-    pixels, weights, corners = jax.vmap(render)(boxes[copies.sources], copies)
+    pixels, weights, corners = jax.vmap(render)(boxes[copies.originals], copies)
     for i in range(augment.paste_count):
         start = (*corners[i], 0)
         old = jax.lax.dynamic_slice(image, start, pixels.shape[1:])
@@ -225,13 +226,13 @@ def blend_copies(image: Array, boxes: Array, copies: Copies, augment: Any) -> Ar
 
 
 def _render(
-    image: Array, source: Array, copy: Copies, *, patch: tuple[int, int], edge: float
+    image: Array, original: Array, copy: Copies, *, patch: tuple[int, int], edge: float
 ) -> tuple[Array, Array, Array]:
     """Renders a copy in a patch of constant size, which lies inside the image.
 
     Args:
       image: float32 [h, w, 3].
-      source: [4], box of the source in pixels.
+      original: [4], box of the original in pixels.
       copy: the copy (leaves without their leading axis).
       patch: (height, width) of the patch in pixels.
       edge: width of the soft edge, relative to the sides of the copy.
@@ -245,10 +246,10 @@ def _render(
     offset = copy.boxes[:2] - start.astype(jnp.float32)
     extent = jnp.maximum(copy.boxes[2:] - copy.boxes[:2], 1)  # Absent copies have 0.
     mirrored = jnp.array([False, True]) & copy.mirrored
-    # Pixels of the source for one of the copy, and the border of the source that
+    # Pixels of the original for one of the copy, and the border of the original that
     # becomes the first of the copy.
-    step = (source[2:] - source[:2]) / extent * jnp.where(mirrored, -1.0, 1.0)
-    border = jnp.where(mirrored, source[2:], source[:2])
+    step = (original[2:] - original[:2]) / extent * jnp.where(mirrored, -1.0, 1.0)
+    border = jnp.where(mirrored, original[2:], original[:2])
     low = border - offset * step
     high = low + jnp.array(patch, jnp.float32) * step
     shown = size.astype(jnp.float32)
@@ -271,10 +272,8 @@ def _edge_weights(length: int, offset: Array, extent: Array, edge: float) -> Arr
 def _entire(boxes: Array, window: Array) -> Array:
     """Returns whether the window contains all of each box [G, 4], bool [G]."""
     low, high = (pick(window[:2], window[2:]) for pick in (jnp.minimum, jnp.maximum))
-    inside = (boxes[:, :2] >= low[None] - _MARGIN) & (
-        boxes[:, 2:] <= high[None] + _MARGIN
-    )
-    return jnp.all(inside, axis=1)
+    inside = boxes[:, :2] >= low[None] - _MARGIN, boxes[:, 2:] <= high[None] + _MARGIN
+    return jnp.all(inside[0] & inside[1], axis=1)
 
 
 def _with_boxes(
@@ -288,7 +287,7 @@ def _with_boxes(
     takes &= copies.present[None]  # [G, n]
     filled, copy = jnp.any(takes, axis=1), jnp.argmax(takes, axis=1)
     boxes = copies.boxes[copy] / size[None]
-    labels = example["labels"][copies.sources[copy]]
+    labels = example["labels"][copies.originals[copy]]
     return {
         "boxes": jnp.where(filled[:, None], boxes, example["boxes"]),
         "labels": jnp.where(filled, labels, example["labels"]),

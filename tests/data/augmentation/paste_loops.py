@@ -8,27 +8,27 @@ def meets(a, b):
     return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
 
 
-def planned(draws, example, original, window, options):
-    """Returns [(source, flip, box in pixels)] of the copies of an example."""
+def planned(draws, example, unmoved, window, options):
+    """Returns [(original, flip, box in pixels)] of the copies of an example."""
     size = example["image"].shape[:2]
     low, high = np.minimum(window[:2], window[2:]), np.maximum(window[:2], window[2:])
     area = np.clip(np.array([-low, 1 - low]) / (high - low), 0, 1) * size
     if window[1] > window[3]:
         area[:, 1] = size[1] - area[::-1, 1]
     boxes = example["boxes"].astype(np.float64) * [*size, *size]
-    whole = (original["boxes"] >= np.tile(low, 2) - 1e-5).all(axis=1)
-    whole &= (original["boxes"] <= np.tile(high, 2) + 1e-5).all(axis=1)
-    sources = np.flatnonzero(example["box_mask"] & ~example["ignore"] & whole)
-    taken = list(boxes[original["box_mask"]])
+    whole = (unmoved["boxes"] >= np.tile(low, 2) - 1e-5).all(axis=1)
+    whole &= (unmoved["boxes"] <= np.tile(high, 2) + 1e-5).all(axis=1)
+    objects = np.flatnonzero(example["box_mask"] & ~example["ignore"] & whole)
+    taken = list(boxes[unmoved["box_mask"]])
     copies = []
     for i in range(1 + int(draws.number * options.paste_count)):
         smallest, largest = np.log(options.paste_sides)
         side = round(np.exp(smallest + draws.side[i] * (largest - smallest)))
-        fits = [(g, shrunk(boxes[g], side)) for g in sources]
+        fits = [(g, shrunk(boxes[g], side)) for g in objects]
         fits = [(g, s) for g, s in fits if lends(boxes[g], s, options.paste_scale)]
         if not fits:
             continue
-        g, shape = fits[int(draws.source[i] * len(fits))]
+        g, shape = fits[int(draws.original[i] * len(fits))]
         first = np.ceil(area[0])
         room = np.floor(area[1]) - first - shape
         for place in draws.places[i]:
@@ -59,10 +59,10 @@ def triangle(position, step, length):
     return weights / weights.sum()
 
 
-def blended(image, source, box, flip, options):
+def blended(image, original, box, flip, options):
     """Returns an image with a copy of a box, by loops over the copy's pixels."""
     result = image.astype(np.float64)
-    y0, x0, y1, x1 = source
+    y0, x0, y1, x1 = original
     top, left, bottom, right = box.astype(int)
     steps = (y1 - y0) / (bottom - top), (x1 - x0) / (right - left)
     for y in range(top, bottom):

@@ -116,8 +116,8 @@ def test_pixels_boxes_and_labels_equal_those_of_loops(batch, others):
         for row, (g, flip, box) in zip(free, copies, strict=False):
             scale = np.array([*INPUT, *INPUT])
             boxes[row], labels[row], mask[row] = box / scale, labels[g], True
-            source = example["boxes"][g] * scale
-            one = blended(example["image"], source, box, flip, options)
+            original = example["boxes"][g] * scale
+            one = blended(example["image"], original, box, flip, options)
             inside = np.zeros(INPUT, bool)
             y0, x0, y1, x1 = box.astype(int)
             inside[y0:y1, x0:x1] = True
@@ -230,7 +230,7 @@ def test_copies_take_free_rows_only(batch, free):
 
 
 @pytest.mark.parametrize("case", ["small", "ignored", "none"])
-def test_without_a_source_nothing_changes(batch, case):
+def test_without_an_original_nothing_changes(batch, case):
     rows = {"small": {"paste_sides": (60.0, 60.0)}, "ignored": {}, "none": {}}[case]
     changes = {
         "small": {},
@@ -252,7 +252,7 @@ def test_references_have_no_copies(batch):
 
 
 @functools.partial(jax.jit, static_argnames=("flip", "edge", "sides"))
-def pasted_at(image, source, box, *, flip=False, edge=0.0, sides=(3.0, 13.0)):
+def pasted_at(image, original, box, *, flip=False, edge=0.0, sides=(3.0, 13.0)):
     """Blends one copy of a box into an image; boxes in pixels."""
     copies = paste.Copies(
         jnp.asarray(box)[None],
@@ -261,7 +261,7 @@ def pasted_at(image, source, box, *, flip=False, edge=0.0, sides=(3.0, 13.0)):
         jnp.array([True]),
     )
     options = settings(paste_count=1, paste_edge=edge, paste_sides=sides)
-    return paste.blend_copies(image, source[None], copies, options)
+    return paste.blend_copies(image, original[None], copies, options)
 
 
 @pytest.fixture(scope="module")
@@ -270,22 +270,22 @@ def noise():
 
 
 def test_copies_at_the_edges_of_the_image_equal_loops(noise):
-    source = np.float32([10, 20, 40, 64])
+    original = np.float32([10, 20, 40, 64])
     height, width = INPUT
     places = [(0, 0), (0, width - 11), (height - 7, 0), (height - 7, width - 11)]
     for y, x in [*places, (30, width - 12), (height - 8, 40)]:
         box = np.float32([y, x, y + 7, x + 11])
-        found = pasted_at(noise, source, box, edge=0.2)
-        expected = blended(noise, source, box, False, settings(paste_edge=0.2))
+        found = pasted_at(noise, original, box, edge=0.2)
+        expected = blended(noise, original, box, False, settings(paste_edge=0.2))
         np.testing.assert_allclose(found, expected, atol=0.02)
 
 
 def test_a_copy_of_the_largest_side_fills_a_low_input(noise):
     low = noise[:9]
     box = np.float32([0, 4, 3, 13])
-    source = np.float32([0, 30, 9, 57])
-    found = pasted_at(low, source, box, sides=(9.0, 30.0), edge=0.1)
-    expected = blended(low, source, box, False, settings(paste_edge=0.1))
+    original = np.float32([0, 30, 9, 57])
+    found = pasted_at(low, original, box, sides=(9.0, 30.0), edge=0.1)
+    expected = blended(low, original, box, False, settings(paste_edge=0.1))
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
@@ -293,18 +293,18 @@ def test_a_copy_is_the_mean_of_its_pixels_in_an_image_of_equal_blocks():
     # Blocks of 4 x 4 pixels of one color, whose triangles reach into their neighbors.
     colors = np.arange(6 * 8, dtype=np.float32).reshape(6, 8)
     image = np.tile(np.kron(colors, np.ones((4, 4)))[..., None], 3).astype(np.float32)
-    source, box = np.float32([4, 4, 20, 28]), np.float32([20, 2, 24, 8])
-    found = np.asarray(pasted_at(image, source, box))[20:24, 2:8, 0]
+    original, box = np.float32([4, 4, 20, 28]), np.float32([20, 2, 24, 8])
+    found = np.asarray(pasted_at(image, original, box))[20:24, 2:8, 0]
     # The colors are linear in the position, so that the neighbors cancel out.
     np.testing.assert_allclose(found, colors[1:5, 1:7], atol=1e-3)
-    flipped = np.asarray(pasted_at(image, source, box, flip=True))[20:24, 2:8, 0]
+    flipped = np.asarray(pasted_at(image, original, box, flip=True))[20:24, 2:8, 0]
     np.testing.assert_allclose(flipped, colors[1:5, 6:0:-1], atol=1e-3)
 
 
 def test_a_mirrored_copy_is_the_mirrored_copy_of_a_mirrored_image(noise):
-    source, box = np.float32([10, 20, 40, 64]), np.float32([50, 3, 57, 14])
-    plain = np.asarray(pasted_at(noise, source, box))[50:57, 3:14]
-    flipped = np.asarray(pasted_at(noise, source, box, flip=True))[50:57, 3:14]
+    original, box = np.float32([10, 20, 40, 64]), np.float32([50, 3, 57, 14])
+    plain = np.asarray(pasted_at(noise, original, box))[50:57, 3:14]
+    flipped = np.asarray(pasted_at(noise, original, box, flip=True))[50:57, 3:14]
     np.testing.assert_allclose(flipped, plain[:, ::-1], atol=0.02)
     assert np.abs(flipped - plain).max() > 10
 
@@ -312,21 +312,21 @@ def test_a_mirrored_copy_is_the_mirrored_copy_of_a_mirrored_image(noise):
 def test_the_soft_edge_blends_by_its_formula():
     image = np.zeros((40, 60, 3), np.float32)
     image[:, 30:] = 100
-    source, box = np.float32([5, 38, 25, 58]), np.float32([10, 4, 20, 14])
-    found = np.asarray(pasted_at(image, source, box, edge=0.25))
+    original, box = np.float32([5, 38, 25, 58]), np.float32([10, 4, 20, 14])
+    found = np.asarray(pasted_at(image, original, box, edge=0.25))
     # Centers are at 0.05, 0.15, ..., 0.95 of the side.
     weights = np.array([0.2, 0.6, 1, 1, 1, 1, 1, 1, 0.6, 0.2])
     expected = image.copy()
     expected[10:20, 4:14] = 100 * (weights[:, None] * weights)[..., None]
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    hard = np.asarray(pasted_at(image, source, box, edge=0.0))
+    hard = np.asarray(pasted_at(image, original, box, edge=0.0))
     np.testing.assert_allclose(hard[10:20, 4:14], 100, atol=1e-3)
     assert hard[:, :30].sum() == pytest.approx(100 * 100 * 3, rel=1e-5)
 
 
 @functools.cache
 def many_copies(**changes):
-    """Returns the copies of 2000 draws in an empty input with one large source."""
+    """Returns the copies of 2000 draws in an empty input with two large objects."""
     options = settings(**changes)
     draw = functools.partial(paste.draw, augment=options)
     boxes = jnp.array([[0, 0, 64, 96], [0, 0, 64, 32]], jnp.float32)
@@ -342,22 +342,22 @@ def many_copies(**changes):
     return jax.tree.map(np.asarray, choose(jax.random.split(KEY, 2000)))
 
 
-def test_rates_sizes_sources_and_places_are_those_of_the_fields():
+def test_rates_sizes_originals_and_places_are_those_of_the_fields():
     copies = many_copies(paste=0.4, paste_sides=(4.0, 16.0), paste_flip=0.3)
     numbers = copies.present.sum(axis=1)
     assert (numbers > 0).mean() == pytest.approx(0.4, abs=0.04)
     counts = np.bincount(numbers[numbers > 0], minlength=5)[1:] / (numbers > 0).sum()
     np.testing.assert_allclose(counts, 0.25, atol=0.06)
-    boxes, source = copies.boxes[copies.present], copies.sources[copies.present]
+    boxes, original = copies.boxes[copies.present], copies.originals[copies.present]
     flips = copies.mirrored[copies.present]
     assert flips.mean() == pytest.approx(0.3, abs=0.04)
-    assert source.mean() == pytest.approx(0.5, abs=0.04)
+    assert original.mean() == pytest.approx(0.5, abs=0.04)
     sides = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
     assert (sides.min(), sides.max()) == (4, 16)
     assert (sides < 8).mean() == pytest.approx(np.log(7.5 / 4) / np.log(4), abs=0.04)
     shapes = boxes[:, 2:] - boxes[:, :2]
-    ratio = np.where(source == 0, 64 / 96, 32 / 64)
-    shorter = np.where(source == 0, shapes[:, 0], shapes[:, 1])
+    ratio = np.where(original == 0, 64 / 96, 32 / 64)
+    shorter = np.where(original == 0, shapes[:, 0], shapes[:, 1])
     np.testing.assert_array_equal(shorter, np.round(sides * ratio.astype(np.float32)))
     assert boxes.min() == 0
     np.testing.assert_array_equal(boxes[:, 2:].max(axis=0), INPUT)
