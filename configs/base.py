@@ -87,14 +87,18 @@ def get_config() -> ml_collections.ConfigDict:
 def _dataset() -> ml_collections.ConfigDict:
     dataset = ml_collections.ConfigDict()
     # "scale_pairs", "scale_pairs_wide", "scale_pairs_clips", "folder" (your own
-    # images), "voc", "coco/2017", "wider_face", "kitti", or "imagenet2012"
-    # (classification only).
+    # images), "object_pairs" (scenes of objects that are cut out of them), "voc",
+    # "coco/2017", "wider_face", "kitti", or "imagenet2012" (classification only).
     dataset.name = "scale_pairs"
-    dataset.path = ""  # Folder with your images and annotations, for "folder".
+    # Folder with your images and annotations, for "folder" and "object_pairs".
+    dataset.path = ""
     dataset.data_dir = ""  # Folder for prepared datasets; "": ~/tensorflow_datasets.
     # Side of the images of "scale_pairs" and "scale_pairs_clips", and of the scenes of
-    # "scale_pairs_wide", in pixels.
+    # "scale_pairs_wide" and "object_pairs", in pixels.
     dataset.image_size = 256
+    # Small objects of "object_pairs": "other" objects of the class than the large one,
+    # or the "same" object again.
+    dataset.instance = "other"
     dataset.train_split = "train"
     dataset.eval_splits = ("validation",)
     # (height, width) that images are padded to before they are sent to the device.
@@ -110,21 +114,22 @@ def _dataset() -> ml_collections.ConfigDict:
     # Boxes without area, with infinite coordinates or outside the image: "error",
     # "clip" or "drop". Clipped and dropped boxes are counted.
     dataset.bad_boxes = "error"
-    # Images of "folder" that are missing or damaged, or have another size than their
+    # Images of a folder that are missing or damaged, or have another size than their
     # annotations: "error" or "skip". Skipped images are counted.
     dataset.bad_images = "error"
-    # Largest number of pixels of an image of "folder"; 0: Pillow's limit against
+    # Largest number of pixels of an image of a folder; 0: Pillow's limit against
     # decompression bombs, 179 million.
     dataset.max_pixels = 0
-    # Share of the training images of "folder" that is held out for validation, if there
+    # Share of the training images of a folder that is held out for validation, if there
     # is no validation split.
     dataset.held_out = 0.2
     # Field of the images in the annotation file, such as "video". Images with the same
     # value are on the same side of that division. "": the first of video_id, video,
     # camera, sequence, seq_id and location that all images have.
     dataset.group = ""
-    # Classification crops the boxes of objects. Margin around a box, relative to its
-    # sides; and smallest side of a box, in pixels of the original image.
+    # Classification and "object_pairs" crop the boxes of objects. Margin around a box,
+    # relative to its sides; and smallest side of a box, in pixels of the original
+    # image.
     dataset.crop_context = 0.0
     dataset.min_crop_side = 1.0
     # Number of decoding threads of a process, ideally one per available core. Each

@@ -107,6 +107,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         lambda value: value in ("original", "input"),
         "original or input",
     ),
+    ("dataset.instance", lambda value: value in ("other", "same"), "other or same"),
     ("nms.clip", lambda value: value in ("before", "after"), "before or after"),
     ("anchors.variances", _are_positive(2), "two numbers above 0"),
     (

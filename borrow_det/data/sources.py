@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from borrow_det.data import classes
-from borrow_det.data.datasets import folder, scale_pairs, tfds_sets
+from borrow_det.data.datasets import folder, object_pairs, scale_pairs, tfds_sets
 from borrow_det.data.datasets.opened import OpenedSet, Record, Records
 from borrow_det.data.datasets.scale_pairs_clips import ScalePairsClips
 from borrow_det.data.datasets.scale_pairs_wide import ScalePairsWide
@@ -211,6 +211,7 @@ _OPENERS: dict[
         builder.name: functools.partial(scale_pairs.open_set, builder)
         for builder in (scale_pairs.ScalePairs, ScalePairsWide, ScalePairsClips)
     },
+    object_pairs.ObjectPairs.name: object_pairs.open_set,
     "folder": folder.open_set,
     "coco_folder": folder.open_set,  # Its former name.
     **{name: functools.partial(tfds_sets.open_set, name) for name in tfds_sets.SETS},

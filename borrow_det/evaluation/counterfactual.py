@@ -1,10 +1,11 @@
 """Metrics of counterfactual splits, in which only the large objects are changed.
 
 A counterfactual split shows the scenes of another, factual split: the image ids are the
-same, and the small objects are the same to the pixel. The larger instances are redrawn
-as other classes (the labels of the small objects change with them), or removed. A
-detector that classifies a small object from its own pixels gives the same answer in
-both splits; a detector that borrows changes its answer with the large objects.
+same, and the small objects are the same to the pixel. The larger instances are replaced
+by others, of other classes, or removed. In scale_pairs, where small objects do not show
+their class, their labels change with the larger instances. A detector that classifies a
+small object from its own pixels gives the same answer in both splits; a detector that
+borrows changes its answer with the large objects.
 
 The answer for a small object (COCO's small area range, neither crowd nor difficult) is
 the class of the highest-scoring detection, of any class, with IoU >= 0.5. Without such

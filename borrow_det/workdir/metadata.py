@@ -37,6 +37,7 @@ _LATER = {
     "dataset.max_pixels": 0,
     "dataset.held_out": 0.2,
     "dataset.group": "",
+    "dataset.instance": "other",
     "report.page_images": 48,
     "report.loggers": (),
     "checkpoint_best": "",

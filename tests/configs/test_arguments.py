@@ -12,6 +12,7 @@ NAMES = [
     "scale_pairs",
     "scale_pairs_wide",
     "scale_pairs_clips",
+    "object_pairs",
     "folder",
     "folder_narrow",
     "voc",
@@ -25,7 +26,8 @@ NAMES = [
 
 
 def get_config(name, arg):
-    arg = f"path=DIR,{arg}" if name.startswith("folder") else arg
+    if name.startswith(("folder", "object_pairs")):
+        arg = f"path=DIR,{arg}"
     return importlib.import_module(f"borrow_det.configs.{name}").get_config(arg)
 
 

@@ -25,7 +25,7 @@ NAMES = sorted(
     if path.stem not in ("__init__", "arguments", "coco_folder", "coco_folder_narrow")
 )
 # Arguments that have no default.
-REQUIRED = {"folder": "path=DIR", "folder_narrow": "path=DIR"}
+REQUIRED = dict.fromkeys(("folder", "folder_narrow", "object_pairs"), "path=DIR")
 
 
 def get_config(name):

@@ -80,6 +80,12 @@ class FolderWriter:
         return dataset
 
 
+@pytest.fixture(scope="session")
+def make_folder():
+    """A function that makes an empty folder at a path."""
+    return FolderWriter
+
+
 @pytest.fixture
 def folder(tmp_path) -> FolderWriter:
     """An empty folder."""
@@ -93,7 +99,7 @@ def noise_image(height=24, width=32, seed=0) -> PIL.Image.Image:
     return PIL.Image.fromarray(pixels)
 
 
-@pytest.fixture(name="noise_image")
+@pytest.fixture(scope="session", name="noise_image")
 def noise_image_fixture():
     """The function noise_image(height, width, seed)."""
     return noise_image

@@ -50,7 +50,7 @@ def test_unknown_names_list_the_known_ones(drawn_config):
     with pytest.raises(
         InputError,
         match="'coco' is unknown; known are scale_pairs, scale_pairs_wide, "
-        "scale_pairs_clips, folder, coco_folder, voc, "
+        "scale_pairs_clips, object_pairs, folder, coco_folder, voc, "
         "coco/2017, wider_face, kitti",
     ):
         sources.load(drawn_config.dataset, "train")

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from borrow_det.data import rows, sources
+from borrow_det.data.datasets import crop_windows
 from borrow_det.data.datasets.opened import Record
 from borrow_det.data.images import decode
 from borrow_det.errors import InputError
@@ -85,7 +86,7 @@ class ObjectCrops:
             **{name: record[name] for name in names},
             "image_id": index,
             "label": int(record["labels"][box]),
-            "crop": _crop(record, record["boxes"][box], self.context),
+            "crop": crop_windows.window(record, record["boxes"][box], self.context),
         }
 
 
@@ -122,7 +123,7 @@ def _objects_of(
     annotations = split.without_images()
     for image in range(len(split)):
         record = annotations[image]
-        usable = _usable(record, dataset_config.min_crop_side)
+        usable = crop_windows.usable(record, dataset_config.min_crop_side)
         objects += [(image, int(box)) for box in np.flatnonzero(usable)]
         left_out += int((~usable).sum())
         bad_boxes += record["bad_boxes"]
@@ -134,25 +135,6 @@ def _objects_of(
         )
     counts = {**split.counts, "left_out": left_out, "bad_boxes": bad_boxes}
     return ObjectCrops(split, np.array(objects), context, counts)
-
-
-def _usable(record: Record, min_side: float) -> np.ndarray:
-    """Returns a mask, bool [n], of objects that are not crowds, difficult or small."""
-    boxes = record["boxes"]
-    sides = (boxes[:, 2:] - boxes[:, :2]) * [record["height"], record["width"]]
-    ignored = record["is_crowd"] | record["is_difficult"]
-    # The margin is for the rounding of normalized boxes.
-    return (sides.min(axis=1, initial=np.inf) > min_side - 1e-3) & ~ignored
-
-
-def _crop(record: Record, box: np.ndarray, context: float) -> np.ndarray:
-    size = np.array([record["height"], record["width"]])
-    margin = context * (box[2:] - box[:2])
-    low = np.floor((box[:2] - margin) * size + 1e-3)
-    high = np.ceil((box[2:] + margin) * size - 1e-3)
-    low = np.clip(low, 0, size - 1)
-    high = np.clip(high, low + 1, size)  # At least one pixel.
-    return np.concatenate([low, high]).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,15 +99,16 @@ class ScalePairs(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsConfig(image_size=s) for s in (256, 192)]
     CONFIG: ClassVar[Callable[..., ScalePairsConfig]] = ScalePairsConfig
+    MIN_SIZE: ClassVar[int] = 64  # Smallest image_size.
     EXTENT: ClassVar[float] = 1.0  # Argument of `make_scene`.
     QUALITY: ClassVar[int] = 95  # Quality of the JPEG images.
 
     def _info(self) -> tfds.core.DatasetInfo:
-        side, least = self.builder_config.image_size, round(64 * self.EXTENT)
-        if side < least:
+        side = self.builder_config.image_size
+        if side < self.MIN_SIZE:
             raise InputError(
-                f"dataset.image_size is {side}: the discs of {self.name} need at least "
-                f"{least} pixels"
+                f"dataset.image_size is {side}: the objects of {self.name} need at "
+                f"least {self.MIN_SIZE} pixels"
             )
         return tfds.core.DatasetInfo(
             builder=self,

@@ -45,5 +45,6 @@ class ScalePairsWide(scale_pairs.ScalePairs):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [ScalePairsWideConfig()]
     CONFIG = ScalePairsWideConfig
+    MIN_SIZE = 192
     EXTENT = 3.0
     QUALITY = 85

@@ -58,13 +58,13 @@ def to_canvas(
       The canvas, uint8 [*canvas, 3], with the image at the top left, and (height,
       width) of the image on it.
     """
-    image = _fit(image, canvas)
+    image = shrink_to_fit(image, canvas)
     padded = np.zeros((*canvas, 3), np.uint8)
     padded[: image.shape[0], : image.shape[1]] = image
     return padded, image.shape[:2]
 
 
-def _fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
+def shrink_to_fit(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
     """Shrinks an image that is larger than the canvas, by averaging over areas."""
     height, width = size_on_canvas(image.shape[:2], canvas)
     if (height, width) == image.shape[:2]:

@@ -11,6 +11,7 @@ from borrow_det.configs import (
     arguments,
     base,
     folder_narrow,
+    object_pairs,
     quickstart,
     scale_pairs_clips,
     scale_pairs_wide,
@@ -119,6 +120,7 @@ SWEPT = {
         for name in ("embedded_gaussian", "scaled", "cosine", "dot_product")
         for weight in ("0", "0.3", "1", "3")
     ),
+    "object_pairs": ("ssd", "context", "pooling", "no matching loss", "the paper's"),
     "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
     "references_clips": ("ssd", "within", "pooling", "group", "no matching loss"),
     "references_wide": ("ssd", "within", "entire", "pooling", "overview", "no match"),
@@ -131,6 +133,7 @@ SWEPT = {
 
 # Configs that sweeps are for, if not the quickstart.
 BASES = {
+    "object_pairs": functools.partial(object_pairs.get_config, "path=anywhere"),
     "photographs": functools.partial(folder_narrow.get_config, "path=anywhere"),
     "references_clips": scale_pairs_clips.get_config,
     "references_wide": scale_pairs_wide.get_config,

@@ -1,0 +1,35 @@
+"""Ablation on objects of photographs: context, pooling, borrowing and the paper's.
+
+python -m borrow_det.tools.ablate --sweep=configs/sweeps/object_pairs.py \
+    --config=configs/object_pairs.py:path=DIR --workdir=runs/object_pairs --seeds=5 \
+    --metrics=AP_small,AP50_small,validation/small_accuracy,alone/small_accuracy
+
+All rows but the first have context. Pooling is borrowing with the same weights for
+every descriptor: it knows what is in the image, but cannot match. "Full" has our
+similarity (centered cosine) and the matching loss.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
+    """Adds the rows; the first, plain SSD, is the baseline."""
+    no_matching = {"loss.matching": 0.0}
+    no_borrowing = {"borrow.enabled": False, "references.kind": "none", **no_matching}
+    add("ssd", {**no_borrowing, "borrow.context": False})
+    add("ssd + context", no_borrowing)
+    add(
+        "full, pooling",
+        {
+            "borrow.similarity": "query_independent",
+            "borrow.center": False,
+            **no_matching,
+        },
+    )
+    add("full, no matching loss", no_matching)
+    add("full", {})
+    add(
+        "full, the paper's similarity",
+        {"borrow.similarity": "embedded_gaussian", "borrow.center": False},
+    )
