@@ -220,7 +220,8 @@ def _references() -> ml_collections.ConfigDict:
     references.count = 2  # Number of references of an image, for "group".
     # What groups the images, for "group": a field of the images in the annotation file;
     # or a regular expression for file names, such as "(.*)_", whose first group is
-    # equal for the images of a group. "": as dataset.group.
+    # equal for the images of a group. "": as dataset.group. Without references, a field
+    # only adds the metrics of lenders in the group.
     references.field = ""
     return references
 

@@ -10,12 +10,14 @@ import pytest
 
 from borrow_det.workdir import checkpoints
 from tests import program
+from tests.tiny_config import REFERENCES
 
 STEPS = 120
 FIELDS = (
     *(f"num_steps={STEPS}", "eval_every=40", "checkpoint_every=3", "log_every=3"),
     "ema_decay=0.9",
 )
+GROUP = tuple(f"{name}={value}" for name, value in REFERENCES["group"].items())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,10 +44,22 @@ def resumed(folder):
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
     scenes, whole_run, tmp_path, times
 ):
+    kill_at_random_moments(scenes, whole_run, tmp_path / "W", times)
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_references_ends_like_an_uninterrupted_one(scenes, tmp_path):
+    whole = tmp_path / "whole"
+    program.finish(program.start(scenes, whole, *FIELDS, *GROUP, devices=2), whole)
+    kill_at_random_moments(scenes, whole, tmp_path / "W", 4, GROUP)
+
+
+def kill_at_random_moments(scenes, whole_run, folder, times, fields=()):
+    """Kills a run that often, and asserts that it ends like the uninterrupted one."""
     seed = time.time_ns()
     draw = random.Random(seed)
     print("seed", seed)
-    folder = tmp_path / "W"
+    fields = (*FIELDS, *fields)
     # When to kill each start: after a step that has whole saves behind it (so that the
     # next start resumes), or after seconds, at whatever a start does before a step.
     steps = sorted(draw.sample(range(4, STEPS // 3), times - 2))
@@ -54,7 +68,7 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
         kills.insert(draw.randrange(len(kills)), ("seconds", draw.uniform(0.5, 8)))
     resumes = 0  # What must have been printed before the next kill after a step.
     for kind, moment in kills:
-        process = program.start(scenes, folder, *FIELDS, devices=2, pause=0.02)
+        process = program.start(scenes, folder, *fields, devices=2, pause=0.02)
         if kind == "step":
             program.wait_for(
                 lambda m=moment, n=resumes: (
@@ -71,7 +85,7 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
         process.wait()
         if kind == "step" or resumes:
             resumes = resumed(folder) + 1
-    program.finish(program.start(scenes, folder, *FIELDS, devices=2), folder)
+    program.finish(program.start(scenes, folder, *fields, devices=2), folder)
     assert resumed(folder) >= times - 2
     program.assert_same_run(folder, whole_run)
 

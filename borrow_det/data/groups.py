@@ -48,6 +48,22 @@ def reference_groups(
     return make_groups(group_keys(split, group_field(config)))
 
 
+def scored_groups(
+    split: sources.Split, config: ml_collections.ConfigDict
+) -> Groups | None:
+    """Returns the groups of a split whose lenders are counted in evaluation.
+
+    They are those of the references. With references.field there are groups without
+    references, too, so that both runs of a comparison have the same metrics.
+
+    Raises:
+      InputError: see `group_keys`.
+    """
+    if config.references.kind != "group" and not config.references.field:
+        return None
+    return make_groups(group_keys(split, group_field(config)))
+
+
 def group_field(config: ml_collections.ConfigDict) -> str:
     """Returns the field that groups images as references; "" for a known one."""
     return config.references.field or config.dataset.group

@@ -15,7 +15,8 @@ The metrics are
   AR_small_with_lender, AR_small_without_lender: average recall. False positives do not
     count, so these two may be compared.
   objects_small_with_lender, objects_small_without_lender: the number of objects.
-With groups of images, such as those of a video or of a camera (references.kind=group):
+With groups of images, such as those of a video or of a camera (references.kind=group
+or references.field):
   AP_small_with_lender_in_group, AP_small_without_lender_in_group, and likewise AP50_,
     AR_ and objects_: the same for lenders in any image of the group, the object's own
     included. Sides are then compared as shares of their images, since the network sees

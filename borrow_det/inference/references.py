@@ -278,8 +278,8 @@ def check_run(references: Parsed, config: ml_collections.ConfigDict) -> None:
     """Checks that a run can borrow from the references of a call.
 
     Raises:
-      InputError: there are references, and the run does not borrow, or not from deeper
-        levels.
+      InputError: there are references, and the run does not borrow, has no levels that
+        do, or does not borrow from deeper levels.
     """
     if references is None or references == "none":
         return
@@ -288,6 +288,11 @@ def check_run(references: Parsed, config: ml_collections.ConfigDict) -> None:
         raise InputError(
             "references need a run that borrows, and this one has "
             "borrow.enabled=False: leave out references, or name another run"
+        )
+    if not borrow.levels:
+        raise InputError(
+            "references need levels that borrow, and this run has none (borrow.levels "
+            "is empty): leave out references, or name another run"
         )
     if borrow.source != "deeper":
         raise InputError(

@@ -103,7 +103,9 @@ class DetectionEvaluator:
     def notices(self) -> list[str]:
         """Returns lines about objects that count, about groups and about the canvas."""
         name = self.split.name
-        notices = groups.notices(self.split, self._groups)
+        notices = []
+        if self.config.references.kind == "group":
+            notices += groups.notices(self.split, self._groups)
         if self.config.evaluation.tiles:
             images = self.truth["images"]
             notices += native_scale.notices(name, images, self.config)
@@ -168,8 +170,8 @@ class DetectionEvaluator:
 
     @functools.cached_property
     def _groups(self) -> groups.Groups | None:
-        """The groups of the split's images, with references.kind=group."""
-        return groups.reference_groups(self.split, self.config)
+        """The groups of the split's images in which lenders are counted, if any."""
+        return groups.scored_groups(self.split, self.config)
 
     def _most_views(self) -> int:
         """Returns the largest number of views of an image; 0 without tiles."""
@@ -213,7 +215,7 @@ class DetectionEvaluator:
     def score(self, results: list[dict]) -> dict[str, float]:
         """Returns the metrics of detections; see the function `score`.
 
-        With references.kind=group, also those of lenders in the group of an image.
+        With groups of images, also those of lenders in the group of an image.
         """
         metrics = score(self.truth, results, self.config)
         if self._groups is None:

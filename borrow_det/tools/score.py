@@ -3,10 +3,13 @@
   python -m borrow_det.tools.score --ground_truth=G.json --detections=D.json [--voc]
 
 Prints one JSON object of metrics to stdout: COCO's box metrics and, with --voc, Pascal
-VOC's. The names are those of evaluation/average_precision.py; a metric without objects
-is null. They equal the metrics of a run on the same files, with the run's
-dataset.bad_boxes as --bad_boxes. The exit status is 2 after wrong input, with one line
-on stderr that counts the wrong records by kind.
+VOC's. With --lender_classes, detections on small objects first take the class that is
+predicted for the object's lender (evaluation/lender_classes.py): the score of a
+detector that borrowed the class of every small object with a lender. The names are
+those of evaluation/average_precision.py; a metric without objects is null. They equal
+the metrics of a run on the same files, with the run's dataset.bad_boxes as --bad_boxes.
+The exit status is 2 after wrong input, with one line on stderr that counts the wrong
+records by kind.
 """
 
 import json
@@ -24,6 +27,7 @@ from borrow_det.evaluation import (
     coco_format,
     coco_results,
     coco_truth,
+    lender_classes,
     voc,
 )
 from borrow_det.io.problems import Problems
@@ -36,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
     cli.refuse_arguments(cli.parse(options, argv, __doc__))
     if options["iou"].present and not options.voc:
         raise InputError("--iou can only be used with --voc: it is VOC's threshold")
+    if options["lender_scale"].present and not options.lender_classes:
+        raise InputError("--lender_scale can only be used with --lender_classes")
     problems = Problems()
     annotations = coco_format.read_annotations(options.ground_truth, problems)
     others = len(problems)
@@ -45,6 +51,10 @@ def main(argv: Sequence[str]) -> int:
         advice += "; --bad_boxes=clip or drop accepts wrong boxes"
     problems.refuse(None, advice)
     detections = coco_results.read_results(options.detections, annotations)
+    if options.lender_classes:
+        detections = lender_classes.with_classes_of_lenders(
+            ground_truth, detections, options.lender_scale
+        )
     metrics = average_precision.coco_metrics(
         ground_truth, detections, options.max_detections
     )
@@ -86,6 +96,20 @@ def _flags() -> flags.FlagValues:
         bad_boxes.POLICIES,
         "Boxes of the ground truth that are not finite, empty or outside their image: "
         "an error, clipped to the image, or dropped, as dataset.bad_boxes of a run.",
+        flag_values=values,
+    )
+    flags.DEFINE_boolean(
+        "lender_classes",
+        False,
+        "Give detections on small objects the class that is predicted for the object's "
+        "lender, before they are scored.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "lender_scale",
+        2.0,
+        "With --lender_classes: least ratio of a lender's side to the small object's.",
+        lower_bound=1.0,
         flag_values=values,
     )
     flags.DEFINE_boolean("voc", False, "Add Pascal VOC's metrics.", flag_values=values)

@@ -14,11 +14,11 @@ ALONE = windows((60, 80), (60, 80), 0.2)
 TILES = windows((60, 80), (40, 40), 0.2)  # Six tiles and the entire image.
 
 
-def run_config(kind="none", enabled=True, source="deeper"):
+def run_config(kind="none", enabled=True, source="deeper", levels=(0,)):
     return ml_collections.ConfigDict(
         {
             "references": {"kind": kind},
-            "borrow": {"enabled": enabled, "source": source},
+            "borrow": {"enabled": enabled, "source": source, "levels": levels},
         }
     )
 
@@ -229,6 +229,7 @@ def test_a_run_without_references_takes_them_with_a_warning(value):
     ("config", "message"),
     [
         (run_config(enabled=False), "this one has borrow.enabled=False: leave"),
+        (run_config(levels=()), r"this run has none \(borrow.levels is empty\): leave"),
         (
             run_config(source="same"),
             "borrow.source=deeper, and this run has same: leave",

@@ -152,3 +152,20 @@ def test_the_best_checkpoint_is_chosen_by_small_objects_that_count(
     names = evaluator.choosing_metrics()
     assert names[:1] == (() if expected is None else ("AP",))
     assert ("AP_small" in names) == (expected == "AP_small")
+
+
+def test_a_run_without_references_counts_lenders_in_groups_that_a_field_names(
+    tiny_config,
+):
+    found = {}
+    for kind, field in (("none", ""), ("none", "_(1?)"), ("group", "_(1?)")):
+        tiny_config.references.update(kind=kind, field=field)
+        split = sources.load(tiny_config.dataset, "val")
+        evaluator = DetectionEvaluator(split, tiny_config)
+        figures = evaluator.score([])
+        found[kind, field] = {k: v for k, v in figures.items() if "in_group" in k}
+        fields = next(iter(evaluator.batches())).keys()
+        assert ("reference_image" in fields) == (kind == "group")
+    assert found["none", ""] == {}
+    np.testing.assert_equal(found["none", "_(1?)"], found["group", "_(1?)"])
+    assert found["none", "_(1?)"]["objects_small_with_lender_in_group"] > 0

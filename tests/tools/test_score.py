@@ -68,6 +68,28 @@ def test_an_absent_file_gives_one_line_and_exit_status_2(tmp_path):
     assert process.stderr == f"error: {missing}: No such file or directory\n"
 
 
+def test_small_objects_score_with_the_class_of_their_lender(tmp_path, capsys):
+    large = [20, 20, 40, 40]
+    other = {"id": 2, "image_id": 1, "category_id": 5, "bbox": large}
+    truth = TRUTH | {"annotations": [*TRUTH["annotations"], other]}
+    found = [
+        changed(DETECTIONS[0], category_id=7),
+        changed(DETECTIONS[0], bbox=large, score=0.9),
+    ]
+    expected = {(): 0.0, ("--lender_classes",): 1.0}
+    expected["--lender_classes", "--lender_scale=5"] = 0.0
+    for arguments, ap in expected.items():
+        assert run(tmp_path, *arguments, truth=truth, detections=found) == 0
+        metrics = json.loads(capsys.readouterr().out)
+        assert (metrics["AP_small"], metrics["AP_medium"]) == (ap, 1.0)
+
+
+def test_the_scale_of_lenders_needs_their_classes(tmp_path, capsys):
+    assert run(tmp_path, "--lender_scale=3") == 2
+    message = "--lender_scale can only be used with --lender_classes"
+    assert message in capsys.readouterr().err
+
+
 def test_voc_metrics_are_added_to_those_of_coco(tmp_path, capsys):
     assert run(tmp_path) == 0
     coco = json.loads(capsys.readouterr().out)

@@ -12,6 +12,7 @@ import shlex
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
+import ml_collections
 import numpy as np
 
 from borrow_det import evaluate
@@ -140,6 +141,7 @@ class _Content:
             f"{len(names)} {'class' if len(names) == 1 else 'classes'}. A detection "
             f"finds an object of its class at an IoU of at least {analysis['iou']:g}. "
             + (f"The best F1 is at a score of {best:.3f}." if point else "")
+            + _tiles(config)
         )
         self._constants = {
             **outcomes.table(found, len(names)),
@@ -246,6 +248,17 @@ def _evaluations(evaluations: Sequence[Evaluated], folder: paths.Path) -> str:
     several = len({done.step for done in evaluations}) > 1
     caption = "The last step and the best one" if several else "The last step"
     return html_page.number_table(("split", "step", *fields), rows, caption)
+
+
+def _tiles(config: ml_collections.ConfigDict) -> str:
+    """Returns a sentence about the views of an image; "" for the entire image only."""
+    settings = config.evaluation
+    if not settings.tiles:
+        return ""
+    return (
+        f" Detections are those of tiles ({settings.tiles}, with an overlap of "
+        f"{settings.tile_overlap:g} of their sides) and of the entire image, merged."
+    )
 
 
 def _pictures(shown: int, images: int, has_best: bool) -> str:

@@ -60,6 +60,17 @@ def test_names_of_files_and_classes_stay_text(page):
     assert constants(page)["classes"] == list(CLASSES)
 
 
+def test_the_page_of_an_evaluation_by_tiles_says_so(page, tmp_path):
+    assert "tiles" not in page
+    done = make_evaluation(tmp_path, images=4)[0]
+    done.evaluator.config.evaluation.tiles = "3x2"
+    text = results_page.write(done, tmp_path).read_text()
+    assert (
+        "Detections are those of tiles (3x2, with an overlap of 0.2 of their sides) "
+        "and of the entire image, merged." in text
+    )
+
+
 def test_the_page_forbids_other_scripts_and_addresses(page):
     tags = Elements(page).tags
     for tag, attrs in tags:

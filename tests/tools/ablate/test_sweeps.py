@@ -123,6 +123,7 @@ SWEPT = {
     "object_pairs": ("ssd", "context", "pooling", "no matching loss", "the paper's"),
     "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
     "references_clips": ("ssd", "within", "pooling", "group", "no matching loss"),
+    "references_photographs": ("no references", "group", "overview"),
     "references_wide": ("ssd", "within", "entire", "pooling", "overview", "no match"),
     "similarity": (
         *("embedded_gaussian", "scaled", "cosine", "cosine, centred", "dot_product"),
@@ -136,6 +137,9 @@ BASES = {
     "object_pairs": functools.partial(object_pairs.get_config, "path=anywhere"),
     "photographs": functools.partial(folder_narrow.get_config, "path=anywhere"),
     "references_clips": scale_pairs_clips.get_config,
+    "references_photographs": functools.partial(
+        folder_narrow.get_config, "path=anywhere"
+    ),
     "references_wide": scale_pairs_wide.get_config,
 }
 
@@ -163,7 +167,7 @@ def test_rows_of_a_packaged_sweep_are_valid_and_differ(path):
 
 @pytest.mark.parametrize(
     "path",
-    # `source` has sources that are not deeper; two sweeps have references of their own.
+    # `source` has sources that are not deeper; others have references of their own.
     [p for p in SWEEPS if p.stem != "source" and "references" not in p.stem],
     ids=lambda path: path.stem,
 )
