@@ -158,7 +158,7 @@ def prepare_run(
 
     # Work directory.
     main = processes.is_main_process()
-    workdir = metadata.prepare(workdir, config, classes, data.boxes, write=main)
+    workdir = metadata.prepare(workdir, config, classes, data.boxes, data.folds, main)
     compilation_cache.keep_in(workdir, write=main)
     log = RunLog(config, workdir, data.evaluators) if main else SilentLog()
     length = run_length.describe(config, len(data.train))

@@ -123,9 +123,15 @@ def _dataset() -> ml_collections.ConfigDict:
     # Share of the training images of a folder that is held out for validation, if there
     # is no validation split.
     dataset.held_out = 0.2
-    # Field of the images in the annotation file, such as "video". Images with the same
-    # value are on the same side of that division. "": the first of video_id, video,
-    # camera, sequence, seq_id and location that all images have.
+    # Number of folds for cross-validation on "folder": the images of the training and
+    # the validation split are divided; a run evaluates `fold` and trains on the others.
+    # 0: no folds.
+    dataset.folds = 0
+    dataset.fold = 0  # Counted from 0.
+    # What groups the images: a field in the annotation file, such as "video", or a
+    # regular expression for file names, such as "(.*)_", whose first group is equal for
+    # the images of a group. Groups are held out, or in a fold, together. "": the first
+    # of video_id, video, camera, sequence, seq_id and location that all images have.
     dataset.group = ""
     # Classification and "object_pairs" crop the boxes of objects. Margin around a box,
     # relative to its sides; and smallest side of a box, in pixels of the original

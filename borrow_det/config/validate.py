@@ -108,6 +108,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "original or input",
     ),
     ("dataset.instance", lambda value: value in ("other", "same"), "other or same"),
+    ("dataset.folds", lambda value: value == 0 or value >= 2, "0, or at least 2"),
     ("nms.clip", lambda value: value in ("before", "after"), "before or after"),
     ("anchors.variances", _are_positive(2), "two numbers above 0"),
     (
@@ -176,6 +177,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     _check_ranges(config)
     _check_task(config)
     _check_augmentation(config)
+    _check_folds(config.dataset)
     _check_references(config)
 
 
@@ -215,6 +217,22 @@ def _check_augmentation(config: ml_collections.ConfigDict) -> None:
             f"object of input_size={config.input_size} has augment.paste_scale="
             f"{augment.paste_scale:g} times that side: reduce one of them"
         )
+
+
+def _check_folds(dataset: ml_collections.ConfigDict) -> None:
+    """Checks the fields of cross-validation."""
+    if dataset.folds and dataset.name not in ("folder", "coco_folder"):
+        raise InputError(
+            f"dataset.folds is {dataset.folds}, and dataset.name is {dataset.name}: "
+            "folds are for dataset.name=folder, with dataset.path"
+        )
+    if not 0 <= dataset.fold < max(dataset.folds, 1):
+        folds = (
+            f"the {dataset.folds} folds are 0 to {dataset.folds - 1}"
+            if dataset.folds
+            else "dataset.folds is 0: set the number of folds, too"
+        )
+        raise InputError(f"dataset.fold is {dataset.fold}; {folds}")
 
 
 def _check_references(config: ml_collections.ConfigDict) -> None:

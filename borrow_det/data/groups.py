@@ -1,7 +1,6 @@
 """Groups of images, such as the frames of one video or the images of one camera."""
 
 import json
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -85,8 +84,12 @@ def group_keys(split: sources.Split, field: str) -> list[Hashable]:
         the name of an image.
     """
     images = split.descriptions
-    if "(" in field:
-        return _keys_of_names(split, [image["file_name"] for image in images], field)
+    if folder_splits.is_expression(field):
+        names = [image["file_name"] for image in images]
+        try:
+            return list(folder_splits.keys_of_names(names, field, "references.field"))
+        except InputError as error:
+            raise InputError(f"{_name(split)}: {error}") from error
     if not field:
         # Two groups or more, if possible: others may be of one camera.
         field = folder_splits.group_field(images, "") or folder_splits.group_field(
@@ -102,9 +105,7 @@ def group_keys(split: sources.Split, field: str) -> list[Hashable]:
 
 def make_groups(keys: Sequence[Hashable]) -> Groups:
     """Returns the groups of images with equal keys, in the order of their first."""
-    members: dict[Hashable, list[int]] = {}
-    for index, key in enumerate(keys):
-        members.setdefault(key, []).append(index)
+    members = folder_splits.members(keys)
     number = {key: i for i, key in enumerate(members)}
     return Groups(
         tuple(np.array(indices) for indices in members.values()),
@@ -153,49 +154,13 @@ def _keys_of_field(
             f"{_name(split)}: no image has the field {field!r}; {there}: {_ADVICE}"
         )
     if lacking:
+        some = folder_splits.some_of(lacking, images)
         raise InputError(
-            f"{_name(split)}: {_some(lacking, images)} without the field {field!r}, "
-            f"such as {lacking[0]['file_name']}: complete the annotations, or {_ADVICE}"
+            f"{_name(split)}: {some} without the field {field!r}, such as "
+            f"{lacking[0]['file_name']}: complete the annotations, or {_ADVICE}"
         )
     return [json.dumps(image["fields"][field]) for image in images]
 
 
-def _keys_of_names(
-    split: sources.Split, names: Sequence[str], expression: str
-) -> list[Hashable]:
-    """Returns the text that the group of a regular expression matches in names."""
-    shown = f"references.field {expression!r}"
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise InputError(
-            f"{shown} is not a regular expression ({error}): correct it"
-        ) from error
-    if not pattern.groups:
-        raise InputError(
-            f"{shown} has no group: enclose in parentheses what is equal in the names "
-            "of the images of a group"
-        )
-    found = [match[1] if (match := pattern.search(name)) else None for name in names]
-    lacking = [name for name, key in zip(names, found, strict=True) if key is None]
-    if len(lacking) == len(names):
-        raise InputError(
-            f"{_name(split)}: {shown} matches no file name, such as {names[0]}: "
-            "correct it"
-        )
-    if lacking:
-        raise InputError(
-            f"{_name(split)}: {_some(lacking, names)} with a file name that {shown} "
-            f"does not match, such as {lacking[0]}: correct it"
-        )
-    return list(found)
-
-
 def _name(split: sources.Split) -> str:
     return f"{split.dataset} {split.name}"
-
-
-def _some(part: Sequence, total: Sequence) -> str:
-    """Returns "there are 3 of 12 images"."""
-    verb = "is" if len(part) == 1 else "are"
-    return f"there {verb} {len(part):,} of {len(total):,} images"

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -52,6 +52,7 @@ class Split:
         images, but no positions of objects.
       counterfactual_of: name of the split, sliced alike, whose scenes this split shows
         with a change and with the same ids; "" without one.
+      folds: with dataset.folds, the folds and their images, for folds.json.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class Split:
     notices: tuple[str, ...] = ()
     whole_images: bool = False
     counterfactual_of: str = ""
+    folds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -198,9 +200,16 @@ def load_splits(
             notices=opened.notices,
             whole_images=opened.whole_images,
             counterfactual_of=opened.counterfactual_of(name),
+            folds=opened.folds,
         )
         for name, parts in zip(names, slices, strict=True)
     ]
+
+
+def joined(splits: Sequence[Split]) -> Split:
+    """Returns splits of one dataset, with the same classes, as one split."""
+    records = _Ranges.of_all([split.records for split in splits])
+    return dataclasses.replace(splits[0], records=records)
 
 
 # Every dataset that has a name; each opener gets config.dataset and split names.

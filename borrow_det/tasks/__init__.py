@@ -52,4 +52,5 @@ def open_data(
     evaluators = [kind(split, config) for split in others]
     for evaluator in evaluators:
         notices += evaluator.notices()
-    return Data(train, evaluators, boxes, (*train.notices, *notices))
+    notices = [*train.notices, *notices]
+    return Data(train, evaluators, boxes, tuple(notices), train.folds)

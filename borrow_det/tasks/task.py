@@ -6,6 +6,7 @@ predictions into results, metrics and pictures. A new task is a class of each, a
 line in `TASKS` and `EVALUATORS` of tasks/__init__.py.
 """
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -198,12 +199,14 @@ class Data(NamedTuple):
       evaluators: one for each of dataset.eval_splits.
       boxes: counts of changed boxes by split, for dataset.json.
       notices: lines for the start of the run.
+      folds: with dataset.folds, the folds and their images; {} without.
     """
 
     train: Any
     evaluators: list[Evaluator]
     boxes: dict[str, dict[str, int]]
     notices: tuple[str, ...] = ()
+    folds: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def init_variables(

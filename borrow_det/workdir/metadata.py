@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from borrow_det.io import json_files, paths
 FIXED = (
     *("task", "seed", "input_size", "model", "borrow", "anchors"),
     *("optimizer.name", "ema_decay", "evaluation.area_pixels"),
+    *("dataset.folds", "dataset.fold"),
 )
 # Fields that are younger than some runs, and the values that describe those runs.
 _LATER = {
@@ -38,6 +40,8 @@ _LATER = {
     "dataset.held_out": 0.2,
     "dataset.group": "",
     "dataset.instance": "other",
+    "dataset.folds": 0,
+    "dataset.fold": 0,
     "report.page_images": 48,
     "report.loggers": (),
     "checkpoint_best": "",
@@ -82,18 +86,21 @@ def prepare(
     config: ml_collections.ConfigDict,
     classes: Classes,
     boxes: Mapping[str, Mapping[str, int]],
+    folds: Mapping[str, Any] = types.MappingProxyType({}),
     write: bool = True,
 ) -> paths.Path:
     """Creates a work directory, or checks that this run may resume in it.
 
-    Writes `dataset.json` (the classes and `boxes`), `environment.json` (of this start
-    and the `earlier` ones) and `config.json`.
+    Writes `dataset.json` (the classes and `boxes`), `folds.json` (the `folds`, if
+    there is one), `environment.json` (of this start and the `earlier` ones) and
+    `config.json`.
 
     Args:
       workdir: the work directory.
       config: the run's configuration.
       classes: the classes of its dataset.
       boxes: counts of the boxes that were clipped, dropped or cut, by split.
+      folds: with dataset.folds, the folds and their images; {} without.
       write: whether to write; one process of a run does, the others only check.
 
     Returns:
@@ -118,6 +125,8 @@ def prepare(
         paths.make_folder(workdir)
         dataset = {**classes._asdict(), "boxes": boxes}
         write_json(workdir / "dataset.json", dataset)
+        if folds:
+            write_json(workdir / "folds.json", folds)
         here = {**environment(config.seed), "earlier": starts(workdir)}
         write_json(workdir / "environment.json", here)
         write_json(workdir / "config.json", config.to_dict())

@@ -27,6 +27,10 @@ from borrow_det.errors import InputError
         ("dataset.max_boxes", -1),
         ("dataset.max_pixels", -1),
         ("dataset.held_out", 1.0),
+        ("dataset.folds", 1),
+        ("dataset.folds", -2),
+        ("dataset.fold", 1),
+        ("dataset.fold", -1),
         ("dataset.eval_splits", ()),
         ("evaluation.area_pixels", "pixels"),
         ("model.width", 0.0),
@@ -142,3 +146,24 @@ def test_references_tiles_and_copies_where_nothing_uses_them_are_refused(
     config.update_from_flattened_dict(fields)
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         validate.check(config, ["detection", "classification"], 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "folds", "fold", "message"),
+    [
+        ("voc", 5, 0, "dataset.folds is 5, and dataset.name is voc: folds are for dat"),
+        ("folder", 5, 5, "dataset.fold is 5; the 5 folds are 0 to 4"),
+        ("folder", 5, -1, "dataset.fold is -1; the 5 folds are 0 to 4"),
+        ("folder", 0, 2, "dataset.fold is 2; dataset.folds is 0: set the number of "),
+        ("folder", 5, 4, ""),
+        ("coco_folder", 2, 0, ""),
+    ],
+)
+def test_folds_are_those_of_a_folder_and_counted_from_0(name, folds, fold, message):
+    config = base.get_config()
+    config.dataset.update({"name": name, "folds": folds, "fold": fold})
+    if not message:
+        validate.check(config, ["detection"], 2)
+        return
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        validate.check(config, ["detection"], 2)

@@ -27,8 +27,18 @@ def test_config_and_classes_are_read_as_written(folder):
     assert config.anchors.aspect_ratios[3] == (1.0, 3.0**0.5, 3.0**-0.5)
     assert metadata.load_classes(folder) == CLASSES
     assert json.loads((folder / "dataset.json").read_text())["boxes"] == BOXES
+    assert not (folder / "folds.json").exists()
     with pytest.raises(AttributeError):
         config.model.widht = 1.0
+
+
+def test_the_folds_and_their_images_are_on_record(tmp_path):
+    folds = {"folds": 2, "fold": 1, "group": "", "images": [{"train": ["a.jpg"]}, {}]}
+    config = base.get_config()
+    metadata.prepare(tmp_path / "other", config, CLASSES, BOXES, folds, write=False)
+    assert not (tmp_path / "other").exists()
+    folder = metadata.prepare(tmp_path / "W", config, CLASSES, BOXES, folds)
+    assert json.loads((folder / "folds.json").read_text()) == folds
 
 
 def test_environment_describes_how_to_reproduce_a_run(folder):
@@ -68,6 +78,8 @@ def test_fields_outside_the_architecture_may_change(folder):
         ("seed", 1),
         ("ema_decay", 0.5),
         ("optimizer.name", "adamw"),
+        ("dataset.folds", 5),
+        ("dataset.fold", 2),
     ],
 )
 def test_another_architecture_is_refused_by_its_field(folder, field, value):

@@ -28,7 +28,7 @@ def old_workdir(tiny_run, tmp_path):
         del fields["augment"][younger]
     for younger in ("tiles", "tile_overlap"):
         del fields["evaluation"][younger]
-    for younger in ("bad_images", "max_pixels", "held_out", "group"):
+    for younger in ("bad_images", "max_pixels", "held_out", "group", "folds", "fold"):
         del fields["dataset"][younger]
     (folder / "config.json").write_text(json.dumps(fields))
     return folder

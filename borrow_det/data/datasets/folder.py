@@ -1,5 +1,6 @@
 """Datasets of a user: folders of images with annotations in any known format."""
 
+import collections
 import contextlib
 import pathlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from borrow_det.data.datasets import (
     folder_copy,
     folder_layout,
     folder_splits,
+    folds,
     formats,
     records,
     split_files,
@@ -19,6 +21,7 @@ from borrow_det.data.datasets.folder_content import Source
 from borrow_det.data.datasets.folder_copy import Copy
 from borrow_det.data.datasets.folder_records import FolderRecords
 from borrow_det.data.datasets.folder_splits import Part
+from borrow_det.data.datasets.folds import Division
 from borrow_det.data.datasets.opened import OpenedSet
 from borrow_det.data.datasets.split_files import SplitFiles
 from borrow_det.errors import InputError, check_choice
@@ -42,10 +45,10 @@ def open_set(
 
     Args:
       dataset_config: config.dataset; path, data_dir, train_split, eval_splits,
-        held_out, group, max_pixels and the policies are used.
+        held_out, folds, fold, group, max_pixels and the policies are used.
       split_names: names of complete splits. `val`, `valid`, `validation` and `dev`
         are names of the same split; without it, images are held out of the training
-        split.
+        split. With folds, it is the fold that is evaluated.
       refuse: whether problems that the policies do not allow are an error. Otherwise
         wrong records and bad images are left out, and bad boxes are clipped.
 
@@ -60,40 +63,52 @@ def open_set(
     files = kind.splits(path)
     shown = f"{path} (read as {kind.name})"
     parts = _choose(dataset_config, split_names, files, shown)
+    needed = dict.fromkeys(part.split for members in parts.values() for part in members)
     copies = _open_copies(
-        kind, {part.split: files[part.split] for part in parts.values()}, dataset_config
+        kind, {split: files[split] for split in needed}, dataset_config
     )
     categories = merge_categories(
         {split: copy.categories for split, copy in copies.items()}
     )
     if refuse:
         _refuse(copies, dataset_config, path)
+    division = folds.divide(copies, parts, dataset_config, path)
+    # Images of two splits may have one id; the name of the split tells them apart.
+    unique = division is None or not division.ids_repeat
+    numbered = not (unique and all(_are_numbers(copy) for copy in copies.values()))
     policy = dataset_config.bad_boxes
     if policy == "error":  # Copies without bad boxes, unless the caller wants them.
         policy = "clip"
     label_of = {id_key(category.id): i for i, category in enumerate(categories)}
-    numbered = not all(_are_numbers(copy) for copy in copies.values())
-    opened, notices = {}, [kind.describe(path)]
-    for name, part in parts.items():
+    notices = [kind.describe(path), *([division.notice(path)] if division else [])]
+    opened: dict[str, list[FolderRecords]] = {name: [] for name in parts}
+    for name, part in ((n, part) for n, members in parts.items() for part in members):
         copy = copies[part.split]
-        indices, notice = _select(copy, part, dataset_config, name, path)
+        indices, notice = _select(copy, part, division, dataset_config, name, path)
         notices += [line for line in notice if line not in notices]
         labels = [label_of[id_key(category.id)] for category in copy.categories]
-        opened[name] = FolderRecords(
-            copy, policy, np.array(labels, np.int32), indices, numbered
+        prefix = "" if unique or part.held_out is None else f"{part.split}/"
+        opened[name].append(
+            FolderRecords(
+                copy, policy, np.array(labels, np.int32), indices, numbered, prefix
+            )
         )
-    counts = {name: _counts(opened[name], part) for name, part in parts.items()}
+    counts = {name: _counts(opened[name], parts[name]) for name in parts}
     notices += _count_notices(copies, parts, counts, dataset_config)
     return OpenedSet(
-        splits={name: [split] for name, split in opened.items()},
+        splits=opened,
         class_names=tuple(category.name for category in categories),
         category_ids=tuple(category.id for category in categories),
         convert=records.convert_folder,
         counts=counts,
         problems={
-            name: tuple(_problems(copies[part.split])) for name, part in parts.items()
+            name: tuple(
+                p for part in parts[name] for p in _problems(copies[part.split])
+            )
+            for name in parts
         },
         notices=tuple(notices),
+        folds=division.to_json() if division else {},
     )
 
 
@@ -121,16 +136,20 @@ def _choose(
     asked: Collection[str],
     files: Mapping[str, SplitFiles],
     dataset: str,
-) -> dict[str, Part]:
+) -> dict[str, tuple[Part, ...]]:
     train = _complete_names([dataset_config.train_split])
-    return folder_splits.choose(
+    evaluated = _complete_names(dataset_config.eval_splits)
+    if dataset_config.folds:
+        return folds.choose(asked, list(files), train, evaluated, dataset)
+    parts = folder_splits.choose(
         asked,
         list(files),
-        in_config=[*train, *_complete_names(dataset_config.eval_splits)],
+        in_config=[*train, *evaluated],
         train=train[0] if train else "",
         held_out=dataset_config.held_out,
         dataset=dataset,
     )
+    return {name: (part,) for name, part in parts.items()}
 
 
 def _complete_names(names: Iterable[str]) -> list[str]:
@@ -294,11 +313,14 @@ def _are_numbers(copy: Copy) -> bool:
 def _select(
     copy: Copy,
     part: Part,
+    division: Division | None,
     dataset_config: ml_collections.ConfigDict,
     name: str,
     path: pathlib.Path,
 ) -> tuple[np.ndarray, list[str]]:
-    """Returns the indices of an asked split's images, and notices."""
+    """Returns the indices of the images of a part of an asked split, and notices."""
+    if division and part.held_out is not None:
+        return division.indices(part), []
     if part.held_out is None:
         renamed = [f"{name} is the split {part.split} of {path}"]
         return np.arange(len(copy)), renamed if name != part.split else []
@@ -318,18 +340,20 @@ def _select(
     return np.flatnonzero(mask if part.held_out else ~mask), [notice]
 
 
-def _counts(split: FolderRecords, part: Part) -> dict[str, int]:
+def _counts(members: Sequence[FolderRecords], parts: Sequence[Part]) -> dict[str, int]:
     """Returns the counts of a split for dataset.json."""
-    counts = split.counts()
-    skipped = len(split.copy.problems("images"))
-    if skipped and not part.held_out:
-        counts["skipped_images"] = skipped
-    return counts
+    counts: collections.Counter[str] = collections.Counter()
+    for split, part in zip(members, parts, strict=True):
+        counts.update(split.counts())
+        skipped = len(split.copy.problems("images"))
+        if skipped and not part.held_out:
+            counts["skipped_images"] += skipped
+    return dict(counts)
 
 
 def _count_notices(
     copies: Mapping[str, Copy],
-    parts: Mapping[str, Part],
+    parts: Collection[str],
     counts: Mapping[str, Mapping[str, int]],
     dataset_config: ml_collections.ConfigDict,
 ) -> list[str]:

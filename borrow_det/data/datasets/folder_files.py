@@ -15,7 +15,7 @@ from borrow_det.io import file_names
 _ORIENTATION = 0x0112  # EXIF tag.
 _ROTATED = (5, 6, 7, 8)  # Values of the tag that swap width and height.
 # Folders of annotations of all splits, or of the only split.
-_PLAIN = (
+PLAIN = (
     *("ann", "annotations", "json", "jsons", "label", "labels", "xml", "xmls"),
     *("img", "images", "jpegimages"),
 )
@@ -44,7 +44,7 @@ def annotation_folders(
     for place in [folder, *folders(folder)]:
         for inner in [place, *(folders(place) if place != folder else [])]:
             parts = inner.relative_to(folder).parts
-            names = [part for part in parts if part.lower() not in _PLAIN]
+            names = [part for part in parts if part.lower() not in PLAIN]
             if len(names) < 2 and any(map(is_ours, _first(inner, suffix))):
                 found.append((names[0] if names else "train", inner))
     return sorted(found)
@@ -70,7 +70,7 @@ def divided_by_images(
     """
     undivided = [(name, [place]) for name, place in found]
     if len(found) != 1 or any(
-        part.lower() not in _PLAIN for part in found[0][1].relative_to(folder).parts
+        part.lower() not in PLAIN for part in found[0][1].relative_to(folder).parts
     ):
         return undivided
     ((_, place),) = found

@@ -21,6 +21,8 @@ class FolderRecords:
       indices: indices of the images in the copy.
       numbered: whether image ids of batches are positions, because ids in the files
         are not 64-bit integers.
+      id_prefix: text before the ids in the files, which makes them texts; "": as they
+        are.
       with_images: whether records have their images.
     """
 
@@ -29,6 +31,7 @@ class FolderRecords:
     labels: np.ndarray
     indices: np.ndarray
     numbered: bool
+    id_prefix: str = ""
     with_images: bool = True
 
     def __len__(self) -> int:
@@ -43,8 +46,10 @@ class FolderRecords:
         chosen = {
             name: values[keep] for name, values in arrays.items() if name != "starts"
         }
+        prefixed = {"id": f"{self.id_prefix}{image['id']}"} if self.id_prefix else {}
         return {
             **image,
+            **prefixed,
             **chosen,
             "image": self.copy.encoded(position) if self.with_images else b"",
             "labels": self.labels[chosen["category"]],

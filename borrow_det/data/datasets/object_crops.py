@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -55,6 +56,11 @@ class ObjectCrops:
     def notices(self) -> tuple[str, ...]:
         """Lines about the dataset for a run's start."""
         return self.split.notices
+
+    @property
+    def folds(self) -> Mapping[str, Any]:
+        """Folds of the dataset's images; see `Split`."""
+        return self.split.folds
 
     @property
     def reference_lines(self) -> Mapping[str, float]:

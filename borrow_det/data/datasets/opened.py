@@ -41,6 +41,7 @@ class OpenedSet:
       whole_images: every record has one box, the entire image.
       counterfactual_of: function from the name of a split to that of the split whose
         scenes it shows with a change; "" without one.
+      folds: with dataset.folds, the folds and their images (folds.py); {} without.
     """
 
     splits: Mapping[str, Sequence[Records]]
@@ -55,6 +56,7 @@ class OpenedSet:
     notices: tuple[str, ...] = ()
     whole_images: bool = False
     counterfactual_of: Callable[[str], str] = lambda split: ""
+    folds: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def check_split_names(

@@ -1,6 +1,5 @@
 """The inspection of a dataset: its report, and everything that pictures need."""
 
-import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -152,7 +151,7 @@ def _groups(
     )
     if not field:
         return [None] * len(images), None
-    return [json.dumps(image.fields[field]) for image in images], field
+    return list(folder_splits.group_keys(described, field)), field
 
 
 def _training_split(

@@ -114,6 +114,21 @@ def test_whole_groups_are_held_out_whatever_the_order():
     np.testing.assert_array_equal(turned[::-1], mask)
 
 
+def test_groups_by_a_regular_expression_are_held_out_as_those_of_a_field():
+    some = images(video_id=[f"{i // 5}" for i in range(100)])
+    for image in some:
+        image["file_name"] = f"{image['fields']['video_id']}_{image['file_name']}"
+    assert folder_splits.group_field(some, r"^(\d+)_") == r"^(\d+)_"
+    np.testing.assert_array_equal(
+        folder_splits.hold_out(some, 0.2, r"^(\d+)_"),
+        folder_splits.hold_out(some, 0.2, "video_id"),
+    )
+    with pytest.raises(
+        InputError, match=r"dataset\.group '\(x\)' matches no file name"
+    ):
+        folder_splits.hold_out(some, 0.2, "(x)")
+
+
 def test_the_smallest_group_is_held_out_if_all_are_larger_than_the_share():
     some = images(video_id=[1] * 4 + [2] * 3 + [3] * 5)
     mask = folder_splits.hold_out(some, 0.1, "video_id")
