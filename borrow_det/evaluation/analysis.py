@@ -23,10 +23,10 @@ from borrow_det.evaluation.curves import BEST_F1, Curve, curve, operating_point
 from borrow_det.evaluation.errors import IOU
 from borrow_det.evaluation.pairing import (
     SIZES,
+    Pairing,
     Pairs,
     counted_objects,
     label_numbers,
-    pair,
 )
 
 ALL = "all"
@@ -50,8 +50,11 @@ def analyze(
       max_detections: number of detections of an image and class that count.
     """
     names = [category["name"] for category in truth["categories"]]
+    pairing = Pairing(truth, detections, max_detections, IOU)
     pairs = {
-        size: pair(truth, detections, IOU, max_detections, area_range)
+        size: pairing.pair(
+            IOU, counted_objects(truth["annotations"], area_range), area_range
+        )
         for size, area_range in SIZES.items()
     }
     curves = {

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from borrow_det.evaluation import average_precision
+from borrow_det.evaluation.coco_values import Id
 
 MIN_IOU = 0.5
 
@@ -85,31 +86,43 @@ def metrics(
     Returns:
       Metrics by name, nan without such an object; {} without splits.
     """
+    found = outcomes(splits, compared)
+    return {
+        name: sum(flag for _, flag in flags) / len(flags) if flags else math.nan
+        for name, flags in found.items()
+    }
+
+
+def outcomes(
+    splits: Mapping[str, Answers], compared: Iterable[tuple[str, str]]
+) -> dict[str, list[tuple[Id, bool]]]:
+    """Returns (image id, outcome) of the objects that a metric counts, by `SPLIT/NAME`.
+
+    A metric is the share of true outcomes. Args: see `metrics`.
+    """
     figures = {}
     for split, found in splits.items():
-        figures[f"{split}/small_accuracy"] = _share(
-            a.found == a.truth for a in found.values()
-        )
-        figures[f"{split}/small_recall"] = _share(
-            a.found is not None for a in found.values()
-        )
+        figures[f"{split}/small_accuracy"] = [
+            (key[0], a.found == a.truth) for key, a in found.items()
+        ]
+        figures[f"{split}/small_recall"] = [
+            (key[0], a.found is not None) for key, a in found.items()
+        ]
     for factual, split in compared:
         pairs = [
-            (a, b)
+            (key[0], a, b)
             for key, a in splits[factual].items()
             if (b := splits[split].get(key))
         ]
-        figures[f"{split}/unchanged"] = _share(
-            a.found == b.found for a, b in pairs if None not in (a.found, b.found)
-        )
-        changed = [(a, b) for a, b in pairs if a.truth != b.truth]
+        figures[f"{split}/unchanged"] = [
+            (image, a.found == b.found)
+            for image, a, b in pairs
+            if None not in (a.found, b.found)
+        ]
+        changed = [(image, a, b) for image, a, b in pairs if a.truth != b.truth]
         if changed:
-            figures[f"{split}/consistency"] = _share(
-                a.found == a.truth and b.found == b.truth for a, b in changed
-            )
+            figures[f"{split}/consistency"] = [
+                (image, a.found == a.truth and b.found == b.truth)
+                for image, a, b in changed
+            ]
     return figures
-
-
-def _share(values: Iterable[bool]) -> float:
-    values = list(values)
-    return sum(values) / len(values) if values else math.nan

@@ -54,18 +54,14 @@ def lender_metrics(
     Returns:
       The figures of each group and its number of objects (see the module docstring).
     """
-    small, has_lender = small_objects(ground_truth["annotations"], scale)
-    groups = {"with_lender": has_lender, "without_lender": ~has_lender}
-    return small_metrics(
-        ground_truth, detections, metrics, small, groups, max_detections
-    )
+    groups = with_and_without(ground_truth, scale)
+    return small_metrics(ground_truth, detections, metrics, groups, max_detections)
 
 
 def small_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, float],
-    small: np.ndarray,
     groups: Mapping[str, np.ndarray],
     max_detections: int,
 ) -> dict[str, float]:
@@ -76,17 +72,17 @@ def small_metrics(
       detections: COCO results list.
       metrics: `coco_metrics` of these. If all small objects are in one group, its
         figures are taken from here.
-      small: bool [N], the annotations that are small objects.
-      groups: bool [N] by name; other objects than small ones are left out.
+      groups: bool [N] by name, the annotations of each group; each small object is in
+        one of them.
       max_detections: see `coco_metrics`.
 
     Returns:
       `AP_small_GROUP`, `AP50_small_GROUP`, `AR_small_GROUP`, `objects_small_GROUP`.
     """
     figures = {}
-    for group, members in groups.items():
-        counts = small & members
-        if counts.sum() == small.sum():
+    total = sum(int(counts.sum()) for counts in groups.values())
+    for group, counts in groups.items():
+        if counts.sum() == total:
             values = tuple(metrics[f"{name}_small"] for name in _GROUP_METRICS)
         else:
             values = average_precision.subset_metrics(
@@ -142,13 +138,37 @@ def group_lender_metrics(
     Returns:
       The figures of each of the two sets of objects and its number of objects.
     """
+    groups = with_and_without(ground_truth, scale, keys)
+    return small_metrics(ground_truth, detections, metrics, groups, max_detections)
+
+
+def with_and_without(
+    ground_truth: Mapping[str, Any],
+    scale: float,
+    keys: Sequence[Hashable] | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns the small objects with and without a lender.
+
+    Args:
+      ground_truth: COCO dictionary (see average_precision.py).
+      scale: least ratio of a lender's side to the small object's side.
+      keys: a key for each of the images, equal for those in which lenders count; None:
+        only lenders in the image of an object count.
+
+    Returns:
+      bool [N], the annotations of each set, by `with_lender` and `without_lender`, with
+      the suffix `_in_group` if there are keys.
+    """
     annotations = ground_truth["annotations"]
-    small, _ = small_objects(annotations, scale)
-    lent = has_lender(annotations, ground_truth["images"], keys, scale)
-    groups = {"with_lender_in_group": lent, "without_lender_in_group": ~lent}
-    return small_metrics(
-        ground_truth, detections, metrics, small, groups, max_detections
-    )
+    small, lent = small_objects(annotations, scale)
+    suffix = ""
+    if keys is not None:
+        lent = has_lender(annotations, ground_truth["images"], keys, scale)
+        suffix = "_in_group"
+    return {
+        f"with_lender{suffix}": small & lent,
+        f"without_lender{suffix}": small & ~lent,
+    }
 
 
 def has_lender(

@@ -16,7 +16,7 @@ from borrow_det.evaluation import average_precision
 SIZES = {"all": average_precision.ALL_AREAS, **average_precision.AREA_RANGES}
 
 # The recalls of COCO's interpolated precision.
-_RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = np.linspace(0.0, 1.0, 101)
 
 
 class Pairs(NamedTuple):
@@ -88,37 +88,97 @@ def pair(
     Returns:
       The pairs, equal to those behind `average_precision.coco_metrics`.
     """
-    annotations = truth["annotations"]
-    group = _group_numbers(truth, detections)
-    object_group = _group_numbers(truth, annotations)
-    order, counted = _counted(truth, detections, group, max_detections)
-    counts = counted_objects(annotations, area_range)
-    taken_by = np.full(len(annotations), -1)
-    takes = np.full(len(detections), -1)
-    overlap = np.zeros(len(detections))
-    objects = grouped_by(object_group, np.arange(len(annotations)))
-    with_objects = order[np.isin(group[order], object_group)]
-    for key, found in grouped_by(group, with_objects).items():
-        # COCO compares ignored objects last.
-        members = objects[key][np.argsort(~counts[objects[key]], kind="stable")]
-        _take(
-            [annotations[g] for g in members],
-            [detections[d] for d in found],
-            (members, found),
-            counts,
-            iou,
-            (takes, taken_by, overlap),
+    counts = counted_objects(truth["annotations"], area_range)
+    return Pairing(truth, detections, max_detections, iou).pair(iou, counts, area_range)
+
+
+class Pairing:
+    """Pairs the same detections and objects by several IoUs and sets of objects."""
+
+    def __init__(
+        self,
+        truth: Mapping[str, Any],
+        detections: Sequence[Mapping[str, Any]],
+        max_detections: int = 100,
+        least_iou: float = 0.5,
+    ):
+        """Finds the objects that each detection may take.
+
+        Args:
+          truth: COCO dictionary (see average_precision.py).
+          detections: COCO results list.
+          max_detections: number of detections of an image and class that count.
+          least_iou: the lowest IoU of `pair`.
+        """
+        annotations = truth["annotations"]
+        group = _group_numbers(truth, detections)
+        self._order, self._counted = _counted(truth, detections, group, max_detections)
+        self._areas = box_areas(detections)
+        self._crowd = [bool(a.get("iscrowd", 0)) for a in annotations]
+        # (detection, [(object, IoU), ...]), by falling score within image and class.
+        self._candidates: list[tuple[int, list[tuple[int, float]]]] = []
+        object_group = _group_numbers(truth, annotations)
+        objects = grouped_by(object_group, np.arange(len(annotations)))
+        with_objects = self._order[np.isin(group[self._order], object_group)]
+        for key, found in grouped_by(group, with_objects).items():
+            members = objects[key]
+            values = overlaps(
+                [detections[d] for d in found], [annotations[g] for g in members]
+            )
+            near = values >= _allowing(least_iou)
+            for row in np.flatnonzero(near.any(axis=1)):
+                columns = np.flatnonzero(near[row])
+                taken = zip(
+                    members[columns].tolist(),
+                    values[row, columns].tolist(),
+                    strict=True,
+                )
+                self._candidates.append((int(found[row]), [*taken]))
+
+    def pair(
+        self, iou: float, counts: np.ndarray, area_range: tuple[float, float]
+    ) -> Pairs:
+        """Pairs detections with objects of their class; see the function `pair`.
+
+        Args:
+          iou: least IoU of a pair.
+          counts: bool [G], the objects to find; the others are ignored.
+          area_range: smallest and largest area, in square pixels, of a detection
+            without an object that is a false positive.
+        """
+        takes = np.full(len(self._areas), -1)
+        overlap = np.zeros(len(self._areas))
+        taken_by = [-1] * len(self._crowd)
+        is_counted, crowd = counts.tolist(), self._crowd
+        least = _allowing(iou)
+        for d, candidates in self._candidates:
+            best, most = -1, least
+            for wanted in (True, False):  # An ignored object only without another.
+                for g, value in candidates:
+                    free = taken_by[g] < 0 or crowd[g]
+                    # Of equal IoUs, COCO takes the last.
+                    if is_counted[g] is wanted and value >= most and free:
+                        best, most = g, value
+                if best >= 0:
+                    takes[d], overlap[d] = best, most
+                    if taken_by[best] < 0:
+                        taken_by[best] = d
+                    break
+        ignored = (takes >= 0) & ~counts[takes] if len(counts) else takes >= 0
+        outside = ~within(self._areas, area_range)
+        return Pairs(
+            order=self._order,
+            object=takes,
+            ignored=ignored | ((takes < 0) & outside),
+            counted=self._counted,
+            detection=np.array(taken_by, int),
+            iou=overlap,
         )
-    ignored = (takes >= 0) & ~counts[takes] if len(annotations) else takes >= 0
-    outside = ~within(box_areas(detections), area_range)
-    return Pairs(
-        order=order,
-        object=takes,
-        ignored=ignored | ((takes < 0) & outside),
-        counted=counted,
-        detection=taken_by,
-        iou=overlap,
-    )
+
+
+def _allowing(iou: float) -> float:
+    """Returns a threshold with COCO's allowance for rounding."""
+    return min(iou, 1 - 1e-10)
 
 
 def counted_objects(
@@ -166,7 +226,7 @@ def interpolated_ap(hits: np.ndarray, objects: int) -> float:
     found = np.cumsum(hits)
     precision = found / np.arange(1, len(hits) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    index = np.searchsorted(found / objects, _RECALLS, side="left")
+    index = np.searchsorted(found / objects, RECALLS, side="left")
     return float(np.append(best, 0.0)[index].mean())
 
 
@@ -219,46 +279,6 @@ def _counted(
     counted = np.zeros(len(detections), bool)
     counted[by_group] = (place < max_detections) & (group[by_group] >= 0)
     return order[counted[order]], counted
-
-
-def _take(
-    objects: Sequence[Mapping[str, Any]],
-    found: Sequence[Mapping[str, Any]],
-    indices: tuple[np.ndarray, np.ndarray],
-    counts: np.ndarray,
-    iou: float,
-    into: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
-    """Pairs the detections of one image and class, by falling score.
-
-    Args:
-      objects: the objects, ignored ones last.
-      found: the detections, best first.
-      indices: the indices of `objects` and `found` among all.
-      counts: bool [G], objects that are not ignored.
-      iou: least IoU of a pair.
-      into: receives the object of each detection, the detection of each object and
-        the IoU of each detection.
-    """
-    takes, taken_by, overlap = into
-    values = overlaps(found, objects)
-    least = min(iou, 1 - 1e-10)  # COCO's allowance for rounding.
-    for row in np.flatnonzero((values >= least).any(axis=1)).tolist():
-        best, most = -1, least
-        for column in np.flatnonzero(values[row] >= least).tolist():
-            g = indices[0][column]
-            if taken_by[g] >= 0 and not objects[column].get("iscrowd", 0):
-                continue
-            if best >= 0 and counts[best] and not counts[g]:
-                break
-            # Of equal IoUs, COCO takes the last.
-            if values[row, column] >= most:
-                best, most = g, values[row, column]
-        if best >= 0:
-            d = indices[1][row]
-            takes[d], overlap[d] = best, most
-            if taken_by[best] < 0:
-                taken_by[best] = d
 
 
 def _boxes(records: Sequence[Mapping[str, Any]]) -> np.ndarray:

@@ -105,7 +105,7 @@ class DetectionEvaluator:
         name = self.split.name
         notices = []
         if self.config.references.kind == "group":
-            notices += groups.notices(self.split, self._groups)
+            notices += groups.notices(self.split, self.image_groups)
         if self.config.evaluation.tiles:
             images = self.truth["images"]
             notices += native_scale.notices(name, images, self.config)
@@ -122,20 +122,7 @@ class DetectionEvaluator:
         read_results: Callable[["DetectionEvaluator"], list[dict]],
     ) -> dict[str, float]:
         """Returns the metrics of counterfactual splits; see counterfactual.py."""
-        by_name = {evaluator.split.name: evaluator for evaluator in evaluators}
-        pairs = [
-            (evaluator.split.counterfactual_of, name)
-            for name, evaluator in by_name.items()
-            if evaluator.split.counterfactual_of in by_name
-        ]
-        answers = {
-            name: counterfactual.answers(
-                *sized(evaluator.truth, read_results(evaluator), evaluator.config)
-            )
-            for name, evaluator in by_name.items()
-            if any(name in pair for pair in pairs)
-        }
-        return counterfactual.metrics(answers, pairs)
+        return counterfactual.metrics(*answers(evaluators, read_results))
 
     @staticmethod
     def scene(split: sources.Split, index: int, side: int) -> np.ndarray:
@@ -169,7 +156,7 @@ class DetectionEvaluator:
         return EvalRow(row, area_size(self.config), self._tiles, self._most_views())
 
     @functools.cached_property
-    def _groups(self) -> groups.Groups | None:
+    def image_groups(self) -> groups.Groups | None:
         """The groups of the split's images in which lenders are counted, if any."""
         return groups.scored_groups(self.split, self.config)
 
@@ -218,14 +205,14 @@ class DetectionEvaluator:
         With groups of images, also those of lenders in the group of an image.
         """
         metrics = score(self.truth, results, self.config)
-        if self._groups is None:
+        if self.image_groups is None:
             return metrics
         truth, detections = sized(self.truth, results, self.config)
         return metrics | lenders.group_lender_metrics(
             truth,
             detections,
             metrics,
-            self._groups.group.tolist(),
+            self.image_groups.group.tolist(),
             self.config.evaluation.lender_scale,
             self.config.evaluation.max_detections,
         )
@@ -280,6 +267,27 @@ class DetectionEvaluator:
         found = detection_pictures.Pictures(self.split, truth, detections, limit, score)
         about = f"{self.split.dataset} {self.split.name}, step {step}, {words}"
         return dict(found.draw(chosen, about) for chosen in found.choose(count))
+
+
+def answers(
+    evaluators: Sequence[DetectionEvaluator],
+    read_results: Callable[[DetectionEvaluator], list[dict]],
+) -> tuple[dict[str, counterfactual.Answers], list[tuple[str, str]]]:
+    """Returns the arguments of `counterfactual.metrics`; see `Evaluator.compare`."""
+    by_name = {evaluator.split.name: evaluator for evaluator in evaluators}
+    pairs = [
+        (evaluator.split.counterfactual_of, name)
+        for name, evaluator in by_name.items()
+        if evaluator.split.counterfactual_of in by_name
+    ]
+    found = {
+        name: counterfactual.answers(
+            *sized(evaluator.truth, read_results(evaluator), evaluator.config)
+        )
+        for name, evaluator in by_name.items()
+        if any(name in pair for pair in pairs)
+    }
+    return found, pairs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_costs_of_the_published_vector_equal_those_of_tidecv(coco_vector, monkey
         if found["category_id"] in classes
     ]
     # k / 100 and COCO's linspace differ by rounding at ten of the 101 recalls.
-    monkeypatch.setattr(pairing, "_RECALLS", np.arange(101) / 100)
+    monkeypatch.setattr(pairing, "RECALLS", np.arange(101) / 100)
     found = analyze(ground_truth, detections)
     assert column(found["counts"]) == [74, 1, 0, 1, 0, 106]
     *costs, missed = 100 * np.array(column(found["AP50_cost"]))
