@@ -127,7 +127,7 @@ def evaluate(
     for name, picture in pictures.items():
         file = path.with_suffix("") / paths.fitting_name(name, ".png")
         annotate.write_image(file, picture)
-    _write_metrics(path, metrics)
+    write_metrics(path, metrics)
     return metrics, list(pictures.values())
 
 
@@ -149,16 +149,19 @@ def compare(
         path = metrics_path(workdir, evaluator.split.name, step)
         return json_files.read(results_path(evaluator, path))
 
-    metrics = {}
     compared = type(evaluators[0]).compare(evaluators, read_results)
-    for name, value in compared.items():
-        split, _, figure = name.rpartition("/")
-        metrics[f"{metadata.folder_name(split)}/{figure}"] = value
+    metrics = {comparison_name(name): value for name, value in compared.items()}
     if metrics:
         path = metrics_path(workdir, COMPARISON, step)
         paths.make_folder(path.parent)
-        _write_metrics(path, metrics)
+        write_metrics(path, metrics)
     return metrics
+
+
+def comparison_name(name: str) -> str:
+    """Returns the name of a metric, `SPLIT/NAME`, with that of the split's folder."""
+    split, _, figure = name.rpartition("/")
+    return f"{metadata.folder_name(split)}/{figure}"
 
 
 class Evaluated(NamedTuple):
@@ -241,6 +244,7 @@ def evaluate_run(
     chooses = path is None and not options and split == config.dataset.eval_splits[0]
     if path is not None:
         config.dataset.name, config.dataset.path = "folder", os.fspath(path)
+        config.dataset.folds = config.dataset.fold = 0
         # Its training images are held out only if they are asked for as validation.
         config.dataset.train_split, config.dataset.eval_splits = "train", (split,)
         place = f"{paths.as_path(path).name}_{split}"
@@ -388,6 +392,7 @@ def results_path(evaluator: Evaluator, path: paths.Path) -> paths.Path:
     return path.with_suffix(f".{evaluator.results_name}.json")
 
 
-def _write_metrics(path: paths.Path, metrics: Mapping[str, float]) -> None:
+def write_metrics(path: paths.Path, metrics: Mapping[str, float]) -> None:
+    """Writes the file of an evaluation's metrics; undefined ones are null."""
     finite = {k: v if np.isfinite(v) else None for k, v in metrics.items()}
     metadata.write_json(path, {"step": int(path.stem), **finite})

@@ -7,7 +7,11 @@ A sweep is a Python file whose function `sweep(add)` adds rows. A row is a name 
 fields in which it differs from --config. Fields for all rows are set as for a run:
 --config.num_steps=240. Each row is run with each seed, as a separate process, in
 W/ROW/seed_S. A second start resumes the sweep. --row=NAME, which may be repeated, runs
-only these rows and the baseline (the first row).
+only these rows and the baseline (the first row, or --against=ROW).
+
+--folds=K is for folders of images: K runs, in W/ROW/seed_S/fold_F, each evaluate a part
+of the training and validation images and train on the others, so that every image is
+evaluated once. Their detections are scored together.
 
   --mode=run        runs all unfinished cells, --jobs at once, and reports
   --mode=commands   prints one command per unfinished cell, for a Slurm or TPU array;
@@ -18,8 +22,9 @@ only these rows and the baseline (the first row).
 
 Writes W/ablation.md, .csv, .json and .png. For the finished cells they have the mean
 and standard deviation over seeds, the paired difference to the baseline with its 95 %
-confidence interval, parameters, FLOPs and latency. --mode=costs writes W/cost.md and
-W/cost.json instead. The exit status is 1 if a cell failed.
+confidence intervals over seeds and over images (--bootstrap), the smallest differences
+that these could have found, parameters, FLOPs and latency. --mode=costs writes
+W/cost.md and W/cost.json instead. The exit status is 1 if a cell failed.
 """
 
 import pathlib
@@ -35,6 +40,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from borrow_det.config import command_line, packaged, path_flags, validate
+from borrow_det.data.datasets.folder_splits import VALIDATION
 from borrow_det.errors import InputError, check_choice
 from borrow_det.evaluation import metric_names
 from borrow_det.io import paths
@@ -50,8 +56,11 @@ def main(argv: Sequence[str]) -> int:
     if not options.metrics:
         raise InputError("--metrics is empty: name at least one metric")
     base = command_line.resolved(options["config"])
+    if options.folds:
+        base.dataset.folds, base.dataset.fold = options.folds, 0
     rows = sweeps.load(options.sweep, base)
-    selected = sweeps.select(rows, options.row)
+    settings = _settings(options, rows)
+    selected = sweeps.select(rows, options.row, settings.baseline)
     folder = paths.local_path(options.workdir, "--workdir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,10 +68,11 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"--workdir={folder}: {error.strerror}") from error
     if options.mode == "costs":
         _check(selected)
-        report.write_costs(selected, folder, argv, options.latency_rounds)
+        report.write_costs(selected, folder, argv, settings)
         return 0
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    sweep_cells = cells.make(rows, seeds, folder, _config_arguments(argv, base))
+    arguments = _config_arguments(argv, base)
+    sweep_cells = cells.make(rows, seeds, folder, arguments, options.folds)
     unfinished = []
     if options.mode != "report":
         names = [row.name for row in selected]
@@ -75,14 +85,29 @@ def main(argv: Sequence[str]) -> int:
         return 0
     failed = []
     if unfinished:
+        folds = f", {options.folds} folds" if options.folds else ""
+        total = len(selected) * len(seeds) * (options.folds or 1)
         print(
-            f"{len(selected)} rows, {len(seeds)} seeds: {len(unfinished)} of "
-            f"{len(selected) * len(seeds)} cells to run, {options.jobs} at once"
+            f"{len(selected)} rows, {len(seeds)} seeds{folds}: {len(unfinished)} of "
+            f"{total} cells to run, {options.jobs} at once"
         )
         failed = _run(unfinished, options.jobs, folder)
-    columns = [metric_names.current_name(name) for name in options.metrics]
-    report.write(sweep_cells, folder, argv, options.latency_rounds, columns)
+    report.write(sweep_cells, folder, argv, settings)
     return int(bool(failed))
+
+
+def _settings(
+    options: flags.FlagValues, rows: Sequence[sweeps.SweepRow]
+) -> report.Settings:
+    """Returns the settings of the report."""
+    if options.against:
+        check_choice("--against", options.against, [row.name for row in rows])
+    return report.Settings(
+        baseline=options.against or rows[0].name,
+        columns=[metric_names.current_name(name) for name in options.metrics],
+        latency_rounds=options.latency_rounds,
+        resamples=options.bootstrap,
+    )
 
 
 def _check(rows: Sequence[sweeps.SweepRow]) -> None:
@@ -91,6 +116,7 @@ def _check(rows: Sequence[sweeps.SweepRow]) -> None:
         try:
             check_choice("task", row.config.task, ("detection",))
             validate.check_fields(row.config)
+            _check_evaluated_splits(row.config)
             for field in ("stop_after", "num_epochs"):
                 if row.config[field]:
                     raise InputError(
@@ -102,6 +128,16 @@ def _check(rows: Sequence[sweeps.SweepRow]) -> None:
             jax.eval_shape(task.init, jax.random.key(0))
         except InputError as error:
             raise InputError(f"row {row.name!r}: {error}") from error
+
+
+def _check_evaluated_splits(config: ConfigDict) -> None:
+    """Raises InputError for splits that folds do not evaluate."""
+    splits = config.dataset.eval_splits
+    if config.dataset.folds and not {*splits} <= {*VALIDATION}:
+        raise InputError(
+            f"dataset.eval_splits is {', '.join(splits)}: folds are evaluated as the "
+            "entire validation split and no other; set it to ('val',)"
+        )
 
 
 def _run(
@@ -182,6 +218,13 @@ def _flags() -> flags.FlagValues:
         "first_seed", 0, "The first seed.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_integer(
+        "folds",
+        0,
+        "Number of folds of a folder's training and validation images; 0: no folds.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
         "jobs",
         1,
         "Number of cells that run at once.",
@@ -200,6 +243,19 @@ def _flags() -> flags.FlagValues:
         "latency_rounds",
         50,
         "Number of timings of each row's detection in one image (0: none).",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "against",
+        "",
+        "Row with which the others are compared (default: the first row).",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "bootstrap",
+        1000,
+        "Number of resamples for the intervals over images (0: no such intervals).",
         lower_bound=0,
         flag_values=values,
     )

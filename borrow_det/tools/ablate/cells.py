@@ -1,7 +1,8 @@
-"""Cells of a sweep: one run per row and seed, each in a separate process.
+"""Cells of a sweep: one run per row, seed and fold, each in a separate process.
 
-A cell is a work directory, W/ROW/seed_S. It is finished once its run has written its
-report, the last file of a run. Until then each start of the sweep resumes it.
+A cell is a work directory, W/ROW/seed_S, or W/ROW/seed_S/fold_F with folds. It is
+finished once its run has written its report, the last file of a run. Until then each
+start of the sweep resumes it.
 """
 
 import contextlib
@@ -46,6 +47,7 @@ class Cell(NamedTuple):
       config: resolved config of the run.
       workdir: work directory of the run.
       command: program and arguments that start or resume the run.
+      fold: value of config.dataset.fold; None without folds.
     """
 
     row: SweepRow
@@ -53,6 +55,7 @@ class Cell(NamedTuple):
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
     command: tuple[str, ...]
+    fold: int | None = None
 
     @property
     def log(self) -> pathlib.Path:
@@ -60,7 +63,8 @@ class Cell(NamedTuple):
         return self.workdir.with_name(self.workdir.name + ".log")
 
     def __str__(self) -> str:
-        return f"{self.row.name}, seed {self.seed}"
+        fold = "" if self.fold is None else f", fold {self.fold}"
+        return f"{self.row.name}, seed {self.seed}{fold}"
 
 
 def make(
@@ -68,10 +72,11 @@ def make(
     seeds: Sequence[int],
     folder: pathlib.Path,
     base_flags: Sequence[str],
+    folds: int = 0,
 ) -> list[Cell]:
-    """Returns the cells of all rows and seeds.
+    """Returns the cells of all rows, seeds and folds.
 
-    They are ordered by seed, so that the first results cover all rows.
+    They are ordered by seed and fold, so that the first results cover all rows.
 
     Args:
       rows: rows of the sweep.
@@ -79,24 +84,41 @@ def make(
       folder: folder of the sweep.
       base_flags: `--config=FILE` and the fields given for all rows, as
         `--config.field=value`.
+      folds: number of folds; 0 for none.
     """
-    cells = []
-    for seed in seeds:
-        for row in rows:
-            config = row.config.copy_and_resolve_references()
-            config.seed = seed
-            workdir = folder / row.folder / f"seed_{seed}"
-            flags = {flag.split("=")[0]: flag for flag in base_flags}
-            # Replace the flags for all rows: ml_collections appends to a tuple that is
-            # given twice.
-            for field, value in {**row.overrides, "seed": seed}.items():
-                flags[f"--config.{field}"] = f"--config.{field}={value}"
-            command = (
-                *(sys.executable, "-m", "borrow_det.main"),
-                *(*flags.values(), f"--workdir={workdir}"),
-            )
-            cells.append(Cell(row, seed, config, workdir, command))
-    return cells
+    return [
+        _make_cell(row, seed, folder, base_flags, folds, fold)
+        for seed in seeds
+        for fold in (range(folds) if folds else (None,))
+        for row in rows
+    ]
+
+
+def _make_cell(
+    row: SweepRow,
+    seed: int,
+    folder: pathlib.Path,
+    base_flags: Sequence[str],
+    folds: int,
+    fold: int | None,
+) -> Cell:
+    workdir = folder / row.folder / f"seed_{seed}"
+    own: dict[str, int] = {"seed": seed}
+    if fold is not None:
+        workdir /= f"fold_{fold}"
+        own |= {"dataset.folds": folds, "dataset.fold": fold}
+    config = row.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(own)
+    flags = {flag.split("=")[0]: flag for flag in base_flags}
+    # Replace the flags for all rows: ml_collections appends to a tuple that is given
+    # twice.
+    for field, value in {**row.overrides, **own}.items():
+        flags[f"--config.{field}"] = f"--config.{field}={value}"
+    command = (
+        *(sys.executable, "-m", "borrow_det.main"),
+        *(*flags.values(), f"--workdir={workdir}"),
+    )
+    return Cell(row, seed, config, workdir, command, fold)
 
 
 def partition(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
@@ -114,6 +136,7 @@ def is_finished(cell: Cell) -> bool:
     Raises:
       InputError: the work directory holds a run with another config.
     """
+    _check_layout(cell)
     if (cell.workdir / "config.json").exists():
         _check_same_run(cell)
     step = cell.config.num_steps
@@ -129,6 +152,19 @@ def _split_paths(cell: Cell) -> list[paths.Path]:
         metrics_path(cell.workdir, split, cell.config.num_steps)
         for split in cell.config.dataset.eval_splits
     ]
+
+
+def _check_layout(cell: Cell) -> None:
+    """Checks that a folder has not both a run and the runs of folds."""
+    if cell.fold is None:
+        other, what = cell.workdir / "fold_0", "runs of folds (--folds)"
+    else:
+        other, what = cell.workdir.parent / "config.json", "a run without folds"
+    if other.exists():
+        raise InputError(
+            f"{other.parent} has {what}: choose another --workdir, or remove that "
+            "folder"
+        )
 
 
 def _check_same_run(cell: Cell) -> None:
@@ -225,7 +261,9 @@ def run(cells: Sequence[Cell], jobs: int, folder: pathlib.Path) -> list[Cell]:
 
 
 def _append_time(folder: pathlib.Path, cell: Cell, seconds: float) -> None:
-    record = {"row": cell.row.name, "seed": cell.seed, "seconds": round(seconds, 1)}
+    fold = {} if cell.fold is None else {"fold": cell.fold}
+    record = {"row": cell.row.name, "seed": cell.seed, **fold}
+    record["seconds"] = round(seconds, 1)
     with (folder / TIMES).open("a") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -241,8 +279,9 @@ def times(folder: pathlib.Path, cells: Sequence[Cell]) -> list[float]:
             json.JSONDecodeError
         ):  # A killed tool may have written half a line.
             record = json.loads(line)
-            seconds[record["row"], record["seed"]] = record["seconds"]
-    keys = [(cell.row.name, cell.seed) for cell in cells]
+            key = record["row"], record["seed"], record.get("fold")
+            seconds[key] = record["seconds"]
+    keys = [(cell.row.name, cell.seed, cell.fold) for cell in cells]
     return [seconds[key] for key in keys if key in seconds]
 
 

@@ -22,8 +22,9 @@ def write(
 ) -> None:
     """Draws one metric, with a panel for each split that has it.
 
-    Bars are the 95 % confidence intervals of the paired differences, drawn around the
-    means of the rows. The dashed line is the mean of the baseline, if it has one.
+    Bars are the 95 % confidence intervals of the paired differences over seeds, or over
+    images if there is one seed, drawn around the means of the rows. The dashed line is
+    the mean of the baseline, if it has one.
 
     Args:
       png: file to write.
@@ -75,6 +76,14 @@ def _draw_row(
         axes.axvline(mean, color=_BASELINE, ls="--", lw=1, zorder=0)
         return
     axes.plot([mean], [y], "D", markersize=6, color=_POINTS)
-    if difference["low"] is not None:
-        half = difference["mean"] - difference["low"]
-        axes.errorbar(mean, y, xerr=half, color=_POINTS, capsize=3, lw=1.2)
+    interval = difference
+    if interval["low"] is None:
+        interval = figures["bootstrap"] or interval
+    if difference["mean"] is not None and interval["low"] is not None:
+        ends = (
+            difference["mean"] - interval["low"],
+            interval["high"] - difference["mean"],
+        )
+        # Percentiles of a skewed distribution may exclude the difference itself.
+        widths = [[max(end, 0.0)] for end in ends]
+        axes.errorbar(mean, y, xerr=widths, color=_POINTS, capsize=3, lw=1.2)

@@ -6,43 +6,78 @@ import pathlib
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from borrow_det.distributed.mesh import resolve_layout
 from borrow_det.errors import InputError
 from borrow_det.io import paths
 from borrow_det.tasks.detection import DetectionTask
-from borrow_det.tools.ablate import cells, model_cost, plot, summary, sweeps
+from borrow_det.tools.ablate import (
+    cells,
+    evaluations,
+    model_cost,
+    plot,
+    summary,
+    sweeps,
+)
 from borrow_det.workdir import checkpoints, metadata
+
+
+class Settings(NamedTuple):
+    """Settings of a report.
+
+    Attributes:
+      baseline: name of the row with which the others are compared.
+      columns: metrics of the Markdown table; the first one is drawn.
+      latency_rounds: number of timings of each row; 0 omits the latency.
+      resamples: number of resamples of the images; 0 omits the intervals over images.
+    """
+
+    baseline: str
+    columns: Sequence[str]
+    latency_rounds: int
+    resamples: int
 
 
 def write(
     sweep_cells: Sequence[cells.Cell],
     folder: pathlib.Path,
     argv: Sequence[str],
-    latency_rounds: int,
-    columns: Sequence[str],
+    settings: Settings,
 ) -> None:
     """Writes the results of the finished cells and prints the table.
 
     Args:
-      sweep_cells: all cells of the sweep; the first one's row is the baseline.
+      sweep_cells: all cells of the sweep.
       folder: where the files go.
       argv: the command, which the table quotes.
-      latency_rounds: number of timings of each row; 0 omits the latency.
-      columns: metrics of the Markdown table; the first one is drawn.
+      settings: settings of the report.
 
     Raises:
-      InputError: no cell is finished, the finished cells have none of the columns, or
-        the folder cannot be written.
+      InputError: no cell is finished, or with folds not all of a row and seed; the
+        finished cells have none of the columns; or the folder cannot be written.
     """
-    finished, missing = cells.partition(sweep_cells)
-    if not finished:
-        raise InputError(f"--workdir={folder} holds no finished cell of this sweep")
-    baseline = sweep_cells[0].row.name
-    results = _results(sweep_cells, finished)
-    costs = _costs(finished, baseline, latency_rounds)
-    records = _records(sweep_cells, results, costs, columns)
+    missing = cells.partition(sweep_cells)[1]
+    unfinished = {cell.workdir for cell in missing}
+    complete = {
+        key: members
+        for key, members in evaluations.grouped(sweep_cells).items()
+        if not unfinished & {cell.workdir for cell in members}
+    }
+    if not complete:
+        folds = "" if sweep_cells[0].fold is None else ", with all of its folds"
+        raise InputError(
+            f"--workdir={folder} holds no finished cell of this sweep{folds}"
+        )
+    finished = [cell for members in complete.values() for cell in members]
+    baseline, columns = settings.baseline, settings.columns
+    found, samples = _collect(complete, settings.resamples)
+    names = dict.fromkeys(cell.row.name for cell in sweep_cells)
+    results = {name: found.get(name, {}) for name in names}
+    costs = _costs(finished, baseline, settings.latency_rounds)
+    datasets = {c.row.name: summary.dataset_name(c.config) for c in sweep_cells}
+    records = summary.summarize(results, costs, datasets, baseline, samples)
+    _check_columns(records, columns)
     table = summary.as_markdown(records, columns)
     table += _missing(missing, baseline, not results[baseline])
     table += f"\n{_provenance(finished, folder, argv)}\n"
@@ -58,15 +93,15 @@ def write_costs(
     rows: Sequence[sweeps.SweepRow],
     folder: pathlib.Path,
     argv: Sequence[str],
-    latency_rounds: int,
+    settings: Settings,
 ) -> None:
     """Writes and prints the costs of the rows' detectors, untrained.
 
     Args:
-      rows: the first one is the baseline.
+      rows: the rows, among them the baseline.
       folder: where the files go.
       argv: the command, which the table quotes.
-      latency_rounds: number of timings of each row; 0 omits the latency.
+      settings: settings of the report.
 
     Raises:
       InputError: the dataset cannot be read, or the folder cannot be written.
@@ -76,7 +111,7 @@ def write_costs(
         split = model_cost.first_split(row.config)
         layout = resolve_layout(row.config)
         tasks[row.name] = DetectionTask(layout, len(split.class_names))
-    baseline = rows[0].name
+    baseline, latency_rounds = settings.baseline, settings.latency_rounds
     costs = model_cost.measure(tasks, {}, baseline, latency_rounds)
     records = [
         {
@@ -114,30 +149,27 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
         raise InputError(f"{folder} cannot be written: {error.strerror}") from error
 
 
-def _results(
-    sweep_cells: Sequence[cells.Cell], finished: Sequence[cells.Cell]
-) -> summary.Results:
-    results: dict = {cell.row.name: {} for cell in sweep_cells}
-    for cell in finished:
-        results[cell.row.name][cell.seed] = cells.metrics(cell)
-    return results
+def _collect(
+    groups: evaluations.Groups, resamples: int
+) -> tuple[summary.Results, summary.Samples]:
+    """Returns `evaluations.collect`; errors name the flag that needs no dataset."""
+    try:
+        return evaluations.collect(groups, resamples)
+    except InputError as error:
+        if not resamples:
+            raise
+        raise InputError(
+            f"{error} (--bootstrap=0 omits the intervals over images)"
+        ) from error
 
 
-def _records(
-    sweep_cells: Sequence[cells.Cell],
-    results: summary.Results,
-    costs: Mapping[str, Mapping[str, float]],
-    columns: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Returns the records of the tables; raises InputError if they have no column."""
-    datasets = {c.row.name: summary.dataset_name(c.config) for c in sweep_cells}
-    records = summary.summarize(results, costs, datasets)
+def _check_columns(records: Sequence[Mapping], columns: Sequence[str]) -> None:
+    """Raises InputError if no record has any of the columns."""
     known = dict.fromkeys(name for record in records for name in record["metrics"])
     if not set(columns) & set(known):
         raise InputError(
             f"--metrics={','.join(columns)}: the runs have only {', '.join(known)}"
         )
-    return records
 
 
 def _missing(
@@ -146,6 +178,8 @@ def _missing(
     """Returns notes on cells that the table leaves out."""
     names = "; ".join(map(str, missing))
     text = f"\nUnfinished cells, not included: {names}.\n" if missing else ""
+    if missing and missing[0].fold is not None:
+        text += "\nThe other folds of their seeds are not included, either.\n"
     if without_baseline:
         text += (
             f"\nNo run of the baseline, {baseline}, is finished: no differences are "

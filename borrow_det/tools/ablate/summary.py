@@ -1,9 +1,10 @@
-"""Statistics over the seeds of a sweep's finished cells, and tables of them."""
+"""Statistics over the seeds and images of a sweep's cells, and tables of them."""
 
 import csv
 import io
 import math
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ import ml_collections
 import numpy as np
 from scipy import stats
 
+from borrow_det.evaluation import bootstrap
+from borrow_det.evaluation.bootstrap import CONFIDENCE
 from borrow_det.visualization.tables import markdown_table
 
 # row -> seed -> split -> metric -> value.
 Results = Mapping[str, Mapping[int, Mapping[str, Mapping[str, float]]]]
+# row -> seed -> split -> metrics on resamples of the images.
+Samples = Mapping[str, Mapping[int, Mapping[str, bootstrap.Samples]]]
 
-CONFIDENCE = 0.95
 _CLASS_PREFIXES = ("AP/", "AP50/")  # Metrics of single classes.
 
 
@@ -30,19 +34,23 @@ def summarize(
     results: Results,
     costs: Mapping[str, Mapping[str, float]],
     datasets: Mapping[str, str],
+    baseline: str,
+    samples: Samples = types.MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Returns a record for each split and each row that has a finished cell.
 
     Args:
       results: row -> seed -> split -> metric -> value, for the finished cells. The
-        first row is the baseline; it is present even if it has no finished cell.
+        baseline is present even if it has no finished cell.
       costs: row -> name -> value; these do not depend on the seed.
       datasets: name of the dataset by row.
+      baseline: name of the row with which the others are compared.
+      samples: row -> seed -> split -> metrics on resamples of the images.
 
     Returns:
       Records {name, baseline, dataset, split, seeds, seed_numbers, metrics, cost}.
-      baseline is the name of the first row, seeds the number of seed_numbers, and
-      metrics maps each name to its `statistics`.
+      seeds is the number of seed_numbers, and metrics maps each name to its
+      `statistics`.
     """
     splits = dict.fromkeys(
         split
@@ -50,7 +58,6 @@ def summarize(
         for by_split in by_seed.values()
         for split in by_split
     )
-    baseline = next(iter(results))
     return [
         {
             "name": name,
@@ -63,6 +70,7 @@ def summarize(
                 metric: statistics(
                     _values(by_seed, split, metric),
                     _values(results[baseline], split, metric),
+                    _over_images(samples, name, baseline, split, metric),
                 )
                 for metric in _metric_names(by_seed, split)
             },
@@ -107,8 +115,27 @@ def _values(
     }
 
 
+def _over_images(
+    samples: Samples, row: str, baseline: str, split: str, metric: str
+) -> dict[str, Any] | None:
+    """Returns the interval of the difference over images; see `bootstrap.difference`.
+
+    Within a resample, the difference is the mean over the seeds that both rows have.
+    """
+    own, others = (
+        {seed: of[split] for seed, of in samples.get(name, {}).items() if split in of}
+        for name in (row, baseline)
+    )
+    seeds = sorted({*own} & {*others})
+    return bootstrap.difference(
+        [own[seed] for seed in seeds], [others[seed] for seed in seeds], metric
+    )
+
+
 def statistics(
-    values: Mapping[int, float], baseline: Mapping[int, float]
+    values: Mapping[int, float],
+    baseline: Mapping[int, float],
+    over_images: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Computes statistics over seeds and of the paired difference to the baseline.
 
@@ -116,20 +143,29 @@ def statistics(
       values: the row's values by seed.
       baseline: the baseline's values by seed. The difference uses the seeds that both
         have.
+      over_images: interval of the difference over images; see `bootstrap.difference`.
 
     Returns:
-      {mean, std, values, difference: {mean, low, high, pairs}}. std is the sample
-      standard deviation (n - 1). values are in the order of the seeds. low and high are
-      the ends of Student's 95 % confidence interval for the mean of the paired
-      differences, and pairs is their number. A value is None if there are too few
-      seeds, or if it is undefined (nan) for one of them.
+      {mean, std, values, difference: {mean, low, high, pairs}, bootstrap, mde: {seeds,
+      images}}. std is the sample standard deviation (n - 1). values are in the order of
+      the seeds. low and high are the ends of Student's 95 % confidence interval for the
+      mean of the paired differences, and pairs is their number. bootstrap is
+      `over_images`. mde has the smallest differences that the two intervals could have
+      found (`bootstrap.detectable_effect`). A value is None if there are too few seeds,
+      or if it is undefined (nan) for one of them.
     """
     mean, std, _ = _describe(list(values.values()))
     pairs = [values[seed] - baseline[seed] for seed in values if seed in baseline]
-    difference, _, half_width = _describe(pairs)
+    difference, spread, half_width = _describe(pairs)
     low = high = None
     if difference is not None and half_width is not None:
         low, high = difference - half_width, difference + half_width
+    effects: dict[str, float | None] = {"seeds": None, "images": None}
+    if spread is not None:
+        error = spread / math.sqrt(len(pairs))
+        effects["seeds"] = bootstrap.detectable_effect(error, len(pairs) - 1)
+    if over_images is not None and over_images["std"] is not None:
+        effects["images"] = bootstrap.detectable_effect(over_images["std"])
     return {
         "mean": mean,
         "std": std,
@@ -140,6 +176,8 @@ def statistics(
             "high": high,
             "pairs": len(pairs),
         },
+        "bootstrap": over_images,
+        "mde": effects,
     }
 
 
@@ -180,8 +218,58 @@ def as_markdown(records: Sequence[Mapping], metrics: Sequence[str]) -> str:
         rows = [(r["name"], _row_cells(r, compared)) for r in split_records]
         texts += [f"**{split_records[0]['dataset']}, {split}**"]
         texts += [markdown_table("row", header, rows)]
+        texts += _differences(split_records, shown)
     texts.append(cost_table({r["name"]: r["cost"] for r in records}))
     return "\n\n".join(texts) + "\n"
+
+
+def _differences(records: Sequence[Mapping], metrics: Sequence[str]) -> list[str]:
+    """Returns the table of differences of a split with their intervals, and its key.
+
+    Empty if no difference has an interval.
+    """
+    found = [
+        (record["name"], metric, record["metrics"][metric])
+        for record in records
+        for metric in metrics
+        if record["name"] != record["baseline"] and metric in record["metrics"]
+    ]
+    rows = []
+    for name, metric, figures in found:
+        intervals, mean = _intervals(figures), figures["difference"]["mean"]
+        if mean is not None and any(isinstance(cell, str) for cell in intervals):
+            rows.append((name, [metric, f"{mean:+.3f}", *intervals]))
+    if not rows:
+        return []
+    columns = ["metric", f"vs. {records[0]['baseline']}", "95 % CI, seeds"]
+    columns += ["95 % CI, images", "detectable, seeds", "detectable, images"]
+    drawn: dict[str, int] = {}
+    for *_, figures in found:
+        if over_images := figures["bootstrap"]:
+            unit = f"{over_images['units']:,} {over_images['unit']}s"
+            drawn[unit] = max(over_images["samples"], drawn.get(unit, 0))
+    key = "Detectable: the smallest true difference that such a comparison finds in "
+    key += f"{100 * bootstrap.POWER:.0f} % of the cases."
+    for unit, samples in drawn.items():
+        key += f" Images: paired bootstrap, {samples:,} resamples of {unit}."
+    return [markdown_table("row", columns, rows), key]
+
+
+def _intervals(figures: Mapping) -> list[str | float]:
+    """Returns the cells of a difference's intervals and of what they could find."""
+    of_images = figures["bootstrap"] or {"low": None}
+    effects = (figures["mde"]["seeds"], figures["mde"]["images"])
+    return [
+        *(
+            math.nan if interval["low"] is None else _interval_text(interval)
+            for interval in (figures["difference"], of_images)
+        ),
+        *(math.nan if effect is None else f"{effect:.3f}" for effect in effects),
+    ]
+
+
+def _interval_text(interval: Mapping) -> str:
+    return f"{interval['low']:+.3f} to {interval['high']:+.3f}"
 
 
 def _is_compared(records: Sequence[Mapping], metric: str) -> bool:
@@ -214,7 +302,7 @@ def _difference_cell(record: Mapping, figures: Mapping) -> str | float:
         return math.nan
     text = f"{difference['mean']:+.3f}"
     if difference["low"] is not None:
-        text += f" ({difference['low']:+.3f} to {difference['high']:+.3f})"
+        text += f" ({_interval_text(difference)})"
     if difference["pairs"] < record["seeds"]:
         text += f" over {difference['pairs']} seeds"
     return text
@@ -249,7 +337,11 @@ def as_csv(records: Sequence[Mapping]) -> str:
     fields = ("name", "dataset", "split", "seeds")
     costs = list(dict.fromkeys(name for record in records for name in record["cost"]))
     columns = {"difference": "mean", "low": "low", "high": "high", "pairs": "pairs"}
-    writer.writerow([*fields, "metric", "mean", "std", *columns, *costs])
+    of_images = {"images_low": "low", "images_high": "high", "images_std": "std"}
+    effects = {"mde_seeds": "seeds", "mde_images": "images"}
+    writer.writerow(
+        [*fields, "metric", "mean", "std", *columns, *of_images, *effects, *costs]
+    )
     for record in records:
         for metric, figures in record["metrics"].items():
             difference = figures["difference"]
@@ -260,6 +352,8 @@ def as_csv(records: Sequence[Mapping]) -> str:
                     figures["mean"],
                     figures["std"],
                     *(difference[name] for name in columns.values()),
+                    *((figures["bootstrap"] or {}).get(n) for n in of_images.values()),
+                    *(figures["mde"][name] for name in effects.values()),
                     *(record["cost"].get(name) for name in costs),
                 ]
             )

@@ -23,6 +23,11 @@ from borrow_det.workdir.metadata import folder_name
 # A row's folder cannot have these names: they are empty or taken.
 _NO_FOLDERS = ("", ".", "..", "compiled", "cells.jsonl")
 _LONGEST_NAME = 100
+_SET_BY_FLAGS = {
+    "seed": "--seeds",
+    "dataset.folds": "--folds",
+    "dataset.fold": "--folds",
+}
 
 
 class SweepRow(NamedTuple):
@@ -77,7 +82,9 @@ def load(path: str | os.PathLike, base: ml_collections.ConfigDict) -> list[Sweep
     return rows
 
 
-def select(rows: Sequence[SweepRow], names: Sequence[str]) -> list[SweepRow]:
+def select(
+    rows: Sequence[SweepRow], names: Sequence[str], baseline: str
+) -> list[SweepRow]:
     """Returns the baseline and the named rows, in order; all rows without names.
 
     Raises:
@@ -86,7 +93,7 @@ def select(rows: Sequence[SweepRow], names: Sequence[str]) -> list[SweepRow]:
     known = [row.name for row in rows]
     for name in names:
         check_choice("--row", name, known)
-    return [row for row in rows if not names or row.name in (known[0], *names)]
+    return [row for row in rows if not names or row.name in (baseline, *names)]
 
 
 def _row(
@@ -109,8 +116,11 @@ def _row(
 
 
 def _set(config: ml_collections.ConfigDict, row: str, field: str, value: Any) -> None:
-    if field == "seed":
-        raise InputError(f"row {row!r}: the sweep sets the seed (--seeds), not a row")
+    if field in _SET_BY_FLAGS:
+        raise InputError(
+            f"row {row!r}: {field} is set by the sweep ({_SET_BY_FLAGS[field]}), not "
+            "by a row"
+        )
     *groups, last = field.split(".")
     group: Any = config
     for part in groups:

@@ -53,6 +53,8 @@ def test_undefined_statistics_are_none(values, baseline, mean, std, difference):
     found = summary.statistics(values, baseline)
     shown = [None if math.isnan(value) else value for value in values.values()]
     expected = {"mean": mean, "std": std, "values": shown, "difference": difference}
+    assert found.pop("bootstrap") is None
+    assert found.pop("mde")["images"] is None
     assert found == expected
 
 
@@ -68,7 +70,7 @@ def records():
         "late": {},
     }
     costs = {"ssd": {"flops": 2_000_000}, "full": {"flops": 2_500_000}}
-    return summary.summarize(results, costs, dict.fromkeys(results, "aquarium"))
+    return summary.summarize(results, costs, dict.fromkeys(results, "aquarium"), "ssd")
 
 
 def test_summary_has_a_record_for_each_split_and_finished_row(records):
@@ -88,7 +90,7 @@ def test_summary_has_a_record_for_each_split_and_finished_row(records):
 
 def test_a_merged_record_has_the_metrics_of_all_splits():
     splits = {"val": {"AP": 0.5, "AP/fish": 0.1}, "test": {"AP": 0.25}}
-    records = summary.summarize({"ssd": {7: splits}}, {}, {"ssd": "aquarium"})
+    records = summary.summarize({"ssd": {7: splits}}, {}, {"ssd": "aquarium"}, "ssd")
     (row,) = summary.by_row(records)
     fields = ("name", "dataset", "split", "seeds", "seed_numbers")
     assert [row[field] for field in fields] == ["ssd", "aquarium", "val", 1, [7]]
@@ -136,13 +138,13 @@ def test_an_unfinished_baseline_is_not_replaced_by_another_row(tmp_path):
         "a": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.7}}},
         "b": {0: {"val": {"AP": 0.6}}},
     }
-    records = summary.summarize(results, {}, dict.fromkeys(results, "d"))
+    records = summary.summarize(results, {}, dict.fromkeys(results, "d"), "ssd")
     assert [record["baseline"] for record in records] == ["ssd", "ssd"]
     for record in records:
         assert record["metrics"]["AP"]["difference"] == undefined(0)
     plot.write(tmp_path / "a.png", records, results, "AP")
     results["ssd"] = {1: {"val": {"AP": 0.4}}}
-    records = summary.summarize(results, {}, dict.fromkeys(results, "d"))
+    records = summary.summarize(results, {}, dict.fromkeys(results, "d"), "ssd")
     difference = records[1]["metrics"]["AP"]["difference"]
     assert difference == pytest.approx({**ONE_PAIR, "mean": 0.3})
     assert records[1]["seed_numbers"] == [0, 1]
@@ -152,7 +154,7 @@ def test_an_unfinished_baseline_is_not_replaced_by_another_row(tmp_path):
 
 def test_a_metric_that_a_seed_lacks_is_listed_as_undefined():
     results = {"ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.5, "new": 0.1}}}}
-    (record,) = summary.summarize(results, {}, {"ssd": "d"})
+    (record,) = summary.summarize(results, {}, {"ssd": "d"}, "ssd")
     assert record["metrics"]["new"]["mean"] is None
     assert record["metrics"]["AP"]["mean"] == 0.5
 
@@ -166,7 +168,7 @@ def test_only_the_baseline_has_a_dashed_line_in_plots(monkeypatch, tmp_path):
         "ssd": {0: {"val": {"AP": 0.5}}, 1: {"val": {"AP": 0.6}}},
         "$a_1$ | b": {0: {"val": {"AP": 0.8}}, 1: {"val": {"AP": 0.8}}},
     }
-    records = summary.summarize(results, {}, dict.fromkeys(results, "d"))
+    records = summary.summarize(results, {}, dict.fromkeys(results, "d"), "ssd")
     plot.write(tmp_path / "a.png", records, results, "AP")
     (axes,) = drawn[0].axes
     assert [text.get_text() for text in axes.get_yticklabels()] == list(results)

@@ -56,9 +56,9 @@ def test_rows_differ_from_the_base_only_in_their_overrides(load):
 
 def test_selected_rows_include_the_baseline(load):
     rows = load('[add(name, {}) for name in ("a", "b, c", "d")]')
-    assert sweeps.select(rows, ["d"]) == [rows[0], rows[2]]
-    assert sweeps.select(rows, ["b, c", "a"]) == rows[:2]
-    assert sweeps.select(rows, []) == rows
+    assert sweeps.select(rows, ["d"], "a") == [rows[0], rows[2]]
+    assert sweeps.select(rows, ["b, c", "a"], "a") == rows[:2]
+    assert sweeps.select(rows, [], "a") == rows
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,11 @@ def test_selected_rows_include_the_baseline(load):
             'add("a", {"borrow.center": 1})',
             r"center is 1 \(int\); it must be of type bool",
         ),
-        ('add("a", {"seed": 1})', r"the sweep sets the seed"),
+        ('add("a", {"seed": 1})', r"seed is set by the sweep \(--seeds\), not by a"),
+        (
+            'add("a", {"dataset.fold": 1})',
+            r"dataset\.fold is set by the sweep \(--folds\), not by a row",
+        ),
         ('add("a", {"num_steps": True})', r"is True \(bool\); it must be of type int"),
         ('add("a", {"num_steps": 1.5})', r"is 1\.5 \(float\); it must be of type int"),
         ('add("a", {"loss.matching": "1"})', r"it must be of type float"),
