@@ -149,7 +149,7 @@ class PreparedTrainer:
         self._data = jax.device_put((examples, totals))
         # Copies, since a step donates its arguments.
         self._params = jax.tree.map(jnp.array, variables["params"])
-        self._opt_state = make_optimizer(task.config).init(self._params)
+        self._opt_state = make_optimizer(task.config, task.stages).init(self._params)
         step = jax.jit(functools.partial(_step, task), donate_argnums=(0, 1))
         self._step = step.lower(self._params, self._opt_state, *self._data).compile()
 
@@ -175,7 +175,9 @@ def _step(
         examples,
         task.config.micro_batch,
     )
-    updates, opt_state = make_optimizer(task.config).update(grads, opt_state, params)
+    updates, opt_state = make_optimizer(task.config, task.stages).update(
+        grads, opt_state, params
+    )
     return optax.apply_updates(params, updates), opt_state, terms["loss"]
 
 
@@ -199,7 +201,7 @@ class RunTrainer:
             params=params,
             batch_stats={},
             ema_params={},
-            opt_state=make_optimizer(config).init(params),
+            opt_state=make_optimizer(config, task.stages).init(params),
             key_data=jax.random.key_data(jax.random.key(config.seed)),
         )
         self._state = shard_state(jax.device_get(state), mesh)

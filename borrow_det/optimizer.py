@@ -1,6 +1,7 @@
 """The optimizer and its learning-rate schedule."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
+from borrow_det.ops import subtrees
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -97,11 +99,18 @@ def _check(schedule: ml_collections.ConfigDict) -> None:
         )
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ml_collections.ConfigDict, stages: Iterable[Collection[str]]
+) -> optax.GradientTransformation:
     """Returns SGD with momentum, or AdamW; gradients are clipped first if configured.
 
     Weight decay acts on kernels only. SGD's is the L2 term of SSD's training, added to
-    the gradient before momentum; AdamW's is decoupled.
+    the gradient before momentum; AdamW's is decoupled. Both are multiplied by the
+    learning rate, and so, in the trunk, by `optimizer.trunk_rate`.
+
+    Args:
+      config: the configuration of a run.
+      stages: paths of the modules of each stage of the trunk; see `Task`.
 
     Raises:
       InputError: `optimizer.name` is unknown, or a field of the schedule is wrong.
@@ -127,7 +136,28 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     clip = optax.identity()  # In its place, so that checkpoints fit either way.
     if optimizer.clip_norm > 0:
         clip = optax.clip_by_global_norm(optimizer.clip_norm)
-    return optax.chain(clip, rule)
+    trunk = tuple(itertools.chain.from_iterable(stages))
+    return _with_trunk_rate(optax.chain(clip, rule), optimizer.trunk_rate, trunk)
+
+
+def _with_trunk_rate(
+    rule: optax.GradientTransformation, factor: float, trunk: Collection[str]
+) -> optax.GradientTransformation:
+    """Returns a rule whose updates of the trunk's parameters are times a factor.
+
+    That is the factor of their learning rate. The rule's state is the same with every
+    factor, so that checkpoints fit.
+    """
+    if factor == 1:
+        return rule
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = rule.update(grads, state, params)
+        others, of_trunk = subtrees.split(updates, trunk)
+        of_trunk = jax.tree.map(lambda x: factor * x, of_trunk)
+        return subtrees.merge(others, of_trunk), state
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 def decay_mask(params: Any) -> Any:

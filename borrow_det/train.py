@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -34,6 +33,7 @@ from borrow_det.train_step import (
     draw_state,
     make_train_step,
     shard_state,
+    with_variables,
 )
 from borrow_det.workdir import (
     compilation_cache,
@@ -155,6 +155,8 @@ def prepare_run(
     start = None
     if config.init_from and not resumes:
         start = init_from.start_from(config, classes, shapes.variables)
+    if not resumes:
+        init_from.check_frozen(start, task.stages[: config.model.frozen])
 
     # Work directory.
     main = processes.is_main_process()
@@ -176,7 +178,7 @@ def prepare_run(
         state = shard_state(_fresh_state(task, start, workdir, log), mesh)
     step = int(state.step)
     tracer = profiler.make_profiler(profile, step, workdir)
-    log.begin(step, state.params, data.train)
+    log.begin(step, state.params, task.frozen, data.train)
     best = BestStep(criterion, workdir, step, checkpoints.steps)
     best.write()
     operating_points.drop_from(workdir, step + 1 if resumes else 0, write=main)
@@ -212,9 +214,7 @@ def _fresh_state(
     log.line(start.describe())
     if processes.is_main_process():
         metadata.write_json(record, start.record())
-    variables = start.fill(state.variables)
-    averages = variables["params"] if state.ema_params else {}
-    return dataclasses.replace(state, **variables, ema_params=averages)
+    return with_variables(task, state, start.fill(state.variables))
 
 
 def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:

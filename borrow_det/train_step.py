@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from borrow_det.distributed import mesh as mesh_lib
-from borrow_det.ops import collectives
+from borrow_det.ops import collectives, subtrees
 from borrow_det.optimizer import make_optimizer
 from borrow_det.tasks.task import Task
 
@@ -24,19 +24,19 @@ class TrainState(flax.struct.PyTreeNode):
     step: Array  # int32 []
     params: dict
     batch_stats: dict
-    ema_params: dict  # Empty if config.ema_decay is 0.
-    opt_state: optax.OptState
+    ema_params: dict  # Of the parameters that are trained; empty if ema_decay is 0.
+    opt_state: optax.OptState  # Of the parameters that are trained.
     key_data: Array  # uint32; each step folds its key from the key with this data.
 
     @property
     def variables(self) -> dict:
-        """The variables that are trained."""
+        """The variables of the last step."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def eval_variables(self) -> dict:
         """The variables that are evaluated: averaged parameters if present."""
-        params = self.ema_params or self.params
+        params = subtrees.merge(self.params, self.ema_params)
         return {"params": params, "batch_stats": self.batch_stats}
 
 
@@ -52,6 +52,13 @@ def draw_state(task: Task) -> TrainState:
     devices; every process draws the same.
     """
     return jax.device_get(_fresh_state(task))
+
+
+def with_variables(task: Task, state: TrainState, variables: dict) -> TrainState:
+    """Returns a fresh state that starts from other variables."""
+    trained, _ = subtrees.split(variables["params"], task.frozen)
+    averages = trained if state.ema_params else {}
+    return dataclasses.replace(state, **variables, ema_params=averages)
 
 
 def shard_state(state: TrainState, mesh: Mesh) -> TrainState:
@@ -75,12 +82,13 @@ def _fresh_state(task: Task) -> TrainState:
     key = jax.random.key(config.seed, impl="rbg")
     variables = jax.jit(task.init)(key)
     params = variables["params"]
+    trained, _ = subtrees.split(params, task.frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=variables["batch_stats"],
-        ema_params=params if config.ema_decay else {},
-        opt_state=make_optimizer(config).init(params),
+        ema_params=trained if config.ema_decay else {},
+        opt_state=make_optimizer(config, task.stages).init(trained),
         key_data=jax.random.key_data(jax.random.key(config.seed)),
     )
 
@@ -124,12 +132,13 @@ def train_step(
     grads = jax.lax.with_sharding_constraint(
         grads, mesh_lib.state_shardings(mesh, grads)
     )
-    updates, opt_state = make_optimizer(config).update(
-        grads, state.opt_state, state.params
+    trained, frozen = subtrees.split(state.params, task.frozen)
+    updates, opt_state = make_optimizer(config, task.stages).update(
+        grads, state.opt_state, trained
     )
-    params = optax.apply_updates(state.params, updates)
+    trained = optax.apply_updates(trained, updates)
     ema_params = (
-        optax.incremental_update(params, state.ema_params, 1 - config.ema_decay)
+        optax.incremental_update(trained, state.ema_params, 1 - config.ema_decay)
         if config.ema_decay
         else {}
     )
@@ -140,7 +149,7 @@ def train_step(
     return dataclasses.replace(
         state,
         step=state.step + 1,
-        params=params,
+        params=subtrees.merge(trained, frozen),
         batch_stats=batch_stats,
         ema_params=ema_params,
         opt_state=opt_state,
@@ -153,18 +162,22 @@ def gradient_of_rows(
     """Computes the gradient of a batch; every device runs it on its own rows.
 
     Returns:
-      (gradients, loss terms, batch statistics, totals) of the global batch.
+      (gradients, loss terms, batch statistics, totals) of the global batch; the
+      gradients are those of the parameters that are trained.
     """
     axes = collectives.device_axes()
     examples, totals = task.prepare(key, batch)
+    # Marked as varying over devices: otherwise each pass would sum the gradient over
+    # them, in the type that the network computes in.
+    params = jax.lax.pcast(params, axes, to="varying")
+    trained, frozen = subtrees.split(params, task.frozen)
+
+    def loss(trained: dict, batch_stats: dict, examples: Any) -> tuple:
+        params = subtrees.merge(trained, frozen)
+        return task.loss(params, batch_stats, examples, totals)
+
     grads, terms, batch_stats = accumulate_gradients(
-        functools.partial(task.loss, totals=totals),
-        # Marked as varying over devices: otherwise each pass would sum the gradient
-        # over them, in the type that the network computes in.
-        jax.lax.pcast(params, axes, to="varying"),
-        batch_stats,
-        examples,
-        task.config.micro_batch,
+        loss, trained, batch_stats, examples, task.config.micro_batch
     )
     grads, terms = jax.lax.psum((grads, terms), axes)
     return grads, terms, batch_stats, totals

@@ -157,6 +157,10 @@ def _model() -> ml_collections.ConfigDict:
     # to train from scratch.
     model.norm = "none"
     model.group_size = 16  # Channels per group with norm="group".
+    # Number of stages of the trunk, from the input on, whose parameters and batch
+    # statistics stay as init_from gives them. 1 to 5 are VGG-16's stages, 6 is fc6 and
+    # fc7. Each further one is the layers of a deeper level (not in classification).
+    model.frozen = 0
     # Initial scale of L2 normalization of each level before neck and heads; 0: no
     # normalization. (SSD: 20 on conv4_3; S3FD: 8 on conv4_3, 5 on conv5_3.)
     model.l2_scales = (0.0, 0.0, 0.0, 0.0)
@@ -346,6 +350,7 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer = ml_collections.ConfigDict()
     optimizer.name = "sgd"  # "sgd" or "adamw".
     optimizer.learning_rate = 1e-3
+    optimizer.trunk_rate = 1.0  # Factor of rate and decay in the trunk.
     optimizer.momentum = 0.9  # For "sgd".
     optimizer.b1 = 0.9  # For "adamw".
     optimizer.b2 = 0.999  # For "adamw".

@@ -6,17 +6,20 @@
 Arguments: path (required: the folder), train=train and val=val (splits, or slices such
 as train[:16]), held_out=0.2 (share of the training images to validate on without a
 validation split), size=512 (side of the network's input in pixels), width=0.5 (width of
-the trunk), steps=10000, batch=16, borrow=True (False: plain SSD on the same levels, the
-baseline).
+the trunk; 1 with weights), steps=10000, batch=16, borrow=True (False: plain SSD on the
+same levels, the baseline), weights="" (folder that `import-weights` has made of VGG-16,
+to start the trunk from), frozen=0 (number of its stages that stay as they are; 5: all
+that torchvision's vgg16_features has).
 
 The format is recognized by the files of DIR; docs/data.md describes the layouts. For
 COCO, DIR has annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each
 split NAME, and the images in the same folders or in images/.
 
-The network is trained from scratch. The defaults are for an accelerator; their cost was
-not measured. A narrower detector was trained from scratch on 2 shared CPU cores, in 43
-minutes (26 minutes of CPU time), on 312 images of highway traffic with one class. On 64
-validation images it has AP 0.373, AP50 0.804, AP_small 0.175, with
+Without weights the network is trained from scratch. The defaults are for an
+accelerator; their cost was not measured. A narrower detector was trained from scratch
+on 2 shared CPU cores, in 43 minutes (26 minutes of CPU time), on 312 images of highway
+traffic with one class. On 64 validation images it has AP 0.373, AP50 0.804, AP_small
+0.175, with
     size=320,width=0.125,steps=1000,batch=8
     --config.model.stages='(1, 1, 2, 2, 2)' --config.borrow.channels=32
     --config.anchors.sizes='(20.0, 40.0, 80.0, 160.0)'
@@ -39,11 +42,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         val="val",
         held_out=0.2,
         size=512,
-        width=0.5,
+        width=0.0,
         steps=10_000,
         batch=16,
         borrow=True,
+        weights="",
+        frozen=0,
     )
+    width = args.width or (1.0 if args.weights else 0.5)
     config = base.get_config()
     config.num_steps = args.steps
     config.batch_size = args.batch
@@ -60,9 +66,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # With twice the side of the input, crops of training images keep their resolution.
     config.dataset.canvas = (2 * args.size, 2 * args.size)
 
-    config.model.width = args.width
+    config.model.width = width
     config.model.norm = "batch"
-    config.borrow.channels = round(256 * args.width)
+    config.borrow.channels = round(256 * width)
     config.model.background_bias = 3.0
 
     config.optimizer.name = "adamw"
@@ -72,6 +78,19 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 200
 
+    config.model.frozen = args.frozen
+    if args.weights:
+        _start_from(config, args.weights)
     if not args.borrow:
         arguments.set_plain_ssd(config)
     return config
+
+
+def _start_from(config: ml_collections.ConfigDict, weights: str) -> None:
+    """Starts the trunk from published weights of VGG-16, which has no normalization."""
+    config.init_from = weights
+    config.init_scope = "trunk"
+    config.model.norm = "none"
+    # The maps of such a trunk have values of hundreds. SSD's scale makes them about 1.
+    config.model.l2_scales = (20.0,) * 4
+    config.optimizer.learning_rate = 3e-4

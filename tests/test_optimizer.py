@@ -34,9 +34,12 @@ GRADIENT = {
 }
 
 
+STAGES = (("conv",), ("norm",))  # The trunk; `fmb` is not part of it.
+
+
 def updated(config, steps=1, gradient=GRADIENT):
     """The parameters after some steps with the same gradient."""
-    rule = optimizer.make_optimizer(config)
+    rule = optimizer.make_optimizer(config, STAGES)
     params, state = PARAMS, rule.init(PARAMS)
     for _ in range(steps):
         updates, state = rule.update(gradient, state, params)
@@ -163,7 +166,7 @@ def test_adamw_uses_the_configured_second_moment(config):
     config.optimizer.name = "adamw"
     config.optimizer.weight_decay = 0.0
     config.optimizer.b1, config.optimizer.b2 = 0.5, 0.8
-    rule = optimizer.make_optimizer(config)
+    rule = optimizer.make_optimizer(config, STAGES)
     state = rule.init(PARAMS)
     params, m, v = PARAMS["conv"]["bias"], 0.0, 0.0
     current = PARAMS
@@ -187,10 +190,54 @@ def test_clipping_is_by_the_norm_of_the_whole_gradient(config):
         np.testing.assert_allclose(params["conv"]["kernel"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_trunk_has_its_own_factor_of_the_rate_and_of_the_decay(config, name):
+    config.optimizer.name, config.optimizer.trunk_rate = name, 0.25
+    config.optimizer.weight_decay = 0.5
+    gradient = jax.tree.map(lambda x: x + np.float32(0.5), GRADIENT)
+    found = updated(config, steps=2, gradient=gradient)
+
+    def by_hand(value, g, rate, decay):
+        velocity, m, v = 0.0, 0.0, 0.0
+        for t in (1, 2):
+            if name == "sgd":  # Decay enters the gradient.
+                velocity = 0.9 * velocity + g + decay * value
+                value = value - rate * velocity
+            else:
+                m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+                step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+                value = value - rate * (step + decay * value)
+        return value
+
+    for group, rate in (("conv", 0.025), ("norm", 0.025), ("fmb", 0.1)):
+        for leaf, value in PARAMS[group].items():
+            decay = 0.5 if leaf == "kernel" else 0.0
+            expected = by_hand(value, gradient[group][leaf], rate, decay)
+            np.testing.assert_allclose(found[group][leaf], expected, rtol=1e-5)
+
+
+def test_the_factor_of_the_trunk_leaves_the_schedule_and_the_state_alone(config):
+    states, rates = [], []
+    for config.optimizer.trunk_rate in (1.0, 0.25):
+        rule = optimizer.make_optimizer(config, STAGES)
+        states.append(rule.update(GRADIENT, rule.init(PARAMS), PARAMS)[1])
+        rates.append(float(optimizer.make_schedule(config)(700)))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert rates[0] == rates[1]
+
+
+def test_clipping_comes_before_the_factor_of_the_trunk(config):
+    config.optimizer.weight_decay, config.optimizer.trunk_rate = 0.0, 0.25
+    config.optimizer.clip_norm = 0.65  # Half of the norm.
+    kernel = updated(config)["conv"]["kernel"]
+    expected = PARAMS["conv"]["kernel"] - 0.025 * 0.5 * np.float32([0.3, 0.4])
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+
+
 def test_unknown_names_are_named(config):
     config.optimizer.name = "lion"
     with pytest.raises(InputError, match=r"optimizer\.name is 'lion'"):
-        optimizer.make_optimizer(config)
+        optimizer.make_optimizer(config, STAGES)
     config.schedule.name = "linear"
     with pytest.raises(InputError, match=r"schedule\.name is 'linear'"):
         optimizer.make_schedule(config)

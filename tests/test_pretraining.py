@@ -144,6 +144,26 @@ def test_a_detector_starts_from_its_trunk(pretrained, tiny_config, tmp_path, cap
     assert 0 < moved.max() < 0.1
 
 
+def test_with_all_stages_frozen_a_linear_classifier_is_trained(
+    pretrained, make_tiny_crops_config, tmp_path
+):
+    config = make_tiny_crops_config()
+    config.init_from, config.init_scope = str(pretrained.workdir), "no_heads"
+    config.model.frozen, config.optimizer.weight_decay = 6, 0.1
+    train.train_and_evaluate(config, tmp_path / "W")
+    given, found = (
+        checkpoints.restore_variables(w)["params"]
+        for w in (pretrained.workdir, tmp_path / "W")
+    )
+    head, start = found.pop("fc8"), given.pop("fc8")
+    jax.tree.map(np.testing.assert_array_equal, found, given)
+    assert np.all(head["kernel"] != start["kernel"])
+    # This scope has the five stages, but neither fc6 nor fc7.
+    config.init_scope = "trunk"
+    with pytest.raises(InputError, match=r"gives no fc6/bias, .* for it is 5$"):
+        train.train_and_evaluate(config, tmp_path / "V")
+
+
 def test_predict_refuses_a_classification_run(pretrained, tmp_path, scenes):
     arguments = [
         "predict",

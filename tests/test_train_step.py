@@ -2,6 +2,7 @@
 
 import re
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +60,14 @@ def test_average_moves_by_one_minus_decay(tiny_run, on_two_devices):
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
-@pytest.mark.parametrize("fsdp", [1, 2])
-def test_all_arrays_of_the_state_are_donated(make_tiny_config, monkeypatch, fsdp):
+@pytest.mark.parametrize(("fsdp", "frozen"), [(1, 0), (2, 0), (2, 3)])
+def test_all_arrays_of_the_state_are_donated(
+    make_tiny_config, monkeypatch, fsdp, frozen
+):
     monkeypatch.setattr(mesh_lib, "_MIN_SHARDED_SIZE", 64)
     config = make_tiny_config()
     config.ema_decay = 0.25
+    config.model.frozen = frozen
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": fsdp})
     split = sources.load(config.dataset, "train")
     batch = mesh_lib.put_batch(next(pipeline.train_batches(split, config)), mesh)
@@ -126,6 +130,149 @@ def test_sharded_parameters_change_only_rounding(tiny_run, on_two_devices, monke
         assert len(split) > 20
         assert all(split)
     assert_equal_steps(one_step(config, mesh), on_two_devices)
+
+
+# Frozen stages.
+
+
+def with_frozen(config, frozen, **fields):
+    config = config.copy_and_resolve_references()
+    config.model.frozen = frozen
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def split_by_path(tree, frozen):
+    """({path: array} outside, {path: array} inside) of the modules `frozen`."""
+    parts = {}, {}
+    for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
+        inside = any(path.startswith(f"{module}/") for module in frozen)
+        parts[inside][path] = np.asarray(leaf)
+    return parts
+
+
+@pytest.fixture(scope="module")
+def frozen_on_two_devices(tiny_run):
+    with jax.numpy_dtype_promotion("standard"):
+        return one_step(with_frozen(tiny_run.config, 4), train_mesh(2))
+
+
+def test_a_step_of_frozen_stages_is_that_of_all_without_their_update(
+    tiny_run, on_two_devices, frozen_on_two_devices
+):
+    config = with_frozen(tiny_run.config, 4)
+    task = make_task(config)
+    first = jax.device_get(train_step.init_state(task, train_mesh(2)).params)
+    (metrics, state), (expected, whole) = frozen_on_two_devices, on_two_devices
+    for name in expected:
+        if name != "gradient_norm":
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+
+    before, constants = split_by_path(first, task.frozen)
+    assert len(constants) == 4 * 3  # A kernel, a scale and a bias each.
+    after, kept = split_by_path(state.params, task.frozen)
+    for path, value in constants.items():
+        np.testing.assert_array_equal(kept[path], value)
+    moved = [np.any(after[path] != value) for path, value in before.items()]
+    assert np.mean(moved) > 0.9
+
+    # The momentum after one step is the gradient plus the decay, of kernels.
+    trace, others = (
+        optax.tree_utils.tree_get(s.opt_state, "trace") for s in (state, whole)
+    )
+    found, nothing = split_by_path(trace, task.frozen)
+    assert nothing == {}
+    others, _ = split_by_path(others, task.frozen)
+    assert set(found) == set(others) == set(before)
+    squares = 0.0
+    for path, value in found.items():
+        scale = max(np.abs(others[path]).max(), 1e-3)
+        np.testing.assert_allclose(value, others[path], atol=1e-4 * scale, err_msg=path)
+        decay = config.optimizer.weight_decay * path.endswith("kernel")
+        squares += np.sum((value - decay * before[path]) ** 2)
+    assert metrics["gradient_norm"] == pytest.approx(np.sqrt(squares), rel=1e-4)
+    assert metrics["gradient_norm"] < expected["gradient_norm"]
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("sgd", 1), ("adamw", 2)])
+def test_what_is_frozen_has_no_moments_and_no_average(
+    make_tiny_config, optimizer, moments
+):
+    fields = {"ema_decay": 0.5, "optimizer.name": optimizer, "optimizer.clip_norm": 1.0}
+    task = make_task(with_frozen(make_tiny_config(), 5, **fields))
+    state = train_step.abstract_state(task, train_mesh(2))
+    trained, constants = (
+        sum(leaf.size for leaf in part.values())
+        for part in split_by_path(
+            jax.tree.map(lambda x: np.zeros(x.shape), state.params), task.frozen
+        )
+    )
+    assert constants > 1000
+    arrays = jax.tree.leaves(state.opt_state)
+    held = [leaf.size for leaf in arrays if leaf.dtype == jnp.float32]
+    assert sum(held) == moments * trained
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.ema_params)) == trained
+
+
+@pytest.mark.parametrize(
+    ("devices", "fields"), [(1, {"micro_batch": 2, "remat": "trunk"}), (2, {})]
+)
+def test_devices_micro_batches_and_sharding_change_only_rounding_with_frozen_stages(
+    tiny_run, frozen_on_two_devices, monkeypatch, devices, fields
+):
+    monkeypatch.setattr(mesh_lib, "_MIN_SHARDED_SIZE", 64)
+    config = with_frozen(tiny_run.config, 4, **fields)
+    mesh = mesh_lib.make_mesh({"data": 1, "fsdp": devices}, jax.devices()[:devices])
+    assert_equal_steps(one_step(config, mesh), frozen_on_two_devices)
+
+
+def test_frozen_statistics_stay_and_clipping_counts_what_is_trained(make_tiny_config):
+    fields = {
+        "model.norm": "batch",
+        "micro_batch": 1,
+        "first_stage": "pairs",
+        "optimizer.name": "adamw",
+        "optimizer.clip_norm": 0.01,
+    }
+    config = with_frozen(make_tiny_config(), 3, **fields)
+    frozen = make_task(config).frozen
+    metrics, state = one_step(config, train_mesh(2))
+    changed, kept = split_by_path(state.batch_stats, frozen)
+    assert {path.split("/")[1] for path in kept} == {"conv1_1", "conv2_1", "conv3_1"}
+    for path, value in kept.items():
+        np.testing.assert_array_equal(value, float(path.endswith("var")))
+    for path, value in changed.items():
+        assert np.all(value != float(path.endswith("var"))), path
+    # The first moment after one step is a tenth of the clipped gradient.
+    mu = optax.tree_utils.tree_get(state.opt_state, "mu")
+    assert metrics["gradient_norm"] > 0.01
+    assert optax.global_norm(mu) == pytest.approx(0.001, rel=1e-4)
+
+
+def test_a_step_with_a_frozen_trunk_costs_little_more_than_the_forward_pass(
+    make_tiny_config,
+):
+    config = make_tiny_config()
+    config.model.width, config.model.norm = 0.25, "none"
+    config.borrow.enabled = config.borrow.context = False
+    split = sources.load(config.dataset, "train")
+    batch = jax.eval_shape(lambda: next(pipeline.train_batches(split, config)))
+    mesh = train_mesh(1)
+
+    def flops(frozen):
+        """FLOPs of the compiled step."""
+        task = make_task(with_frozen(config, frozen))
+        state = train_step.abstract_state(task, mesh)
+        step = train_step.make_train_step(task, mesh, state)
+        return step.lower(state, batch).compile().cost_analysis()["flops"]
+
+    task = make_task(config)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((config.batch_size, *task.input_size, 3), np.float32)
+    forward = jax.jit(task.model.apply).lower(shapes, images).compile()
+    forward = forward.cost_analysis()["flops"]
+    assert 1 < flops(7) / forward < 1.3
+    assert flops(0) / forward > 2
 
 
 @pytest.mark.parametrize("task", ["detection", "classification"])

@@ -36,7 +36,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 1",
     ),
     (
-        "stop_after micro_batch borrow.channels borrow.value_channels "
+        "stop_after micro_batch model.frozen borrow.channels borrow.value_channels "
         "loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "
@@ -46,7 +46,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     (
         "model.width borrow.temperature loss.matching_scale optimizer.learning_rate "
-        "dataset.min_crop_side",
+        "optimizer.trunk_rate dataset.min_crop_side",
         lambda value: value > 0,
         "above 0",
     ),

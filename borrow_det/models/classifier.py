@@ -49,6 +49,16 @@ class Classifier(nn.Module):
     dropout: float = 0.5
     dtype: Any = jnp.float32
 
+    @nn.nowrap
+    def stage_modules(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the paths of the modules of VGG's five stages, and of fc6 and fc7.
+
+        All six frozen leave a linear classifier to train.
+        """
+        stages = self.trunk.stage_layers()
+        five = (tuple(f"trunk/{name}" for name in stage) for stage in stages)
+        return (*five, ("fc6", "fc7"))
+
     @nn.compact
     def __call__(
         self, image: Array, train: bool = False, dropout_keys: Array | None = None
@@ -73,6 +83,8 @@ class Classifier(nn.Module):
         channels = FC_FACTOR * max(1, round(vgg.FC_CHANNELS * self.trunk.width))
         for layer, (name, kernel) in enumerate((("fc6", FC6_KERNEL), ("fc7", 1))):
             x = nn.relu(self._dense(channels, kernel, name)(x))
+            if self.trunk.frozen > len(self.trunk.stages):
+                x = jax.lax.stop_gradient(x)
             if train:
                 assert dropout_keys is not None, "training needs dropout_keys"
                 x = _drop(x, dropout_keys, layer, self.dropout)

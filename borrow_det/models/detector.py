@@ -16,7 +16,7 @@ from borrow_det.models.layers import Conv, L2Normalize, PixelStatistics
 from borrow_det.models.matching import Matching
 from borrow_det.models.references import ReferenceImages, ReferenceMaps, deeper_maps
 from borrow_det.models.trunks import TRUNKS
-from borrow_det.models.trunks.vgg import STAGE_CHANNELS
+from borrow_det.models.trunks.vgg import STAGE_CHANNELS, VGGStages
 from borrow_det.ops import anchors as anchor_ops
 
 
@@ -69,7 +69,7 @@ class BorrowNet(nn.Module):
     """SSD whose levels borrow; plain SSD if the neck is switched off."""
 
     num_classes: int
-    trunk: nn.Module
+    trunk: VGGStages
     neck: BorrowingNeck
     anchors_per_position: Sequence[int]
     pixel_statistics: PixelStatistics
@@ -85,6 +85,12 @@ class BorrowNet(nn.Module):
         for n, k in enumerate(self.anchors_per_position, start=1):
             head = Head(k, self.num_classes, self.background_bias, self.dtype)
             setattr(self, f"head{n}", head)
+
+    @nn.nowrap
+    def stage_modules(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the paths of the modules of each stage of the trunk."""
+        stages = self.trunk.stage_layers()
+        return tuple(tuple(f"trunk/{name}" for name in stage) for stage in stages)
 
     def __call__(
         self,

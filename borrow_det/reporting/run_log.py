@@ -1,7 +1,7 @@
 """The log of a run: console, metrics and report, written by the main process."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,6 +12,7 @@ from clu import parameter_overview
 
 from borrow_det import evaluate
 from borrow_det.io import paths
+from borrow_det.ops import subtrees
 from borrow_det.reporting import devices, evaluation_plots, loggers, report, tags
 from borrow_det.reporting.console import Console
 from borrow_det.reporting.metric_writer import MetricWriter, plain_settings
@@ -49,10 +50,18 @@ class RunLog:
         """Prints a line."""
         self._console.line(text)
 
-    def begin(self, start: int, params: dict, train_split: Any) -> None:
+    def begin(
+        self, start: int, params: dict, frozen: Collection[str], train_split: Any
+    ) -> None:
         """Opens the metrics of a run that starts or resumes at step `start`.
 
         At step 0 it also writes the files that do not change during a run.
+
+        Args:
+          start: the number of steps so far.
+          params: the parameters.
+          frozen: paths of the modules whose parameters are constants.
+          train_split: the training split.
         """
         opened = loggers.open_loggers(
             self._config.report.loggers,
@@ -62,9 +71,15 @@ class RunLog:
             warn=self.line,
         )
         self._writer = MetricWriter(self._workdir, start, opened)
-        count = sum(x.size for x in jax.tree.leaves(params))
+        trainable, constant = (
+            sum(x.size for x in jax.tree.leaves(part))
+            for part in subtrees.split(params, frozen)
+        )
+        count = f"{trainable + constant:,} parameters"
+        if frozen:
+            count += f" ({trainable:,} trainable, {constant:,} constant)"
         self.line(
-            f"{count:,} parameters, {len(train_split):,} training images, "
+            f"{count}, {len(train_split):,} training images, "
             f"{devices.describe()}, work directory {self._workdir}"
         )
         if unused := devices.unused_accelerator():

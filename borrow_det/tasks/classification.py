@@ -17,7 +17,7 @@ from borrow_det.errors import InputError
 from borrow_det.evaluation.accuracy import TOP, accuracy
 from borrow_det.models import classifier
 from borrow_det.ops import collectives, losses
-from borrow_det.tasks.task import Figures, init_variables
+from borrow_det.tasks.task import Figures, frozen_modules, init_variables
 from borrow_det.visualization import annotate, outcomes
 
 _WHOLE = np.array([[0.0, 0.0, 1.0, 1.0]])
@@ -47,6 +47,7 @@ class ClassificationTask:
       config: the run's configuration.
       num_classes: the number of classes.
       model: the network, a Flax module.
+      stages, frozen: see `Task`.
       input_size: (height, width) of the network's input in pixels.
     """
 
@@ -56,6 +57,8 @@ class ClassificationTask:
         self.config = config
         self.num_classes = num_classes
         self.model = classifier.build_classifier(config, num_classes)
+        self.stages = self.model.stage_modules()
+        self.frozen = frozen_modules(config, self.stages)
         self.input_size = tuple(config.input_size)
 
     def train_row(self, split: object_crops.ObjectCrops) -> object_crops.ObjectRow:

@@ -28,7 +28,7 @@ from borrow_det.ops import boxes as box_ops
 from borrow_det.tasks import detection_views
 from borrow_det.tasks.detection_references import AnnotatedReferences, references_of
 from borrow_det.tasks.detection_targets import DetectionExamples, TargetMaker
-from borrow_det.tasks.task import init_variables
+from borrow_det.tasks.task import frozen_modules, init_variables
 
 
 class DetectionPrediction(NamedTuple):
@@ -44,6 +44,7 @@ class DetectionTask:
     Attributes:
       config: the run's configuration.
       model: the network, a Flax module.
+      stages, frozen: see `Task`.
       input_size: (height, width) of the network's input in pixels.
       anchors: float32 [A, 4].
       level_shapes: (height, width) of each level in positions.
@@ -65,6 +66,8 @@ class DetectionTask:
         if config.evaluation.tiles:
             self.predict_fields = (*self.predict_fields, "views", "view_mask")
         self.model = detector.build_borrow_net(config, num_classes)
+        self.stages = self.model.stage_modules()
+        self.frozen = frozen_modules(config, self.stages)
         self.input_size = tuple(config.input_size)
         self.anchors = anchor_ops.make_anchors(config.anchors, self.input_size)
         self.level_shapes = anchor_ops.level_shapes(

@@ -6,6 +6,7 @@ predictions into results, metrics and pictures. A new task is a class of each, a
 line in `TASKS` and `EVALUATORS` of tasks/__init__.py.
 """
 
+import itertools
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from jax import Array
 from borrow_det.data.pipeline import Batches
 from borrow_det.data.reference_rows import ReferencesRow
 from borrow_det.data.rows import MakeRow
+from borrow_det.errors import InputError
 
 
 class Figures(NamedTuple):
@@ -43,10 +45,16 @@ class Task(Protocol):
     Attributes:
       config: the run's configuration.
       predict_fields: names of the fields of an evaluation batch that `predict` takes.
+      stages: paths of the modules of each stage of the trunk, from the input on, such
+        as `trunk/conv1_1`.
+      frozen: paths of the modules whose parameters and statistics are constants, those
+        of the first `model.frozen` stages.
     """
 
     config: ml_collections.ConfigDict
     predict_fields: tuple[str, ...]
+    stages: tuple[tuple[str, ...], ...]
+    frozen: tuple[str, ...]
 
     def __init__(self, config: ml_collections.ConfigDict, num_classes: int): ...
 
@@ -207,6 +215,24 @@ class Data(NamedTuple):
     boxes: dict[str, dict[str, int]]
     notices: tuple[str, ...] = ()
     folds: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def frozen_modules(
+    config: ml_collections.ConfigDict, stages: Sequence[Sequence[str]]
+) -> tuple[str, ...]:
+    """Returns the modules of the first `model.frozen` stages of a trunk.
+
+    Raises:
+      InputError: the trunk has fewer stages.
+    """
+    count = config.model.frozen
+    if count > len(stages):
+        last = " and ".join(name.removeprefix("trunk/") for name in stages[-1])
+        raise InputError(
+            f"model.frozen is {count}; this trunk has {len(stages)} stages, the last "
+            f"with {last}: choose 0 to {len(stages)}"
+        )
+    return tuple(itertools.chain.from_iterable(stages[:count]))
 
 
 def init_variables(

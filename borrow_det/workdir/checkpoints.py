@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from borrow_det.errors import InputError
 from borrow_det.io import paths
+from borrow_det.ops import subtrees
 from borrow_det.workdir.retention import LatestAndBest
 from borrow_det.workdir.unwritable import unwritable
 
@@ -348,7 +349,7 @@ def restore_variables(workdir: str | os.PathLike, step: int | None = None) -> di
             abstract,
         )
         model = restore(target)
-        params = model["ema_params"] or model["params"]
+        params = subtrees.merge(model["params"], model["ema_params"])
         return {"params": params, "batch_stats": model["batch_stats"]}
 
 

@@ -4,7 +4,7 @@ import copy
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -12,6 +12,7 @@ import ml_collections
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.io import paths
+from borrow_det.ops import subtrees
 from borrow_det.workdir import checkpoints, metadata, origin_run
 
 SCOPES = ("all", "no_heads", "trunk")
@@ -130,6 +131,35 @@ def start_from(
             f"num_steps=0 would evaluate fresh parameters; {start.describe()}"
         )
     return start
+
+
+def check_frozen(start: Start | None, stages: Sequence[Collection[str]]) -> None:
+    """Checks that a run takes all of its frozen stages from `init_from`.
+
+    Random values that nothing trains are a mistake.
+
+    Args:
+      start: the run's start; None without `init_from`.
+      stages: paths of the modules of each frozen stage, from the input on.
+
+    Raises:
+      InputError: parameters or statistics of these stages would be random.
+    """
+    frozen = f"model.frozen is {len(stages)}"
+    if stages and start is None:
+        raise InputError(
+            f"{frozen}, and init_from is empty, so that the frozen stages would keep "
+            "random values: set init_from to a run or to imported weights, or set "
+            "model.frozen=0"
+        )
+    fresh = [path.partition("/")[2] for path in start.fresh] if start else []
+    for count, modules in enumerate(stages):
+        random = [path for path in fresh if subtrees.is_inside(path, modules)]
+        if random:
+            raise InputError(
+                f"{frozen}, but init_from gives no {', '.join(random)}, which would "
+                f"keep random values: the largest model.frozen for it is {count}"
+            )
 
 
 def take(

@@ -33,6 +33,8 @@ _LATER = {
     "mesh.fsdp": 1,
     "remat": "none",
     "first_stage": "plain",
+    "model.frozen": 0,
+    "optimizer.trunk_rate": 1.0,
     "borrow.attention": "plain",
     "borrow.query_block": 512,
     "dataset.bad_images": "error",

@@ -114,6 +114,17 @@ def test_folder_arguments():
     assert (config.num_steps, config.batch_size) == (7, 4)
 
 
+def test_folder_with_weights_is_vgg16_with_frozen_stages():
+    config = get_config("folder", "weights=VGG,frozen=5")
+    assert (config.init_from, config.init_scope) == ("VGG", "trunk")
+    assert (config.model.width, config.model.norm, config.model.frozen) == (
+        *(1.0, "none", 5),
+    )
+    assert config.borrow.channels == 256
+    assert get_config("folder", "weights=VGG,width=0.25").model.width == 0.25
+    assert get_config("folder", "").model.width == 0.5
+
+
 def test_anchors_of_scale_pairs_scale_with_the_images():
     config = get_config("scale_pairs", "size=128")
     assert config.dataset.image_size == 128

@@ -19,7 +19,7 @@ def assert_satisfies(kind, protocol):
 @pytest.mark.parametrize("name", list(TASKS))
 def test_task_satisfies_the_protocol(name):
     assert_satisfies(TASKS[name], Task)
-    assert set(Task.__annotations__) == {"config", "predict_fields"}
+    assert set(Task.__annotations__) == {"config", "predict_fields", "stages", "frozen"}
     assert {"image", "image_size"} <= set(TASKS[name].predict_fields)
 
 

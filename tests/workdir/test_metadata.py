@@ -100,6 +100,7 @@ def test_fields_younger_than_a_run_have_its_values(folder):
     path = folder / "config.json"
     fields = json.loads(path.read_text())
     del fields["evaluation"]["area_pixels"], fields["remat"]
+    del fields["model"]["frozen"], fields["optimizer"]["trunk_rate"]
     # A run from before references, tiles and pasted copies.
     del fields["references"]
     for name in ("tiles", "tile_overlap"):

@@ -28,6 +28,7 @@ def old_workdir(tiny_run, tmp_path):
         del fields["augment"][younger]
     for younger in ("tiles", "tile_overlap"):
         del fields["evaluation"][younger]
+    del fields["model"]["frozen"], fields["optimizer"]["trunk_rate"]
     for younger in ("bad_images", "max_pixels", "held_out", "group", "folds", "fold"):
         del fields["dataset"][younger]
     (folder / "config.json").write_text(json.dumps(fields))

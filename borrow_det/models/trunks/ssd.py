@@ -47,6 +47,13 @@ class SSDTrunk(VGGStages):
             fields.append(fields[-1].after(layer.kernel, layer.stride))
         return tuple(fields)
 
+    @nn.nowrap
+    def stage_layers(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the names of the layers of each stage, an extra layer being one."""
+        numbers = range(6, 6 + len(self.extra_layers))
+        extra = (tuple(f"conv{n}_{i}" for i in (1, 2)) for n in numbers)
+        return (*super().stage_layers(), ("conv_fc6", "conv_fc7"), *extra)
+
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:
         """Computes conv4_3, conv_fc7, conv6_2, conv7_2, and so on.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 from jax import Array
@@ -27,6 +28,8 @@ class VGGStages(nn.Module):
     dtype: Any = jnp.float32
     # Recomputes the maps of a stage for its gradient instead of keeping them.
     remat: bool = False
+    # Stages, counted from the input, whose parameters and statistics are constants.
+    frozen: int = 0
     # Stores the maps of the first stage as pairs of columns (column_pairs.py), if their
     # width is even and the norm is not group.
     pairs: bool = False
@@ -47,6 +50,7 @@ class VGGStages(nn.Module):
             group_size=model.group_size,
             dtype=jnp.dtype(config.dtype),
             remat=config.remat == "trunk",
+            frozen=model.frozen,
             pairs=config.first_stage == "pairs",
         )
 
@@ -75,6 +79,14 @@ class VGGStages(nn.Module):
             field = fields[-1].after(2, stride=2)
         return fields
 
+    @nn.nowrap
+    def stage_layers(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the names of the layers of each stage, from the input on."""
+        return tuple(
+            tuple(f"conv{number}_{i}" for i in range(1, count + 1))
+            for number, count in enumerate(self.stages, start=1)
+        )
+
     def block(
         self,
         x: Map,
@@ -85,6 +97,9 @@ class VGGStages(nn.Module):
     ) -> Map:
         """Applies a new `ConvBlock` named `name`.
 
+        In a frozen stage, BatchNorm uses the stored statistics, and there is no
+        gradient.
+
         Args:
           x: the map.
           train: see ConvBlock.
@@ -92,14 +107,16 @@ class VGGStages(nn.Module):
           channels: output channels at width 1.
           **options: further fields of ConvBlock.
         """
-        return ConvBlock(
+        frozen = any(name in s for s in self.stage_layers()[: self.frozen])
+        x = ConvBlock(
             max(1, round(channels * self.width)),
             norm=self.norm,
             group_size=self.group_size,
             dtype=self.dtype,
             name=name,
             **options,
-        )(x, train)
+        )(x, train and not frozen)
+        return jax.tree.map(jax.lax.stop_gradient, x) if frozen else x
 
     def conv_stages(self, image: Array, train: bool) -> list[Array]:
         """Computes the last map of each stage.
@@ -113,14 +130,15 @@ class VGGStages(nn.Module):
           channels times `width`; the last one is not pooled.
         """
         # A function, since nn.remat of a module would rename its parameters.
-        one_stage = _stage
-        if self.remat and train:
-            one_stage = nn.remat(_stage, static_argnums=(2, 3, 4, 5))
+        rematerialized = nn.remat(_stage, static_argnums=(2, 3, 4, 5))
         x = image.astype(self.dtype)
         maps = []
         for number, (count, channels) in enumerate(
             zip(self.stages, STAGE_CHANNELS, strict=True), start=1
         ):
+            # A frozen stage keeps no maps for a gradient.
+            remat = self.remat and train and number > self.frozen
+            one_stage = rematerialized if remat else _stage
             last, x = one_stage(self, x, train, number, count, channels)
             maps.append(last)
         return maps
@@ -166,6 +184,12 @@ class VGG16(VGGStages):
         *_, conv4_3, conv5_3 = cls.stage_fields(stages)
         conv_fc7 = conv5_3.after(2, stride=2).after(3)
         return conv4_3, conv5_3, conv_fc7, conv_fc7.after(3, stride=2)
+
+    @nn.nowrap
+    def stage_layers(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the names of the layers of the seven stages."""
+        fc, conv6 = ("conv_fc6", "conv_fc7"), ("conv6_1", "conv6_2")
+        return (*super().stage_layers(), fc, conv6)
 
     @nn.compact
     def __call__(self, image: Array, train: bool = False) -> tuple[Array, ...]:
