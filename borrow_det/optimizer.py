@@ -143,10 +143,9 @@ def make_optimizer(
 def _with_trunk_rate(
     rule: optax.GradientTransformation, factor: float, trunk: Collection[str]
 ) -> optax.GradientTransformation:
-    """Returns a rule whose updates of the trunk's parameters are times a factor.
+    """Multiplies a rule's updates of the trunk, and so its learning rate, by a factor.
 
-    That is the factor of their learning rate. The rule's state is the same with every
-    factor, so that checkpoints fit.
+    The state is the same with every factor, so that checkpoints fit.
     """
     if factor == 1:
         return rule

@@ -141,6 +141,7 @@ def test_published_weights_train_a_detector_of_photographs(shared, tmp_path):
     )
     config.augment.enabled = False
     config.schedule.warmup_steps, config.log_every = 0, 1
+    config.eval_every = config.checkpoint_every = config.num_steps
     config.dataset.data_dir = str(tmp_path / "prepared")
     train.train_and_evaluate(config, tmp_path / "W")
     lines = program.metrics(tmp_path / "W")

@@ -1,7 +1,6 @@
 """Parts of a tree of parameters: the arrays below some modules, and the others."""
 
 from collections.abc import Collection
-from typing import Any
 
 from flax import traverse_util
 
@@ -25,11 +24,8 @@ def split(tree: dict, modules: Collection[str]) -> tuple[dict, dict]:
 
 def merge(tree: dict, part: dict) -> dict:
     """Returns a tree with the arrays of `part`, which replace those of equal path."""
-    both = (traverse_util.flatten_dict(each, sep="/") for each in (tree, part))
-    flat: dict[str, Any] = {}
-    for each in both:
-        flat |= each
-    return traverse_util.unflatten_dict(flat, sep="/")
+    old, new = (traverse_util.flatten_dict(each, sep="/") for each in (tree, part))
+    return traverse_util.unflatten_dict(old | new, sep="/")
 
 
 def is_inside(path: str, modules: Collection[str]) -> bool:
