@@ -2,7 +2,7 @@
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/object_pairs.py \
     --config=configs/object_pairs.py:path=DIR --workdir=runs/object_pairs --seeds=5 \
-    --metrics=AP_small,AP50_small,validation/small_accuracy,alone/small_accuracy
+--metrics=AP_small,validation/small_accuracy,swapped/small_accuracy,alone/small_accuracy
 
 All rows but the first have context. Pooling is borrowing with the same weights for
 every descriptor: it knows what is in the image, but cannot match. "Full" has our
