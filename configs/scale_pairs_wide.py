@@ -6,9 +6,10 @@ Arguments: references=overview (none: borrowing within tiles), tiles=True (False
 entire image shrunk to the input, without references), borrow=True (False: plain SSD on
 the same levels, without references).
 
-Cost: about 10 minutes on two CPU cores beside other work, evaluation included. Small
-discs are right in 0.986 of the cases on `validation`, 0.987 on `swapped` and 0.274 on
-`alone` (one run with seed 0; the number of steps was chosen by these splits).
+Cost: 10 to 16 minutes on one CPU core beside other work, evaluation included. Small
+discs are right in 0.991 of the cases on `validation` (five seeds, 0.973 to 1.000),
+0.992 on `swapped` and 0.259 on `alone` (docs/results.md; the number of steps was chosen
+by these splits).
 
 The network is that of configs/quickstart.py. Reference lines for small discs: 1/4 is
 chance, and the best that tiles without references reach; 1/2 is reached by guessing
