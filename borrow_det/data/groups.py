@@ -42,9 +42,7 @@ def reference_groups(
     Raises:
       InputError: see `group_keys`.
     """
-    if config.references.kind != "group":
-        return None
-    return make_groups(group_keys(split, group_field(config)))
+    return scored_groups(split, config) if config.references.kind == "group" else None
 
 
 def scored_groups(
@@ -60,7 +58,7 @@ def scored_groups(
     """
     if config.references.kind != "group" and not config.references.field:
         return None
-    return make_groups(group_keys(split, group_field(config)))
+    return make_groups(configured_keys(split, config))
 
 
 def group_field(config: ml_collections.ConfigDict) -> str:
@@ -68,7 +66,17 @@ def group_field(config: ml_collections.ConfigDict) -> str:
     return config.references.field or config.dataset.group
 
 
-def group_keys(split: sources.Split, field: str) -> list[Hashable]:
+def configured_keys(
+    split: sources.Split, config: ml_collections.ConfigDict
+) -> list[Hashable]:
+    """Returns `group_keys` for the field that groups images as references."""
+    option = "references.field" if config.references.field else "dataset.group"
+    return group_keys(split, group_field(config), option)
+
+
+def group_keys(
+    split: sources.Split, field: str, option: str = "references.field"
+) -> list[Hashable]:
     """Returns a key for each image of a split, equal for the images of a group.
 
     This reads annotations only.
@@ -78,6 +86,7 @@ def group_keys(split: sources.Split, field: str) -> list[Hashable]:
       field: field of the images; or, with a parenthesis, a regular expression whose
         first group is the key, and which is searched for in file names; or "" for the
         first of `folder_splits.GROUP_FIELDS` that all images have.
+      option: field of the config that has a regular expression, for messages.
 
     Raises:
       InputError: an image lacks the field, or the expression is wrong or not found in
@@ -87,7 +96,7 @@ def group_keys(split: sources.Split, field: str) -> list[Hashable]:
     if folder_splits.is_expression(field):
         names = [image["file_name"] for image in images]
         try:
-            return list(folder_splits.keys_of_names(names, field, "references.field"))
+            return list(folder_splits.keys_of_names(names, field, option))
         except InputError as error:
             raise InputError(f"{_name(split)}: {error}") from error
     if not field:

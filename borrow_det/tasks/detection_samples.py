@@ -22,9 +22,8 @@ def units(evaluator: DetectionEvaluator) -> bootstrap.Units:
       InputError: the field that groups the images does not fit.
     """
     split = evaluator.split
-    field = groups.group_field(evaluator.config)
-    if field:
-        keys = groups.group_keys(split, field)
+    if groups.group_field(evaluator.config):
+        keys = groups.configured_keys(split, evaluator.config)
     else:
         known = folder_splits.group_field(split.descriptions, "")
         keys = list(folder_splits.group_keys(split.descriptions, known))

@@ -107,6 +107,18 @@ def test_wrong_fields_are_errors(field, message, split_of):
         groups.group_keys(split, field)
 
 
+def test_messages_name_the_field_of_the_config_that_has_the_expression(split_of):
+    split = split_of(a={}, b={})
+    config = base.get_config()
+    config.references.kind = "group"
+    config.dataset.group = "(x+)"
+    with pytest.raises(InputError, match=r"dataset\.group '\(x\+\)' matches no file"):
+        groups.reference_groups(split, config)
+    config.references.field = "(y+)"
+    with pytest.raises(InputError, match=r"references\.field '\(y\+\)' matches no"):
+        groups.reference_groups(split, config)
+
+
 def test_images_without_fields_are_told_apart_from_wrong_names(drawn_config):
     split = sources.load(drawn_config.dataset, "train")
     with pytest.raises(InputError, match="'video'; they have no fields: set ref"):
