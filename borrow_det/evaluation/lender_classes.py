@@ -80,7 +80,8 @@ def _lenders(
         larger = [
             n
             for n, other in enumerate(objects)
-            if n in detected
+            if n != g
+            and n in detected
             and other["category_id"] == borrower["category_id"]
             and sides[g] > 0
             and borrow_targets.is_larger(np.array(sides[n]), np.array(sides[g]), scale)

@@ -81,6 +81,11 @@ def test_without_a_detected_lender_all_detections_stay(scene, found):
     assert answer(scene, *found, *on_small) == [(DOG, 0.7), (CAT, 0.2)]
 
 
+def test_an_object_does_not_lend_to_itself():
+    found = [detection(DOG, SMALL, 0.7), detection(CAT, SMALL, 0.2)]
+    assert with_classes_of_lenders(truth((CAT, SMALL)), found, 1.0) == found
+
+
 def test_detections_elsewhere_and_on_large_objects_stay():
     background = detection(DOG, [300, 300, 20, 20], 0.6)
     doubled = [ON_LARGE, background, detection(DOG, LARGE, 0.1)]
