@@ -188,7 +188,8 @@ def analyze(
     """
     found = kinds(truth, detections, pairs["all"])
     annotations = truth["annotations"]
-    groups = _small_objects(annotations, found, pairs["all"], scale)
+    groups = lenders.with_and_without(truth, scale)
+    small = _small_objects(groups, found, pairs["all"])
     scores = np.array([d["score"] for d in detections], float)
     kept = pairs["all"].reaching(scores >= (-math.inf if score is None else score))
     found_kept = kinds(truth, detections, kept)
@@ -196,12 +197,12 @@ def analyze(
         "kinds": list(KINDS),
         "counts": _counts(annotations, detections, found),
         "AP50_cost": _costs(truth, detections, found, pairs),
-        "missed_small": {name: group[MISSED] for name, group in groups.items()},
-        "small_objects": groups,
+        "missed_small": {name: group[MISSED] for name, group in small.items()},
+        "small_objects": small,
         "at_score": {
             "score": score,
             "counts": _counts(annotations, detections, found_kept),
-            "small_objects": _small_objects(annotations, found_kept, kept, scale),
+            "small_objects": _small_objects(groups, found_kept, kept),
         },
     }
 
@@ -305,22 +306,17 @@ def _mean_ap(hits: np.ndarray, labels: np.ndarray, objects: np.ndarray) -> float
 
 
 def _small_objects(
-    annotations: Sequence[Mapping[str, Any]],
-    found: ErrorKinds,
-    pairs: pairing.Pairs,
-    scale: float,
+    groups: Mapping[str, np.ndarray], found: ErrorKinds, pairs: pairing.Pairs
 ) -> dict[str, dict[str, int]]:
-    """Counts the outcomes of small objects with and without a lender."""
-    small, has_lender = lenders.small_objects(annotations, scale)
+    """Counts the outcomes of groups of small objects, bool [G] by name."""
     kind, correction = np.array([*found.detection, ""]), found.correction
     outcomes = {
-        "objects": np.full(len(annotations), True),
+        "objects": np.full(len(found.object), True),
         "found": pairs.detection >= 0,
         # Index -1, no correction, is the last kind, which is empty.
         **{name: kind[correction] == name for name in _CORRECTING},
         MISSED: np.array(found.object) == MISSED,
     }
-    groups = {"with_lender": small & has_lender, "without_lender": small & ~has_lender}
     return {
         group: {name: int(np.sum(own & mask)) for name, mask in outcomes.items()}
         for group, own in groups.items()

@@ -40,6 +40,7 @@ def lender_metrics(
     metrics: Mapping[str, float],
     scale: float,
     max_detections: int = 100,
+    keys: Sequence[Hashable] | None = None,
 ) -> dict[str, float]:
     """Computes AP, AP50 and AR of small objects with and without a lender.
 
@@ -50,15 +51,16 @@ def lender_metrics(
         figures are taken from here.
       scale: least ratio of a lender's side to the small object's side.
       max_detections: see `coco_metrics`.
+      keys: see `with_and_without`.
 
     Returns:
       The figures of each group and its number of objects (see the module docstring).
     """
-    groups = with_and_without(ground_truth, scale)
-    return small_metrics(ground_truth, detections, metrics, groups, max_detections)
+    groups = with_and_without(ground_truth, scale, keys)
+    return _small_metrics(ground_truth, detections, metrics, groups, max_detections)
 
 
-def small_metrics(
+def _small_metrics(
     ground_truth: Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, float],
@@ -115,31 +117,6 @@ def small_objects(
     images = [annotation["image_id"] for annotation in annotations]
     areas = [_box_area(annotation) for annotation in annotations]
     return np.array(small, bool), _with_lender(annotations, images, areas, scale)
-
-
-def group_lender_metrics(
-    ground_truth: Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    metrics: Mapping[str, float],
-    keys: Sequence[Hashable],
-    scale: float,
-    max_detections: int = 100,
-) -> dict[str, float]:
-    """Computes AP, AP50 and AR of small objects with and without a lender in the group.
-
-    Args:
-      ground_truth: COCO dictionary (see average_precision.py).
-      detections: COCO results list.
-      metrics: `coco_metrics` of these.
-      keys: a key for each of the images, equal for those of a group.
-      scale: least ratio of a lender's side to the small object's side.
-      max_detections: see `coco_metrics`.
-
-    Returns:
-      The figures of each of the two sets of objects and its number of objects.
-    """
-    groups = with_and_without(ground_truth, scale, keys)
-    return small_metrics(ground_truth, detections, metrics, groups, max_detections)
 
 
 def with_and_without(

@@ -208,13 +208,13 @@ class DetectionEvaluator:
         if self.image_groups is None:
             return metrics
         truth, detections = sized(self.truth, results, self.config)
-        return metrics | lenders.group_lender_metrics(
+        return metrics | lenders.lender_metrics(
             truth,
             detections,
             metrics,
-            self.image_groups.group.tolist(),
             self.config.evaluation.lender_scale,
             self.config.evaluation.max_detections,
+            self.image_groups.group.tolist(),
         )
 
     def analyze(self, results: list[dict], points: Sequence[str] = ()) -> dict:

@@ -204,8 +204,8 @@ def test_small_objects_with_and_without_a_lender_in_the_group_are_scored_apart()
         image.update(width=200, height=200)
     detections = perfect(ground_truth, {1})
     metrics = average_precision.coco_metrics(ground_truth, detections)
-    found = lenders.group_lender_metrics(
-        ground_truth, detections, metrics, ["a", "a", "b"], 2.0
+    found = lenders.lender_metrics(
+        ground_truth, detections, metrics, 2.0, keys=["a", "a", "b"]
     )
     assert found["objects_small_with_lender_in_group"] == 1
     assert found["objects_small_without_lender_in_group"] == 2
