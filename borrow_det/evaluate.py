@@ -118,17 +118,35 @@ def evaluate(
     if not processes.is_main_process():
         return {}, []
     metrics = evaluator.score(results) | evaluator.measure(observations)
-    paths.make_folder(path.parent)
-    paths.write_whole(results_path(evaluator, path), json.dumps(results))
-    analysis = evaluator.analyze(results, points)
-    if analysis:
-        paths.write_whole(analysis_path(path), json.dumps(analysis))
+    analysis = write_results(evaluator, path, results, points)
     pictures = evaluator.pictures(results, analysis, int(path.stem))
     for name, picture in pictures.items():
         file = path.with_suffix("") / paths.fitting_name(name, ".png")
         annotate.write_image(file, picture)
     write_metrics(path, metrics)
     return metrics, list(pictures.values())
+
+
+def write_results(
+    evaluator: Evaluator,
+    path: paths.Path,
+    results: list[dict],
+    points: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes the results of an evaluation, and their analysis, which it returns.
+
+    Args:
+      evaluator: evaluator of the split.
+      path: the file of the metrics; see `metrics_path`.
+      results: the results on the split.
+      points: names of operating points to find in addition to `best_f1`.
+    """
+    paths.make_folder(path.parent)
+    paths.write_whole(results_path(evaluator, path), json.dumps(results))
+    analysis = evaluator.analyze(results, points)
+    if analysis:
+        paths.write_whole(analysis_path(path), json.dumps(analysis))
+    return analysis
 
 
 def compare(

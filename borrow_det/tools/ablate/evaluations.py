@@ -21,7 +21,7 @@ from borrow_det import evaluate
 from borrow_det.data import sources
 from borrow_det.evaluation import bootstrap
 from borrow_det.evaluation.bootstrap import Samples
-from borrow_det.io import json_files, paths
+from borrow_det.io import json_files
 from borrow_det.tasks import detection_samples
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 from borrow_det.tools.ablate import cells, summary
@@ -103,28 +103,24 @@ class _Opened:
 
     def evaluation(self, members: Sequence[cells.Cell], split: str) -> _Evaluation:
         """Returns the evaluation of a cell, or of all folds together."""
+        key = "".join(_key(cell, split) for cell in members)
+        if key not in self._evaluators:
+            parts = [_open(cell, split) for cell in members]
+            self._evaluators[key] = DetectionEvaluator(
+                parts[0] if len(parts) == 1 else sources.joined(parts),
+                members[0].config,
+            )
+        evaluator = self._evaluators[key]
         results = []
         for cell in members:
             path = evaluate.metrics_path(cell.workdir, split, cell.config.num_steps)
-            file = evaluate.results_path(self._of_cell(cell, split), path)
-            results += json_files.read(file)
-        if len(members) == 1:
-            return _Evaluation(self._of_cell(members[0], split), results)
-        key = "".join(_key(cell, split) for cell in members)
-        if key not in self._evaluators:
-            parts = [self._of_cell(cell, split).split for cell in members]
-            self._evaluators[key] = DetectionEvaluator(
-                sources.joined(parts), members[0].config
-            )
-        return _Evaluation(self._evaluators[key], results)
+            results += json_files.read(evaluate.results_path(evaluator, path))
+        return _Evaluation(evaluator, results)
 
-    def _of_cell(self, cell: cells.Cell, split: str) -> DetectionEvaluator:
-        key = _key(cell, split)
-        if key not in self._evaluators:
-            (opened,) = DetectionEvaluator.open_splits(cell.config, [split])
-            opened = opened.with_classes(*metadata.load_classes(cell.workdir))
-            self._evaluators[key] = DetectionEvaluator(opened, cell.config)
-        return self._evaluators[key]
+
+def _open(cell: cells.Cell, split: str) -> sources.Split:
+    (opened,) = DetectionEvaluator.open_splits(cell.config, [split])
+    return opened.with_classes(*metadata.load_classes(cell.workdir))
 
 
 def _key(cell: cells.Cell, split: str) -> str:
@@ -146,12 +142,8 @@ def _score(members: Sequence[cells.Cell], pooled: _Evaluation) -> dict[str, floa
     for name in dict.fromkeys(name for of_fold in of_folds for name in of_fold):
         if name not in metrics:
             metrics[name] = _pooled(name, of_folds)
-    folder = members[0].workdir.parent / POOLED / pooled.folder
-    path = folder / f"{step}.json"
-    paths.make_folder(folder)
-    evaluate.analysis_path(path).unlink(missing_ok=True)
-    paths.write_whole(evaluate.results_path(evaluator, path), json.dumps(results))
-    evaluate.complete(evaluator, path)
+    path = members[0].workdir.parent / POOLED / pooled.folder / f"{step}.json"
+    evaluate.write_results(evaluator, path, results)
     evaluate.write_metrics(path, metrics)
     return metrics
 
@@ -184,8 +176,13 @@ def _resample(evaluations: Sequence[_Evaluation], count: int) -> dict[str, Sampl
     if factual:
         results = {id(e.evaluator): e.results for e in evaluations}
         own = units[min(factual)]
+        # A resample draws the images of one factual split: other splits must show them.
         values = detection_samples.compared(
-            [e.evaluator for e in evaluations],
+            [
+                e.evaluator
+                for e in evaluations
+                if units[e.evaluator.split.name].of_image.keys() <= own.of_image.keys()
+            ],
             lambda evaluator: results[id(evaluator)],
             own,
             _draw(len(own.keys), count),

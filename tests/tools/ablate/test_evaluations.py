@@ -1,5 +1,6 @@
 """Folds that are scored together, and resamples of images, without training."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -203,3 +204,19 @@ def test_groups_of_images_are_drawn_as_a_whole(sweep, group, kind, count):
     assert (found.units.kind, len(found.units.keys)) == (kind, count)
     interval = bootstrap.difference([found], [found], "AP")
     assert (interval is None) == (count < 2)  # A single group does not vary.
+
+
+def test_comparisons_are_resampled_for_the_images_of_one_factual_split(
+    sweep, monkeypatch
+):
+    opened = evaluations._open
+
+    def with_itself(cell, name):
+        return dataclasses.replace(opened(cell, name), counterfactual_of=name)
+
+    monkeypatch.setattr(evaluations, "_open", with_itself)
+    made = sweep(["full"], [0], 0, splits=("val[:3]", "val[3:7]"))
+    _, samples = evaluations.collect(evaluations.grouped(made), 50)
+    found = samples["full"][0][evaluate.COMPARISON]
+    assert len(found.units.keys) == 4
+    assert {name.rpartition("/")[0] for name in found.values} == {"val_3_7"}
