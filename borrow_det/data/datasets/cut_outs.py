@@ -11,6 +11,7 @@ from borrow_det.data.datasets import crop_windows
 from borrow_det.data.datasets.folder_records import FolderRecords
 from borrow_det.data.datasets.opened import Record
 from borrow_det.data.images import decode
+from borrow_det.ops import boxes as box_ops
 
 # Longer over shorter side of a box, and share of a box that another one covers.
 MAX_ASPECT = 2.3
@@ -195,12 +196,9 @@ def _find(
 
 def _covered(boxes: np.ndarray) -> np.ndarray:
     """Returns the largest share of each box that another one covers, float64 [n]."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    areas = np.diagonal(shared).copy()
+    shared = box_ops.intersection(boxes, boxes)
     np.fill_diagonal(shared, 0)
-    return shared.max(axis=1, initial=0) / np.maximum(areas, 1e-12)
+    return shared.max(axis=1, initial=0) / np.maximum(box_ops.area(boxes), 1e-12)
 
 
 def _outside(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
