@@ -131,7 +131,7 @@ def test_a_frozen_stage_that_init_from_lacks_is_refused(
 
 @pytest.mark.slow
 def test_published_weights_train_a_detector_of_photographs(shared, tmp_path):
-    """At full width, with VGG-16's five stages frozen, the loss falls."""
+    """The loss falls at full width, with VGG-16's five stages frozen."""
     weights = shared / "weights" / "vgg16_features.safetensors"
     given = tmp_path / "VGG"
     import_weights.main(["import", f"--input={weights}", f"--output={given}"])

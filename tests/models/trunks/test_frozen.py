@@ -9,6 +9,7 @@ from borrow_det.configs import base
 from borrow_det.errors import InputError
 from borrow_det.models.trunks import TRUNKS, vgg
 from borrow_det.tasks import TASKS
+from tests.models.trunks.level_loss import level_loss
 
 FIELDS = dict(width=1 / 32, stages=(1, 2, 1, 1, 1), group_size=2)
 
@@ -88,15 +89,7 @@ def gradient_of(frozen, norm="group", **fields):
     # Other than the statistics of any batch.
     stats = jax.tree.map(lambda x: x + 0.5, variables.get("batch_stats", {}))
 
-    def loss(params):
-        levels, updates = trunk.apply(
-            {"params": params, "batch_stats": stats},
-            image,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        return sum(jnp.sum(level**2) for level in levels), updates
-
+    loss = level_loss(trunk, image, stats)
     gradient, updates = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     layers = {name for stage in trunk.stage_layers()[:frozen] for name in stage}
     return layers, gradient, stats, updates.get("batch_stats", {})

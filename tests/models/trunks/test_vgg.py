@@ -13,6 +13,7 @@ from borrow_det.errors import InputError
 from borrow_det.models import detector, layers
 from borrow_det.models.trunks import vgg
 from borrow_det.ops import anchors as anchor_ops
+from tests.models.trunks.level_loss import level_loss
 
 FIELDS = (108, 228, 340, 468)  # Table 1 of the paper, prediction head included.
 INPUT = (576, 704)  # Not square, so that rows and columns cannot be mixed up.
@@ -147,15 +148,7 @@ def test_remat_changes_the_program_and_not_the_values(norm):
         variables = trunk.init(jax.random.key(0), image)
         stats = variables.get("batch_stats", {})
 
-        def loss(params, trunk=trunk, stats=stats):
-            levels, updates = trunk.apply(
-                {"params": params, "batch_stats": stats},
-                image,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            return sum(jnp.sum(level**2) for level in levels), updates
-
+        loss = level_loss(trunk, image, stats)
         gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
         program = gradient.lower(variables["params"]).as_text()
         count = program.count("stablehlo.convolution")
