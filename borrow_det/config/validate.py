@@ -45,8 +45,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 0",
     ),
     (
-        "model.width borrow.temperature loss.matching_scale optimizer.learning_rate "
-        "optimizer.trunk_rate dataset.min_crop_side",
+        "model.width borrow.temperature loss.matching_scale loss.matching_reach "
+        "optimizer.learning_rate optimizer.trunk_rate dataset.min_crop_side",
         lambda value: value > 0,
         "above 0",
     ),
@@ -106,6 +106,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "evaluation.area_pixels",
         lambda value: value in ("original", "input"),
         "original or input",
+    ),
+    (
+        "loss.matching_lenders",
+        lambda value: value in ("all", "most_similar"),
+        "all or most_similar",
     ),
     ("dataset.instance", lambda value: value in ("other", "same"), "other or same"),
     ("dataset.folds", lambda value: value == 0 or value >= 2, "0, or at least 2"),

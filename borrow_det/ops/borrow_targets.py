@@ -11,7 +11,19 @@ from borrow_det.ops.assignment import Assignment
 
 # Boxes of whole pixels, normalized, would miss the ratio of sides by rounding.
 _SIDE_TOLERANCE = 1e-5
-_Sides = TypeVar("_Sides", Array, np.ndarray)
+_Arrays = TypeVar("_Arrays", Array, np.ndarray)
+
+
+class Lenders(NamedTuple):
+    """The lenders of G objects among L objects, and the source positions in them."""
+
+    lend: Array  # bool [..., G, L], lenders of each object.
+    inside: Array  # bool [..., L, T], positions whose centers are in each box.
+
+    @property
+    def sources(self) -> Array:
+        """Source positions of each object: those in its lenders, bool [..., G, T]."""
+        return (self.lend.astype(jnp.float32) @ self.inside.astype(jnp.float32)) > 0
 
 
 class BorrowTargets(NamedTuple):
@@ -20,9 +32,11 @@ class BorrowTargets(NamedTuple):
     sources: Array  # bool [B, G, T], source positions of each object.
     box_index: Array  # int32 [B, R], index of each descriptor's object.
     counts: Array  # bool [B, R], descriptors whose object has a source position.
+    # If the loss rewards one lender of each descriptor only, which one it may be.
+    lenders: Lenders | None = None
 
 
-def is_larger(side: _Sides, other: _Sides, scale: float) -> _Sides:
+def is_larger(side: _Arrays, other: _Arrays, scale: float) -> _Arrays:
     """Returns true for sides that are at least `scale` times others; any shapes."""
     return side >= (1 - _SIDE_TOLERANCE) * scale * other
 
@@ -39,53 +53,48 @@ def lenders(boxes: Array, labels: Array, valid: Array, scale: float) -> Array:
     """Finds the lenders of each object: bool [G, G], borrowers by rows.
 
     Lenders are objects of the same class whose side is at least `scale` times that of
-    the borrower. The arguments are those of `borrow_sources`.
+    the borrower. The arguments are those of `Objects`, and the smallest ratio.
     """
     objects = Objects(boxes, labels, valid)
     return lenders_in(objects, objects, scale)
 
 
-def borrow_sources(
-    boxes: Array, labels: Array, valid: Array, centers: Array, scale: float
-) -> Array:
-    """Finds the source positions that each object should borrow from.
-
-    Position t is one for object g if its center is inside a lender of g: a box of the
-    same class whose side (square root of its area) is at least `scale` times as large.
-
-    Args:
-      boxes: float32 [G, 4].
-      labels: int32 [G].
-      valid: bool [G]; other boxes neither borrow nor lend.
-      centers: float32 [T, 2], `[y, x]` of the source positions.
-      scale: smallest ratio of the lender's side to the borrower's.
-
-    Returns:
-      bool [G, T].
-    """
-    objects = Objects(boxes, labels, valid)
-    return sources_in(objects, objects, centers, scale)
-
-
 def sources_in(
     borrowers: Objects, others: Objects, centers: Array, scale: float
 ) -> Array:
-    """Finds the source positions in another image that objects should borrow from.
+    """Finds the source positions that objects should borrow from.
 
-    See `borrow_sources`. Sides are compared as shares of the network's input.
+    Position t is one for object g if its center is inside a lender of g: a box of the
+    same class whose side (square root of its area) is at least `scale` times as large.
+    Sides are compared as shares of the network's input.
 
     Args:
-      borrowers: objects of the image that borrows.
-      others: objects of the image that lends, such as a reference.
+      borrowers: the G objects of the image that borrows.
+      others: objects of the image that lends: the same, or a reference.
       centers: float32 [T, 2], `[y, x]` of the source positions in that image.
       scale: smallest ratio of the lender's side to the borrower's.
 
     Returns:
       bool [G, T].
     """
-    lends = lenders_in(borrowers, others, scale)
-    holds = box_ops.contains(others.boxes, centers)
-    return (lends.astype(jnp.float32) @ holds.astype(jnp.float32)) > 0
+    lend = lenders_in(borrowers, others, scale)
+    return Lenders(lend, box_ops.contains(others.boxes, centers)).sources
+
+
+def in_reach(boxes: _Arrays, reach: float) -> _Arrays:
+    """Finds the boxes near each other.
+
+    Args:
+      boxes: float32 [G, 4], normalized.
+      reach: largest distance between the centers of two boxes, as a share of the
+        image's sides (in a square image, of its side).
+
+    Returns:
+      bool [G, G].
+    """
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    offsets = centers[:, None] - centers[None]
+    return (offsets**2).sum(axis=-1) <= reach**2
 
 
 def lenders_in(borrowers: Objects, others: Objects, scale: float) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from borrow_det.ops.borrow_targets import BorrowTargets
+from borrow_det.ops.borrow_targets import BorrowTargets, Lenders
 
 # Descriptors that the matching loss processes together. Images seldom have more that
 # count; those that have take longer.
@@ -156,6 +156,29 @@ def source_cross_entropy(S: Array, sources: Array, weight: Array) -> Array:
     return jnp.sum(jnp.where(weight, missed, 0.0))
 
 
+def sources_in_most_similar(S: Array, sources: Array, lenders: Lenders) -> Array:
+    """Keeps, of each descriptor's sources, those in its most similar lender.
+
+    The most similar lender is the one inside which the softmax of S is largest. With
+    its sources alone, `source_cross_entropy` is the smallest that a single lender of
+    the descriptor gives.
+
+    Args:
+      S: float32 [R, T], similarities.
+      sources: bool [R, T], positions in any lender of each descriptor.
+      lenders: the lenders of each descriptor, [R, L], and positions in them, [L, T].
+
+    Returns:
+      bool [R, T].
+    """
+    S = jax.lax.stop_gradient(S)
+    highest = jnp.max(S, axis=1, keepdims=True, where=sources, initial=-jnp.inf)
+    mass = jnp.where(sources, jnp.exp(S - highest), 0.0)
+    received = mass @ lenders.inside.T.astype(mass.dtype)
+    best = jnp.argmax(jnp.where(lenders.lend, received, -1.0), axis=1)
+    return sources & lenders.inside[best]
+
+
 def matching_loss(matching: Similarities, targets: BorrowTargets) -> Array:
     """Sums `source_cross_entropy` over the descriptors of one level and a batch.
 
@@ -207,4 +230,8 @@ def _loss_of_rows(
     objects = jnp.take_along_axis(targets.box_index, rows, axis=1)
     sources = jnp.take_along_axis(targets.sources, objects[..., None], axis=1)
     S = matching.similarities(rows)
+    if targets.lenders is not None:
+        lend = jnp.take_along_axis(targets.lenders.lend, objects[..., None], axis=1)
+        lenders = targets.lenders._replace(lend=lend)
+        sources = jax.vmap(sources_in_most_similar)(S, sources, lenders)
     return jnp.sum(jax.vmap(source_cross_entropy)(S, sources, counted))

@@ -14,7 +14,7 @@ from borrow_det.models.references import ReferenceImages
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, borrow_targets
 from borrow_det.ops import boxes as box_ops
-from borrow_det.ops.borrow_targets import BorrowTargets, Objects
+from borrow_det.ops.borrow_targets import BorrowTargets, Lenders, Objects
 
 
 class DetectionExamples(NamedTuple):
@@ -100,8 +100,8 @@ class TargetMaker:
         objects = self._objects(boxes, labels, valid, ignore)
         borrow = {}
         for n in self._matched_levels():
-            sources = self._sources(n, objects, references)
-            borrow[n] = self._borrow_targets(n, sources, assigned)
+            lenders = self._lenders(n, objects, references)
+            borrow[n] = self._borrow_targets(n, lenders, assigned)
         return target, offsets, assigned.positive, assigned.ignored, borrow
 
     def _objects(
@@ -116,30 +116,42 @@ class TargetMaker:
             return ()
         return tuple(self.config.borrow.levels)
 
-    def _sources(
+    def _lenders(
         self, n: int, objects: Objects, references: tuple[Array, ...] | None
-    ) -> Array:
-        """Returns the source positions of each object for level n, bool [G, T']."""
-        centers = jnp.asarray(self.source_centers(n))
-        scale = self.config.loss.matching_scale
-        own = borrow_targets.borrow_sources(*objects, centers, scale)
+    ) -> Lenders:
+        """Returns the lenders of an image's objects for level n.
+
+        Those in the image [G] are followed by those in each reference, as are the
+        source positions.
+        """
+        loss, centers = self.config.loss, jnp.asarray(self.source_centers(n))
+
+        def among(others: Objects) -> Lenders:
+            lend = borrow_targets.lenders_in(objects, others, loss.matching_scale)
+            return Lenders(lend, box_ops.contains(others.boxes, centers))
+
+        own = among(objects)
+        near = borrow_targets.in_reach(objects.boxes, loss.matching_reach)
+        own = own._replace(lend=own.lend & near)
         if references is None:
             return own
 
-        def in_reference(*fields: Array) -> Array:
+        def in_reference(*fields: Array) -> Lenders:
             *annotated, present = fields
-            lending = self._objects(*annotated)
-            found = borrow_targets.sources_in(objects, lending, centers, scale)
-            return found & present
+            found = among(self._objects(*annotated))
+            return found._replace(lend=found.lend & present)
 
-        others = jax.vmap(in_reference)(*references)  # [N, G, T]
-        others = jnp.swapaxes(others, 0, 1).reshape(own.shape[0], -1)
-        return jnp.concatenate([own, others], axis=1)
+        others = jax.vmap(in_reference)(*references)  # [N, G, G'], [N, G', T]
+        return Lenders(
+            jnp.concatenate([own.lend, *others.lend], axis=1),
+            jax.scipy.linalg.block_diag(own.inside, *others.inside),
+        )
 
     def _borrow_targets(
-        self, n: int, sources: Array, assigned: assignment.Assignment
+        self, n: int, lenders: Lenders, assigned: assignment.Assignment
     ) -> BorrowTargets:
         """Returns the source positions of level n's descriptors in one image."""
+        sources = lenders.sources
         positions = [height * width for height, width in self.level_shapes]
         per_position = anchor_ops.anchors_per_position(self.config.anchors)
         start = sum(r * k for r, k in zip(positions[:n], per_position[:n], strict=True))
@@ -147,4 +159,5 @@ class TargetMaker:
             assigned, start, positions[n], per_position[n]
         )
         counts = has_object & jnp.any(sources, axis=1)[index]
-        return BorrowTargets(sources, index, counts)
+        one = self.config.loss.matching_lenders == "most_similar"
+        return BorrowTargets(sources, index, counts, lenders if one else None)

@@ -7,7 +7,13 @@ import numpy as np
 from borrow_det.ops import borrow_targets
 from borrow_det.ops.assignment import Assignment
 
-sources = jax.jit(borrow_targets.borrow_sources)
+
+@jax.jit
+def sources(boxes, labels, valid, centers, scale):
+    objects = borrow_targets.Objects(boxes, labels, valid)
+    return borrow_targets.sources_in(objects, objects, centers, scale)
+
+
 objects_of = jax.jit(borrow_targets.descriptor_objects, static_argnums=(1, 2, 3))
 
 
@@ -16,7 +22,7 @@ def random_boxes(rng, count):
     return corners.reshape(count, 4).astype(np.float32)
 
 
-def test_borrow_sources_equal_a_loop():
+def test_sources_equal_a_loop():
     rng = np.random.default_rng(0)
     centers = rng.uniform(0, 1, (40, 2)).astype(np.float32)
     boxes = random_boxes(rng, 10)
@@ -108,3 +114,12 @@ def test_sources_in_another_image_equal_a_loop():
                     expected[g, t] |= inside.all()
     np.testing.assert_array_equal(got, expected)
     assert 0 < expected.sum() < expected.size / 2
+
+
+def test_boxes_are_in_reach_by_the_distance_of_their_centers():
+    boxes = np.float32([[0, 0, 0.2, 0.2], [0.3, 0.4, 0.5, 0.6], [0.8, 0.8, 1, 1]])
+    # The centers (0.1, 0.1), (0.4, 0.5) and (0.9, 0.9) are 0.5, 0.64 and 1.13 apart.
+    near = borrow_targets.in_reach(boxes, 0.51)
+    np.testing.assert_array_equal(near, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+    assert not borrow_targets.in_reach(boxes, 0.49)[0, 1]
+    assert borrow_targets.in_reach(np.float32([[0, 0, 0, 0], [1, 1, 1, 1]]), 1.5).all()

@@ -10,7 +10,7 @@ import pytest
 
 from borrow_det.models.matching import Matching
 from borrow_det.ops import losses
-from borrow_det.ops.borrow_targets import BorrowTargets
+from borrow_det.ops.borrow_targets import BorrowTargets, Lenders
 
 ANCHORS, CLASSES = 40, 5
 
@@ -312,6 +312,46 @@ def test_matching_loss_in_parts_equals_the_dense_loss(monkeypatch, share, alike)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for a, b in zip(gradient, by_dense, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def loss_of_one_lender(S, sources):
+    weights = np.exp(S - S.max())
+    return -np.log(weights[sources].sum() / weights.sum())
+
+
+def test_the_most_similar_lender_is_the_one_with_the_smallest_loss(monkeypatch):
+    monkeypatch.setattr(losses, "_ROWS", 8)
+    (Q, K), targets = make_level(0.5)
+    rng = np.random.default_rng(4)
+    lend = rng.uniform(size=(BATCH, OBJECTS, 5)) < 0.5
+    inside = rng.uniform(size=(BATCH, 5, POSITIONS)) < 0.3
+    lenders = Lenders(lend, inside)
+    sources = np.asarray(lenders.sources)
+    counts = np.take_along_axis(sources.any(axis=2), targets.box_index, axis=1)
+    counts &= targets.counts
+    targets = BorrowTargets(sources, targets.box_index, counts, lenders)
+    expected, several = 0.0, 0
+    for b, r in np.argwhere(counts):
+        S = 1.5 * K[b] @ Q[b, r]
+        places = inside[b][lend[b, targets.box_index[b, r]]]
+        of_each = [loss_of_one_lender(S, one) for one in places if one.any()]
+        expected += min(of_each)
+        several += len(of_each) > 1
+    assert several > 10
+    value = jax.jit(level_loss)((Q, K), targets)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    together = jax.jit(level_loss)((Q, K), targets._replace(lenders=None))
+    assert together < 0.95 * value  # Attention in any lender counts.
+
+
+def test_the_most_similar_lender_needs_no_finite_similarities():
+    """Positions of absent references have a similarity of minus infinity."""
+    S = jnp.array([[-jnp.inf, 1.0, 2.0, -jnp.inf], [0.0, 0.0, 0.0, 0.0]])
+    inside = jnp.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
+    lend = jnp.array([[1, 1], [0, 0]], bool)
+    lenders = Lenders(lend, inside)
+    kept = losses.sources_in_most_similar(S, lenders.sources, lenders)
+    np.testing.assert_array_equal(kept, [[0, 0, 1, 1], [0, 0, 0, 0]])
 
 
 def test_matching_loss_never_holds_all_similarities(monkeypatch):

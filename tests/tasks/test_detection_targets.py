@@ -142,3 +142,43 @@ def test_matching_loss_counts_the_attention_in_lenders_of_references(prepared):
         expected -= np.log(weights[sources].sum() / weights.sum())
         count += 1
     np.testing.assert_allclose(terms["matching"], expected / count, rtol=1e-5)
+
+
+def test_the_most_similar_lender_is_chosen_among_those_of_image_and_references(
+    config, batch, prepared
+):
+    _, examples, _ = prepared
+    (targets,) = examples.borrow.values()
+    assert targets.lenders is None
+    one = config.copy_and_resolve_references()
+    one.loss.matching_lenders = "most_similar"
+    made, _ = detection.DetectionTask(one, 3).prepare(jax.random.key(0), batch)
+    lenders = made.borrow[0].lenders
+    # Two objects in each of four images, and the positions of each image.
+    assert lenders.lend.shape == (2, 2, 4 * 2)
+    inside = np.array(lenders.inside).reshape(2, 4, 2, 4, POSITIONS)
+    images = np.arange(4)
+    assert inside[:, images, :, images].any()
+    inside[:, images, :, images] = False
+    assert not inside.any()  # No object has a position in another image.
+    np.testing.assert_array_equal(lenders.sources, targets.sources)
+
+
+def test_reach_leaves_out_far_lenders_of_the_image_but_none_of_references(
+    config, batch
+):
+    large = np.float32([[0.3, 0.1, 0.8, 0.6]] * 2)[:, None]  # Its center: (0.55, 0.35).
+    batch = dict(batch, boxes=np.concatenate([batch["boxes"], large], axis=1))
+    batch["labels"] = np.array([[0, 1, 0], [1, 2, 1]], np.int32)
+    for name in ("box_mask", "ignore"):
+        batch[name] = np.pad(batch[name], ((0, 0), (0, 1)), mode="edge")
+    counts = []
+    for reach in (0.3, 0.5, 1.5):
+        near = config.copy_and_resolve_references()
+        near.loss.matching_reach = reach
+        made, _ = detection.DetectionTask(near, 3).prepare(jax.random.key(0), batch)
+        sources = np.asarray(made.borrow[0].sources).reshape(2, 3, 4, POSITIONS)
+        # Object 0 of both images is 0.42 and 0.36 away from the large one.
+        counts.append((sources[:, 0, 0].any(axis=-1).sum(), sources[:, :, 1:].sum()))
+    assert [own for own, _ in counts] == [0, 2, 2]
+    assert counts[0][1] == counts[1][1] == counts[2][1] > 0

@@ -170,13 +170,10 @@ def test_lenders_are_those_of_the_matching_loss(make_task):
     rng = np.random.default_rng(3)
     found = found_of(*random_boxes(rng, 12), labels=rng.integers(0, 2, 12).tolist())
     centers = task.centers(task.source_levels(0))
-    expected = borrow_targets.borrow_sources(
-        jnp.asarray(found.boxes),
-        jnp.asarray(found.labels),
-        jnp.ones(12, bool),
-        jnp.asarray(centers),
-        2.0,
+    objects = borrow_targets.Objects(
+        jnp.asarray(found.boxes), jnp.asarray(found.labels), jnp.ones(12, bool)
     )
+    expected = borrow_targets.sources_in(objects, objects, jnp.asarray(centers), 2.0)
     held = np.asarray(box_ops.contains(found.boxes, centers))
     P = np.full((64, len(centers)), 1 / len(centers), np.float32)
     for k in range(12):
