@@ -16,8 +16,9 @@ def test_shellcheck_has_no_findings():
     program = beside if beside.exists() else shutil.which("shellcheck")
     if program is None:
         pytest.skip("shellcheck is absent: requirements-dev.txt brings it")
-    scripts = sorted([*ROOT.glob("launch/*.sh"), *ROOT.glob("launch/*.sbatch")])
-    assert len(scripts) >= 4
+    patterns = ("launch/*.sh", "launch/*.sbatch", "benchmarks/*.sh", ".ci/*.sh")
+    scripts = [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
+    assert len(scripts) >= 6
     result = subprocess.run(
         [program, *scripts, ROOT / ".ci" / "run"],
         capture_output=True,

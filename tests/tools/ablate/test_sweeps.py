@@ -10,6 +10,7 @@ from borrow_det.config import validate
 from borrow_det.configs import (
     arguments,
     base,
+    folder,
     folder_narrow,
     object_pairs,
     quickstart,
@@ -115,6 +116,17 @@ def test_a_file_without_a_sweep_is_refused(tmp_path):
 
 # Names, or parts of names, of rows that each sweep must have.
 SWEPT = {
+    "better_than_pooling": (
+        *(
+            "full, pooling",
+            "temperature 30",
+            "loss 3",
+            "levels",
+            "values",
+            "normalized",
+        ),
+        *("not centered", "after", "most similar lender", "in reach"),
+    ),
     "components": ("ssd", "ssd + context", "pooling", "borrowing", "full", "letter"),
     "fusion": ("from X", "from Y", "zero", "random", "after"),
     "learning_to_match": ("no matching loss", "temperature", "pretrained", "steps"),
@@ -125,6 +137,11 @@ SWEPT = {
         for weight in ("0", "0.3", "1", "3")
     ),
     "object_pairs": ("ssd", "context", "pooling", "no matching loss", "the paper's"),
+    "pasted_copies": tuple(
+        f"{name}{pasted}"
+        for name in ("ssd", "ssd + context", "pooling", "no matching loss", "full")
+        for pasted in ("", ", pasted copies")
+    ),
     "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
     "references_clips": ("ssd", "within", "pooling", "group", "no matching loss"),
     "references_photographs": ("no references", "group", "overview"),
@@ -138,6 +155,7 @@ SWEPT = {
 
 # Configs that sweeps are for, if not the quickstart.
 BASES = {
+    "pasted_copies": functools.partial(folder.get_config, "path=anywhere"),
     "object_pairs": functools.partial(object_pairs.get_config, "path=anywhere"),
     "photographs": functools.partial(folder_narrow.get_config, "path=anywhere"),
     "references_clips": scale_pairs_clips.get_config,
