@@ -209,6 +209,7 @@ def evaluate_run(
     *,
     step: int | str | None = LAST,
     path: str | os.PathLike | None = None,
+    group: str | None = None,
     output: str | os.PathLike | None = None,
     points: Sequence[str] = (),
     tiles: str | None = None,
@@ -229,6 +230,7 @@ def evaluate_run(
       step: the checkpoint's step, "best" or "last"; None is the last.
       path: a folder (dataset.path of dataset.name=folder) to evaluate on
         instead of the run's dataset; its classes must be among the run's.
+      group: with `path`, references.field for the folder; None: as the run.
       output: the folder for `STEP.json`, results and pictures; default:
         `WORKDIR/evaluations/SPLIT`, with the folder's name before SPLIT if `path` is
         given, and `tiles` and `overlap` after it. If a folder is given, no operating
@@ -254,6 +256,8 @@ def evaluate_run(
         raise InputError(
             f"{workdir} is a run of task={config.task}: it has no {absent}"
         )
+    if group is not None and path is None:
+        raise InputError("group is for another folder: give path, too")
     classes = metadata.load_classes(workdir)
     step = find_step(workdir, step)
     mesh = mesh_lib.make_mesh({"data": -1, "fsdp": 1})
@@ -263,6 +267,8 @@ def evaluate_run(
     if path is not None:
         config.dataset.name, config.dataset.path = "folder", os.fspath(path)
         config.dataset.folds = config.dataset.fold = 0
+        if group is not None:
+            config.references.field = group
         # Its training images are held out only if they are asked for as validation.
         config.dataset.train_split, config.dataset.eval_splits = "train", (split,)
         place = f"{paths.as_path(path).name}_{split}"

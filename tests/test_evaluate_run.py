@@ -116,6 +116,44 @@ def test_ids_of_a_folder_are_mapped_by_the_names_of_classes(
     ]
 
 
+@pytest.mark.parametrize("one_site", [True, False])
+def test_lenders_are_counted_in_the_groups_of_the_folder(
+    workdir, scenes, tmp_path, one_site
+):
+    def add_sites(coco):
+        for number, image in enumerate(coco["images"]):
+            image["site"] = "here" if one_site else number
+        # Objects of the first image have lenders in others only.
+        first = coco["images"][0]["id"]
+        coco["annotations"] = [
+            a
+            for a in coco["annotations"]
+            if a["image_id"] != first or a["bbox"][2] < 12
+        ]
+
+    folder = tmp_path / "sites"
+    coco = renamed_categories(scenes, folder, add_sites)
+    found = evaluate.evaluate_run(workdir, "val", path=folder, group="site").metrics
+    counts = {
+        place: found[f"objects_small_with_lender{place}"] for place in ("", "_in_group")
+    }
+    sides = [
+        (a["category_id"], (a["bbox"][2] * a["bbox"][3]) ** 0.5)
+        for a in coco["annotations"]
+    ]
+    anywhere = sum(
+        side < 32 and any(c == kind and large >= 2 * side for c, large in sides)
+        for kind, side in sides
+    )
+    assert counts["_in_group"] == (anywhere if one_site else counts[""])
+    assert counts[""] < anywhere
+
+
+def test_the_groups_of_the_runs_own_images_cannot_be_changed(workdir):
+    with pytest.raises(InputError, match="group is for another folder: give path, too"):
+        evaluate.evaluate_run(workdir, "val", group="site")
+
+
 def stored_points(workdir):
     return json.loads((workdir / "operating_points.json").read_text())["steps"]
 

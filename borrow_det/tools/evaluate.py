@@ -3,13 +3,16 @@
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME [--step=best|last|N]
       [--output=DIR]
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --path=FOLDER
+      [--group=FIELD]
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --precision=0.9
   python -m borrow_det.tools.evaluate --workdir=W --split=NAME --tiles=auto
 
 The split is one of the run's dataset, or a slice of it such as test[:100]; with --path
 it is one of a folder of images and annotations, whose classes must be among those of
-the run. The tool prints the main metrics and the kinds of errors, and writes to
---output (default: W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
+the run. --group is what groups the images of that folder by video or camera, as
+references.field: the name of a field, or a regular expression for file names. The tool
+prints the main metrics and the kinds of errors, and writes to --output (default:
+W/evaluations/SPLIT, with the folder's name before SPLIT for --path)
   STEP.json             all metrics, null if undefined;
   STEP.detections.json  the results (of a detector in COCO's format);
   STEP.analysis.json    curves, operating points, confusion and errors;
@@ -67,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
         options.split,
         step=options.step,
         path=options.path,
+        group=options.group,
         output=options.output,
         points=wanted,
         tiles=options.tiles,
@@ -145,6 +149,12 @@ def _flags() -> flags.FlagValues:
         "tiles",
         None,
         "auto, ROWSxCOLUMNS or none (default: evaluation.tiles of the run).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "group",
+        None,
+        "With --path: references.field for the folder (default: that of the run).",
         flag_values=values,
     )
     flags.DEFINE_float(

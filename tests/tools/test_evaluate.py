@@ -124,6 +124,7 @@ def test_a_folder_is_evaluated_with_the_runs_classes(scenes, workdir, tmp_path):
         (["--split=val"], "exists"),
         (["--split=val", "more"], "unexpected argument 'more'"),
         (["--split=val", "--path=absent"], "absent"),
+        (["--split=val", "--group=site"], "group is for another folder"),
     ],
 )
 def test_wrong_input_gets_one_line(tiny_run, capsys, arguments, message):
