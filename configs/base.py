@@ -285,11 +285,11 @@ def _loss() -> ml_collections.ConfigDict:
     loss.matching = 0.1
     # A lender has at least this many times the side of the object that borrows.
     loss.matching_scale = 2.0
-    # What the loss rewards: attention inside "all" lenders together, or inside the
-    # "most_similar" one, which has most of a descriptor's attention.
+    # The loss rewards attention inside "all" lenders together, or inside the
+    # "most_attended" one: the lender with most of a descriptor's attention.
     loss.matching_lenders = "all"
-    # Largest distance between the centers of an object and a lender in its own image,
-    # as a share of the image's sides. 1.5 is more than the diagonal: any distance.
+    # Largest distance between the centers of an object and of a lender in its image
+    # that the loss rewards, in coordinates from 0 to 1; 1.5: any distance.
     loss.matching_reach = 1.5
     loss.label_smoothing = 0.1  # For classification.
     return loss

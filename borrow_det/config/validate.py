@@ -109,8 +109,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     (
         "loss.matching_lenders",
-        lambda value: value in ("all", "most_similar"),
-        "all or most_similar",
+        lambda value: value in ("all", "most_attended"),
+        "all or most_attended",
     ),
     ("dataset.instance", lambda value: value in ("other", "same"), "other or same"),
     ("dataset.folds", lambda value: value == 0 or value >= 2, "0, or at least 2"),

@@ -16,10 +16,10 @@ class LearnableObjects:
     """Counts the objects that count for the loss, and small ones with a lender.
 
     A lender has the same class and at least loss.matching_scale times the side, both in
-    pixels of the network's input. It is in the same image, at most loss.matching_reach
-    away, or in a reference, which is an entire image. In a run that trains on tiles,
-    "the same image" means that one tile with zoom 1 can contain the centers of both.
-    Small objects have COCO's small area in pixels of the input.
+    pixels of the network's input. It is in the same image, or in a reference, which is
+    an entire image. In a run that trains on tiles, "the same image" means that one tile
+    with zoom 1 can contain the centers of both. Small objects have COCO's small area in
+    pixels of the input.
 
     Attributes:
       objects: number of objects so far.
@@ -37,7 +37,6 @@ class LearnableObjects:
         self._size = tuple(config.input_size)
         self._canvas = tuple(config.dataset.canvas)
         self._scale = config.loss.matching_scale
-        self._reach = config.loss.matching_reach
         self._borrows = config.borrow.enabled
         self._pastes = most_copies(config.augment) > 0
         self._tiles = config.augment.enabled and config.augment.tile
@@ -71,7 +70,6 @@ class LearnableObjects:
         )
         same = (labels[None] == labels[:, None]) & (side[:, None] > 0)
         lends = borrow_targets.is_larger(side[None], side[:, None], self._scale)
-        lends &= borrow_targets.in_reach(_normalized(bbox, view), self._reach)
         if self._tiles:
             lends &= _fit_one_tile(bbox, view)
         if self._overview:
@@ -173,17 +171,6 @@ class _GroupLenders:
             return bool(np.any(borrow_targets.is_larger(*sides, self._scale)))
 
         return sum(borrows(*waiting) for waiting in self._waiting)
-
-
-def _normalized(bbox: np.ndarray, view: tuple[float, float]) -> np.ndarray:
-    """Returns boxes [n, 4], `[y_min, x_min, y_max, x_max]` as shares of a view.
-
-    Args:
-      bbox: float [n, 4], [x, y, width, height] in pixels.
-      view: (height, width) in pixels.
-    """
-    corner, size = bbox[:, 1::-1] / np.array(view), bbox[:, :1:-1] / np.array(view)
-    return np.concatenate([corner, corner + size], axis=1)
 
 
 def _fit_one_tile(bbox: np.ndarray, tile: tuple[float, float]) -> np.ndarray:

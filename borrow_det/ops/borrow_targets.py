@@ -11,7 +11,7 @@ from borrow_det.ops.assignment import Assignment
 
 # Boxes of whole pixels, normalized, would miss the ratio of sides by rounding.
 _SIDE_TOLERANCE = 1e-5
-_Arrays = TypeVar("_Arrays", Array, np.ndarray)
+_Sides = TypeVar("_Sides", Array, np.ndarray)
 
 
 class Lenders(NamedTuple):
@@ -32,11 +32,11 @@ class BorrowTargets(NamedTuple):
     sources: Array  # bool [B, G, T], source positions of each object.
     box_index: Array  # int32 [B, R], index of each descriptor's object.
     counts: Array  # bool [B, R], descriptors whose object has a source position.
-    # If the loss rewards one lender of each descriptor only, which one it may be.
+    # The lenders one by one; None if the loss rewards all of them together.
     lenders: Lenders | None = None
 
 
-def is_larger(side: _Arrays, other: _Arrays, scale: float) -> _Arrays:
+def is_larger(side: _Sides, other: _Sides, scale: float) -> _Sides:
     """Returns true for sides that are at least `scale` times others; any shapes."""
     return side >= (1 - _SIDE_TOLERANCE) * scale * other
 
@@ -77,20 +77,21 @@ def sources_in(
     Returns:
       bool [G, T].
     """
+    return lenders_among(borrowers, others, centers, scale).sources
+
+
+def lenders_among(
+    borrowers: Objects, others: Objects, centers: Array, scale: float
+) -> Lenders:
+    """Finds the lenders of each borrower and the positions in them (`sources_in`)."""
     lend = lenders_in(borrowers, others, scale)
-    return Lenders(lend, box_ops.contains(others.boxes, centers)).sources
+    return Lenders(lend, box_ops.contains(others.boxes, centers))
 
 
-def in_reach(boxes: _Arrays, reach: float) -> _Arrays:
-    """Finds the boxes near each other.
+def in_reach(boxes: Array, reach: float) -> Array:
+    """Marks pairs of boxes [G, 4] whose centers are at most `reach` apart: bool [G, G].
 
-    Args:
-      boxes: float32 [G, 4], normalized.
-      reach: largest distance between the centers of two boxes, as a share of the
-        image's sides (in a square image, of its side).
-
-    Returns:
-      bool [G, G].
+    The distance is that of normalized coordinates.
     """
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     offsets = centers[:, None] - centers[None]

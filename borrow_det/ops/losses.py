@@ -156,12 +156,10 @@ def source_cross_entropy(S: Array, sources: Array, weight: Array) -> Array:
     return jnp.sum(jnp.where(weight, missed, 0.0))
 
 
-def sources_in_most_similar(S: Array, sources: Array, lenders: Lenders) -> Array:
-    """Keeps, of each descriptor's sources, those in its most similar lender.
+def sources_in_most_attended(S: Array, sources: Array, lenders: Lenders) -> Array:
+    """Keeps the sources in the lender that has most of each descriptor's attention.
 
-    The most similar lender is the one inside which the softmax of S is largest. With
-    its sources alone, `source_cross_entropy` is the smallest that a single lender of
-    the descriptor gives.
+    Of the descriptor's lenders, this one gives the smallest `source_cross_entropy`.
 
     Args:
       S: float32 [R, T], similarities.
@@ -233,5 +231,5 @@ def _loss_of_rows(
     if targets.lenders is not None:
         lend = jnp.take_along_axis(targets.lenders.lend, objects[..., None], axis=1)
         lenders = targets.lenders._replace(lend=lend)
-        sources = jax.vmap(sources_in_most_similar)(S, sources, lenders)
+        sources = jax.vmap(sources_in_most_attended)(S, sources, lenders)
     return jnp.sum(jax.vmap(source_cross_entropy)(S, sources, counted))

@@ -118,23 +118,19 @@ class TargetMaker:
 
     def _lenders(
         self, n: int, objects: Objects, references: tuple[Array, ...] | None
-    ) -> Lenders:
-        """Returns the lenders of an image's objects for level n.
-
-        Those in the image [G] are followed by those in each reference, as are the
-        source positions.
-        """
+    ) -> list[Lenders]:
+        """Returns the lenders of an image's objects in the image and each reference."""
         loss, centers = self.config.loss, jnp.asarray(self.source_centers(n))
 
         def among(others: Objects) -> Lenders:
-            lend = borrow_targets.lenders_in(objects, others, loss.matching_scale)
-            return Lenders(lend, box_ops.contains(others.boxes, centers))
+            scale = loss.matching_scale
+            return borrow_targets.lenders_among(objects, others, centers, scale)
 
         own = among(objects)
         near = borrow_targets.in_reach(objects.boxes, loss.matching_reach)
         own = own._replace(lend=own.lend & near)
         if references is None:
-            return own
+            return [own]
 
         def in_reference(*fields: Array) -> Lenders:
             *annotated, present = fields
@@ -142,16 +138,17 @@ class TargetMaker:
             return found._replace(lend=found.lend & present)
 
         others = jax.vmap(in_reference)(*references)  # [N, G, G'], [N, G', T]
-        return Lenders(
-            jnp.concatenate([own.lend, *others.lend], axis=1),
-            jax.scipy.linalg.block_diag(own.inside, *others.inside),
-        )
+        return [own, *map(Lenders, others.lend, others.inside)]
 
     def _borrow_targets(
-        self, n: int, lenders: Lenders, assigned: assignment.Assignment
+        self, n: int, lenders: Sequence[Lenders], assigned: assignment.Assignment
     ) -> BorrowTargets:
-        """Returns the source positions of level n's descriptors in one image."""
-        sources = lenders.sources
+        """Returns the source positions of level n's descriptors in one image.
+
+        Those in the image itself are followed by those in each reference, and so are
+        the lenders.
+        """
+        sources = jnp.concatenate([image.sources for image in lenders], axis=1)
         positions = [height * width for height, width in self.level_shapes]
         per_position = anchor_ops.anchors_per_position(self.config.anchors)
         start = sum(r * k for r, k in zip(positions[:n], per_position[:n], strict=True))
@@ -159,5 +156,10 @@ class TargetMaker:
             assigned, start, positions[n], per_position[n]
         )
         counts = has_object & jnp.any(sources, axis=1)[index]
-        one = self.config.loss.matching_lenders == "most_similar"
-        return BorrowTargets(sources, index, counts, lenders if one else None)
+        if self.config.loss.matching_lenders == "all":
+            return BorrowTargets(sources, index, counts)
+        one_by_one = Lenders(
+            jnp.concatenate([image.lend for image in lenders], axis=1),
+            jax.scipy.linalg.block_diag(*[image.inside for image in lenders]),
+        )
+        return BorrowTargets(sources, index, counts, one_by_one)

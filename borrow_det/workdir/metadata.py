@@ -35,6 +35,8 @@ _LATER = {
     "first_stage": "plain",
     "model.frozen": 0,
     "optimizer.trunk_rate": 1.0,
+    "loss.matching_lenders": "all",
+    "loss.matching_reach": 1.5,
     "borrow.attention": "plain",
     "borrow.query_block": 512,
     "dataset.bad_images": "error",

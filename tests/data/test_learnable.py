@@ -55,16 +55,6 @@ def test_lenders_have_the_class_and_twice_the_side_in_the_same_image(config):
     assert objects.notices(SPLIT) == []
 
 
-@pytest.mark.parametrize(("reach", "found"), [(0.38, 0), (0.40, 1)])
-def test_lenders_are_within_reach(config, reach, found):
-    config.loss.matching_reach = reach
-    # The centers (y, x), (5, 5) and (25, 45), are 0.2 and 1/3 of the sides apart.
-    small_and_large = record(
-        (0, 10, False), (0, 30, False), size=(100, 120), corners=[(0, 0), (30, 10)]
-    )
-    assert observed(config, small_and_large).with_lender == found
-
-
 def test_a_training_set_without_lenders_is_announced(config):
     objects = observed(config, record((0, 10, False), (1, 40, False)), record())
     assert objects.notices(SPLIT) == [

@@ -319,7 +319,7 @@ def loss_of_one_lender(S, sources):
     return -np.log(weights[sources].sum() / weights.sum())
 
 
-def test_the_most_similar_lender_is_the_one_with_the_smallest_loss(monkeypatch):
+def test_the_most_attended_lender_is_the_one_with_the_smallest_loss(monkeypatch):
     monkeypatch.setattr(losses, "_ROWS", 8)
     (Q, K), targets = make_level(0.5)
     rng = np.random.default_rng(4)
@@ -344,13 +344,13 @@ def test_the_most_similar_lender_is_the_one_with_the_smallest_loss(monkeypatch):
     assert together < 0.95 * value  # Attention in any lender counts.
 
 
-def test_the_most_similar_lender_needs_no_finite_similarities():
+def test_the_most_attended_lender_needs_no_finite_similarities():
     """Positions of absent references have a similarity of minus infinity."""
     S = jnp.array([[-jnp.inf, 1.0, 2.0, -jnp.inf], [0.0, 0.0, 0.0, 0.0]])
     inside = jnp.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
     lend = jnp.array([[1, 1], [0, 0]], bool)
     lenders = Lenders(lend, inside)
-    kept = losses.sources_in_most_similar(S, lenders.sources, lenders)
+    kept = losses.sources_in_most_attended(S, lenders.sources, lenders)
     np.testing.assert_array_equal(kept, [[0, 0, 1, 1], [0, 0, 0, 0]])
 
 

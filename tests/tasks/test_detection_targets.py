@@ -144,14 +144,14 @@ def test_matching_loss_counts_the_attention_in_lenders_of_references(prepared):
     np.testing.assert_allclose(terms["matching"], expected / count, rtol=1e-5)
 
 
-def test_the_most_similar_lender_is_chosen_among_those_of_image_and_references(
+def test_the_most_attended_lender_is_chosen_among_those_of_image_and_references(
     config, batch, prepared
 ):
     _, examples, _ = prepared
     (targets,) = examples.borrow.values()
     assert targets.lenders is None
     one = config.copy_and_resolve_references()
-    one.loss.matching_lenders = "most_similar"
+    one.loss.matching_lenders = "most_attended"
     made, _ = detection.DetectionTask(one, 3).prepare(jax.random.key(0), batch)
     lenders = made.borrow[0].lenders
     # Two objects in each of four images, and the positions of each image.

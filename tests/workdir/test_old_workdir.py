@@ -12,25 +12,17 @@ from borrow_det import evaluate, train
 from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
 from borrow_det.workdir import metadata
+from tests.workdir import first_fields
 
 
 @pytest.fixture
 def old_workdir(tiny_run, tmp_path):
     """A run with the names of fields and values that were in use at first."""
     folder = shutil.copytree(tiny_run.workdir, tmp_path / "W")
-    fields = json.loads((folder / "config.json").read_text())
+    fields = first_fields.only(json.loads((folder / "config.json").read_text()))
     fields["evaluation"]["source_scale"] = fields["evaluation"].pop("lender_scale")
     fields["loss"]["ignored"] = "spared"
     fields["dataset"]["name"] = "coco_folder"
-    for younger in ("remat", "first_stage", "references"):
-        del fields[younger]
-    for younger in [n for n in fields["augment"] if n.startswith(("tile", "paste"))]:
-        del fields["augment"][younger]
-    for younger in ("tiles", "tile_overlap"):
-        del fields["evaluation"][younger]
-    del fields["model"]["frozen"], fields["optimizer"]["trunk_rate"]
-    for younger in ("bad_images", "max_pixels", "held_out", "group", "folds", "fold"):
-        del fields["dataset"][younger]
     (folder / "config.json").write_text(json.dumps(fields))
     return folder
 

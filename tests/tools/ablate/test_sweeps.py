@@ -125,7 +125,7 @@ SWEPT = {
             "values",
             "normalized",
         ),
-        *("not centered", "after", "most similar lender", "in reach"),
+        *("not centered", "after", "most attended", "in reach"),
     ),
     "components": ("ssd", "ssd + context", "pooling", "borrowing", "full", "letter"),
     "fusion": ("from X", "from Y", "zero", "random", "after"),
