@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does borrowing help small objects of photographs? See --help.
+# Compares the components of the model on photographs; see --help.
 set -euo pipefail
 
 usage() {
@@ -8,24 +8,29 @@ usage: benchmarks/photographs.sh DATA VGG WORK cpu|gpu [SET...]
 
 Trains and compares plain SSD, context, pooling, and borrowing with and without the
 matching loss, each with and without pasted copies (configs/sweeps/pasted_copies.py), at
-the full width of VGG-16, from published weights. Run it from the root of the repository.
+the full width of VGG-16, from published weights.
 
 DATA has a folder of images in COCO's format for each SET (default: aquarium
-traffic_vehicles atl_roads). VGG is what `borrow-det import-weights` has made of
-vgg16_features. Images are shrunk to the network's input first, into WORK/images.
-Results are WORK/SET/ablation.md and .json.
+traffic_vehicles atl_roads). VGG is a folder written by `borrow-det import-weights` for
+vgg16_features. Images are shrunk first, into WORK/images. The results of a set are
+WORK/SET/ablation.md and .json.
 
-aquarium is divided into five folds of training and validation images, so that every
-image is evaluated once. The others have few videos or cameras; they are evaluated on
-their own validation and test splits.
+A set without annotations/test.json is divided into FOLDS folds of training and
+validation images, so that every image is evaluated once. Others are evaluated on their
+splits val and test.
 
   gpu  512 pixels, 400 steps of 32 images, the first two stages frozen
   cpu  300 pixels, 300 steps of 8 images, all of VGG-16's convolutions frozen
 
-A second start continues where the first was stopped. MINUTES stops it after that time,
-and then reports what is finished. Environment: MINUTES, SEEDS (2), FOLDS (5), JOBS (1;
-runs at once), SIZE, STEPS, BATCH, FROZEN, ROWS (names of rows of the sweep, separated
-by semicolons; default: all), PYTHON (python3).
+A second start resumes. With MINUTES=M, the script stops after about M minutes, of which
+each set gets the same share, and reports the finished rows: a row is finished with a
+seed once all of its folds are.
+
+Environment: MINUTES, SEEDS (2), FOLDS (5), JOBS (1; runs at once), SIZE, STEPS, BATCH,
+FROZEN, ROWS (rows of the sweep, separated by semicolons; default: all), PYTHON
+(python3).
+
+Exit status: 0; 1 if a run failed; 2 for wrong arguments; 130 or 143 if stopped.
 TEXT
 }
 die() {
@@ -35,55 +40,90 @@ die() {
 
 [[ ${1:-} != -h && ${1:-} != --help ]] || { usage && exit; }
 (($# >= 4)) || die "give DATA, VGG, WORK, and cpu or gpu; see --help"
-data=$(realpath "$1") vgg=$(realpath "$2") work=$(realpath -m "$3") device=$4
+data=$(realpath -m "$1")
+vgg=$(realpath -m "$2")
+work=$(realpath -m "$3")
+device=$4
 shift 4
+(($# > 0)) || set -- aquarium traffic_vehicles atl_roads
 case $device in
-cpu) size=300 steps=300 batch=8 frozen=5 ;;
-gpu) size=512 steps=400 batch=32 frozen=2 ;;
+cpu) size=300 steps=300 batch=8 frozen=5 platform=cpu ;;
+gpu) size=512 steps=400 batch=32 frozen=2 platform=cuda ;;
 *) die "'$device' is neither cpu nor gpu" ;;
 esac
 size=${SIZE:-$size} steps=${STEPS:-$steps} batch=${BATCH:-$batch}
 frozen=${FROZEN:-$frozen}
-python=${PYTHON:-python3}
+for name in size steps batch MINUTES SEEDS FOLDS JOBS; do
+  value=${!name:-1}
+  [[ $value =~ ^[1-9][0-9]*$ ]] || die "${name^^}=$value is not an integer above 0"
+done
+[[ $frozen =~ ^[0-9]+$ ]] || die "FROZEN=$frozen is not an integer of at least 0"
+# Arguments of a config are separated by commas.
+[[ $vgg$work != *,* ]] || die "VGG and WORK must have no comma in their paths"
 [[ -f $vgg/import.json ]] || die "$vgg is no folder of imported weights"
-(($# > 0)) || set -- aquarium traffic_vehicles atl_roads
+for set; do
+  [[ -d $data/$set/annotations ]] || die "$data/$set has no folder annotations"
+done
+python=${PYTHON:-python3}
+[[ $python != */* ]] || python=$(realpath "$python")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export JAX_PLATFORMS=$platform
+
 rows=()
 if [[ -n ${ROWS:-} ]]; then
   IFS=';' read -ra names <<<"$ROWS"
   rows=("${names[@]/#/--row=}")
 fi
-# Smaller anchors than those of the paper: most objects have 10 to 30 of 300 pixels.
-anchor_sizes="($((size / 16)).0, $((size / 8)).0, $((size / 4)).0, $((size / 2)).0)"
-SECONDS=0
+# A quarter more than the input: crops keep some of their resolution.
+largest=$((size * 5 / 4))
+# The defaults of configs/base.py, in proportion to the input.
+anchors="($((size / 16)).0, $((size / 8)).0, $((size / 4)).0, $((size / 2)).0)"
+metrics=AP,AP_small,AP50_small,AP_small_with_lender,AP_small_without_lender
+metrics+=,AR_small_with_lender,AR_small_without_lender
 
+# Runs or reports the sweep on a set: ablate SET MODE [COMMAND that limits it...]
 ablate() {
-  local set=$1 mode=$2 splits=(--folds="${FOLDS:-5}")
+  local images=$work/images/$largest/$1 set=$1 mode=$2 splits=(--folds="${FOLDS:-5}")
   shift 2
-  [[ $set == aquarium ]] || splits=(--config.dataset.eval_splits="('val', 'test')")
+  if [[ -f $images/annotations/test.json ]]; then
+    splits=(--config.dataset.eval_splits="('val', 'test')")
+  fi
   "$@" "$python" -m borrow_det.tools.ablate --sweep=configs/sweeps/pasted_copies.py \
-    --config="configs/folder.py:path=$work/images/$set,weights=$vgg,frozen=$frozen,size=$size,steps=$steps,batch=$batch" \
-    --config.dataset.canvas="($size, $size)" --config.anchors.sizes="$anchor_sizes" \
-    --config.augment.expand=0.0 --config.evaluation.area_pixels=input \
-    --config.eval_every="$steps" --config.checkpoint_every="$steps" \
-    --config.report.num_pictures=0 --config.report.page_images=0 \
-    --config.report.curves=False --workdir="$work/$set" --seeds="${SEEDS:-2}" \
-    --jobs="${JOBS:-1}" --mode="$mode" "${splits[@]}" "${rows[@]}" \
-    --metrics=AP,AP_small,AP50_small,AP_small_with_lender,AP_small_without_lender,AR_small_with_lender,AR_small_without_lender
+    --config="configs/folder.py:path=$images,weights=$vgg,frozen=$frozen,size=$size,steps=$steps,batch=$batch" \
+    --config.dataset.canvas="($largest, $largest)" \
+    --config.anchors.sizes="$anchors" --config.augment.expand=0.0 \
+    --config.evaluation.area_pixels=input --config.eval_every="$steps" \
+    --config.checkpoint_every="$steps" --config.report.num_pictures=0 \
+    --config.report.page_images=0 --config.report.curves=False \
+    --workdir="$work/$set" --seeds="${SEEDS:-2}" --jobs="${JOBS:-1}" --mode="$mode" \
+    "${splits[@]}" "${rows[@]}" --metrics="$metrics"
 }
 
-for set; do
-  if [[ ! -d $work/images/$set/annotations ]]; then
-    rm -rf "$work/images/$set.part"
-    "$python" -m benchmarks.shrink_images --input="$data/$set" \
-      --output="$work/images/$set.part" --size="$size"
-    mv "$work/images/$set.part" "$work/images/$set"
+SECONDS=0 status=0
+while (($# > 0)); do
+  set=$1
+  echo "== $set"
+  if [[ ! -d $work/images/$largest/$set ]]; then
+    part=$work/images/$largest.part/$set
+    rm -rf "$part"
+    "$python" -m borrow_det.tools.convert --input="$data/$set" --output="$part" \
+      --largest_side="$largest"
+    mkdir -p "$work/images/$largest"
+    mv "$part" "$work/images/$largest/$set"
   fi
-  limit=()
+  limit=() code=0
   if [[ -n ${MINUTES:-} ]]; then
-    left=$((60 * MINUTES - SECONDS))
-    ((left > 0)) || { echo "$MINUTES minutes are over"; exit; }
-    limit=(timeout --signal=INT "$left")
+    left=$(((60 * MINUTES - SECONDS) / $#))
+    # In the foreground it signals the sweep alone, which stops its runs.
+    limit=(timeout --foreground --signal=INT "$((left > 0 ? left : 1))")
   fi
-  ablate "$set" run "${limit[@]}" || ablate "$set" report
-  cat "$work/$set/ablation.md"
+  ablate "$set" run "${limit[@]}" || code=$?
+  case $code in
+  0) ;;
+  1) status=1 ;; # Some runs failed; the others are reported.
+  124) ablate "$set" report || echo "$set: no row is finished yet" ;;
+  *) exit "$code" ;;
+  esac
+  shift
 done
+exit "$status"

@@ -1,136 +1,182 @@
-"""The comparison on photographs: its commands, and the shrunk images."""
+"""The comparison on photographs: its commands, and how it stops."""
 
-import json
 import os
 import pathlib
+import signal
 import subprocess
+import time
 
-import numpy as np
-import PIL.Image
 import pytest
-
-from benchmarks import shrink_images
-from borrow_det.tools.common import cli
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks/photographs.sh"
 
-# Records the calls in place of Python, and does what the script relies on.
+# Records the calls in place of Python, and does what the script relies on. A sweep
+# exits as the file `exit` of its mode says; with `sleep` it waits to be interrupted.
 STAND_IN = r"""#!/usr/bin/env bash
 here=${0%/*}
 printf '%s\x1f' "$@" >>"$here/calls"
 printf '\x1e' >>"$here/calls"
+output='' mode=''
 for argument; do
   case $argument in
-  --output=*) mkdir -p "${argument#*=}/annotations" ;;
-  --workdir=*)
-    mkdir -p "${argument#*=}"
-    echo a table >"${argument#*=}/ablation.md"
-    ;;
+  --output=*) output=${argument#*=} ;;
+  --mode=*) mode=${argument#*=} ;;
   esac
 done
+if [[ $2 == borrow_det.tools.convert ]]; then
+  mkdir -p "$output/annotations"
+  [[ $output != */roads ]] || touch "$output/annotations/test.json"
+fi
+if [[ $mode == run && -e $here/sleep ]]; then
+  trap 'exit 130' INT
+  touch "$here/started"
+  sleep 60 &>/dev/null &
+  wait
+fi
+[[ -z $mode || ! -e $here/exit_$mode ]] || exit "$(<"$here/exit_$mode")"
 """
+CONVERT, ABLATE = "borrow_det.tools.convert", "borrow_det.tools.ablate"
+
+
+class Script:
+    """The script in a folder with two sets and imported weights."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        python = folder / "python"
+        python.write_text(STAND_IN)
+        python.chmod(0o755)
+        (folder / "vgg").mkdir()
+        (folder / "vgg" / "import.json").write_text("{}")
+        for name in ("fish", "roads"):
+            (folder / "my data" / name / "annotations").mkdir(parents=True)
+
+    def start(self, *arguments, **environment):
+        (self.folder / "calls").unlink(missing_ok=True)
+        return subprocess.Popen(
+            [SCRIPT, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHON": str(self.folder / "python"), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments, **environment):
+        """Returns the exit status, stdout, stderr, and the calls of Python."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err, self.calls()
+
+    def calls(self):
+        path = self.folder / "calls"
+        text = path.read_text() if path.exists() else ""
+        return [call.split("\x1f")[:-1] for call in text.split("\x1e")[:-1]]
 
 
 @pytest.fixture
-def photographs(tmp_path):
-    """Function that runs the script, and returns it with the calls of Python."""
-    python, vgg = tmp_path / "python", tmp_path / "vgg"
-    python.write_text(STAND_IN)
-    python.chmod(0o755)
-    vgg.mkdir()
-    (vgg / "import.json").write_text("{}")
-
-    def run(*arguments, **environment):
-        (tmp_path / "calls").unlink(missing_ok=True)
-        done = subprocess.run(
-            [SCRIPT, *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHON": str(python), **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        calls = tmp_path / "calls"
-        text = calls.read_text() if calls.exists() else ""
-        return done, [call.split("\x1f")[:-1] for call in text.split("\x1e")[:-1]]
-
-    return run
+def script(tmp_path):
+    return Script(tmp_path)
 
 
-def test_every_set_is_shrunk_and_compared(photographs, tmp_path):
-    done, calls = photographs("data", "vgg", "work", "gpu", SEEDS="3", ROWS="ssd;full")
-    assert done.returncode == 0, done.stderr
-    assert [call[1] for call in calls] == 3 * [
-        "benchmarks.shrink_images",
-        "borrow_det.tools.ablate",
-    ]
-    assert f"--input={tmp_path}/data/aquarium" in calls[0]
-    assert "--size=512" in calls[0]
+BOTH = ("my data", "vgg", "work", "gpu", "fish", "roads")
+
+
+def test_every_set_is_shrunk_and_compared(script):
+    status, _, err, calls = script.run(*BOTH, SEEDS="3", ROWS="ssd;full")
+    assert (status, err) == (0, "")
+    assert [call[1] for call in calls] == 2 * [CONVERT, ABLATE]
+    assert f"--input={script.folder}/my data/fish" in calls[0]
+    assert "--largest_side=640" in calls[0]
     expected = {
-        f"--config=configs/folder.py:path={tmp_path}/work/images/aquarium,"
-        f"weights={tmp_path}/vgg,frozen=2,size=512,steps=400,batch=32",
+        f"--config=configs/folder.py:path={script.folder}/work/images/640/fish,"
+        f"weights={script.folder}/vgg,frozen=2,size=512,steps=400,batch=32",
         "--config.anchors.sizes=(32.0, 64.0, 128.0, 256.0)",
         "--folds=5",
         "--seeds=3",
         "--row=ssd",
         "--row=full",
-        f"--workdir={tmp_path}/work/aquarium",
+        "--mode=run",
+        f"--workdir={script.folder}/work/fish",
     }
     assert expected <= set(calls[1])
-    # Few videos and cameras: these have splits of their own.
+    # A set with a test split is evaluated on its own splits.
     assert "--folds=5" not in calls[3]
     assert "--config.dataset.eval_splits=('val', 'test')" in calls[3]
-    assert done.stdout.count("a table") == 3
 
-    done, calls = photographs("data", "vgg", "work", "gpu", "atl_roads")
-    assert [call[1] for call in calls] == ["borrow_det.tools.ablate"]  # Shrunk already.
+    *_, calls = script.run(*BOTH)
+    assert [call[1] for call in calls] == 2 * [ABLATE]  # Shrunk already.
+    *_, calls = script.run(*BOTH[:3], "cpu", "fish")
+    assert [call[1] for call in calls] == [CONVERT, ABLATE]  # To another size.
+
+
+def test_failed_runs_are_told_by_the_status_after_all_sets(script):
+    (script.folder / "exit_run").write_text("1")
+    status, *_, calls = script.run(*BOTH)
+    assert status == 1
+    assert [call[1] for call in calls] == 2 * [CONVERT, ABLATE]
+
+
+def test_wrong_fields_stop_the_first_set(script):
+    (script.folder / "exit_run").write_text("2")
+    status, *_, calls = script.run(*BOTH)
+    assert status == 2
+    assert [call[1] for call in calls] == [CONVERT, ABLATE]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_limit_of_time_ends_with_a_report_of_each_set(script, finished):
+    (script.folder / "sleep").touch()
+    if not finished:
+        (script.folder / "exit_report").write_text("2")
+    # Bash counts the seconds of the script from SECONDS=0: two are left for two sets.
+    text = SCRIPT.read_text().replace("SECONDS=0 status", "SECONDS=58 status")
+    shortened = script.folder / "benchmarks" / "photographs.sh"
+    shortened.parent.mkdir()
+    shortened.write_text(text)
+    done = subprocess.run(
+        ["bash", shortened, *BOTH],
+        cwd=script.folder,
+        env={**os.environ, "PYTHON": str(script.folder / "python"), "MINUTES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    modes = [arg for call in script.calls() for arg in call if "--mode=" in arg]
+    assert modes == 2 * ["--mode=run", "--mode=report"]
+    assert ("fish: no row is finished yet" in done.stdout) != finished
+
+
+def test_an_interrupt_stops_everything(script):
+    (script.folder / "sleep").touch()
+    process = script.start(*BOTH, MINUTES="1")
+    while not (script.folder / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGINT)
+    assert [call[1] for call in script.calls()] == [CONVERT, ABLATE]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "environment", "message"),
     [
-        (("data", "vgg", "work"), "give DATA, VGG, WORK, and cpu or gpu"),
-        (("data", "vgg", "work", "tpu"), "'tpu' is neither cpu nor gpu"),
-        (("data", "absent", "work", "cpu"), "absent is no folder of imported weights"),
+        (BOTH[:3], {}, "give DATA, VGG, WORK, and cpu or gpu"),
+        ((*BOTH[:3], "tpu"), {}, "'tpu' is neither cpu nor gpu"),
+        (("my data", "no/such", *BOTH[2:]), {}, "such is no folder of imported"),
+        (("no/such", *BOTH[1:]), {}, "no/such/fish has no folder annotations"),
+        ((*BOTH, "rods"), {}, "my data/rods has no folder annotations"),
+        (("my data", "vgg", "a,b", "cpu", "fish"), {}, "must have no comma"),
+        (BOTH, {"MINUTES": "0.5"}, "MINUTES=0.5 is not an integer above 0"),
+        (BOTH, {"SIZE": "big"}, "SIZE=big is not an integer above 0"),
     ],
 )
-def test_wrong_arguments_are_named(photographs, arguments, message):
-    done, calls = photographs(*arguments)
-    assert (done.returncode, calls) == (2, [])
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_shrunk_images_keep_their_fields_and_the_places_of_boxes(tmp_path):
-    folder, output = tmp_path / "in", tmp_path / "out"
-    (folder / "annotations").mkdir(parents=True)
-    (folder / "images").mkdir()
-    pixels = np.zeros((60, 120, 3), np.uint8)
-    pixels[30:, 40:80] = 255  # The box.
-    PIL.Image.fromarray(pixels).save(folder / "images" / "a.jpg", quality=95)
-    image = {"id": 7, "file_name": "a.jpg", "width": 120, "height": 60, "video": "v"}
-    annotation = {"id": 1, "image_id": 7, "category_id": 2, "bbox": [40, 30, 40, 30]}
-    coco = {
-        "images": [image],
-        "annotations": [{**annotation, "area": 900, "iscrowd": 0}],
-        "categories": [{"id": 2, "name": "cat"}],
-    }
-    (folder / "annotations" / "val.json").write_text(json.dumps(coco))
-    flags = [f"--input={folder}", f"--output={output}", "--size=30"]
-    assert cli.call(shrink_images.main, ["shrink", *flags]) == 0
-    made = json.loads((output / "annotations" / "val.json").read_text())
-    assert made["images"] == [{**image, "width": 30, "height": 30}]
-    assert made["categories"] == coco["categories"]
-    (box,) = made["annotations"]
-    assert box["bbox"] == pytest.approx([10, 15, 10, 15])
-    assert box["area"] == pytest.approx(900 / 4 / 2)
-    shrunk = np.asarray(PIL.Image.open(output / "images" / "a.jpg"))
-    assert shrunk.shape == (30, 30, 3)
-    assert shrunk[16:, 11:19].min() > 200
-    assert max(shrunk[:14].max(), shrunk[:, :9].max(), shrunk[:, 21:].max()) < 60
-
-
-def test_a_folder_without_annotations_is_refused(tmp_path, capsys):
-    flags = [f"--input={tmp_path}", f"--output={tmp_path}/out"]
-    assert cli.call(shrink_images.main, ["shrink", *flags]) == 2
-    assert "annotations has no JSON file" in capsys.readouterr().err
+def test_wrong_arguments_are_named(script, arguments, environment, message):
+    status, _, err, calls = script.run(*arguments, **environment)
+    assert (status, calls) == (2, [])
+    assert message in err
+    assert len(err.splitlines()) == 1

@@ -235,7 +235,7 @@ def _store(
     if pixels is None or pixels.shape[:2] != (height, width):
         if plain:
             image, *_ = _load(content)
-        content = _encode(_upright_rgb(image, content), is_jpeg)
+        content = encode(_upright_rgb(image, content), is_jpeg)
         image.close()
         pixels = decode.decode_bytes(content)
         assert pixels is not None  # Pillow has just encoded it.
@@ -307,7 +307,8 @@ def to_rgb(image: PIL.Image.Image, stated_bits: int = 0) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
-def _encode(image: PIL.Image.Image, as_jpeg: bool) -> bytes:
+def encode(image: PIL.Image.Image, as_jpeg: bool) -> bytes:
+    """Encodes RGB as a PNG, or as a JPEG of quality 95 with full color resolution."""
     buffer = io.BytesIO()
     if as_jpeg:
         image.save(buffer, "JPEG", quality=95, subsampling=0)

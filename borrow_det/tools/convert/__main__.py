@@ -1,26 +1,27 @@
 """Converts a folder in any known format to COCO's.
 
   python -m borrow_det.tools.convert --input=DIR --output=DIR [--images=copy|link|none]
+      [--largest_side=PIXELS]
 
 Reads the formats that `--config=folder:path=DIR` trains on, and writes
 OUTPUT/annotations/SPLIT.json for each split, and its images to OUTPUT/images/SPLIT. Ids
 become integers, and all splits get the same categories. Boxes, areas, crowds, difficult
-objects and further fields of images are kept; masks and keypoints are not. Everything
-that is wrong is found before anything is written. The exit status is 2 after wrong
-input, with one line on stderr that counts the wrong records by kind.
+objects and further fields of images are kept; masks and keypoints are not.
+--largest_side shrinks larger images, and scales their boxes and areas.
+
+Everything that is wrong is found before anything is written, except what is seen only
+by decoding an image, which is necessary only to shrink it. The exit status is 2 after
+wrong input, with one line on stderr that counts the wrong records by kind.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tqdm
 from absl import flags
 
 from borrow_det.config import path_flags
@@ -34,8 +35,9 @@ from borrow_det.io import paths
 from borrow_det.io.problems import Problems
 from borrow_det.tools.common import cli
 from borrow_det.tools.common.wording import counted
+from borrow_det.tools.convert import writing
+from borrow_det.tools.convert.writing import IMAGES, Converted
 
-_IMAGES = ("copy", "link", "none")
 # Python's surrogates for bytes of a file name that are not valid UTF-8.
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
@@ -50,28 +52,16 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"--input={origin} is not a folder")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output={output} exists and is not empty: choose another")
+    if options.largest_side and options.images != "copy":
+        raise InputError("--largest_side writes images: it needs --images=copy")
     sources = _read(origin, options.splits)
-    _write(_convert(sources, options, output), options.images, output)
+    converted = _convert(sources, options, output)
+    writing.write(converted, output, options.images, options.largest_side)
     use = f"train on it with --config=folder:path={output}"
     if options.images == "none":
         use = f"file names are relative to {origin}"
     print(f"wrote {output}; {use}")
     return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Converted:
-    """One split in COCO's format.
-
-    Attributes:
-      name: name of the split.
-      coco: content of its annotation file.
-      files: path of each image by the name of the file to write below images/SPLIT.
-    """
-
-    name: str
-    coco: dict[str, Any]
-    files: dict[str, pathlib.Path]
 
 
 def _read(origin: pathlib.Path, chosen: Sequence[str]) -> dict[str, Source]:
@@ -93,7 +83,7 @@ def _read(origin: pathlib.Path, chosen: Sequence[str]) -> dict[str, Source]:
 
 def _convert(
     sources: Mapping[str, Source], options: flags.FlagValues, output: pathlib.Path
-) -> list[_Converted]:
+) -> list[Converted]:
     """Returns the splits in COCO's format.
 
     Raises:
@@ -124,7 +114,7 @@ def _convert(
             record |= {k: v for k, v in image.fields.items() if k not in record}
         if options.bad_images == "error":
             images.extend(of_images)
-        converted.append(_Converted(name, coco, files))
+        converted.append(Converted(name, coco, files))
         _print_counts(name, coco, annotations, of_images)
     _refuse(output, records, boxes, images)
     for split in converted:
@@ -249,42 +239,6 @@ def _print_counts(
     print(line)
 
 
-def _write(splits: Sequence[_Converted], images: str, output: pathlib.Path) -> None:
-    """Writes annotation files and images.
-
-    Raises:
-      InputError: a file cannot be read or written.
-    """
-    try:
-        for split in splits:
-            if images != "none":
-                _write_images(split, images, output / "images" / split.name)
-            file = output / "annotations" / f"{split.name}.json"
-            paths.make_folder(file.parent)
-            paths.write_whole(file, json.dumps(split.coco))
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or output} cannot be written: {paths.reason(error)}"
-        ) from error
-
-
-def _write_images(split: _Converted, images: str, place: pathlib.Path) -> None:
-    bar = tqdm.tqdm(
-        split.files.items(),
-        desc=split.name,
-        unit="image",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    )
-    for name, path in bar:
-        to = place / name
-        to.parent.mkdir(parents=True, exist_ok=True)
-        if images == "link":
-            to.symlink_to(path.resolve())
-        else:
-            shutil.copyfile(path, to)
-
-
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     path_flags.define_path(
@@ -308,9 +262,16 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "images",
         "copy",
-        _IMAGES,
+        IMAGES,
         "Images in the output: copies, symbolic links, or none. With none, file names "
         "are relative to the input.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "largest_side",
+        0,
+        "Shrink images to at most this height and width in pixels (0: no image).",
+        lower_bound=0,
         flag_values=values,
     )
     flags.DEFINE_enum(

@@ -6,8 +6,8 @@ import pytest
 
 from borrow_det.data.datasets import formats
 from borrow_det.io.problems import Problems
-from borrow_det.tools import convert
 from borrow_det.tools.common import cli
+from borrow_det.tools.convert import __main__ as convert
 
 SIZE = (100, 50)
 

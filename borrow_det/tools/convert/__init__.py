@@ -1,0 +1,1 @@
+"""Conversion of folders of images and annotations to COCO's format."""

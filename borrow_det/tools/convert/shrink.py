@@ -1,0 +1,80 @@
+"""Smaller copies of images, with their annotations in COCO's format."""
+
+import mimetypes
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from borrow_det.data.images import decode, upright
+from borrow_det.evaluation import coco_truth
+
+_SUFFIXES = {"image/jpeg": ".jpg", "image/png": ".png"}
+
+
+class Shrunk(NamedTuple):
+    """A smaller image.
+
+    Attributes:
+      content: JPEG or PNG file, upright.
+      image: its record, with its file name, height and width.
+      annotations: its annotations, with boxes and areas in its pixels.
+    """
+
+    content: bytes
+    image: dict[str, Any]
+    annotations: list[dict[str, Any]]
+
+
+def shrink(
+    path: pathlib.Path,
+    image: Mapping[str, Any],
+    annotations: Sequence[Mapping[str, Any]],
+    largest: int,
+) -> Shrunk | None:
+    """Shrinks an image whose longer side is above a limit, by averaging over areas.
+
+    Args:
+      path: file of the image.
+      image: its COCO record; height and width may be those before EXIF's rotation.
+      annotations: its COCO annotations.
+      largest: largest height and width of the result, in pixels.
+
+    Returns:
+      The smaller image; None if it is small enough.
+
+    Raises:
+      InputError: the file does not decode.
+    """
+    if max(image["height"], image["width"]) <= largest:
+        return None
+    stored = upright.read(path, image["height"] * image["width"])
+    pixels = decode.shrink_to_fit(stored.pixels, (largest, largest))
+    height, width = pixels.shape[:2]
+    scale = np.array([height / stored.height, width / stored.width])
+    bbox = np.array([a["bbox"] for a in annotations], float).reshape(-1, 4)
+    boxes = coco_truth.corners(bbox)
+    if (image["height"], image["width"]) != (stored.height, stored.width):
+        boxes = upright.rotate_boxes(boxes, stored)
+    boxes = boxes * np.tile(scale, 2)
+    kind = "image/jpeg" if stored.encoded.startswith(b"\xff\xd8") else "image/png"
+    content = upright.encode(PIL.Image.fromarray(pixels), kind == "image/jpeg")
+    name = image["file_name"]
+    if mimetypes.guess_type(name)[0] != kind:
+        name += _SUFFIXES[kind]
+    return Shrunk(
+        content,
+        {**image, "file_name": name, "height": height, "width": width},
+        [
+            {
+                **annotation,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": annotation["area"] * float(scale.prod()),
+            }
+            for annotation, (y0, x0, y1, x1) in zip(
+                annotations, boxes.tolist(), strict=True
+            )
+        ],
+    )
