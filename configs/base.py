@@ -289,8 +289,9 @@ def _loss() -> ml_collections.ConfigDict:
     # "most_attended" one: the lender with most of a descriptor's attention.
     loss.matching_lenders = "all"
     # Largest distance between the centers of an object and of a lender in its image
-    # that the loss rewards, in coordinates from 0 to 1; 1.5: any distance.
-    loss.matching_reach = 1.5
+    # that the loss rewards: the larger one of the vertical and the horizontal distance,
+    # in coordinates from 0 to 1. 1: any distance.
+    loss.matching_reach = 1.0
     loss.label_smoothing = 0.1  # For classification.
     return loss
 

@@ -91,11 +91,12 @@ def lenders_among(
 def in_reach(boxes: Array, reach: float) -> Array:
     """Marks pairs of boxes [G, 4] whose centers are at most `reach` apart: bool [G, G].
 
-    The distance is that of normalized coordinates.
+    The distance is the larger one of the vertical and the horizontal distance, in
+    normalized coordinates.
     """
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     offsets = centers[:, None] - centers[None]
-    return (offsets**2).sum(axis=-1) <= reach**2
+    return jnp.abs(offsets).max(axis=-1) <= reach
 
 
 def lenders_in(borrowers: Objects, others: Objects, scale: float) -> Array:

@@ -36,7 +36,7 @@ _LATER = {
     "model.frozen": 0,
     "optimizer.trunk_rate": 1.0,
     "loss.matching_lenders": "all",
-    "loss.matching_reach": 1.5,
+    "loss.matching_reach": 1.0,
     "borrow.attention": "plain",
     "borrow.query_block": 512,
     "dataset.bad_images": "error",

@@ -118,8 +118,8 @@ def test_sources_in_another_image_equal_a_loop():
 
 def test_boxes_are_in_reach_by_the_distance_of_their_centers():
     boxes = np.float32([[0, 0, 0.2, 0.2], [0.3, 0.4, 0.5, 0.6], [0.8, 0.8, 1, 1]])
-    # The centers (0.1, 0.1), (0.4, 0.5) and (0.9, 0.9) are 0.5, 0.64 and 1.13 apart.
-    near = borrow_targets.in_reach(boxes, 0.51)
+    # The centers (0.1, 0.1), (0.4, 0.5) and (0.9, 0.9) are 0.4, 0.5 and 0.8 apart.
+    near = borrow_targets.in_reach(boxes, 0.41)
     np.testing.assert_array_equal(near, [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
-    assert not borrow_targets.in_reach(boxes, 0.49)[0, 1]
-    assert borrow_targets.in_reach(np.float32([[0, 0, 0, 0], [1, 1, 1, 1]]), 1.5).all()
+    assert not borrow_targets.in_reach(boxes, 0.39)[0, 1]
+    assert borrow_targets.in_reach(np.float32([[0, 0, 0, 0], [1, 1, 1, 1]]), 1.0).all()
