@@ -22,15 +22,16 @@ splits val and test.
   gpu  512 pixels, 400 steps of 32 images, the first two stages frozen
   cpu  300 pixels, 300 steps of 8 images, all of VGG-16's convolutions frozen
 
-A second start resumes. With MINUTES=M, the script stops after about M minutes, of which
-each set gets the same share, and reports the finished rows: a row is finished with a
-seed once all of its folds are.
+A second start resumes. With MINUTES=M, the runs are stopped after M minutes, of which
+each set gets the same share, and the finished rows are reported: a row is finished with
+a seed once all of its folds are. The reports come on top.
 
-Environment: MINUTES, SEEDS (2), FOLDS (5), JOBS (1; runs at once), SIZE, STEPS, BATCH,
-FROZEN, ROWS (rows of the sweep, separated by semicolons; default: all), PYTHON
-(python3).
+Environment: MINUTES, SEEDS (2), FOLDS (5), JOBS (1): runs at the same time, SIZE,
+STEPS, BATCH, FROZEN, ROWS: rows of the sweep, separated by semicolons (default: all),
+PYTHON (python3).
 
-Exit status: 0; 1 if a run failed; 2 for wrong arguments; 130 or 143 if stopped.
+Exit status: 0; 1 if a run or a set failed; 2 for wrong arguments; 130 or 143 if
+stopped, which also stops the runs.
 TEXT
 }
 die() {
@@ -59,13 +60,14 @@ for name in size steps batch MINUTES SEEDS FOLDS JOBS; do
 done
 [[ $frozen =~ ^[0-9]+$ ]] || die "FROZEN=$frozen is not an integer of at least 0"
 # Arguments of a config are separated by commas.
-[[ $vgg$work != *,* ]] || die "VGG and WORK must have no comma in their paths"
+[[ $vgg$work$* != *,* ]] || die "VGG, WORK and SET must have no comma"
 [[ -f $vgg/import.json ]] || die "$vgg is no folder of imported weights"
 for set; do
   [[ -d $data/$set/annotations ]] || die "$data/$set has no folder annotations"
 done
 python=${PYTHON:-python3}
-[[ $python != */* ]] || python=$(realpath "$python")
+# The link in a virtual environment must not be resolved.
+[[ $python != */* ]] || python=$(realpath --no-symlinks "$python")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export JAX_PLATFORMS=$platform
 
@@ -81,6 +83,28 @@ anchors="($((size / 16)).0, $((size / 8)).0, $((size / 4)).0, $((size / 2)).0)"
 metrics=AP,AP_small,AP50_small,AP_small_with_lender,AP_small_without_lender
 metrics+=,AR_small_with_lender,AR_small_without_lender
 
+# With job control, a child has a separate process group: Ctrl-C reaches only this script,
+# which passes every signal on as the one that ablate expects.
+set -m
+child=''
+# shellcheck disable=SC2317,SC2329  # Called by the traps.
+stop() {
+  trap '' INT TERM HUP
+  [[ -z $child ]] || { kill -INT "$child" 2>/dev/null && wait "$child"; } || true
+  exit "$1"
+}
+trap 'stop 130' INT
+trap 'stop 143' TERM HUP
+# Runs a command, and returns its status.
+run() {
+  local code=0
+  "$@" &
+  child=$!
+  wait "$child" || code=$?
+  child=''
+  return "$code"
+}
+
 # Runs or reports the sweep on a set: ablate SET MODE [COMMAND that limits it...]
 ablate() {
   local images=$work/images/$largest/$1 set=$1 mode=$2 splits=(--folds="${FOLDS:-5}")
@@ -88,7 +112,7 @@ ablate() {
   if [[ -f $images/annotations/test.json ]]; then
     splits=(--config.dataset.eval_splits="('val', 'test')")
   fi
-  "$@" "$python" -m borrow_det.tools.ablate --sweep=configs/sweeps/pasted_copies.py \
+  run "$@" "$python" -m borrow_det.tools.ablate --sweep=configs/sweeps/pasted_copies.py \
     --config="configs/folder.py:path=$images,weights=$vgg,frozen=$frozen,size=$size,steps=$steps,batch=$batch" \
     --config.dataset.canvas="($largest, $largest)" \
     --config.anchors.sizes="$anchors" --config.augment.expand=0.0 \
@@ -99,31 +123,42 @@ ablate() {
     "${splits[@]}" "${rows[@]}" --metrics="$metrics"
 }
 
+# Shrinks the images of a set, unless that is done.
+shrink() {
+  local from=$data/$1 folder=$work/images/$largest
+  if [[ -d $folder/$1 ]]; then
+    [[ $(<"$folder/$1.from") == "$from" &&
+      -z $(find "$from/annotations" -newer "$folder/$1.from") ]] ||
+      die "$folder/$1 is of other images or annotations: remove it and $work/$1"
+    return
+  fi
+  rm -rf "$folder.part"
+  run "$python" -m borrow_det.tools.convert --input="$from" --output="$folder.part" \
+    --largest_side="$largest" || return
+  mkdir -p "$folder"
+  echo "$from" >"$folder/$1.from"
+  mv "$folder.part" "$folder/$1"
+}
+
 SECONDS=0 status=0
 while (($# > 0)); do
-  set=$1
+  set=$1 limit=() code=0
   echo "== $set"
-  if [[ ! -d $work/images/$largest/$set ]]; then
-    part=$work/images/$largest.part/$set
-    rm -rf "$part"
-    "$python" -m borrow_det.tools.convert --input="$data/$set" --output="$part" \
-      --largest_side="$largest"
-    mkdir -p "$work/images/$largest"
-    mv "$part" "$work/images/$largest/$set"
-  fi
-  limit=() code=0
   if [[ -n ${MINUTES:-} ]]; then
     left=$(((60 * MINUTES - SECONDS) / $#))
-    # In the foreground it signals the sweep alone, which stops its runs.
+    # In the foreground, it signals ablate alone, which stops its runs.
     limit=(timeout --foreground --signal=INT "$((left > 0 ? left : 1))")
   fi
-  ablate "$set" run "${limit[@]}" || code=$?
-  case $code in
-  0) ;;
-  1) status=1 ;; # Some runs failed; the others are reported.
-  124) ablate "$set" report || echo "$set: no row is finished yet" ;;
-  *) exit "$code" ;;
-  esac
   shift
+  shrink "$set" || { status=1 && continue; }
+  ablate "$set" run "${limit[@]}" || code=$?
+  if ((code == 124)); then
+    code=0
+    ablate "$set" report || code=$?
+    ((code != 2)) || { echo "$set: no row is finished yet" && code=0; }
+  fi
+  # 2: wrong fields, which other sets have, too.
+  ((code != 2)) || exit 2
+  ((code == 0)) || status=1
 done
 exit "$status"

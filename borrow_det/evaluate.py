@@ -251,8 +251,9 @@ def evaluate_run(
     config = metadata.load_config(workdir)
     config.unlock()
     options = TileOptions(tiles, overlap)
-    if (points or options) and config.task != "detection":
-        absent = "operating points" if points else "tiles"
+    wanted = {"operating points": points, "tiles": options, "groups": group is not None}
+    if config.task != "detection" and any(wanted.values()):
+        absent = next(name for name, value in wanted.items() if value)
         raise InputError(
             f"{workdir} is a run of task={config.task}: it has no {absent}"
         )
@@ -286,6 +287,8 @@ def evaluate_run(
     config.eval_batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     evaluator = kind(opened, config)
     existed, analyzed = paths.exists(file), paths.exists(analysis_path(file))
+    if existed and group is not None:
+        raise InputError(_exists(file))  # It may have other groups.
     if existed:
         metrics = read_metrics(file)
     else:
@@ -305,8 +308,12 @@ def evaluate_run(
     page = config.report.page_images > 0
     lacks = analysis and (not analyzed or _lacks_pictures(file, page))
     if existed and not (points or stored or lacks):
-        raise InputError(f"{file} exists: choose another folder with --output")
+        raise InputError(_exists(file))
     return Evaluated(evaluator, step, file, metrics, found, stored)
+
+
+def _exists(file: paths.Path) -> str:
+    return f"{file} exists: choose another folder with --output"
 
 
 def _lacks_pictures(path: paths.Path, page: bool) -> bool:

@@ -146,6 +146,8 @@ def test_lenders_are_counted_in_the_groups_of_the_folder(
         for kind, side in sides
     )
     assert counts["_in_group"] == (anywhere if one_site else counts[""])
+    with pytest.raises(InputError, match="exists: choose another folder"):
+        evaluate.evaluate_run(workdir, "val", path=folder, group="id", points=("p",))
     assert counts[""] < anywhere
 
 

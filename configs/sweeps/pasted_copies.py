@@ -4,10 +4,10 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/pasted_copies.py \
     --config=configs/folder.py:path=DIR,weights=VGG,frozen=5 \
     --workdir=runs/pasted_copies --seeds=2 --folds=5
 
-All rows but the first have context. Pooling is borrowing with the same weights for
-every descriptor: it knows what is in the image, but cannot match. Pasted copies
-(augment.paste) are small copies of larger objects of the same image, so that every copy
-has a lender. benchmarks/photographs.sh runs this sweep on several sets.
+All rows but the two of plain SSD have context. Pooling is borrowing with the same
+weights for every descriptor: it knows what is in the image, but cannot match. Pasted
+copies (augment.paste) are small copies of larger objects of the same image, so that
+every copy has a lender. benchmarks/photographs.sh runs this sweep on several sets.
 """
 
 from collections.abc import Callable

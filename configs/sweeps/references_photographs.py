@@ -6,10 +6,11 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/references_photographs.
     --config=configs/folder_narrow.py:path=DIR --config.references.field=FIELD \
     --workdir=runs/references --seeds=3 --row=group
 
-Large images by tiles; --config.dataset.canvas must hold them at their own size:
+Large images by tiles; --config.dataset.canvas (height, width) must hold them at their
+own size, portrait ones too:
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/references_photographs.py \
-    --config=configs/folder_narrow.py:path=DIR --config.dataset.canvas="(768, 1024)" \
+    --config=configs/folder_narrow.py:path=DIR --config.dataset.canvas="(1024, 1024)" \
     --config.augment.tile=True --config.evaluation.tiles=auto \
     --workdir=runs/references --seeds=3 --row=overview
 """

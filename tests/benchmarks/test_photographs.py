@@ -24,11 +24,12 @@ for argument; do
   esac
 done
 if [[ $2 == borrow_det.tools.convert ]]; then
+  [[ ! -e $here/broken ]] || exit 2
   mkdir -p "$output/annotations"
-  [[ $output != */roads ]] || touch "$output/annotations/test.json"
+  [[ "$*" != *data/roads* ]] || touch "$output/annotations/test.json"
 fi
 if [[ $mode == run && -e $here/sleep ]]; then
-  trap 'exit 130' INT
+  trap 'touch "$here/interrupted"; exit 130' INT
   touch "$here/started"
   sleep 60 &>/dev/null &
   wait
@@ -150,16 +151,46 @@ def test_the_limit_of_time_ends_with_a_report_of_each_set(script, finished):
     assert ("fish: no row is finished yet" in done.stdout) != finished
 
 
-def test_an_interrupt_stops_everything(script):
+@pytest.mark.parametrize("minutes", ["", "1"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (15, 143)])
+def test_a_signal_stops_the_runs_and_the_script(script, number, status, minutes):
     (script.folder / "sleep").touch()
-    process = script.start(*BOTH, MINUTES="1")
+    process = script.start(*BOTH, MINUTES=minutes)
     while not (script.folder / "started").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=30)
-    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode == status
+    assert (script.folder / "interrupted").exists()
     assert [call[1] for call in script.calls()] == [CONVERT, ABLATE]
+
+
+def test_a_set_that_cannot_be_shrunk_is_left_out(script):
+    (script.folder / "broken").touch()
+    status, *_, calls = script.run(*BOTH)
+    assert status == 1
+    assert [call[1] for call in calls] == 2 * [CONVERT]
+
+
+def test_shrunk_images_of_other_annotations_are_refused(script):
+    script.run(*BOTH)
+    later = time.time() + 10
+    file = script.folder / "my data" / "fish" / "annotations" / "train.json"
+    file.write_text("{}")
+    os.utime(file, (later, later))
+    status, _, err, calls = script.run(*BOTH)
+    assert (status, calls) == (2, [])
+    assert "work/images/640/fish is of other images or annotations: remove it" in err
+
+
+def test_the_interpreter_of_a_virtual_environment_keeps_its_place(script):
+    (script.folder / "bin").mkdir()
+    (script.folder / "bin" / "python").symlink_to(script.folder / "python")
+    done = script.start(*BOTH, PYTHON="bin/python")
+    done.communicate(timeout=30)
+    assert (script.folder / "bin" / "calls").exists()
+    assert not (script.folder / "calls").exists()
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,11 @@ def main(argv: Sequence[str]) -> int:
             f"{total} cells to run, {options.jobs} at once"
         )
         failed = _run(unfinished, options.jobs, folder)
-    report.write(sweep_cells, folder, argv, settings)
+    try:
+        report.write(sweep_cells, folder, argv, settings)
+    except report.NothingFinishedError:
+        if not failed:
+            raise
     return int(bool(failed))
 
 

@@ -23,6 +23,10 @@ from borrow_det.tools.ablate import (
 from borrow_det.workdir import checkpoints, metadata
 
 
+class NothingFinishedError(InputError):
+    """No cell of a sweep is finished."""
+
+
 class Settings(NamedTuple):
     """Settings of a report.
 
@@ -66,7 +70,7 @@ def write(
     }
     if not complete:
         folds = "" if sweep_cells[0].fold is None else ", with all of its folds"
-        raise InputError(
+        raise NothingFinishedError(
             f"--workdir={folder} holds no finished cell of this sweep{folds}"
         )
     finished = [cell for members in complete.values() for cell in members]

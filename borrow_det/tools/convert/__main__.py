@@ -9,9 +9,9 @@ become integers, and all splits get the same categories. Boxes, areas, crowds, d
 objects and further fields of images are kept; masks and keypoints are not.
 --largest_side shrinks larger images, and scales their boxes and areas.
 
-Everything that is wrong is found before anything is written, except what is seen only
-by decoding an image, which is necessary only to shrink it. The exit status is 2 after
-wrong input, with one line on stderr that counts the wrong records by kind.
+Everything that is wrong is found before anything is written; only an image that does
+not decode is found when it is shrunk. The exit status is 2 after wrong input, with one
+line on stderr that counts the wrong records by kind.
 """
 
 import dataclasses
@@ -56,7 +56,13 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--largest_side writes images: it needs --images=copy")
     sources = _read(origin, options.splits)
     converted = _convert(sources, options, output)
-    writing.write(converted, output, options.images, options.largest_side)
+    writing.write(
+        converted,
+        output,
+        options.images,
+        options.largest_side,
+        options.bad_images,
+    )
     use = f"train on it with --config=folder:path={output}"
     if options.images == "none":
         use = f"file names are relative to {origin}"

@@ -2,7 +2,7 @@
 
 import mimetypes
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ def shrink(
     image: Mapping[str, Any],
     annotations: Sequence[Mapping[str, Any]],
     largest: int,
+    taken: Container[str] = (),
 ) -> Shrunk | None:
     """Shrinks an image whose longer side is above a limit, by averaging over areas.
 
@@ -41,6 +42,7 @@ def shrink(
       image: its COCO record; height and width may be those before EXIF's rotation.
       annotations: its COCO annotations.
       largest: largest height and width of the result, in pixels.
+      taken: names of other files; a file that gets another suffix avoids them.
 
     Returns:
       The smaller image; None if it is small enough.
@@ -60,13 +62,14 @@ def shrink(
         boxes = upright.rotate_boxes(boxes, stored)
     boxes = boxes * np.tile(scale, 2)
     kind = "image/jpeg" if stored.encoded.startswith(b"\xff\xd8") else "image/png"
-    content = upright.encode(PIL.Image.fromarray(pixels), kind == "image/jpeg")
-    name = image["file_name"]
-    if mimetypes.guess_type(name)[0] != kind:
-        name += _SUFFIXES[kind]
     return Shrunk(
-        content,
-        {**image, "file_name": name, "height": height, "width": width},
+        upright.encode(PIL.Image.fromarray(pixels), kind == "image/jpeg"),
+        {
+            **image,
+            "file_name": _fitting(image["file_name"], kind, taken),
+            "height": height,
+            "width": width,
+        },
         [
             {
                 **annotation,
@@ -78,3 +81,13 @@ def shrink(
             )
         ],
     )
+
+
+def _fitting(name: str, kind: str, taken: Container[str]) -> str:
+    """Returns a file's name, with a suffix for its media type where it has another."""
+    if mimetypes.guess_type(name)[0] == kind:
+        return name
+    suffix, number = _SUFFIXES[kind], 1
+    while (fitting := name + (f"-{number}" if number > 1 else "") + suffix) in taken:
+        number += 1
+    return fitting

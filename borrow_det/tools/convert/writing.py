@@ -36,30 +36,43 @@ class Converted:
 
 
 def write(
-    splits: Sequence[Converted], output: pathlib.Path, images: str, largest_side: int
+    splits: Sequence[Converted],
+    output: pathlib.Path,
+    images: str,
+    largest_side: int,
+    bad_images: str,
 ) -> None:
     """Writes annotation files and images.
 
+    After an error, nothing of it is left.
+
     Args:
       splits: the splits.
-      output: folder to write.
+      output: folder to write, empty or absent.
       images: one of IMAGES: copies, symbolic links, or no images.
       largest_side: shrink copies to at most this height and width in pixels; 0: none.
+      bad_images: with "skip", an image that does not decode when it should be shrunk is
+        left out; with "error", it is an error.
 
     Raises:
       InputError: a file cannot be read or written.
     """
+    skip = bad_images == "skip"
     try:
         for split in splits:
             coco, place = split.coco, output / "images" / split.name
             if largest_side:
-                coco = _write_shrunk(split, largest_side, place)
+                coco = _write_shrunk(split, largest_side, skip, place)
             elif images != "none":
                 _write_images(split, images, place)
             file = output / "annotations" / f"{split.name}.json"
             paths.make_folder(file.parent)
             paths.write_whole(file, json.dumps(coco))
+    except InputError:
+        shutil.rmtree(output, ignore_errors=True)
+        raise
     except OSError as error:
+        shutil.rmtree(output, ignore_errors=True)
         raise InputError(
             f"{error.filename or output} cannot be written: {paths.reason(error)}"
         ) from error
@@ -75,20 +88,30 @@ def _write_images(split: Converted, images: str, place: pathlib.Path) -> None:
 
 
 def _write_shrunk(
-    split: Converted, largest: int, place: pathlib.Path
+    split: Converted, largest: int, skip: bool, place: pathlib.Path
 ) -> dict[str, Any]:
     """Writes images, larger ones shrunk; returns the annotations that fit them."""
     of_image = collections.defaultdict(list)
     for annotation in split.coco["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
-    images, annotations, count = [], [], 0
+    taken = set(split.files)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    count = 0
     for image in _progress(split.name, split.coco["images"]):
         path, own = split.files[image["file_name"]], of_image[image["id"]]
-        shrunk = shrink.shrink(path, image, own, largest)
+        try:
+            shrunk = shrink.shrink(path, image, own, largest, taken)
+        except InputError as error:
+            if not skip:
+                raise
+            print(f"{split.name}: left out: {error}")
+            continue
         if shrunk is None:
             shutil.copyfile(path, _with_folder(place / image["file_name"]))
         else:
             image, own, count = shrunk.image, shrunk.annotations, count + 1
+            taken.add(image["file_name"])
             _with_folder(place / image["file_name"]).write_bytes(shrunk.content)
         images.append(image)
         annotations += own

@@ -279,6 +279,16 @@ def test_a_second_start_runs_only_unfinished_cells(swept, run, capsys, tmp_path)
     assert run(*options, "--seeds=1", "--first_seed=3", "--mode=report") == 0
 
 
+def test_a_sweep_whose_runs_all_fail_has_the_status_of_failed_runs(
+    run, capsys, tmp_path
+):
+    fields = "--config.init_from=nowhere"
+    options = (f"--workdir={tmp_path / 'W'}", "--seeds=1", "--row=broken", "--jobs=2")
+    assert run(*options, fields) == 1
+    assert "no finished cell" not in capsys.readouterr().err
+    assert run(*options, fields, "--mode=report") == 2
+
+
 def test_cells_of_another_config_are_refused(swept, run, capsys):
     folder, _ = swept
     options = (f"--workdir={folder}", "--seeds=1", "--first_seed=3", "--mode=report")

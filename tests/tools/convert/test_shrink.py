@@ -111,6 +111,22 @@ def test_other_formats_become_png(tmp_path, name, made):
         assert shrunk.format == "PNG"
 
 
+def test_a_new_suffix_makes_no_name_that_another_image_has(tmp_path):
+    folder = make_folder(tmp_path, PIL.Image.fromarray(upright_pixels()), "a.bmp")
+    coco = json.loads((folder / "train.json").read_text())
+    other = {"id": 8, "file_name": "a.bmp.png", "width": 40, "height": 40}
+    PIL.Image.new("RGB", (40, 40)).save(folder / "a.bmp.png")
+    coco["images"].append(other)
+    (folder / "train.json").write_text(json.dumps(coco))
+    _, output = convert_to(tmp_path, folder, "--largest_side=60")
+    coco = json.loads((output / "annotations" / "train.json").read_text())
+    sizes = {image["file_name"]: image["width"] for image in coco["images"]}
+    assert sizes == {"a.bmp-2.png": 60, "a.bmp.png": 40}
+    for name, width in sizes.items():
+        with PIL.Image.open(output / "images" / "train" / name) as image:
+            assert image.width == width
+
+
 def test_an_image_without_objects_is_shrunk(tmp_path):
     folder = make_folder(tmp_path, PIL.Image.fromarray(upright_pixels()))
     coco = json.loads((folder / "train.json").read_text())
@@ -128,11 +144,17 @@ def test_a_damaged_image_is_named(tmp_path, capsys):
     folder = make_folder(tmp_path, PIL.Image.fromarray(upright_pixels()), "a.png")
     content = (folder / "a.png").read_bytes()
     (folder / "a.png").write_bytes(content[: len(content) // 2])
-    status, _ = convert_to(tmp_path, folder, "--largest_side=60")
+    status, output = convert_to(tmp_path, folder, "--largest_side=60")
     assert status == 2
     error = capsys.readouterr().err
     assert "a.png" in error
     assert error.count("\n") == 1
+    assert not output.exists()
+    flags = ("--largest_side=60", "--bad_images=skip")
+    assert convert_to(tmp_path, folder, *flags)[0] == 0
+    coco = json.loads((output / "annotations" / "train.json").read_text())
+    assert (coco["images"], coco["annotations"]) == ([], [])
+    assert "train: left out: " in capsys.readouterr().out
 
 
 def test_only_copies_can_be_shrunk(tmp_path, capsys):
