@@ -45,7 +45,8 @@ COMMANDS = {
         "Show a dataset before training: objects, lenders, mistakes, duplicates.",
     ),
     "convert": Command(
-        f"{_TOOLS}.convert", "Convert YOLO, VOC, CVAT or LabelMe folders to COCO."
+        f"{_TOOLS}.convert.__main__",
+        "Convert YOLO, VOC, CVAT or LabelMe folders to COCO.",
     ),
     "export": Command(
         f"{_TOOLS}.export.__main__", "Export a trained run to StableHLO or ONNX."

@@ -12,8 +12,8 @@ from borrow_det.data.datasets import folder_splits
 from borrow_det.errors import InputError
 
 _ADVICE = (
-    "set references.field (--group of borrow-det evaluate) to a field of the images, "
-    'or to a regular expression for file names, such as "(.*)_"'
+    "set references.field to a field of the images, or to a regular expression for "
+    'file names, such as "(.*)_" (--group of borrow-det evaluate)'
 )
 
 

@@ -154,7 +154,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "group",
         None,
-        "With --path: references.field for the folder (default: that of the run).",
+        "Field that groups other images by video or camera (default: references.field "
+        "of the run).",
         flag_values=values,
     )
     flags.DEFINE_float(
