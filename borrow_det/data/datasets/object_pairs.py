@@ -243,7 +243,7 @@ def open_set(
 
 def _open_folder(dataset_config: ml_collections.ConfigDict) -> OpenedSet:
     """Opens the training and validation photographs of dataset.path."""
-    config = dataset_config.copy_and_resolve_references()
+    config = ml_collections.ConfigDict(dataset_config)  # Also of a frozen one.
     config.train_split, config.eval_splits = _PARTS[0], _PARTS[1:]
     return folder.open_set(config, _PARTS)
 

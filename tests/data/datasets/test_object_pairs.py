@@ -4,6 +4,7 @@ import json
 import shutil
 
 import cv2
+import ml_collections
 import numpy as np
 import pytest
 
@@ -216,6 +217,14 @@ def test_classes_with_few_objects_are_left_out_and_named(drawn):
         "11 (3 in training, 3 in validation)",
     )
     assert sorted(split.reference_lines.values()) == [0.25, 0.5]
+
+
+def test_a_frozen_config_opens_the_set_and_is_kept(load, photographs, data_dir):
+    config = get_config(photographs, data_dir)
+    frozen = ml_collections.FrozenConfigDict(config)
+    splits = load(frozen, ("validation",))
+    assert len(splits["validation"].records) == 8
+    assert frozen.eval_splits == config.eval_splits == SPLITS[1:]
 
 
 def test_splits_know_their_factual_split(drawn):
