@@ -78,6 +78,19 @@ def corners(bbox: np.ndarray) -> np.ndarray:
         return np.stack([y, x, y + height, x + width], axis=-1)
 
 
+def from_corners(boxes: np.ndarray) -> np.ndarray:
+    """Converts [y_min, x_min, y_max, x_max] to COCO's boxes [x, y, width, height].
+
+    Args:
+      boxes: float64 [n, 4] in pixels.
+
+    Returns:
+      float64 [n, 4] in pixels.
+    """
+    y_min, x_min, y_max, x_max = boxes.T
+    return np.stack([x_min, y_min, x_max - x_min, y_max - y_min], axis=-1)
+
+
 def boxes_of_metrics(
     bbox: np.ndarray, clipped: np.ndarray, faults: np.ndarray
 ) -> np.ndarray:

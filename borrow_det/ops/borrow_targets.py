@@ -94,7 +94,7 @@ def in_reach(boxes: Array, reach: float) -> Array:
     The distance is the larger one of the vertical and the horizontal distance, in
     normalized coordinates.
     """
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = box_ops.to_centers(boxes)[:, :2]
     offsets = centers[:, None] - centers[None]
     return jnp.abs(offsets).max(axis=-1) <= reach
 

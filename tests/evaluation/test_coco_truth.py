@@ -117,3 +117,10 @@ def test_corners_are_in_the_order_of_the_network():
     boxes = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, np.inf, 1.0]])
     corners = coco_truth.corners(boxes)
     assert corners.tolist() == [[2.0, 1.0, 6.0, 4.0], [0.0, 0.0, 1.0, math.inf]]
+
+
+def test_coco_boxes_come_back_from_corners():
+    corners = np.array([[2.0, 1.0, 6.0, 4.0], [0.5, 0.0, 1.0, 8.0]])
+    bbox = coco_truth.from_corners(corners)
+    assert bbox.tolist() == [[1.0, 2.0, 3.0, 4.0], [0.0, 0.5, 8.0, 0.5]]
+    np.testing.assert_array_equal(coco_truth.corners(bbox), corners)

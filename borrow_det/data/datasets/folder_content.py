@@ -191,8 +191,7 @@ class Content:
         if size != (stored.height, stored.width):
             clipped = upright.rotate_boxes(clipped, stored)
             corners = upright.rotate_boxes(coco_truth.corners(bbox), stored)
-            y0, x0, y1, x1 = corners.T
-            bbox = np.stack([x0, y0, x1 - x0, y1 - y0], axis=-1)
+            bbox = coco_truth.from_corners(corners)
         added = {
             "category": np.array([o.category for o in objects], np.int32),
             "bbox": bbox,

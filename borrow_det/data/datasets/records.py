@@ -215,8 +215,7 @@ def make_record(
 
 def _bbox_of(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Converts normalized boxes to `bbox` of a record."""
-    y_min, x_min, y_max, x_max = (boxes.astype(np.float64) * np.tile(size, 2)).T
-    return np.stack([x_min, y_min, x_max - x_min, y_max - y_min], axis=-1)
+    return coco_truth.from_corners(boxes.astype(np.float64) * np.tile(size, 2))
 
 
 def _with_policy(record: Record, policy: str) -> Record:

@@ -60,7 +60,7 @@ def shrink(
     boxes = coco_truth.corners(bbox)
     if (image["height"], image["width"]) != (stored.height, stored.width):
         boxes = upright.rotate_boxes(boxes, stored)
-    boxes = boxes * np.tile(scale, 2)
+    bbox = coco_truth.from_corners(boxes * np.tile(scale, 2))
     kind = "image/jpeg" if stored.encoded.startswith(b"\xff\xd8") else "image/png"
     return Shrunk(
         upright.encode(PIL.Image.fromarray(pixels), kind == "image/jpeg"),
@@ -73,12 +73,10 @@ def shrink(
         [
             {
                 **annotation,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "bbox": own,
                 "area": annotation["area"] * float(scale.prod()),
             }
-            for annotation, (y0, x0, y1, x1) in zip(
-                annotations, boxes.tolist(), strict=True
-            )
+            for annotation, own in zip(annotations, bbox.tolist(), strict=True)
         ],
     )
 

@@ -68,11 +68,10 @@ def write(
             file = output / "annotations" / f"{split.name}.json"
             paths.make_folder(file.parent)
             paths.write_whole(file, json.dumps(coco))
-    except InputError:
+    except (InputError, OSError) as error:
         shutil.rmtree(output, ignore_errors=True)
-        raise
-    except OSError as error:
-        shutil.rmtree(output, ignore_errors=True)
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{error.filename or output} cannot be written: {paths.reason(error)}"
         ) from error
