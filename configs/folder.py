@@ -23,9 +23,8 @@ traffic with one class. On 64 validation images it has AP 0.373, AP50 0.804, AP_
     size=320,width=0.125,steps=1000,batch=8
     --config.model.stages='(1, 1, 2, 2, 2)' --config.borrow.channels=32
     --config.anchors.sizes='(20.0, 40.0, 80.0, 160.0)'
-    --config.optimizer.learning_rate=0.002 --config.schedule.warmup_steps=100
-    --config.dataset.max_boxes=50 --config.augment.max_expand=2.0
-    --config.loss.matching=1.0
+    --config.optimizer.learning_rate=0.002 --config.dataset.max_boxes=50
+    --config.augment.max_expand=2.0 --config.loss.matching=1.0
 """
 
 import ml_collections
@@ -76,7 +75,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 1e-4
     config.optimizer.clip_norm = 1.0
     config.schedule.name = "cosine"
-    config.schedule.warmup_steps = 200
+    # At most a tenth of a short run.
+    config.schedule.warmup_steps = min(200, args.steps // 10)
 
     config.model.frozen = args.frozen
     if args.weights:

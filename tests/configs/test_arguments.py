@@ -114,6 +114,11 @@ def test_folder_arguments():
     assert (config.num_steps, config.batch_size) == (7, 4)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(400, 40), (2000, 200), (5000, 200)])
+def test_folder_warms_up_for_at_most_a_tenth_of_the_steps(steps, warmup):
+    assert get_config("folder", f"steps={steps}").schedule.warmup_steps == warmup
+
+
 def test_folder_with_weights_is_vgg16_with_frozen_stages():
     config = get_config("folder", "weights=VGG,frozen=5")
     assert (config.init_from, config.init_scope) == ("VGG", "trunk")
