@@ -69,9 +69,13 @@ def answers(
         for annotation, overlap in zip(small, overlaps.T, strict=True):
             hits = np.flatnonzero(overlap >= MIN_IOU)
             answer = ranked[hits[0]]["category_id"] if len(hits) else None
-            key = (image_id, *annotation["bbox"])
-            found[key] = Answer(annotation["category_id"], answer)
+            found[key(annotation)] = Answer(annotation["category_id"], answer)
     return found
+
+
+def key(annotation: Mapping[str, Any]) -> tuple:
+    """Returns the key of an object in `Answers`."""
+    return annotation["image_id"], *annotation["bbox"]
 
 
 def metrics(

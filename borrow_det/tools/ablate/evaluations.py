@@ -19,11 +19,11 @@ import tqdm
 
 from borrow_det import evaluate
 from borrow_det.data import sources
-from borrow_det.evaluation import bootstrap
+from borrow_det.evaluation import bootstrap, confused_objects
 from borrow_det.evaluation.bootstrap import Samples
 from borrow_det.io import json_files
 from borrow_det.tasks import detection_samples
-from borrow_det.tasks.detection_evaluator import DetectionEvaluator
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator, sized
 from borrow_det.tools.ablate import cells, summary
 from borrow_det.workdir import metadata
 
@@ -33,6 +33,8 @@ _EVALUATION = ("dataset", "evaluation", "references", "input_size")
 
 # Cells by row and seed: one cell, or one for each fold.
 Groups = Mapping[tuple[str, int], Sequence[cells.Cell]]
+# Answers for small objects by row and seed, and by split.
+_SmallObjects = dict[tuple[str, int], dict[str, confused_objects.SmallObjects]]
 
 
 def grouped(sweep_cells: Sequence[cells.Cell]) -> Groups:
@@ -43,12 +45,17 @@ def grouped(sweep_cells: Sequence[cells.Cell]) -> Groups:
     return groups
 
 
-def collect(groups: Groups, resamples: int) -> tuple[summary.Results, summary.Samples]:
+def collect(
+    groups: Groups, resamples: int, baseline: str
+) -> tuple[summary.Results, summary.Samples]:
     """Returns the metrics of finished cells, and their metrics on resamples.
 
     Args:
       groups: finished cells; with folds, all of those of a row and seed.
-      resamples: number of resamples of the images; 0 for none.
+      resamples: number of resamples of the images; 0 for none, and for no metrics of
+        small objects that the baseline confuses.
+      baseline: name of the row whose other seeds divide the small objects into those
+        that they confuse and the others (evaluation/confused_objects.py).
 
     Returns:
       row -> seed -> split -> metric -> value, and row -> seed -> split -> `Samples`.
@@ -59,6 +66,7 @@ def collect(groups: Groups, resamples: int) -> tuple[summary.Results, summary.Sa
     """
     results: dict = {}
     samples: dict = {}
+    small: _SmallObjects = {}
     opened = _Opened()
     bar = tqdm.tqdm(
         groups.items(), unit="run", leave=False, disable=not sys.stderr.isatty()
@@ -75,6 +83,8 @@ def collect(groups: Groups, resamples: int) -> tuple[summary.Results, summary.Sa
         )
         if resamples:
             samples.setdefault(row, {})[seed] = _resample(evaluations, resamples)
+            small[row, seed] = {one.folder: _small_objects(one) for one in evaluations}
+    _add_confused(results, samples, small, baseline, resamples)
     return results, samples
 
 
@@ -190,6 +200,35 @@ def _resample(evaluations: Sequence[_Evaluation], count: int) -> dict[str, Sampl
         named = {evaluate.comparison_name(name): v for name, v in values.items()}
         found[evaluate.COMPARISON] = Samples(own, named)
     return found
+
+
+def _small_objects(evaluation: _Evaluation) -> confused_objects.SmallObjects:
+    evaluator, results = evaluation
+    truth, detections = sized(evaluator.truth, results, evaluator.config)
+    scale = evaluator.config.evaluation.lender_scale
+    return confused_objects.small_objects(truth, detections, scale)
+
+
+def _add_confused(
+    results: dict, samples: dict, small: _SmallObjects, baseline: str, resamples: int
+) -> None:
+    """Adds the metrics of small objects that the baseline's other seeds confuse."""
+    for (row, seed), by_split in small.items():
+        voters = [
+            of_voter
+            for (name, other), of_voter in small.items()
+            if name == baseline and other != seed
+        ]
+        for split, own in by_split.items():
+            votes = [v[split].answers for v in voters if split in v]
+            found = confused_objects.outcomes(own, votes)
+            results[row][seed][split] |= confused_objects.metrics(found)
+            units, values = samples[row][seed][split]
+            weights = _draw(len(units.keys), resamples)
+            values |= {
+                name: bootstrap.resampled_share(flags, units, weights)
+                for name, flags in found.items()
+            }
 
 
 @functools.lru_cache(maxsize=4)

@@ -75,7 +75,7 @@ def write(
         )
     finished = [cell for members in complete.values() for cell in members]
     baseline, columns = settings.baseline, settings.columns
-    found, samples = _collect(complete, settings.resamples)
+    found, samples = _collect(complete, settings.resamples, baseline)
     names = dict.fromkeys(cell.row.name for cell in sweep_cells)
     results = {name: found.get(name, {}) for name in names}
     costs = _costs(finished, baseline, settings.latency_rounds)
@@ -154,11 +154,11 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _collect(
-    groups: evaluations.Groups, resamples: int
+    groups: evaluations.Groups, resamples: int, baseline: str
 ) -> tuple[summary.Results, summary.Samples]:
     """Returns `evaluations.collect`; errors name the flag that needs no dataset."""
     try:
-        return evaluations.collect(groups, resamples)
+        return evaluations.collect(groups, resamples, baseline)
     except InputError as error:
         if not resamples:
             raise

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from borrow_det import evaluate
-from borrow_det.evaluation import bootstrap
+from borrow_det.evaluation import bootstrap, counterfactual
 from borrow_det.tasks import detection_evaluator
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 from borrow_det.tools.ablate import cells, evaluations, summary, sweeps
@@ -77,6 +77,10 @@ def sweep(make_tiny_config, tmp_path):
     return make
 
 
+def collect(made, resamples, baseline="ssd"):
+    return evaluations.collect(evaluations.grouped(made), resamples, baseline)
+
+
 def union(scenes, detections):
     """(truth, detections) of all images, read from the annotation files."""
     truth = {"images": [], "annotations": []}
@@ -93,7 +97,7 @@ def union(scenes, detections):
 
 def test_folds_score_together_as_one_evaluation_of_all_images(sweep, scenes):
     made = sweep(["full"], [3], 2)
-    results, samples = evaluations.collect(evaluations.grouped(made), 0)
+    results, samples = collect(made, 0)
     assert samples == {}
     found = results["full"][3]["val"]
     detections = []
@@ -125,7 +129,7 @@ def test_folds_score_together_as_one_evaluation_of_all_images(sweep, scenes):
 
 def test_resampled_metrics_vary_around_those_of_the_evaluation(sweep):
     made = sweep(["full"], [0], 2)
-    results, samples = evaluations.collect(evaluations.grouped(made), 200)
+    results, samples = collect(made, 200)
     found, resampled = results["full"][0]["val"], samples["full"][0]["val"]
     assert (resampled.units.kind, len(resampled.units.keys)) == ("image", 19)
     for name, values in resampled.values.items():
@@ -135,12 +139,40 @@ def test_resampled_metrics_vary_around_those_of_the_evaluation(sweep):
     names = {"AP", "AP50", "AP75", "AR_100"}
     for suffix in ("small", "small_with_lender", "small_without_lender"):
         names |= {f"{kind}_{suffix}" for kind in ("AP", "AP50", "AR")}
+        names.add(suffix.replace("small", "small_accuracy"))
     assert {*resampled.values} == names
+
+
+def test_other_seeds_of_the_baseline_tell_which_small_objects_are_confused(sweep):
+    made = sweep(["ssd", "full"], [0, 1, 2], 0)
+    results, samples = collect(made, 50)
+    answers = {}
+    for cell in made:
+        (opened,) = DetectionEvaluator.open_splits(cell.config, ["val"])
+        evaluator = DetectionEvaluator(opened, cell.config)
+        path = cell.workdir / "evaluations/val/4.detections.json"
+        found = detection_evaluator.sized(
+            evaluator.truth, json.loads(path.read_text()), cell.config
+        )
+        answers[cell.row.name, cell.seed] = counterfactual.answers(*found)
+    for (row, seed), own in answers.items():
+        others = [answers["ssd", other] for other in {0, 1, 2} - {seed}]
+        confused = [
+            answer.found == answer.truth
+            for key, answer in own.items()
+            if any(o[key].found not in (None, answer.truth) for o in others)
+            and sum(o[key].found == answer.truth for o in others) < 2
+        ]
+        figures = results[row][seed]["val"]
+        assert figures["objects_small_confused"] == len(confused) > 0
+        assert figures["small_accuracy_confused"] == np.mean(confused)
+        resampled = samples[row][seed]["val"].values["small_accuracy_confused"]
+        assert np.nanmean(resampled) == pytest.approx(np.mean(confused), abs=0.1)
 
 
 def test_a_row_is_compared_on_the_same_images_seed_by_seed(sweep):
     made = sweep(["ssd", "full"], [0, 1], 0)
-    results, samples = evaluations.collect(evaluations.grouped(made), 300)
+    results, samples = collect(made, 300)
     records = summary.summarize(results, {}, {"ssd": "d", "full": "d"}, "ssd", samples)
     figures = records[1]["metrics"]["AP"]
     pairs = [
@@ -175,7 +207,7 @@ def test_a_row_is_compared_on_the_same_images_seed_by_seed(sweep):
 
 def test_identical_rows_differ_by_exactly_nothing(sweep):
     made = sweep(["ssd", "full"], [0], 2, lambda truth, seed: guess(truth, 0))
-    results, samples = evaluations.collect(evaluations.grouped(made), 50)
+    results, samples = collect(made, 50)
     records = summary.summarize(results, {}, {"ssd": "d", "full": "d"}, "ssd", samples)
     for name, figures in records[1]["metrics"].items():
         if (found := figures["bootstrap"]) and found["samples"] > 1:
@@ -185,7 +217,7 @@ def test_identical_rows_differ_by_exactly_nothing(sweep):
 
 def test_rows_on_other_images_have_no_interval_over_images(sweep):
     made = sweep(["ssd", "full"], [0], 0, splits=("val", "train"))
-    _, samples = evaluations.collect(evaluations.grouped(made), 50)
+    _, samples = collect(made, 50)
     own, other = samples["full"][0]["val"], samples["ssd"][0]["train"]
     assert bootstrap.difference([own], [other], "AP") is None
     assert bootstrap.difference([], [], "AP") is None
@@ -199,7 +231,7 @@ def test_groups_of_images_are_drawn_as_a_whole(sweep, group, kind, count):
     made = sweep(["full"], [0], 0)
     for cell in made:
         cell.config.dataset.group = group
-    _, samples = evaluations.collect(evaluations.grouped(made), 50)
+    _, samples = collect(made, 50)
     found = samples["full"][0]["val"]
     assert (found.units.kind, len(found.units.keys)) == (kind, count)
     interval = bootstrap.difference([found], [found], "AP")
@@ -216,7 +248,7 @@ def test_comparisons_are_resampled_for_the_images_of_one_factual_split(
 
     monkeypatch.setattr(evaluations, "_open", with_itself)
     made = sweep(["full"], [0], 0, splits=("val[:3]", "val[3:7]"))
-    _, samples = evaluations.collect(evaluations.grouped(made), 50)
+    _, samples = collect(made, 50)
     found = samples["full"][0][evaluate.COMPARISON]
     assert len(found.units.keys) == 4
     assert {name.rpartition("/")[0] for name in found.values} == {"val_3_7"}
