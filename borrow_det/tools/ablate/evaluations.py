@@ -23,8 +23,8 @@ from borrow_det.evaluation import bootstrap, confused_objects
 from borrow_det.evaluation.bootstrap import Samples
 from borrow_det.io import json_files
 from borrow_det.tasks import detection_samples
-from borrow_det.tasks.detection_evaluator import DetectionEvaluator, sized
-from borrow_det.tools.ablate import cells, summary
+from borrow_det.tasks.detection_evaluator import DetectionEvaluator
+from borrow_det.tools.ablate import cells, small_objects, summary
 from borrow_det.workdir import metadata
 
 POOLED = "pooled"  # Folder of the evaluations of all folds together.
@@ -33,8 +33,6 @@ _EVALUATION = ("dataset", "evaluation", "references", "input_size")
 
 # Cells by row and seed: one cell, or one for each fold.
 Groups = Mapping[tuple[str, int], Sequence[cells.Cell]]
-# Answers for small objects by row and seed, and by split.
-_SmallObjects = dict[tuple[str, int], dict[str, confused_objects.SmallObjects]]
 
 
 def grouped(sweep_cells: Sequence[cells.Cell]) -> Groups:
@@ -53,9 +51,9 @@ def collect(
     Args:
       groups: finished cells; with folds, all of those of a row and seed.
       resamples: number of resamples of the images; 0 for none, and for no metrics of
-        small objects that the baseline confuses.
+        small_objects.py.
       baseline: name of the row whose other seeds divide the small objects into those
-        that they confuse and the others (evaluation/confused_objects.py).
+        that they confuse and the others.
 
     Returns:
       row -> seed -> split -> metric -> value, and row -> seed -> split -> `Samples`.
@@ -66,7 +64,7 @@ def collect(
     """
     results: dict = {}
     samples: dict = {}
-    small: _SmallObjects = {}
+    small: small_objects.Answers = {}
     opened = _Opened()
     bar = tqdm.tqdm(
         groups.items(), unit="run", leave=False, disable=not sys.stderr.isatty()
@@ -81,11 +79,36 @@ def collect(
             if members[0].fold is None
             else {one.folder: _score(members, one) for one in evaluations}
         )
-        if resamples:
-            samples.setdefault(row, {})[seed] = _resample(evaluations, resamples)
-            small[row, seed] = {one.folder: _small_objects(one) for one in evaluations}
-    _add_confused(results, samples, small, baseline, resamples)
+        if not resamples:
+            continue
+        samples.setdefault(row, {})[seed] = _resample(evaluations, resamples)
+        for one in evaluations:
+            detections = one.evaluator, one.results
+            results[row][seed][one.folder] |= small_objects.ceiling(*detections)
+            answers = small_objects.answers(*detections)
+            small.setdefault((row, seed), {})[one.folder] = answers
+    if resamples:
+        _add_confused(results, samples, small, baseline, resamples)
     return results, samples
+
+
+def _add_confused(
+    results: dict,
+    samples: dict,
+    answers: small_objects.Answers,
+    baseline: str,
+    resamples: int,
+) -> None:
+    """Adds the metrics of small objects that the baseline's other seeds confuse."""
+    found = small_objects.outcomes(answers, baseline)
+    for (row, seed, split), outcomes in found.items():
+        results[row][seed][split] |= confused_objects.metrics(outcomes)
+        units, values = samples[row][seed][split]
+        weights = _draw(len(units.keys), resamples)
+        values |= {
+            name: bootstrap.resampled_share(flags, units, weights)
+            for name, flags in outcomes.items()
+        }
 
 
 class _Evaluation(NamedTuple):
@@ -200,35 +223,6 @@ def _resample(evaluations: Sequence[_Evaluation], count: int) -> dict[str, Sampl
         named = {evaluate.comparison_name(name): v for name, v in values.items()}
         found[evaluate.COMPARISON] = Samples(own, named)
     return found
-
-
-def _small_objects(evaluation: _Evaluation) -> confused_objects.SmallObjects:
-    evaluator, results = evaluation
-    truth, detections = sized(evaluator.truth, results, evaluator.config)
-    scale = evaluator.config.evaluation.lender_scale
-    return confused_objects.small_objects(truth, detections, scale)
-
-
-def _add_confused(
-    results: dict, samples: dict, small: _SmallObjects, baseline: str, resamples: int
-) -> None:
-    """Adds the metrics of small objects that the baseline's other seeds confuse."""
-    for (row, seed), by_split in small.items():
-        voters = [
-            of_voter
-            for (name, other), of_voter in small.items()
-            if name == baseline and other != seed
-        ]
-        for split, own in by_split.items():
-            votes = [v[split].answers for v in voters if split in v]
-            found = confused_objects.outcomes(own, votes)
-            results[row][seed][split] |= confused_objects.metrics(found)
-            units, values = samples[row][seed][split]
-            weights = _draw(len(units.keys), resamples)
-            values |= {
-                name: bootstrap.resampled_share(flags, units, weights)
-                for name, flags in found.items()
-            }
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from borrow_det import evaluate
-from borrow_det.evaluation import bootstrap, counterfactual
+from borrow_det.evaluation import (
+    average_precision,
+    bootstrap,
+    counterfactual,
+    lender_classes,
+)
 from borrow_det.tasks import detection_evaluator
 from borrow_det.tasks.detection_evaluator import DetectionEvaluator
 from borrow_det.tools.ablate import cells, evaluations, summary, sweeps
@@ -168,6 +173,22 @@ def test_other_seeds_of_the_baseline_tell_which_small_objects_are_confused(sweep
         assert figures["small_accuracy_confused"] == np.mean(confused)
         resampled = samples[row][seed]["val"].values["small_accuracy_confused"]
         assert np.nanmean(resampled) == pytest.approx(np.mean(confused), abs=0.1)
+
+
+def test_the_ceiling_is_the_score_with_the_classes_of_lenders(sweep):
+    made = sweep(["full"], [0], 0)
+    results, _ = collect(made, 10)
+    (opened,) = DetectionEvaluator.open_splits(made[0].config, ["val"])
+    evaluator = DetectionEvaluator(opened, made[0].config)
+    path = made[0].workdir / "evaluations/val/4.detections.json"
+    truth, detections = detection_evaluator.sized(
+        evaluator.truth, json.loads(path.read_text()), made[0].config
+    )
+    lent = lender_classes.with_classes_of_lenders(truth, detections, 2.0)
+    assert lent != detections
+    expected = average_precision.coco_metrics(truth, lent)
+    for name in ("AP_small", "AP50_small"):
+        assert results["full"][0]["val"][f"{name}_ceiling"] == expected[name]
 
 
 def test_a_row_is_compared_on_the_same_images_seed_by_seed(sweep):
