@@ -1,17 +1,20 @@
-"""Accuracy of small objects whose class other detectors confuse, and of the others.
+"""Accuracy of small objects by whether detectors confuse their class.
 
-A small object can borrow its class from a lender. That helps where a detector that does
-not borrow takes the object for one of another class, and not where it is right anyway.
-Such detectors, for example plain SSD with several seeds, divide the small objects. They
-vote with their answers (see counterfactual.py): an object is
-  confused if at least one of them answers another class, and no more of them answer its
-    own class;
-  clear if more of them answer its own class.
-An object that none of them detects is neither. The detector that is measured must not
-be one of them: its own errors would be counted as those of hard objects.
+A small object can borrow its class from a lender. That should help mostly where
+detectors take the object for one of another class, and less where they are right
+anyway. Other runs, the voters, divide the small objects by their answers (see
+counterfactual.py):
+  confused    at least half of the voters that detect the object answer another class;
+  clear       more than half of them answer its own class;
+  undetected  none of the voters detects it.
 
-Metrics, where GROUP is `confused` or `clear` and LENDER is `with_lender` or
-`without_lender` (see lenders.py):
+The run that is measured must not vote, since its own chance errors would be counted as
+those of hard objects. Nor should all voters be of one of two methods that are compared:
+objects on which this method errs for reasons of its own would be confused, so that the
+other method would seem to gain.
+
+Metrics, where GROUP is one of the three, and LENDER is `with_lender` or
+`without_lender`, in the object's image (see lenders.py):
   small_accuracy, small_accuracy_LENDER, small_accuracy_GROUP,
   small_accuracy_GROUP_LENDER: share of these small objects whose answer is correct; no
     answer counts as incorrect.
@@ -25,11 +28,11 @@ from typing import Any, NamedTuple
 from borrow_det.evaluation import counterfactual, lenders
 from borrow_det.evaluation.coco_values import Id
 
-GROUPS = ("confused", "clear")
+GROUPS = ("confused", "clear", "undetected")
 
 
 class SmallObjects(NamedTuple):
-    """A detector's answers for the small objects of a split.
+    """A run's answers for the small objects of a split.
 
     Attributes:
       answers: the answer for each small object.
@@ -53,15 +56,12 @@ def small_objects(
       scale: least ratio of a lender's side to the small object's side.
     """
     lent = lenders.with_and_without(ground_truth, scale)["with_lender"].tolist()
+    keys = map(counterfactual.key, ground_truth["annotations"])
+    # Of several small objects with the same box, the last one stays, as in the answers.
+    has_lender = dict(zip(keys, lent, strict=True))
     return SmallObjects(
         counterfactual.answers(ground_truth, detections),
-        frozenset(
-            counterfactual.key(annotation)
-            for annotation, has_lender in zip(
-                ground_truth["annotations"], lent, strict=True
-            )
-            if has_lender
-        ),
+        frozenset(key for key, has in has_lender.items() if has),
     )
 
 
@@ -71,9 +71,9 @@ def outcomes(
     """Returns (image id, whether the answer is correct) of the objects of each metric.
 
     Args:
-      own: the answers of the detector that is measured.
-      voters: the answers of other detectors on the same split; without any, there are
-        no metrics of groups.
+      own: the answers of the run that is measured.
+      voters: the answers of other runs on the same split; without any, there are no
+        metrics of groups.
 
     Returns:
       Outcomes by name of the metric; a metric is the share of true outcomes.
@@ -85,21 +85,20 @@ def outcomes(
         for lender in ("", "_with_lender", "_without_lender")
     }
     for key, answer in own.answers.items():
-        votes = [voter[key] for voter in voters if key in voter]
-        group = _group(votes)
-        lender = "_with_lender" if key in own.with_lender else "_without_lender"
         outcome = key[0], answer.found == answer.truth
-        for suffix in ["", f"_{group}"] if group else [""]:
+        lender = "_with_lender" if key in own.with_lender else "_without_lender"
+        votes = [voter[key] for voter in voters if key in voter]
+        for suffix in ["", f"_{_group(votes)}"] if voters else [""]:
             found[f"small_accuracy{suffix}"].append(outcome)
             found[f"small_accuracy{suffix}{lender}"].append(outcome)
     return found
 
 
-def _group(votes: Sequence[counterfactual.Answer]) -> str | None:
-    """Returns the group of an object, None if it is in neither."""
+def _group(votes: Sequence[counterfactual.Answer]) -> str:
+    """Returns the group of an object."""
     detected = [vote for vote in votes if vote.found is not None]
     if not detected:
-        return None
+        return "undetected"
     right = sum(vote.found == vote.truth for vote in detected)
     return "clear" if 2 * right > len(detected) else "confused"
 

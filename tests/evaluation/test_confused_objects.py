@@ -66,6 +66,12 @@ def test_votes_of_others_divide_the_small_objects(truth):
         "small_accuracy_clear": 1 / 2,
         "small_accuracy_clear_with_lender": 1 / 2,
         "small_accuracy_clear_without_lender": math.nan,
+        "small_accuracy_undetected": 1.0,
+        "small_accuracy_undetected_with_lender": math.nan,
+        "small_accuracy_undetected_without_lender": 1.0,
+        "objects_small_undetected": 1,
+        "objects_small_undetected_with_lender": 0,
+        "objects_small_undetected_without_lender": 1,
         "objects_small_confused": 3,
         "objects_small_confused_with_lender": 1,
         "objects_small_confused_without_lender": 2,
@@ -74,6 +80,19 @@ def test_votes_of_others_divide_the_small_objects(truth):
         "objects_small_clear_without_lender": 0,
     }
     assert metrics == pytest.approx(expected, nan_ok=True)
+
+
+def test_of_two_objects_with_the_same_box_the_last_one_counts():
+    first, *_, large = scene(1, [1, 1, 1], 1)
+    objects = [first, {**first, "category_id": 2}, large]
+    truth = {
+        "images": [{"id": 1, "width": 300, "height": 300}],
+        "annotations": objects,
+        "categories": [{"id": 1, "name": "x"}, {"id": 2, "name": "y"}],
+    }
+    own = confused_objects.small_objects(truth, [], 2.0)
+    assert own.answers == {(1, *SMALL["a"]): (2, None)}
+    assert not own.with_lender  # The large object is of class 1.
 
 
 def test_without_other_detectors_there_are_no_groups(truth):

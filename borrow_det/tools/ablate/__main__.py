@@ -23,8 +23,8 @@ evaluated once. Their detections are scored together.
 Writes W/ablation.md, .csv, .json and .png. For the finished cells they have the mean
 and standard deviation over seeds, the paired difference to the baseline with its 95 %
 confidence intervals over seeds and over images (--bootstrap), the smallest differences
-that these could have found, the accuracy of the small objects that the baseline
-confuses and of the others, the ceiling of borrowing, parameters, FLOPs and latency.
+that these could have found, the accuracy of the small objects that the other runs
+confuse and of the others, the ceiling of borrowing, parameters, FLOPs and latency.
 --mode=costs writes W/cost.md and W/cost.json instead. The exit status is 1 if a cell
 failed.
 """
@@ -261,7 +261,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "bootstrap",
         1000,
-        "Number of resamples for the intervals over images (0: no such intervals).",
+        "Number of resamples for the intervals over images (0: neither these nor the "
+        "metrics of the small objects that runs confuse).",
         lower_bound=0,
         flag_values=values,
     )

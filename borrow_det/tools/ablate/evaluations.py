@@ -43,17 +43,13 @@ def grouped(sweep_cells: Sequence[cells.Cell]) -> Groups:
     return groups
 
 
-def collect(
-    groups: Groups, resamples: int, baseline: str
-) -> tuple[summary.Results, summary.Samples]:
+def collect(groups: Groups, resamples: int) -> tuple[summary.Results, summary.Samples]:
     """Returns the metrics of finished cells, and their metrics on resamples.
 
     Args:
       groups: finished cells; with folds, all of those of a row and seed.
-      resamples: number of resamples of the images; 0 for none, and for no metrics of
+      resamples: number of resamples of the images; 0 omits these, and the metrics of
         small_objects.py.
-      baseline: name of the row whose other seeds divide the small objects into those
-        that they confuse and the others.
 
     Returns:
       row -> seed -> split -> metric -> value, and row -> seed -> split -> `Samples`.
@@ -64,7 +60,7 @@ def collect(
     """
     results: dict = {}
     samples: dict = {}
-    small: small_objects.Answers = {}
+    answers: small_objects.Answers = {}
     opened = _Opened()
     bar = tqdm.tqdm(
         groups.items(), unit="run", leave=False, disable=not sys.stderr.isatty()
@@ -83,32 +79,26 @@ def collect(
             continue
         samples.setdefault(row, {})[seed] = _resample(evaluations, resamples)
         for one in evaluations:
-            detections = one.evaluator, one.results
-            results[row][seed][one.folder] |= small_objects.ceiling(*detections)
-            answers = small_objects.answers(*detections)
-            small.setdefault((row, seed), {})[one.folder] = answers
-    if resamples:
-        _add_confused(results, samples, small, baseline, resamples)
+            ceiling, found = small_objects.measure(*one)
+            results[row][seed][one.folder] |= ceiling
+            answers.setdefault((row, seed), {})[one.folder] = found
+    _add_confused(results, samples, answers, resamples)
     return results, samples
 
 
 def _add_confused(
-    results: dict,
-    samples: dict,
-    answers: small_objects.Answers,
-    baseline: str,
-    resamples: int,
+    results: dict, samples: dict, answers: small_objects.Answers, resamples: int
 ) -> None:
-    """Adds the metrics of small objects that the baseline's other seeds confuse."""
-    found = small_objects.outcomes(answers, baseline)
-    for (row, seed, split), outcomes in found.items():
-        results[row][seed][split] |= confused_objects.metrics(outcomes)
+    """Adds the metrics of the small objects that other runs confuse, and the others."""
+    for (row, seed, split), found in small_objects.outcomes(answers).items():
+        results[row][seed][split] |= confused_objects.metrics(found)
         units, values = samples[row][seed][split]
         weights = _draw(len(units.keys), resamples)
-        values |= {
+        shares = {
             name: bootstrap.resampled_share(flags, units, weights)
-            for name, flags in outcomes.items()
+            for name, flags in found.items()
         }
+        samples[row][seed][split] = Samples(units, {**values, **shares})
 
 
 class _Evaluation(NamedTuple):

@@ -34,7 +34,8 @@ class Settings(NamedTuple):
       baseline: name of the row with which the others are compared.
       columns: metrics of the Markdown table; the first one is drawn.
       latency_rounds: number of timings of each row; 0 omits the latency.
-      resamples: number of resamples of the images; 0 omits the intervals over images.
+      resamples: number of resamples of the images; 0 omits the intervals over images,
+        and the metrics of small_objects.py.
     """
 
     baseline: str
@@ -75,7 +76,7 @@ def write(
         )
     finished = [cell for members in complete.values() for cell in members]
     baseline, columns = settings.baseline, settings.columns
-    found, samples = _collect(complete, settings.resamples, baseline)
+    found, samples = _collect(complete, settings.resamples)
     names = dict.fromkeys(cell.row.name for cell in sweep_cells)
     results = {name: found.get(name, {}) for name in names}
     costs = _costs(finished, baseline, settings.latency_rounds)
@@ -154,16 +155,16 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _collect(
-    groups: evaluations.Groups, resamples: int, baseline: str
+    groups: evaluations.Groups, resamples: int
 ) -> tuple[summary.Results, summary.Samples]:
     """Returns `evaluations.collect`; errors name the flag that needs no dataset."""
     try:
-        return evaluations.collect(groups, resamples, baseline)
+        return evaluations.collect(groups, resamples)
     except InputError as error:
         if not resamples:
             raise
         raise InputError(
-            f"{error} (--bootstrap=0 omits the intervals over images)"
+            f"{error} (--bootstrap=0 omits what needs the images)"
         ) from error
 
 
