@@ -217,6 +217,9 @@ def _borrow() -> ml_collections.ConfigDict:
     # context. (The W of the fusion cannot start at zero: its gradient behind relu
     # would be zero.)
     borrow.zero_init_context = True
+    # Predictions that see what a level borrows: "both" (classes and boxes, the paper),
+    # or "class" (boxes are predicted from X + D).
+    borrow.heads = "both"
     return borrow
 
 

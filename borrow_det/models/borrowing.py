@@ -13,12 +13,11 @@ theta, phi, g and W are 1x1 convolutions, and D is a deconvolution (context.py).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jax import Array
 
 from borrow_det.errors import InputError, check_choice
@@ -26,6 +25,7 @@ from borrow_det.models.context import Deconvolution
 from borrow_det.models.layers import Conv, unit_vectors
 from borrow_det.models.matching import Matching
 from borrow_det.models.references import ReferenceMaps
+from borrow_det.models.source_levels import SOURCES, source_levels
 from borrow_det.ops import attention
 
 SIMILARITIES = (
@@ -35,7 +35,7 @@ SIMILARITIES = (
     "dot_product",
     "query_independent",
 )
-SOURCES = ("deeper", "deconvolved", "same")
+HEADS = ("both", "class")
 # Bounds the gradient of keys of length zero, which a relu makes.
 _COSINE_EPSILON = 1e-6
 
@@ -224,6 +224,21 @@ class FeatureFusionBlock(nn.Module):
         return Y if D is None else Y + D
 
 
+class FusedMaps(NamedTuple):
+    """The levels after fusion.
+
+    Attributes:
+      classes: Y_1 to Y_N for the class logits.
+      boxes: the maps for the box offsets: Y_1 to Y_N, or X_n + D_n without what is
+        borrowed, by `borrow.heads`.
+      matchings: matching of each level (from 0) that borrows.
+    """
+
+    classes: tuple[Array, ...]
+    boxes: tuple[Array, ...]
+    matchings: dict[int, Matching]
+
+
 class BorrowingNeck(nn.Module):
     """Fuses every level with what it borrows and with its context: {X} to {Y}.
 
@@ -254,12 +269,13 @@ class BorrowingNeck(nn.Module):
     context_from: str = "X"
     context_kernel: int = 2
     zero_init_context: bool = True
+    heads: str = "both"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
         self, X: Sequence[Array], references: ReferenceMaps | None = None
-    ) -> tuple[tuple[Array, ...], dict[int, Matching]]:
+    ) -> FusedMaps:
         """Turns the maps X_1 to X_N into Y_1 to Y_N.
 
         Args:
@@ -268,14 +284,14 @@ class BorrowingNeck(nn.Module):
             positions, too; or None.
 
         Returns:
-          The fused maps, of the same shapes, and the matching of each level (from 0)
-          that borrows.
+          The fused maps, of the same shapes.
 
         Raises:
           InputError: a field has an unknown value, or contradicts another one.
         """
         check_choice("borrow.context_from", self.context_from, ("X", "Y"))
         check_choice("borrow.source", self.source, SOURCES)
+        check_choice("borrow.heads", self.heads, HEADS)
         if self.from_levels and self.source != "deeper":
             raise InputError(
                 f"borrow.from_levels names deeper levels; borrow.source={self.source} "
@@ -293,7 +309,7 @@ class BorrowingNeck(nn.Module):
                 "references need borrow.source=deeper, and it is "
                 f"borrow.source={self.source}"
             )
-        Y = list(X)
+        Y, boxes = list(X), list(X)
         matchings = {}
         # Deepest level first, so that the context can come from the fused map.
         for n in reversed(range(len(X) - 1)):
@@ -309,7 +325,10 @@ class BorrowingNeck(nn.Module):
                 sources = self._sources(n, X, x, upsampled, references)
                 Z, matchings[n] = self._borrow(n, x, *sources)
             Y[n] = FeatureFusionBlock(self.dtype, name=f"ffb{n + 1}")(x, Z, D)
-        return tuple(Y), matchings
+            boxes[n] = Y[n]
+            if self.heads == "class":
+                boxes[n] = x if D is None else x + D
+        return FusedMaps(tuple(Y), tuple(boxes), matchings)
 
     def borrows(self, n: int) -> bool:
         """Returns whether level n (from 0) borrows."""
@@ -370,31 +389,3 @@ class BorrowingNeck(nn.Module):
             name=f"frb{n + 1}",
         )
         return representing(matching, sources, references), matching
-
-
-def source_levels(
-    borrow: ml_collections.ConfigDict | BorrowingNeck, n: int, num_levels: int
-) -> tuple[int, ...]:
-    """Returns the levels that hold the T source positions of level n, in order.
-
-    Args:
-      borrow: has the fields `source` and `from_levels` of config.borrow.
-      n: the level that borrows, from 0.
-      num_levels: N.
-
-    Raises:
-      InputError: `from_levels` leaves level n without source positions.
-    """
-    if borrow.source != "deeper":
-        return (n,)
-    deeper = range(n + 1, num_levels)
-    if not borrow.from_levels:
-        return tuple(deeper)
-    levels = tuple(m for m in deeper if m in borrow.from_levels)
-    if not levels or not set(borrow.from_levels) <= set(range(1, num_levels)):
-        raise InputError(
-            f"borrow.from_levels is {tuple(borrow.from_levels)}; it may name the "
-            f"levels 1 to {num_levels - 1}, and needs a deeper one than level {n}, "
-            "which borrows"
-        )
-    return levels

@@ -37,8 +37,12 @@ class Head(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """Predicts from a map [B, H, W, C].
+    def __call__(self, x: Array, x_boxes: Array) -> tuple[Array, Array]:
+        """Predicts from the maps of a level.
+
+        Args:
+          x: map for the classes, [B, H, W, C].
+          x_boxes: map for the boxes, [B, H, W, C]; may be `x`.
 
         Returns:
           Logits [B, H W k, 1 + num_classes] and offsets [B, H W k, 4], float32, where k
@@ -57,7 +61,7 @@ class Head(nn.Module):
             dtype=self.dtype,
         )
         logits = conv(self.anchors * channels, bias_init=bias_init, name="class")(x)
-        offsets = conv(self.anchors * 4, name="box")(x)
+        offsets = conv(self.anchors * 4, name="box")(x_boxes)
         batch = x.shape[0]
         return (
             logits.reshape(batch, -1, channels).astype(jnp.float32),
@@ -131,12 +135,15 @@ class BorrowNet(nn.Module):
         self, X: Sequence[Array], references: ReferenceMaps | None = None
     ) -> Predictions:
         """Predicts from the levels of images, and the deeper ones of references."""
-        Y, matchings = self.neck(X, references)
-        heads = [getattr(self, f"head{n}")(y) for n, y in enumerate(Y, start=1)]
+        Y = self.neck(X, references)
+        heads = [
+            getattr(self, f"head{n}")(*maps)
+            for n, maps in enumerate(zip(Y.classes, Y.boxes, strict=True), start=1)
+        ]
         logits, offsets = (
             jnp.concatenate(parts, axis=1) for parts in zip(*heads, strict=True)
         )
-        return Predictions(logits, offsets, matchings)
+        return Predictions(logits, offsets, Y.matchings)
 
 
 def build_borrow_net(config: ml_collections.ConfigDict, num_classes: int) -> BorrowNet:

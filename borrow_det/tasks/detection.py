@@ -19,9 +19,9 @@ from borrow_det.data.reference_rows import ReferencesRow, with_references
 from borrow_det.errors import check_choice
 from borrow_det.evaluation import borrowing
 from borrow_det.models import detector
-from borrow_det.models.borrowing import source_levels
 from borrow_det.models.layers import PixelStatistics
 from borrow_det.models.references import ReferenceImages, ReferenceMaps
+from borrow_det.models.source_levels import source_levels
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops

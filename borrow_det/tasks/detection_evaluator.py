@@ -23,7 +23,7 @@ from borrow_det.evaluation import (
     voc,
 )
 from borrow_det.evaluation.coco_values import Id
-from borrow_det.models.borrowing import source_levels
+from borrow_det.models.source_levels import source_levels
 from borrow_det.tasks import detection_pictures
 from borrow_det.tasks.detection import DetectionPrediction
 from borrow_det.tasks.evaluation_tiles import EvaluationTiles, detected

@@ -37,6 +37,7 @@ _LATER = {
     "optimizer.trunk_rate": 1.0,
     "loss.matching_lenders": "all",
     "loss.matching_reach": 1.0,
+    "borrow.heads": "both",
     "borrow.attention": "plain",
     "borrow.query_block": 512,
     "dataset.bad_images": "error",

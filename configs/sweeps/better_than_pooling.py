@@ -33,6 +33,7 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     add("full, levels 0 and 1", {"borrow.levels": (0, 1)})
     add("full, normalized", {"borrow.normalize": True})
     add("full, not centered", {"borrow.center": False})
+    add("full, classes only", {"borrow.heads": "class"})
     add("full, after context", {"borrow.after_context": True})
     add("full, most attended lender", {"loss.matching_lenders": "most_attended"})
     add("full, lenders in reach", {"loss.matching_reach": 0.63})

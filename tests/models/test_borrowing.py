@@ -244,8 +244,10 @@ def test_deconvolution_fits_any_two_maps(kernel_size, shallow, small, stride, ro
 def neck_output(pyramid, **fields):
     neck = borrowing.BorrowingNeck(channels=CHANNELS, **fields)
     variables = random_variables(neck, pyramid)
-    Y, matchings = jax.jit(neck.apply)(variables, pyramid)
-    return variables.get("params", {}), Y, matchings
+    fused = jax.jit(neck.apply)(variables, pyramid)
+    for y, of_boxes in zip(fused.classes, fused.boxes, strict=True):
+        np.testing.assert_array_equal(y, of_boxes)
+    return variables.get("params", {}), fused.classes, fused.matchings
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +262,26 @@ def fuse(X, Z, D, params):
     both = np.concatenate([X, Z.reshape(*X.shape[:3], -1)], axis=-1)
     W = params["W"]
     return X + np.maximum(both @ W["kernel"][0, 0] + W["bias"], 0) + D
+
+
+@pytest.mark.parametrize("after_context", [False, True])
+def test_with_heads_class_boxes_see_the_context_and_nothing_borrowed(
+    pyramid, after_context
+):
+    fields = {"heads": "class", "after_context": after_context}
+    neck = borrowing.BorrowingNeck(channels=CHANNELS, **fields)
+    variables = random_variables(neck, pyramid)
+    fused = jax.jit(neck.apply)(variables, pyramid)
+    plain = borrowing.BorrowingNeck(enabled=False)
+    params = {k: v for k, v in variables["params"].items() if k.startswith("context")}
+    unborrowed = jax.jit(plain.apply)({"params": params}, pyramid).classes
+    for n in range(4):
+        np.testing.assert_allclose(fused.boxes[n], unborrowed[n], rtol=1e-6)
+    both = borrowing.BorrowingNeck(channels=CHANNELS, after_context=after_context)
+    expected = jax.jit(both.apply)(variables, pyramid).classes
+    for n in range(4):
+        np.testing.assert_allclose(fused.classes[n], expected[n], rtol=1e-6)
+        assert np.allclose(fused.classes[n], fused.boxes[n]) == (n == 3)
 
 
 @pytest.mark.parametrize("context_from", ["X", "Y"])
@@ -340,22 +362,6 @@ def test_only_the_chosen_deeper_levels_lend(pyramid):
         np.testing.assert_allclose(matchings[n].scores, P, rtol=1e-3, atol=1e-5)
 
 
-# source, from_levels, the level of four that borrows, levels of its sources.
-SOURCE_LEVELS = [
-    ("deeper", (), 1, (2, 3)),
-    ("deeper", (3, 1), 0, (1, 3)),
-    ("deeper", (3, 1), 1, (3,)),
-    ("deconvolved", (), 1, (1,)),
-    ("same", (), 0, (0,)),
-]
-
-
-@pytest.mark.parametrize(("source", "from_levels", "n", "expected"), SOURCE_LEVELS)
-def test_source_levels(source, from_levels, n, expected):
-    borrow = borrowing.BorrowingNeck(source=source, from_levels=from_levels)
-    assert borrowing.source_levels(borrow, n, 4) == expected
-
-
 @pytest.mark.parametrize("from_levels", [(1,), (0, 3), (2, 4)])
 def test_invalid_from_levels_raise_an_error(pyramid, from_levels):
     neck = borrowing.BorrowingNeck(levels=(1,), from_levels=from_levels)
@@ -403,7 +409,12 @@ def test_initial_context_is_zero_unless_it_is_matched_against(pyramid):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("similarity", "cos"), ("source", "shallower"), ("context_from", "Z")],
+    [
+        ("similarity", "cos"),
+        ("source", "shallower"),
+        ("context_from", "Z"),
+        ("heads", "box"),
+    ],
 )
 def test_unknown_values_raise_an_error_with_their_field(pyramid, field, value):
     neck = borrowing.BorrowingNeck(**{field: value})

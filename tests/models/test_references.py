@@ -101,9 +101,9 @@ def test_outputs_with_absent_references_are_those_without_to_the_bit(
 ):
     module = neck(similarity, form, center)
     variables = random_variables(module, levels)
-    Y, _ = jax.jit(module.apply)(variables, levels)
+    Y = jax.jit(module.apply)(variables, levels).classes
     absent = references._replace(mask=np.zeros_like(MASK))
-    with_absent, _ = jax.jit(module.apply)(variables, levels, absent)
+    with_absent = jax.jit(module.apply)(variables, levels, absent).classes
     for y, same in zip(Y, with_absent, strict=True):
         np.testing.assert_array_equal(y, same)
 
@@ -114,8 +114,9 @@ def test_a_reference_equal_to_the_image_doubles_every_source(levels, similarity)
     variables = random_variables(module, levels)
     X = [jnp.asarray(x) for x in levels]
     own = tuple(x[:, None] for x in X[1:])
-    Y, matchings = module.apply(variables, X, ReferenceMaps(own, np.ones((2, 1), bool)))
-    alone, of_own = module.apply(variables, X)
+    doubled = ReferenceMaps(own, np.ones((2, 1), bool))
+    Y, _, matchings = module.apply(variables, X, doubled)
+    alone, _, of_own = module.apply(variables, X)
     for y, same in zip(Y, alone, strict=True):
         np.testing.assert_allclose(y, same, rtol=1e-4, atol=1e-4)
     for n, matching in matchings.items():
@@ -130,8 +131,8 @@ def test_an_absent_reference_has_no_influence_and_no_gradient(levels, references
 
     @jax.jit
     def total(maps):
-        Y, _ = module.apply(variables, levels, references._replace(levels=maps))
-        return sum(jnp.sum(y**2) for y in Y)
+        fused = module.apply(variables, levels, references._replace(levels=maps))
+        return sum(jnp.sum(y**2) for y in fused.classes)
 
     gradient = jax.grad(total)(references.levels)
     for g in gradient:
