@@ -26,14 +26,14 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     add("full", {})
     for temperature in (3.0, 30.0):
         add(f"full, temperature {temperature:g}", {"borrow.temperature": temperature})
-    for weight in (0.1, 0.3, 3.0):
+    for weight in (0.03, 0.3, 1.0):
         add(f"full, matching loss {weight:g}", {"loss.matching": weight})
     add("full, channels 128", {"borrow.channels": 128})
     add("full, wide values", {"borrow.value_channels": 128})
     add("full, levels 0 and 1", {"borrow.levels": (0, 1)})
     add("full, normalized", {"borrow.normalize": True})
     add("full, not centered", {"borrow.center": False})
-    add("full, classes only", {"borrow.heads": "class"})
+    add("full, boxes too", {"borrow.heads": "both"})
     add("full, after context", {"borrow.after_context": True})
     add("full, most attended lender", {"loss.matching_lenders": "most_attended"})
     add("full, lenders in reach", {"loss.matching_reach": 0.63})

@@ -6,7 +6,8 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/object_pairs.py \
 
 All rows but the first have context. Pooling is borrowing with the same weights for
 every descriptor: it knows what is in the image, but cannot match. "Full" has our
-similarity (centered cosine) and the matching loss.
+similarity (centered cosine) and the matching loss. Only classes are predicted with what
+is borrowed, except in "full, boxes too".
 """
 
 from collections.abc import Callable
@@ -29,6 +30,7 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     )
     add("full, no matching loss", no_matching)
     add("full", {})
+    add("full, boxes too", {"borrow.heads": "both"})
     add(
         "full, the paper's similarity",
         {"borrow.similarity": "embedded_gaussian", "borrow.center": False},
