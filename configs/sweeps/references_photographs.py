@@ -13,6 +13,9 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/references_photographs.
     --config=configs/folder_narrow.py:path=DIR --config.dataset.canvas="(1024, 1024)" \
     --config.augment.tile=True --config.evaluation.tiles=auto \
     --workdir=runs/references --seeds=3 --row=overview
+
+docs/results.md has the figures, and how the tile runs were started from a detector of
+cut-outs: from scratch, 400 steps were too few.
 """
 
 from collections.abc import Callable
