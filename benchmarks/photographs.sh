@@ -82,7 +82,7 @@ largest=$((size * 5 / 4))
 anchors="($((size / 16)).0, $((size / 8)).0, $((size / 4)).0, $((size / 2)).0)"
 metrics=AP,AP_small,AP50_small,AP_small_with_lender,AP_small_without_lender
 metrics+=,AR_small_with_lender,AR_small_without_lender
-metrics+=,AP_small_ceiling,small_accuracy_confused_with_lender
+metrics+=,AP_small_lender_classes,small_accuracy_confused_with_lender
 metrics+=,small_accuracy_confused_without_lender,small_accuracy_clear_with_lender
 
 # With job control, a child has a separate process group: Ctrl-C reaches only this script,

@@ -1,9 +1,10 @@
-"""The ceiling of borrowing: small objects with the predicted class of their lender.
+"""Small objects with the predicted class of their lender: what a copied class gives.
 
-A small object that borrows perfectly has all that the detector knows about its lender.
-Detections on small objects therefore take the class that the same detector predicts for
-the lender, and are scored again. What this adds to AP_small is what matching could add:
-the lender itself is known from annotations, its class is not.
+Detections on small objects take the class that the same detector predicts for the
+lender, and are scored again. The lender itself is known from annotations, its class is
+not. What this adds to AP_small shows how much better the detector knows lenders than
+small objects. It is no upper bound of borrowing: a detector that is trained to borrow
+combines what it sees of both, and may be right where each alone is wrong.
 """
 
 from collections.abc import Mapping, Sequence

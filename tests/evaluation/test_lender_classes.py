@@ -92,7 +92,7 @@ def test_detections_elsewhere_and_on_large_objects_stay():
     assert with_classes_of_lenders(SCENE, doubled, 2.0) == doubled
 
 
-def test_the_ceiling_of_correct_detections_is_their_own_score():
+def test_copied_classes_do_not_change_the_score_of_correct_detections():
     scene, _ = random_records(0, 20)
     found = [
         {**{k: a[k] for k in ("image_id", "category_id", "bbox")}, "score": 0.5}

@@ -24,9 +24,9 @@ Writes W/ablation.md, .csv, .json and .png. For the finished cells they have the
 and standard deviation over seeds, the paired difference to the baseline with its 95 %
 confidence intervals over seeds and over images (--bootstrap), the smallest differences
 that these could have found, the accuracy of the small objects that the other runs
-confuse and of the others, the ceiling of borrowing, parameters, FLOPs and latency.
---mode=costs writes W/cost.md and W/cost.json instead. The exit status is 1 if a cell
-failed.
+confuse and of the others, AP_small with the classes predicted for lenders, parameters,
+FLOPs and latency. --mode=costs writes W/cost.md and W/cost.json instead. The exit
+status is 1 if a cell failed.
 """
 
 import pathlib

@@ -79,8 +79,8 @@ def collect(groups: Groups, resamples: int) -> tuple[summary.Results, summary.Sa
             continue
         samples.setdefault(row, {})[seed] = _resample(evaluations, resamples)
         for one in evaluations:
-            ceiling, found = small_objects.measure(*one)
-            results[row][seed][one.folder] |= ceiling
+            metrics, found = small_objects.measure(*one)
+            results[row][seed][one.folder] |= metrics
             answers.setdefault((row, seed), {})[one.folder] = found
     _add_confused(results, samples, answers, resamples)
     return results, samples

@@ -1,8 +1,9 @@
 """Metrics of small objects that show where borrowing could help.
 
 They are computed from the stored detections of the cells:
-  AP_small_ceiling, AP50_small_ceiling: AP if the detections on small objects had the
-    class that is predicted for their lender (evaluation/lender_classes.py).
+  AP_small_lender_classes, AP50_small_lender_classes: AP if the detections on small
+    objects had the class that is predicted for their lender
+    (evaluation/lender_classes.py).
   small_accuracy_confused, small_accuracy_clear, and so on: the accuracy of the small
     objects that the sweep's other runs confuse, and of the others
     (evaluation/confused_objects.py).
@@ -19,7 +20,7 @@ Answers = dict[tuple[str, int], dict[str, confused_objects.SmallObjects]]
 def measure(
     evaluator: DetectionEvaluator, results: list[dict]
 ) -> tuple[dict[str, float], confused_objects.SmallObjects]:
-    """Returns the ceiling of an evaluation, and its answers for the small objects."""
+    """Returns the AP with the classes of lenders, and the answers for small objects."""
     config = evaluator.config.evaluation
     truth, detections = sized(evaluator.truth, results, evaluator.config)
     lent = lender_classes.with_classes_of_lenders(
@@ -27,7 +28,10 @@ def measure(
     )
     metrics = average_precision.coco_metrics(truth, lent, config.max_detections)
     return (
-        {f"{name}_ceiling": metrics[name] for name in ("AP_small", "AP50_small")},
+        {
+            f"{name}_lender_classes": metrics[name]
+            for name in ("AP_small", "AP50_small")
+        },
         confused_objects.small_objects(truth, detections, config.lender_scale),
     )
 
