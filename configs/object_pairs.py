@@ -11,7 +11,7 @@ small objects of these classes (docs/data.md). Boxes are cut out whose sides hav
 least 48 pixels; change dataset.min_crop_side for photographs of another resolution.
 
 The network is that of configs/quickstart.py, with smaller anchors on the first level.
-On aquarium, a run took 106 s on one CPU core (median of 30, two at once).
+On aquarium, a run took 106 s on one CPU core (median of 35, two at once).
 docs/results.md has the figures. A small object shows something of its class, so that
 plain SSD is better than chance. Compare the accuracy of small objects on `validation`
 with that on `alone` (without lenders) and on `swapped` (with large objects of other
