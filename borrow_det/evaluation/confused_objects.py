@@ -1,9 +1,8 @@
 """Accuracy of small objects by whether detectors confuse their class.
 
-A small object can borrow its class from a lender. That should help mostly where
-detectors take the object for one of another class, and less where they are right
-anyway. Other runs, the voters, divide the small objects by their answers (see
-counterfactual.py):
+A small object can borrow its class from a lender. One would expect this to help most
+where detectors take the object for one of another class. Other runs, the voters, divide
+the small objects by their answers (see counterfactual.py):
   confused    at least half of the voters that detect the object answer another class;
   clear       more than half of them answer its own class;
   undetected  none of the voters detects it.
