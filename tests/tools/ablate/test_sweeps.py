@@ -120,7 +120,7 @@ SWEPT = {
         *(
             "full, pooling",
             "temperature 30",
-            "loss 3",
+            "loss 0.03",
             "levels",
             "values",
             "normalized",
@@ -155,6 +155,7 @@ SWEPT = {
 
 # Configs that sweeps are for, if not the quickstart.
 BASES = {
+    "better_than_pooling": functools.partial(object_pairs.get_config, "path=anywhere"),
     "pasted_copies": functools.partial(folder.get_config, "path=anywhere"),
     "object_pairs": functools.partial(object_pairs.get_config, "path=anywhere"),
     "photographs": functools.partial(folder_narrow.get_config, "path=anywhere"),
