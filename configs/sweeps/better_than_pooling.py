@@ -5,8 +5,9 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/better_than_pooling.py 
     --seeds=3
 
 Each row but the first changes one thing of "full": our similarity (centered cosine),
-the matching loss, and boxes that are predicted without what is borrowed. In "full, lenders in reach" the loss has about half of
-the lenders of object_pairs; small and large objects are on opposite sides.
+the matching loss, and boxes that are predicted without what is borrowed. In "full,
+lenders in reach" the loss has about half of the lenders of object_pairs; small and
+large objects are on opposite sides.
 """
 
 from collections.abc import Callable
