@@ -218,7 +218,8 @@ def _borrow() -> ml_collections.ConfigDict:
     # would be zero.)
     borrow.zero_init_context = True
     # Predictions that see what a level borrows: "both" (classes and boxes, the paper),
-    # or "class" (boxes are predicted from X + D).
+    # or "class" (boxes are predicted from X + D; with context_from="Y", D has what the
+    # deeper level borrows).
     borrow.heads = "both"
     return borrow
 

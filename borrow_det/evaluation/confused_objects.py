@@ -9,8 +9,8 @@ the small objects by their answers (see counterfactual.py):
 
 The run that is measured must not vote, since its own chance errors would be counted as
 those of hard objects. Nor should all voters be of one of two methods that are compared:
-objects on which this method errs for reasons of its own would be confused, so that the
-other method would seem to gain.
+objects on which mainly this method errs would be confused, so that the other method
+would seem to gain.
 
 Metrics, where GROUP is one of the three, and LENDER is `with_lender` or
 `without_lender`, in the object's image (see lenders.py):
@@ -20,7 +20,6 @@ Metrics, where GROUP is one of the three, and LENDER is `with_lender` or
   objects_small_GROUP, objects_small_GROUP_LENDER: the number of objects.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -71,8 +70,8 @@ def outcomes(
 
     Args:
       own: the answers of the run that is measured.
-      voters: the answers of other runs on the same split; without any, there are no
-        metrics of groups.
+      voters: the answers of other runs on the same split; without any, the metrics of
+        groups are left out.
 
     Returns:
       Outcomes by name of the metric; a metric is the share of true outcomes.
@@ -106,8 +105,7 @@ def metrics(found: Mapping[str, Sequence[tuple[Id, bool]]]) -> dict[str, float]:
     """Computes the metrics of `outcomes`, nan without objects, and their numbers."""
     figures = {}
     for name, flags in found.items():
-        right = sum(flag for _, flag in flags)
-        figures[name] = right / len(flags) if flags else math.nan
+        figures[name] = counterfactual.share(flags)
         part = name.removeprefix("small_accuracy_")
         if part.startswith(GROUPS):
             figures[f"objects_small_{part}"] = float(len(flags))

@@ -91,10 +91,12 @@ def metrics(
       Metrics by name, nan without such an object; {} without splits.
     """
     found = outcomes(splits, compared)
-    return {
-        name: sum(flag for _, flag in flags) / len(flags) if flags else math.nan
-        for name, flags in found.items()
-    }
+    return {name: share(flags) for name, flags in found.items()}
+
+
+def share(flags: Sequence[tuple[Id, bool]]) -> float:
+    """Returns the share of true outcomes of (image id, outcome), nan without any."""
+    return sum(flag for _, flag in flags) / len(flags) if flags else math.nan
 
 
 def outcomes(

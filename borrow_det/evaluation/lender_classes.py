@@ -3,8 +3,8 @@
 Detections on small objects take the class that the same detector predicts for the
 lender, and are scored again. The lender itself is known from annotations, its class is
 not. What this adds to AP_small shows how much better the detector knows lenders than
-small objects. It is no upper bound of borrowing: a detector that is trained to borrow
-can use what it sees of both.
+small objects. It is not an upper bound of borrowing: a detector that is trained to
+borrow can use what it sees of both.
 """
 
 from collections.abc import Mapping, Sequence

@@ -229,8 +229,8 @@ class FusedMaps(NamedTuple):
 
     Attributes:
       classes: Y_1 to Y_N for the class logits.
-      boxes: the maps for the box offsets: Y_1 to Y_N, or X_n + D_n without what is
-        borrowed, by `borrow.heads`.
+      boxes: the maps for the box offsets: Y_1 to Y_N, or with heads="class" X_n + D_n,
+        without what level n borrows.
       matchings: matching of each level (from 0) that borrows.
     """
 

@@ -42,7 +42,7 @@ def outcomes(
     """Returns `confused_objects.outcomes` by row, seed and split.
 
     The runs of all rows with another seed vote, so that no row is preferred. Only seeds
-    that all rows have vote, since unfinished rows would have less votes.
+    that all rows have vote, since unfinished rows would have fewer votes.
 
     Args:
       answers: answers of the cells.
