@@ -40,6 +40,10 @@ start() {
   rm -f run.status
   nohup setsid bash launch/tpu_worker.sh supervise "$@" >run.log 2>&1 </dev/null &
   echo "$!" >run.pid
+  # `stop` signals the run's own process group, which exists once setsid has run.
+  until kill -0 -- "-$!" 2>/dev/null || ! kill -0 "$!" 2>/dev/null; do
+    sleep 0.01
+  done
 }
 
 supervise() {

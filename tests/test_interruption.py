@@ -12,6 +12,8 @@ from borrow_det.workdir import checkpoints
 from tests import program
 from tests.tiny_config import REFERENCES
 
+pytestmark = pytest.mark.processes
+
 STEPS = 120
 FIELDS = (
     *(f"num_steps={STEPS}", "eval_every=40", "checkpoint_every=3", "log_every=3"),

@@ -11,6 +11,8 @@ from borrow_det.distributed import mesh as mesh_lib
 from tests import program
 from tests.tiny_config import REFERENCES
 
+pytestmark = pytest.mark.processes
+
 FIELDS = ("num_steps=6", "batch_size=8", "eval_batch_size=8", "eval_every=6")
 # Means over one step: every line can be compared.
 FIELDS += ("log_every=1", "ema_decay=0.5")

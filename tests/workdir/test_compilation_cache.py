@@ -20,6 +20,7 @@ def entries(workdir):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*-cache")}
 
 
+@pytest.mark.processes
 def test_second_start_compiles_nothing_and_gives_the_same_bits(scenes, tmp_path):
     folder = tmp_path / "W"
     for start in range(2):
