@@ -138,11 +138,12 @@ class Borrow(nn.Module):
 
 
 class Neck(nn.Module):
-    """Borrowing neck: {X} -> {Y}, and log P of each level that borrows."""
+    """Borrowing neck: maps for classes and for boxes, and log P of borrowing levels."""
 
-    def __init__(self, params: Params, levels: Sequence[int]) -> None:
-        """Takes the parameters of the neck and `config.borrow.levels`."""
+    def __init__(self, params: Params, levels: Sequence[int], heads: str) -> None:
+        """Takes the parameters of the neck, and `levels` and `heads` of config.borrow."""
         super().__init__()
+        self.heads = heads
         self.borrow = nn.ModuleDict()
         self.W = nn.ModuleDict()
         for n in levels:
@@ -152,9 +153,11 @@ class Neck(nn.Module):
         contexts = sorted(name for name in params if name.startswith("context"))
         self.context = nn.ModuleList(_deconv(params[c]["deconv"]) for c in contexts)
 
-    def forward(self, X: Sequence[Tensor]) -> tuple[list[Tensor], dict[int, Tensor]]:
-        """Maps X_1..X_N to Y_1..Y_N."""
-        Y, log_p = [], {}
+    def forward(
+        self, X: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], dict[int, Tensor]]:
+        """Maps X_1..X_N to Y_1..Y_N, and to the maps that boxes are predicted from."""
+        Y, boxes, log_p = [], [], {}
         for n, (x, deconv) in enumerate(zip(X[:-1], self.context, strict=True)):
             y = x
             if str(n) in self.borrow:
@@ -163,7 +166,8 @@ class Neck(nn.Module):
                 y = y + F.relu(self.W[str(n)](torch.cat([x, Z], dim=1)))
             D = deconv(X[n + 1])[:, :, : x.shape[2], : x.shape[3]]
             Y.append(y + D)
-        return [*Y, X[-1]], log_p
+            boxes.append(x + D if self.heads == "class" else Y[-1])
+        return [*Y, X[-1]], [*boxes, X[-1]], log_p
 
 
 def _deconv(layer: Params) -> nn.ConvTranspose2d:
@@ -208,7 +212,9 @@ class SSD(nn.Module):
                 if scale
             }
         )
-        self.neck = Neck(params["neck"], borrow.levels) if borrow.enabled else None
+        self.neck = None
+        if borrow.enabled:
+            self.neck = Neck(params["neck"], borrow.levels, borrow.heads)
         count = len(config.model.l2_scales)
         heads = [params[f"head{n}"] for n in range(1, count + 1)]
         self.classes = nn.ModuleList(_conv(head["class"], **_SAME) for head in heads)
@@ -223,16 +229,19 @@ class SSD(nn.Module):
             _l2_normalize(x, self.scales[str(n)]) if str(n) in self.scales else x
             for n, x in enumerate(levels)
         ]
-        Y, log_p = (X, {}) if self.neck is None else self.neck(X)
+        Y, boxes, log_p = (X, X, {}) if self.neck is None else self.neck(X)
         logits, offsets = (
             torch.cat(
                 [
                     descriptors(layer(y)).reshape(len(y), -1, channels).float()
-                    for layer, y in zip(layers, Y, strict=True)
+                    for layer, y in zip(layers, maps, strict=True)
                 ],
                 dim=1,
             )
-            for layers, channels in ((self.classes, self.channels), (self.boxes, 4))
+            for layers, maps, channels in (
+                (self.classes, Y, self.channels),
+                (self.boxes, boxes, 4),
+            )
         )
         return logits, offsets, log_p
 

@@ -41,8 +41,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Small objects have 5.5 to 7.5 % of the side, large ones 25 to 31 %.
     config.anchors.sizes = (14.0, 40.0, 80.0, 160.0)
 
-    # What is borrowed tells the class. Boxes are better predicted without it.
-    config.borrow.heads = "class"
     config.loss.matching = 0.1
 
     # A mirrored object has the same class. The others would change the sizes, lose

@@ -229,8 +229,8 @@ class FusedMaps(NamedTuple):
 
     Attributes:
       classes: Y_1 to Y_N for the class logits.
-      boxes: the maps for the box offsets: Y_1 to Y_N, or with heads="class" X_n + D_n,
-        without what level n borrows.
+      boxes: the maps for the box offsets: X_n + D_n, without what level n borrows, or
+        with heads="both" Y_1 to Y_N.
       matchings: matching of each level (from 0) that borrows.
     """
 
@@ -269,7 +269,7 @@ class BorrowingNeck(nn.Module):
     context_from: str = "X"
     context_kernel: int = 2
     zero_init_context: bool = True
-    heads: str = "both"
+    heads: str = "class"
     dtype: Any = jnp.float32
 
     @nn.compact

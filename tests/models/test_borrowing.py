@@ -242,7 +242,7 @@ def test_deconvolution_fits_any_two_maps(kernel_size, shallow, small, stride, ro
 
 
 def neck_output(pyramid, **fields):
-    neck = borrowing.BorrowingNeck(channels=CHANNELS, **fields)
+    neck = borrowing.BorrowingNeck(channels=CHANNELS, heads="both", **fields)
     variables = random_variables(neck, pyramid)
     fused = jax.jit(neck.apply)(variables, pyramid)
     for y, of_boxes in zip(fused.classes, fused.boxes, strict=True):
@@ -268,8 +268,8 @@ def fuse(X, Z, D, params):
 def test_with_heads_class_boxes_see_the_context_and_nothing_borrowed(
     pyramid, after_context
 ):
-    fields = {"heads": "class", "after_context": after_context}
-    neck = borrowing.BorrowingNeck(channels=CHANNELS, **fields)
+    fields = {"channels": CHANNELS, "after_context": after_context}
+    neck = borrowing.BorrowingNeck(heads="class", **fields)
     variables = random_variables(neck, pyramid)
     fused = jax.jit(neck.apply)(variables, pyramid)
     plain = borrowing.BorrowingNeck(enabled=False)
@@ -277,7 +277,7 @@ def test_with_heads_class_boxes_see_the_context_and_nothing_borrowed(
     unborrowed = jax.jit(plain.apply)({"params": params}, pyramid).classes
     for n in range(4):
         np.testing.assert_allclose(fused.boxes[n], unborrowed[n], rtol=1e-6)
-    both = borrowing.BorrowingNeck(channels=CHANNELS, after_context=after_context)
+    both = borrowing.BorrowingNeck(heads="both", **fields)
     expected = jax.jit(both.apply)(variables, pyramid).classes
     for n in range(4):
         np.testing.assert_allclose(fused.classes[n], expected[n], rtol=1e-6)

@@ -31,10 +31,13 @@ def torch_ssd():
     return torch_ssd
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "borrow"])
+@pytest.fixture(scope="module", params=["", "class", "both"])
 def both(request, torch_ssd):
-    """Our task, its variables, a batch's examples; and their model."""
-    config = ours.make_config(request.param, batch=BATCH, size=257, width=1 / 16)
+    """Our task (plain SSD or borrowing for heads), its variables, a batch; and theirs."""
+    borrow = bool(request.param)
+    config = ours.make_config(borrow, batch=BATCH, size=257, width=1 / 16)
+    if borrow:
+        config.borrow.heads = request.param
     task = DetectionTask(config, ours.CLASSES)
     variables = ours.draw_variables(task)
     spread = ours.find_spread(task, variables, candidates=0)

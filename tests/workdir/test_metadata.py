@@ -104,7 +104,7 @@ def test_fields_younger_than_a_run_have_its_values(folder):
     config = base.get_config()
     # These defaults have changed since.
     config.borrow.attention = config.first_stage = "plain"
-    config.checkpoint_best = ""
+    config.checkpoint_best, config.borrow.heads = "", "both"
     assert metadata.load_config(folder).to_dict() == metadata.as_stored(
         config.to_dict()
     )

@@ -23,6 +23,8 @@ def old_workdir(tiny_run, tmp_path):
     fields["evaluation"]["source_scale"] = fields["evaluation"].pop("lender_scale")
     fields["loss"]["ignored"] = "spared"
     fields["dataset"]["name"] = "coco_folder"
+    # Otherwise it would have been trained with another value.
+    fields["borrow"]["heads"] = tiny_run.config.borrow.heads
     (folder / "config.json").write_text(json.dumps(fields))
     return folder
 
