@@ -141,7 +141,7 @@ class Neck(nn.Module):
     """Borrowing neck: maps for classes and for boxes, and log P of borrowing levels."""
 
     def __init__(self, params: Params, levels: Sequence[int], heads: str) -> None:
-        """Takes the parameters of the neck, and `levels` and `heads` of config.borrow."""
+        """Takes the neck's parameters, and `levels` and `heads` of config.borrow."""
         super().__init__()
         self.heads = heads
         self.borrow = nn.ModuleDict()

@@ -12,6 +12,7 @@ before the first step, or a second Ctrl-C.
 """
 
 import errno
+import functools
 import signal
 import sys
 import traceback
@@ -60,7 +61,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 _PREEMPTED = 75
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], make_steps: train.MakeSteps = train.make_steps) -> None:
     """Trains and evaluates; expected failures end in one line and an exit status."""
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> None:
         _join()
         config = command_line.resolved(flags.FLAGS[_CONFIG.name])
         workdir = str(_WORKDIR.value)  # Required, hence not None.
-        train.train_and_evaluate(config, workdir, _PROFILE.value)
+        train.train_and_evaluate(config, workdir, _PROFILE.value, make_steps)
     except PreemptedError:
         message = f"preempted; start again to resume in {_WORKDIR.value}"
         print(message, file=sys.stderr)
@@ -101,13 +102,17 @@ def _join() -> None:
         processes.initialize(*explicit)
 
 
-def run() -> None:
-    """Runs the program on `sys.argv`."""
+def run(make_steps: train.MakeSteps = train.make_steps) -> None:
+    """Runs the program on `sys.argv`.
+
+    Args:
+      make_steps: see `train.train_and_evaluate`.
+    """
     streams.prepare()
     # A background job of a script ignores Ctrl-C.
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
-    app.run(main, flags_parser=parse_flags)
+    app.run(functools.partial(main, make_steps=make_steps), flags_parser=parse_flags)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:

@@ -86,8 +86,39 @@ class Run(NamedTuple):
         self.log.close()
 
 
+class Steps(NamedTuple):
+    """What the loop repeats.
+
+    Attributes:
+      step: (state, batch) -> (state, metrics); the state is donated.
+      batches: the batch of each step from the run's first one on.
+    """
+
+    step: Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]
+    batches: pipeline.Batches
+
+
+def make_steps(run: Run) -> Steps:
+    """Makes the training steps of a run: on augmented images of its split."""
+    batches = pipeline.train_batches(
+        run.train_split,
+        run.config,
+        int(run.state.step),
+        jax.process_index(),
+        jax.process_count(),
+        make_row=run.task.train_row(run.train_split),
+    )
+    return Steps(make_train_step(run.task, run.mesh, run.state), batches)
+
+
+MakeSteps = Callable[[Run], Steps]
+
+
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: str = ""
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    profile: str = "",
+    make_steps: MakeSteps = make_steps,
 ) -> dict[str, dict[str, float]]:
     """Trains to `config.num_steps`, from the latest checkpoint if there is one.
 
@@ -97,6 +128,7 @@ def train_and_evaluate(
       config: the configuration.
       workdir: the work directory.
       profile: steps to trace to `profile/` there (profiler.parse_steps); "" for none.
+      make_steps: makes the training steps; a benchmark has others.
 
     Returns:
       In the main process the metrics of the last evaluation, by split.
@@ -109,7 +141,7 @@ def train_and_evaluate(
     run = prepare_run(config, workdir, profile)
     preemption = Preemption()
     try:
-        return _train(run, preemption)
+        return _train(run, preemption, make_steps)
     finally:
         run.close()
         preemption.close()
@@ -217,12 +249,13 @@ def _fresh_state(
     return with_variables(task, state, start.fill(state.variables))
 
 
-def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
+def _train(
+    run: Run, preemption: Preemption, make_steps: MakeSteps
+) -> dict[str, dict[str, float]]:
     """Trains and evaluates; returns the metrics of the last evaluation, by split."""
     config, log, checkpoints, state = run.config, run.log, run.checkpoints, run.state
     best = run.best
     first, num_steps = int(state.step), config.num_steps
-    train_step = make_train_step(run.task, run.mesh, state)
     schedule = make_schedule(config)
     evaluations = _Evaluations(run, preemption.poll)
     window = MetricWindow()
@@ -253,14 +286,7 @@ def _train(run: Run, preemption: Preemption) -> dict[str, dict[str, float]]:
         end = first if best.stalled(config.stop_after) else num_steps
 
         # Steps.
-        batches = pipeline.train_batches(
-            run.train_split,
-            config,
-            first,
-            jax.process_index(),
-            jax.process_count(),
-            make_row=run.task.train_row(run.train_split),
-        )
+        train_step, batches = make_steps(run)
         if first < end:
             log.compiling(first)
         with contextlib.closing(batches):

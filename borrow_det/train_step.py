@@ -117,7 +117,6 @@ def train_step(
 
     Every random key is folded from the seed and the step.
     """
-    config = task.config
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key_data), state.step)
     # Parameters are gathered once, before the first pass; the gradient is scattered
     # once, after the last.
@@ -132,6 +131,15 @@ def train_step(
     grads = jax.lax.with_sharding_constraint(
         grads, mesh_lib.state_shardings(mesh, grads)
     )
+    return (
+        update(task, state, grads, batch_stats),
+        step_metrics(task, grads, terms, totals),
+    )
+
+
+def update(task: Task, state: TrainState, grads: dict, batch_stats: dict) -> TrainState:
+    """Returns the state after a step with this gradient and these batch statistics."""
+    config = task.config
     trained, frozen = subtrees.split(state.params, task.frozen)
     updates, opt_state = make_optimizer(config, task.stages).update(
         grads, state.opt_state, trained
@@ -142,10 +150,6 @@ def train_step(
         if config.ema_decay
         else {}
     )
-    metrics = {name: value for name, value in terms.items() if name == "loss"}
-    metrics |= {f"loss/{n}": v for n, v in terms.items() if n != "loss"}
-    metrics["gradient_norm"] = optax.global_norm(grads)
-    metrics |= task.step_metrics(totals)
     return dataclasses.replace(
         state,
         step=state.step + 1,
@@ -153,7 +157,17 @@ def train_step(
         batch_stats=batch_stats,
         ema_params=ema_params,
         opt_state=opt_state,
-    ), metrics
+    )
+
+
+def step_metrics(
+    task: Task, grads: dict, terms: dict[str, Array], totals: dict[str, Array]
+) -> dict[str, Array]:
+    """Returns the metrics of a step: loss terms, norm of the gradient, the task's."""
+    metrics = {name: value for name, value in terms.items() if name == "loss"}
+    metrics |= {f"loss/{n}": v for n, v in terms.items() if n != "loss"}
+    metrics["gradient_norm"] = optax.global_norm(grads)
+    return metrics | task.step_metrics(totals)
 
 
 def gradient_of_rows(

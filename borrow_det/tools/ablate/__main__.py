@@ -74,7 +74,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     arguments = _config_arguments(argv, base)
-    sweep_cells = cells.make(rows, seeds, folder, arguments, options.folds)
+    sweep_cells = cells.make(
+        rows, seeds, folder, arguments, options.folds, options.main
+    )
     unfinished = []
     if options.mode != "report":
         names = [row.name for row in selected]
@@ -243,6 +245,12 @@ def _flags() -> flags.FlagValues:
         ("run", "commands", "report", "costs"),
         "run: run unfinished cells and report; commands: print their commands; "
         "report: only report; costs: only measure costs.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "main",
+        cells.MAIN,
+        "Module that trains a run, with the flags of borrow_det.main.",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -27,6 +27,7 @@ from borrow_det.io import paths
 from borrow_det.tools.ablate.sweeps import SweepRow
 from borrow_det.workdir import checkpoints, init_from, metadata
 
+MAIN = "borrow_det.main"  # Module that trains a run.
 TIMES = "cells.jsonl"  # File in the sweep's folder with the seconds of each process.
 # Fields and groups of fields that do not affect the results; they may differ between
 # machines. A split that is added later is evaluated when the cell is started again.
@@ -73,6 +74,7 @@ def make(
     folder: pathlib.Path,
     base_flags: Sequence[str],
     folds: int = 0,
+    main: str = MAIN,
 ) -> list[Cell]:
     """Returns the cells of all rows, seeds and folds.
 
@@ -85,9 +87,10 @@ def make(
       base_flags: `--config=FILE` and the fields given for all rows, as
         `--config.field=value`.
       folds: number of folds; 0 for none.
+      main: module that trains a run.
     """
     return [
-        _make_cell(row, seed, folder, base_flags, folds, fold)
+        _make_cell(row, seed, folder, base_flags, folds, fold, main)
         for seed in seeds
         for fold in (range(folds) if folds else (None,))
         for row in rows
@@ -101,6 +104,7 @@ def _make_cell(
     base_flags: Sequence[str],
     folds: int,
     fold: int | None,
+    main: str,
 ) -> Cell:
     workdir = folder / row.folder / f"seed_{seed}"
     own: dict[str, int] = {"seed": seed}
@@ -115,7 +119,7 @@ def _make_cell(
     for field, value in {**row.overrides, **own}.items():
         flags[f"--config.{field}"] = f"--config.{field}={value}"
     command = (
-        *(sys.executable, "-m", "borrow_det.main"),
+        *(sys.executable, "-m", main),
         *(*flags.values(), f"--workdir={workdir}"),
     )
     return Cell(row, seed, config, workdir, command, fold)
