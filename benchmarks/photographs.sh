@@ -20,7 +20,11 @@ validation images, so that every image is evaluated once. Others are evaluated o
 splits val and test.
 
   gpu  512 pixels, 400 steps of 32 images, the first two stages frozen
-  cpu  300 pixels, 300 steps of 8 images, all of VGG-16's convolutions frozen
+  cpu  256 pixels, 1000 steps of 8 images, all of VGG-16's convolutions frozen
+
+With all of them frozen, their maps are computed once, into WORK/maps, and used by all
+runs of a set (benchmarks/stored_maps.py): 2.4 GB for 450 images at 256 pixels, for each
+fold, and again with pasted copies.
 
 A second start resumes. With MINUTES=M, the runs are stopped after M minutes, of which
 each set gets the same share, and the finished rows are reported: a row is finished with
@@ -48,7 +52,7 @@ device=$4
 shift 4
 (($# > 0)) || set -- aquarium traffic_vehicles atl_roads
 case $device in
-cpu) size=300 steps=300 batch=8 frozen=5 platform=cpu ;;
+cpu) size=256 steps=1000 batch=8 frozen=5 platform=cpu ;;
 gpu) size=512 steps=400 batch=32 frozen=2 platform=cuda ;;
 *) die "'$device' is neither cpu nor gpu" ;;
 esac
@@ -70,6 +74,12 @@ python=${PYTHON:-python3}
 [[ $python != */* ]] || python=$(realpath --no-symlinks "$python")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export JAX_PLATFORMS=$platform
+
+main=borrow_det.main
+if ((frozen == 5)); then
+  main=benchmarks.stored_maps
+  export STORED_MAPS=$work/maps
+fi
 
 rows=()
 if [[ -n ${ROWS:-} ]]; then
@@ -114,7 +124,8 @@ ablate() {
   if [[ -f $images/annotations/test.json ]]; then
     splits=(--config.dataset.eval_splits="('val', 'test')")
   fi
-  run "$@" "$python" -m borrow_det.tools.ablate --sweep=configs/sweeps/pasted_copies.py \
+  run "$@" "$python" -m borrow_det.tools.ablate --main="$main" --against="ssd + context" \
+    --sweep=configs/sweeps/pasted_copies.py \
     --config="configs/folder.py:path=$images,weights=$vgg,frozen=$frozen,size=$size,steps=$steps,batch=$batch" \
     --config.dataset.canvas="($largest, $largest)" \
     --config.anchors.sizes="$anchors" --config.augment.expand=0.0 \

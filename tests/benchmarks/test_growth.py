@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks import growth
 
+pytestmark = pytest.mark.benchmarks
+
 
 def test_exponents_are_slopes_of_logarithms():
     rows = {n: {"square": n**2, "flat": 7.0, "late": n + 12} for n in (1, 4, 16)}

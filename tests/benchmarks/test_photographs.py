@@ -14,6 +14,7 @@ SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks/photographs.s
 # exits as the file `exit` of its mode says; with `sleep` it waits to be interrupted.
 STAND_IN = r"""#!/usr/bin/env bash
 here=${0%/*}
+[[ "$*" != *stored_maps* || -n $STORED_MAPS ]] || exit 3
 printf '%s\x1f' "$@" >>"$here/calls"
 printf '\x1e' >>"$here/calls"
 output='' mode=''
@@ -99,6 +100,8 @@ def test_every_set_is_shrunk_and_compared(script):
         "--row=ssd",
         "--row=full",
         "--mode=run",
+        "--against=ssd + context",
+        "--main=borrow_det.main",
         f"--workdir={script.folder}/work/fish",
     }
     assert expected <= set(calls[1])
@@ -108,8 +111,11 @@ def test_every_set_is_shrunk_and_compared(script):
 
     *_, calls = script.run(*BOTH)
     assert [call[1] for call in calls] == 2 * [ABLATE]  # Shrunk already.
-    *_, calls = script.run(*BOTH[:3], "cpu", "fish")
+    status, *_, calls = script.run(*BOTH[:3], "cpu", "fish")
+    assert status == 0
     assert [call[1] for call in calls] == [CONVERT, ABLATE]  # To another size.
+    # All of VGG-16's convolutions are frozen.
+    assert "--main=benchmarks.stored_maps" in calls[1]
 
 
 def test_failed_runs_are_told_by_the_status_after_all_sets(script):

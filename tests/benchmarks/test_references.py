@@ -9,6 +9,8 @@ import pytest
 from benchmarks import ours, references
 from borrow_det.tasks.detection import DetectionTask
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.fixture
 def rows(capsys, monkeypatch):

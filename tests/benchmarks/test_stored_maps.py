@@ -11,7 +11,7 @@ from borrow_det.errors import InputError
 from borrow_det.train_step import gradient_of_rows, update
 from tests import program
 
-pytestmark = pytest.mark.usefixtures("optax_promotes")
+pytestmark = [pytest.mark.benchmarks, pytest.mark.usefixtures("optax_promotes")]
 
 
 @pytest.fixture

@@ -71,3 +71,16 @@ def _variance_between(gains: np.ndarray, variances: np.ndarray) -> float:
     excess = (weights * np.square(gains - mean)).sum() - (len(gains) - 1)
     scale = weights.sum() - np.square(weights).sum() / weights.sum()
     return max(0.0, float(excess / scale))
+
+
+def describe(share: float) -> str:
+    """Returns what to expect for a share of small objects with a lender, in words."""
+    gains = [one.gain / one.baseline for one in MEASURED]
+    expected = expect(share)
+    return (
+        f"Where it was measured, on {len(MEASURED)} splits of photographs, borrowing "
+        f"changed AP_small by {min(gains):+.0%} to {max(gains):+.0%} of its value with "
+        f"context alone. With this share of lenders, expect {expected.gain:+.0%}; for "
+        f"a new dataset the 95% prediction interval is {expected.low:+.0%} to "
+        f"{expected.high:+.0%}."
+    )

@@ -13,6 +13,7 @@ from borrow_det.errors import check_choice
 from borrow_det.tools.inspect import (
     dataset,
     duplicates,
+    expectation,
     figures,
     lenders,
     reading,
@@ -62,7 +63,8 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
       figures of `figures.measure` and, under `lenders`, those of `lenders.measure`;
       `problems` (`Problems.to_json`), `duplicates` (`duplicates.figures`); `labels`:
       `counts` and `found`, the labels that look wrong; `answer`: `answer`, `split`,
-      `sentences`, `suggestions` and `fragment`; `sample`: `split`, `seed`, `images` and
+      `sentences`, `expected` (`expectation.Expectation`, None without small objects),
+      `suggestions` and `fragment`; `sample`: `split`, `seed`, `images` and
       `augmented` of the sheets.
 
     Raises:
@@ -198,11 +200,13 @@ def _answer(
 ) -> dict[str, Any]:
     """Returns the answer and the suggestions."""
     answer, sentences = suggestion.verdict(train, split, scales)
+    share = split["lenders"]["in_image"]["share"]
     found = suggestion.suggest(answer, split, objects, images, problems, config)
     return {
         "answer": answer,
         "split": train,
         "sentences": sentences,
+        "expected": None if share is None else expectation.expect(share)._asdict(),
         "suggestions": [
             {"reason": one.reason, "flags": one.lines(), "hint": one.hint}
             for one in found

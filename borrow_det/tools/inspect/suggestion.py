@@ -13,6 +13,7 @@ from borrow_det.errors import InputError
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.design_anchors import proposal
 from borrow_det.tools.design_anchors.size_ranges import RANGES, WEIGHTS, weighted
+from borrow_det.tools.inspect import expectation
 from borrow_det.tools.inspect.objects import Image, Objects
 
 # Shares of small objects with a lender: below the first, there is too little to borrow
@@ -91,6 +92,7 @@ def verdict(
     ]
     if with_lender:
         sentences.append(_distance_sentence(found))
+        sentences.append(expectation.describe(share))
     reached = split["by_size"]["small"]["reached_by_anchors"]
     sentences.append(
         f"Anchors of the config reach {reached / small:.1%} of the small objects with "
