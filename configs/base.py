@@ -217,9 +217,9 @@ def _borrow() -> ml_collections.ConfigDict:
     # context. (The W of the fusion cannot start at zero: its gradient behind relu
     # would be zero.)
     borrow.zero_init_context = True
-    # Predictions that see what a level borrows: "class" (boxes are predicted from X + D;
-    # with context_from="Y", D has what the deeper level borrows), or "both" (classes and
-    # boxes, the paper).
+    # Predictions that see what a level borrows: "class" (boxes are predicted from
+    # X + D; with context_from="Y", D has what the deeper level borrows), or "both"
+    # (classes and boxes, the paper).
     borrow.heads = "class"
     return borrow
 

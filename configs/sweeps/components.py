@@ -4,13 +4,13 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/components.py \
     --config=configs/quickstart.py --workdir=runs/components --seeds=5
 
 Rows with "the paper's" have the similarity of the paper, no matching loss, and boxes
-that are predicted with what is borrowed, too, with the width and levels of the base. "To
-the letter" also has its width and levels: embeddings have the channels of the level, and
-three levels borrow. Other rows have our changes (centered cosine, matching loss, only
-classes see what is borrowed); "at the letter's size" has them with the paper's width and
-levels. Pooling is borrowing with the same weights for every descriptor (global
-pooling): it has the information in the image, but cannot match. docs/results.md has
-results.
+that are predicted with what is borrowed, too, with the width and levels of the base.
+"To the letter" also has its width and levels: embeddings have the channels of the
+level, and three levels borrow. Other rows have our changes (centered cosine, matching
+loss, only classes see what is borrowed); "at the letter's size" has them with the
+paper's width and levels. Pooling is borrowing with the same weights for every
+descriptor (global pooling): it has the information in the image, but cannot match.
+docs/results.md has results.
 """
 
 from collections.abc import Callable

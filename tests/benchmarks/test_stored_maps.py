@@ -10,6 +10,7 @@ from borrow_det.data import pipeline
 from borrow_det.errors import InputError
 from borrow_det.train_step import gradient_of_rows, update
 from tests import program
+from tests.conftest import StopError, StoppingBatches
 
 pytestmark = [pytest.mark.benchmarks, pytest.mark.usefixtures("optax_promotes")]
 
@@ -67,23 +68,19 @@ def test_runs_share_the_maps_and_resume(config, tmp_path, monkeypatch):
 
     finish("whole")
     monkeypatch.setattr(stored_maps, "_store", pytest.fail)
-    config.stop_after = 0
-    steps, config.num_steps = config.num_steps, 2
-    run = train.prepare_run(config, tmp_path / "W")
-    orders = [
-        [int(next(batches)["number"][0]) for _ in range(8)]
-        for batches in (
-            stored_maps._StoredBatches(folder, 3, start)
-            for folder in (tmp_path / "maps").iterdir()
-            for start in (0, 2)
-        )
-    ]
-    run.close()
-    assert orders[0][2:] == orders[1][:6]
-    assert len(set(orders[0])) > 1
-    config.num_steps = steps
-    finish("other")
-    program.assert_same_run(tmp_path / "other", tmp_path / "whole")
+    stored = stored_maps._StoredBatches
+    order = stored._order(3, seed=3, start=0)
+    assert [sorted(next(order) for _ in range(3)) for _ in range(4)] == 4 * [[0, 1, 2]]
+
+    def stopping(*arguments):
+        return StoppingBatches(stored(*arguments), 3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_maps, "_StoredBatches", stopping)
+        with pytest.raises(StopError):
+            finish("W")
+    finish("W")
+    program.assert_same_run(tmp_path / "W", tmp_path / "whole")
 
 
 @pytest.mark.parametrize(

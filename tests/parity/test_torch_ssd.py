@@ -33,7 +33,7 @@ def torch_ssd():
 
 @pytest.fixture(scope="module", params=["", "class", "both"])
 def both(request, torch_ssd):
-    """Our task (plain SSD or borrowing for heads), its variables, a batch; and theirs."""
+    """Our task (plain, or with these heads), its variables, examples; their model."""
     borrow = bool(request.param)
     config = ours.make_config(borrow, batch=BATCH, size=257, width=1 / 16)
     if borrow:

@@ -1,16 +1,11 @@
 """The prediction of the gain by borrowing, and the measurements that it rests on."""
 
-import json
 import math
-import pathlib
 
 import numpy as np
 import pytest
 
-from borrow_det.tools.inspect import expectation
 from borrow_det.tools.inspect.expectation import Measured, expect
-
-RESULTS = pathlib.Path(__file__).resolve().parents[3] / "results"
 
 
 def measured(gains, errors, share=1.0, baseline=1.0):
