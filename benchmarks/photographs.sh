@@ -20,7 +20,7 @@ validation images, so that every image is evaluated once. Others are evaluated o
 splits val and test.
 
   gpu  512 pixels, 400 steps of 32 images, the first two stages frozen
-  cpu  256 pixels, 1000 steps of 8 images, all of VGG-16's convolutions frozen
+  cpu  256 pixels, 600 steps of 8 images, all of VGG-16's convolutions frozen
 
 With all of them frozen, their maps are computed once, into WORK/maps, and used by all
 runs of a set (benchmarks/stored_maps.py): 2.4 GB for 450 images at 256 pixels, for each
@@ -52,7 +52,7 @@ device=$4
 shift 4
 (($# > 0)) || set -- aquarium traffic_vehicles atl_roads
 case $device in
-cpu) size=256 steps=1000 batch=8 frozen=5 platform=cpu ;;
+cpu) size=256 steps=600 batch=8 frozen=5 platform=cpu ;;
 gpu) size=512 steps=400 batch=32 frozen=2 platform=cuda ;;
 *) die "'$device' is neither cpu nor gpu" ;;
 esac
@@ -75,10 +75,12 @@ python=${PYTHON:-python3}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export JAX_PLATFORMS=$platform
 
-main=borrow_det.main
+main=borrow_det.main rate=0.0003
 if ((frozen == 5)); then
   main=benchmarks.stored_maps
   export STORED_MAPS=$work/maps
+  # All layers that are trained start from random weights.
+  rate=0.001
 fi
 
 rows=()
@@ -128,6 +130,7 @@ ablate() {
     --sweep=configs/sweeps/pasted_copies.py \
     --config="configs/folder.py:path=$images,weights=$vgg,frozen=$frozen,size=$size,steps=$steps,batch=$batch" \
     --config.dataset.canvas="($largest, $largest)" \
+    --config.optimizer.learning_rate="$rate" \
     --config.anchors.sizes="$anchors" --config.augment.expand=0.0 \
     --config.evaluation.area_pixels=input --config.eval_every="$steps" \
     --config.checkpoint_every="$steps" --config.report.num_pictures=0 \

@@ -102,6 +102,7 @@ def test_every_set_is_shrunk_and_compared(script):
         "--mode=run",
         "--against=ssd + context",
         "--main=borrow_det.main",
+        "--config.optimizer.learning_rate=0.0003",
         f"--workdir={script.folder}/work/fish",
     }
     assert expected <= set(calls[1])
