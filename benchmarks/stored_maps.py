@@ -6,13 +6,18 @@ The flags are those of borrow_det.main, and so is the work directory. With
 model.frozen=5, all stages of VGG-16's convolutions, most of a step's time goes into
 maps that never change. They are computed once for the augmented images of the first
 VERSIONS epochs, written to a folder in DIR in float16, and used by all runs of the same
-images, augmentation, batches and frozen stages. A run goes through these batches in an
-order that depends on its seed. It sees fewer different images than one that augments
-anew in each epoch. Evaluations compute the entire network.
+images, augmentation, batches and frozen stages.
+
+A run sees fewer different images than one that augments anew in each epoch. All seeds
+go through the same batches, in orders of their own: their spread lacks that of
+augmentation. Evaluations compute the entire network.
 
 `borrow-det ablate --main=benchmarks.stored_maps` compares rows in this way.
 """
 
+import collections
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -25,11 +30,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from borrow_det import main, train
 from borrow_det.data import pipeline
 from borrow_det.errors import InputError
+from borrow_det.ops import subtrees
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.train_step import (
     TrainState,
@@ -43,34 +50,57 @@ _STAGES = 5  # Of VGG-16's convolutions.
 _IMAGE = "image"  # Field of a batch that its maps replace.
 
 
-def make_steps(run: train.Run) -> train.Steps:
-    """Makes training steps on stored maps, which are computed first if need be.
+def train_and_evaluate(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: str = ""
+) -> dict[str, dict[str, float]]:
+    """Trains as `borrow_det.train.train_and_evaluate`, on stored maps.
 
     Raises:
-      InputError: the config has not five frozen stages, borrows from references, or
-        STORED_MAPS is not set.
+      InputError: the config does not fit, STORED_MAPS is not set, or the run has
+        several processes; also what a run raises.
     """
-    task, config = run.task, run.config
-    if config.model.frozen != _STAGES or config.references.kind != "none":
-        raise InputError("stored maps need model.frozen=5 and references.kind=none")
+    fits = {"task": "detection", "model.frozen": _STAGES, "micro_batch": 0}
+    fields = config.to_dict()
+    given = {
+        name: functools.reduce(lambda x, key: x[key], name.split("."), fields)
+        for name in (*fits, "references.kind")
+    }
+    for name, value in {**fits, "references.kind": "none"}.items():
+        if given[name] != value:
+            raise InputError(f"stored maps need {name}={value}, not {given[name]}")
+    if jax.process_count() > 1:
+        raise InputError("stored maps need a single process")
     if not os.environ.get("STORED_MAPS"):
         raise InputError("the environment variable STORED_MAPS must name a folder")
+    return train.train_and_evaluate(config, workdir, profile, make_steps)
+
+
+def make_steps(run: train.Run, poll: Callable[[], None]) -> train.Steps:
+    """Makes training steps on stored maps, which are computed first if need be.
+
+    Args:
+      run: a run of a config that `train_and_evaluate` accepts.
+      poll: called after each batch of which maps are computed; it raises to stop.
+    """
+    task, config = run.task, run.config
     assert isinstance(task, DetectionTask)
     folder = pathlib.Path(os.environ["STORED_MAPS"]) / _name(run)
-    if not folder.exists():
-        _store(run, folder)
-    batches = _StoredBatches(folder, config.seed, int(run.state.step))
+    with _locked(folder):
+        if not folder.exists():
+            _store(run, task, folder, poll)
+    batches = StoredBatches(folder, config.seed, int(run.state.step))
     step = functools.partial(_train_step, task, tuple(config.dataset.canvas))
     return train.Steps(jax.jit(step, donate_argnums=0), batches)
 
 
-class _StoredBatches:
-    """Stored batches in the order of a seed, without end; see `pipeline.Batches`."""
+class StoredBatches:
+    """Stored batches without end; each epoch has an order that the seed gives."""
 
     def __init__(self, folder: pathlib.Path, seed: int, start: int) -> None:
-        self.counts: dict[str, int] = {}
+        """Takes the folder of the batches and the step to start from."""
+        self.counts: collections.Counter[str] = collections.Counter()
         self._fields = {f.stem: np.load(f, mmap_mode="r") for f in folder.glob("*.npy")}
-        count = len(next(iter(self._fields.values())))
+        count = len(self._fields["boxes"])
         self._numbers = self._order(count, seed, start)
 
     @staticmethod
@@ -81,10 +111,10 @@ class _StoredBatches:
             yield int(order[step % count])
             step += 1
 
-    def __iter__(self) -> "_StoredBatches":
+    def __iter__(self) -> "StoredBatches":
         return self
 
-    def __next__(self) -> dict[str, Any]:
+    def __next__(self) -> dict[str, np.ndarray]:
         number = next(self._numbers)
         fields = {name: np.asarray(f[number]) for name, f in self._fields.items()}
         # A field of a batch has a value for each row.
@@ -97,14 +127,30 @@ class _StoredBatches:
 def _name(run: train.Run) -> str:
     """Returns a name for the stored maps: a digest of all that they depend on."""
     config = run.config.to_dict()
-    names = ("dataset", "augment", "input_size", "batch_size", "init_from")
+    names = ("augment", "input_size", "batch_size", "dtype", "model")
     depends = {name: config[name] for name in names}
-    depends["model"] = config["model"]
+    of_rows = ("canvas", "max_boxes", "overflow")
+    depends["dataset"] = {name: config["dataset"][name] for name in of_rows}
     depends["versions"] = VERSIONS
-    for name in ("data_dir", "eval_splits", "num_threads", "num_workers"):
-        del depends["dataset"][name]
-    text = json.dumps(depends, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
+    _, frozen = subtrees.split(run.state.params, run.task.frozen)
+    for leaf in jax.tree.leaves(frozen):
+        digest.update(np.asarray(leaf).tobytes())
+    for index in range(len(run.train_split)):
+        record = run.train_split[index]
+        for name, value in sorted(record.items()):
+            if isinstance(value, np.ndarray):
+                digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time into the block, of those with the same folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _key(number: jax.Array | int) -> jax.Array:
@@ -112,39 +158,58 @@ def _key(number: jax.Array | int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(0), number)
 
 
-def _store(run: train.Run, folder: pathlib.Path) -> None:
+def _store(
+    run: train.Run,
+    task: DetectionTask,
+    folder: pathlib.Path,
+    poll: Callable[[], None],
+) -> None:
     """Computes the maps of the first epochs and writes them with their batches."""
-    task, config = run.task, run.config
-    assert isinstance(task, DetectionTask)
+    config = run.config.copy_and_resolve_references()
     count = VERSIONS * -(-len(run.train_split) // config.batch_size)
-    run.log.line(f"computing the maps of {count} batches in {folder} ...")
-    config = config.copy_and_resolve_references()
     config.seed = 0
     batches = pipeline.train_batches(
         run.train_split, config, make_row=task.train_row(run.train_split)
     )
     maps = jax.jit(functools.partial(_maps, task))
-    part = folder.with_name(f"{folder.name}.part{os.getpid()}")
-    part.mkdir(parents=True)
-    files: dict[str, np.ndarray] = {}
-    for number in range(count):
-        batch = next(batches)
-        fields = batch | jax.device_get(maps(run.state.variables, number, batch))
-        for name, value in fields.items():
-            if name == _IMAGE:
-                continue
-            if name not in files:
-                files[name] = np.lib.format.open_memmap(
-                    part / f"{name}.npy", "w+", value.dtype, (count, *value.shape)
-                )
-            files[name][number] = value
-    batches.close()
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)  # Of a process that was stopped.
+    part.mkdir()
+    files: dict[str, np.memmap] = {}
+    with contextlib.closing(batches):
+        for number in range(count):
+            fields = dict(next(batches))
+            fields |= jax.device_get(maps(run.state.variables, number, fields))
+            del fields[_IMAGE]
+            if not files:
+                run.log.line(f"computing the maps of {count} batches in {folder} ...")
+                files = _files(part, fields, count)
+            for name, value in fields.items():
+                files[name][number] = value
+            poll()
     for file in files.values():
-        file.flush()  # type: ignore[attr-defined]
-    try:
-        part.rename(folder)
-    except OSError:  # Another run was faster.
-        shutil.rmtree(part)
+        file.flush()
+    part.rename(folder)
+
+
+def _files(
+    folder: pathlib.Path, batch: dict[str, np.ndarray], count: int
+) -> dict[str, np.memmap]:
+    """Makes a file for each field of `count` batches like this one."""
+    needed, free = (
+        count * sum(value.nbytes for value in batch.values()),
+        shutil.disk_usage(folder).free,
+    )
+    if needed > free:
+        raise InputError(
+            f"stored maps need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f}"
+        )
+    return {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", "w+", value.dtype, (count, *value.shape)
+        )
+        for name, value in batch.items()
+    }
 
 
 def _maps(
@@ -207,4 +272,4 @@ def _train_step(
 
 
 if __name__ == "__main__":
-    main.run(make_steps)
+    main.run(train_and_evaluate)

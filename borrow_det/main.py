@@ -16,8 +16,9 @@ import functools
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     # An exception could get lost in the modules that are imported: Ctrl-C just ends
@@ -25,6 +26,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import jax
+import ml_collections
 from absl import app, flags, logging
 
 from borrow_det import train
@@ -57,12 +59,18 @@ _PROCESS_ID = flags.DEFINE_integer(
     "process_id", None, "Index of this process; goes with --coordinator_address."
 )
 flags.mark_flags_as_required(["config", "workdir"])
+TrainRun = Callable[[ml_collections.ConfigDict, str, str], Any]
 # EX_TEMPFAIL of sysexits.h: cluster managers start such a run again.
 _PREEMPTED = 75
 
 
-def main(arguments: list[str], make_steps: train.MakeSteps = train.make_steps) -> None:
-    """Trains and evaluates; expected failures end in one line and an exit status."""
+def main(arguments: list[str], train_run: TrainRun | None = None) -> None:
+    """Trains and evaluates; expected failures end in one line and an exit status.
+
+    Args:
+      arguments: the words of the command line that are no flags.
+      train_run: trains in place of `train.train_and_evaluate`; see there.
+    """
     if len(arguments) > 1:
         _refuse(f"unknown arguments: {' '.join(arguments[1:])}")
     logging.set_verbosity(logging.WARNING)
@@ -70,7 +78,7 @@ def main(arguments: list[str], make_steps: train.MakeSteps = train.make_steps) -
         _join()
         config = command_line.resolved(flags.FLAGS[_CONFIG.name])
         workdir = str(_WORKDIR.value)  # Required, hence not None.
-        train.train_and_evaluate(config, workdir, _PROFILE.value, make_steps)
+        (train_run or train.train_and_evaluate)(config, workdir, _PROFILE.value)
     except PreemptedError:
         message = f"preempted; start again to resume in {_WORKDIR.value}"
         print(message, file=sys.stderr)
@@ -102,17 +110,13 @@ def _join() -> None:
         processes.initialize(*explicit)
 
 
-def run(make_steps: train.MakeSteps = train.make_steps) -> None:
-    """Runs the program on `sys.argv`.
-
-    Args:
-      make_steps: see `train.train_and_evaluate`.
-    """
+def run(train_run: TrainRun | None = None) -> None:
+    """Runs the program on `sys.argv`; see `main`."""
     streams.prepare()
     # A background job of a script ignores Ctrl-C.
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
-    app.run(functools.partial(main, make_steps=make_steps), flags_parser=parse_flags)
+    app.run(functools.partial(main, train_run=train_run), flags_parser=parse_flags)
 
 
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:

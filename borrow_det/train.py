@@ -3,8 +3,8 @@
 import collections
 import contextlib
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import ml_collections
@@ -86,6 +86,18 @@ class Run(NamedTuple):
         self.log.close()
 
 
+class BatchIterator(Protocol):
+    """Batches of training without end; see `pipeline.Batches`."""
+
+    counts: collections.Counter[str]
+
+    def __next__(self) -> Mapping[str, Any]:
+        """Returns the next batch."""
+
+    def close(self) -> None:
+        """Ends the iteration."""
+
+
 class Steps(NamedTuple):
     """What the loop repeats.
 
@@ -95,11 +107,17 @@ class Steps(NamedTuple):
     """
 
     step: Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]
-    batches: pipeline.Batches
+    batches: BatchIterator
 
 
-def make_steps(run: Run) -> Steps:
-    """Makes the training steps of a run: on augmented images of its split."""
+def make_steps(run: Run, poll: Callable[[], None]) -> Steps:
+    """Makes the training steps of a run: on augmented images of its split.
+
+    Args:
+      run: the run, with the state to start from.
+      poll: raises if the run is told to stop; for what takes long.
+    """
+    del poll
     batches = pipeline.train_batches(
         run.train_split,
         run.config,
@@ -111,7 +129,7 @@ def make_steps(run: Run) -> Steps:
     return Steps(make_train_step(run.task, run.mesh, run.state), batches)
 
 
-MakeSteps = Callable[[Run], Steps]
+MakeSteps = Callable[[Run, Callable[[], None]], Steps]
 
 
 def train_and_evaluate(
@@ -286,49 +304,49 @@ def _train(
         end = first if best.stalled(config.stop_after) else num_steps
 
         # Steps.
-        train_step, batches = make_steps(run)
         if first < end:
+            train_step, batches = make_steps(run, preemption.poll)
             log.compiling(first)
-        with contextlib.closing(batches):
-            timer = StepTimer()
+            with contextlib.closing(batches):
+                timer = StepTimer()
 
-            def log_steps(step: int) -> None:
-                means = window.means(checkpoints.latest_step)
-                means["learning_rate"] = float(schedule(step - 1))
-                means |= timer.metrics(window.length, config.batch_size)
-                means |= memory_metrics() | _counts(batches)
-                log.training(step, means)
+                def log_steps(step: int) -> None:
+                    means = window.means(checkpoints.latest_step)
+                    means["learning_rate"] = float(schedule(step - 1))
+                    means |= timer.metrics(window.length, config.batch_size)
+                    means |= memory_metrics() | _counts(batches)
+                    log.training(step, means)
 
-            running: collections.deque[dict[str, jax.Array]] = collections.deque()
-            for step in range(first + 1, end + 1):
-                with timer.waiting():
-                    batch = mesh_lib.put_batch(next(batches), run.mesh)
-                run.profiler.before(step)
-                with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    state, metrics = train_step(state, batch)
-                run.profiler.after(step, metrics)
-                window.add(step, metrics)
-                running.append(metrics)
-                if len(running) > STEPS_AHEAD:
-                    log.finished(jax.block_until_ready(running.popleft()))
-                log.advance(step)
+                running: collections.deque[dict[str, jax.Array]] = collections.deque()
+                for step in range(first + 1, end + 1):
+                    with timer.waiting():
+                        batch = mesh_lib.put_batch(next(batches), run.mesh)
+                    run.profiler.before(step)
+                    with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                        state, metrics = train_step(state, batch)
+                    run.profiler.after(step, metrics)
+                    window.add(step, metrics)
+                    running.append(metrics)
+                    if len(running) > STEPS_AHEAD:
+                        log.finished(jax.block_until_ready(running.popleft()))
+                    log.advance(step)
 
-                last = step == num_steps
-                evaluates = last or step % config.eval_every == 0
-                # A run that resumes at the best evaluation writes the same lines.
-                if evaluates or step % config.log_every == 0:
-                    log_steps(step)
-                if last or checkpoints.due(step):
-                    save(step, force=last)
-                preemption.poll()
-                if evaluates:
-                    with timer.paused():
-                        evaluations.evaluate(state.eval_variables, step)
-                        choose(step)
-                    log.flush()
-                    if best.stalled(config.stop_after):
-                        save(step, force=True)
-                        break
+                    last = step == num_steps
+                    evaluates = last or step % config.eval_every == 0
+                    # A run that resumes at the best evaluation writes the same lines.
+                    if evaluates or step % config.log_every == 0:
+                        log_steps(step)
+                    if last or checkpoints.due(step):
+                        save(step, force=last)
+                    preemption.poll()
+                    if evaluates:
+                        with timer.paused():
+                            evaluations.evaluate(state.eval_variables, step)
+                            choose(step)
+                        log.flush()
+                        if best.stalled(config.stop_after):
+                            save(step, force=True)
+                            break
     except PreemptedError:
         save(int(state.step), force=True)
         raise
@@ -341,7 +359,7 @@ def _train(
     return evaluations.metrics
 
 
-def _counts(batches: pipeline.Batches) -> dict[str, int]:
+def _counts(batches: BatchIterator) -> dict[str, int]:
     """Returns the boxes that loading has cut or changed, if there were any."""
     return {f"data/{name}": count for name, count in batches.counts.items() if count}
 

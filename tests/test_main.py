@@ -50,8 +50,8 @@ def test_config_arguments_and_fields_reach_the_run(run, monkeypatch):
         "--config.num_steps=7",
         "--config.borrow.levels=(0,1)",
     )
-    ((config, workdir, profile, make_steps),) = runs
-    assert (workdir, profile, make_steps) == ("W", "", train.make_steps)
+    ((config, workdir, profile),) = runs
+    assert (workdir, profile) == ("W", "")
     assert config.num_steps == 7
     assert config.borrow.levels == (0, 1)
     assert not config.borrow.enabled
