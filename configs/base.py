@@ -1,9 +1,9 @@
 """Every field of a run's configuration, with its default.
 
 The other configs start from these defaults, and no other file has defaults. The values
-are the paper's where it gives one (the input size of 512 is our choice); the others are
-commonly used to train SSD. To start a run, use another config, such as
-configs/quickstart.py.
+are the paper's where it gives one, unless another one was better
+(docs/method/open-choices.md); the others are commonly used to train SSD. To start a
+run, use another config, such as configs/quickstart.py.
 """
 
 import ml_collections

@@ -20,7 +20,7 @@ accelerator; their cost was not measured. A narrower detector was trained from s
 on 2 shared CPU cores, in 43 minutes (26 minutes of CPU time), on 312 images of highway
 traffic with one class. On 64 validation images it has AP 0.373, AP50 0.804, AP_small
 0.175, with
-    size=320,width=0.125,steps=1000,batch=8
+    size=320,width=0.125,steps=1000,batch=8 --config.borrow.heads=both
     --config.model.stages='(1, 1, 2, 2, 2)' --config.borrow.channels=32
     --config.anchors.sizes='(20.0, 40.0, 80.0, 160.0)'
     --config.optimizer.learning_rate=0.002 --config.dataset.max_boxes=50

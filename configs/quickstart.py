@@ -4,9 +4,9 @@
 
 Argument: borrow=True (False: plain SSD on the same levels, the baseline).
 
-Measured on 2 shared CPU cores, seed 0: 6 minutes, including the set-up of the README's
-command; AP50_small 1.000 on validation and on swapped. Plain SSD with the same number
-of steps has 0.26 on both, where 1/4 is chance.
+Measured on 2 shared CPU cores, seed 0: 2 to 6 minutes, including the set-up of the
+README's command; AP50_small 1.000 on validation and on swapped. Plain SSD with the same
+number of steps has 0.26 on both, where 1/4 is chance.
 """
 
 import ml_collections

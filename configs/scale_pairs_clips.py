@@ -7,7 +7,8 @@ SSD on the same levels, without references).
 
 Cost: 4 to 5 minutes a run on one CPU core beside other work, evaluation included. The
 accuracy of small discs is 0.992 on `validation` (five seeds: 1.000 with four, 0.958
-with one), 0.993 on `swapped` and 0.264 on `alone` (docs/results.md).
+with one), 0.993 on `swapped` and 0.264 on `alone`, with borrow.heads=both
+(docs/results.md).
 
 The network is that of configs/quickstart.py. Reference lines for small discs: 1/4 is
 chance, and the best that frames without references reach; 1/2 is reached by guessing

@@ -8,8 +8,8 @@ the same levels, without references).
 
 Cost: 10 to 16 minutes on one CPU core beside other work, evaluation included. Small
 discs are right in 0.991 of the cases on `validation` (five seeds, 0.973 to 1.000),
-0.992 on `swapped` and 0.259 on `alone` (docs/results.md; the number of steps was chosen
-by these splits).
+0.992 on `swapped` and 0.259 on `alone`, with borrow.heads=both (docs/results.md; the
+number of steps was chosen by these splits).
 
 The network is that of configs/quickstart.py. Reference lines for small discs: 1/4 is
 chance, and the best that tiles without references reach; 1/2 is reached by guessing

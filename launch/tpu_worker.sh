@@ -37,19 +37,24 @@ start() {
     echo "tpu_worker.sh: a run is already in progress on this worker" >&2
     exit 1
   fi
-  rm -f run.status
+  rm -f run.status run.pid
   nohup setsid bash launch/tpu_worker.sh supervise "$@" >run.log 2>&1 </dev/null &
-  echo "$!" >run.pid
-  # `stop` signals the run's own process group, which exists once setsid has run.
-  until kill -0 -- "-$!" 2>/dev/null || ! kill -0 "$!" 2>/dev/null; do
+  # From then on the run has its own process group, which `stop` signals, and records how
+  # it ends.
+  until [[ -s run.pid ]] || ! kill -0 "$!" 2>/dev/null; do
     sleep 0.01
   done
+  if [[ ! -s run.pid ]]; then
+    echo "tpu_worker.sh: the run did not start: $(tail --lines=1 run.log)" >&2
+    exit 1
+  fi
 }
 
 supervise() {
   local status=0
   # At shutdown all processes get SIGTERM; this shell stays to record the exit status.
   trap : TERM
+  echo "$$" >run.pid
   .venv/bin/python -m borrow_det.main "$@" || status=$?
   echo "exited $status $(date +%s%N)" >run.status.part
   mv run.status.part run.status

@@ -37,7 +37,8 @@ def other_heads(
 ) -> dict[str, str]:
     """Finds parts of the heads with another meaning at the origin: {part: reason}.
 
-    No shape shows it: class logits of other classes, boxes relative to other anchors.
+    No shape shows it: class logits of other classes, boxes relative to other anchors,
+    boxes that are predicted from other maps.
     An import, without config and classes, has no heads.
 
     Raises:
@@ -52,7 +53,16 @@ def other_heads(
     if there["task"] == here["task"] == "detection":
         why = _other_anchors(there, here)
         found |= {part: found.get(part, why) for part in ("class", "box") if why}
+        if _sees_borrowed(there) != _sees_borrowed(here):
+            found.setdefault("box", "other borrow.heads")
     return found
+
+
+def _sees_borrowed(fields: Mapping[str, Any]) -> bool:
+    """Returns whether boxes are predicted from what is borrowed."""
+    borrow = fields["borrow"]
+    # Runs that are older than the field predict both with what is borrowed.
+    return bool(borrow["enabled"]) and borrow.get("heads", "both") == "both"
 
 
 def _other_anchors(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
@@ -77,7 +87,8 @@ def _is_run(origin: str | os.PathLike) -> bool:
 def _stored_fields(origin: str | os.PathLike) -> dict[str, Any]:
     """Reads the fields of a run's config.json that are compared here."""
     fields = metadata.load_json(origin, "config.json")
-    groups = {"model": Mapping, "anchors": Mapping, "task": str, "input_size": tuple}
+    groups = {name: Mapping for name in ("model", "borrow", "anchors")}
+    groups |= {"task": str, "input_size": tuple}
     wrong = [n for n, kind in groups.items() if not isinstance(fields.get(n), kind)]
     if wrong:
         raise InputError(

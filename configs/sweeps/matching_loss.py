@@ -1,4 +1,4 @@
-"""Weights of the matching loss (0 is the paper) for each similarity.
+"""Weights of the matching loss (0: none, as in the paper) for each similarity.
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/matching_loss.py \
     --config=configs/quickstart.py --workdir=runs/matching_loss --seeds=5
@@ -17,7 +17,7 @@ SIMILARITIES = {
 
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
-    """Adds the rows; the first, as in the paper, is the baseline."""
+    """Adds the rows; the baseline has the paper's similarity without the loss."""
     for name, (similarity, centered) in SIMILARITIES.items():
         for weight in (0.0, 0.3, 1.0, 3.0):
             add(

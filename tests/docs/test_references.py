@@ -9,6 +9,7 @@ import pytest
 from borrow_det.__main__ import COMMANDS
 from borrow_det.config import packaged
 from borrow_det.configs import base
+from borrow_det.configs.sweeps import components
 from tests.conftest import ROOT
 
 DOCUMENTS = sorted(
@@ -127,3 +128,13 @@ def test_open_choices_show_the_defaults_of_the_base_config():
     assert len(shown) >= 12
     for name, value in shown.items():
         assert value == str(defaults[name]).removesuffix(".0"), name
+
+
+def test_the_fields_of_the_paper_to_the_letter_are_those_of_the_sweep():
+    text = TEXT["docs/method/open-choices.md"]
+    (sentence,) = re.findall(r"The paper to the letter is (.*?\.) Plain", text)
+    given = dict(re.findall(r"`([\w.]+)=(.*?)`", sentence))
+    expected = components.PAPER | components.LETTER
+    assert {k: v.strip('"') for k, v in given.items()} == {
+        k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in expected.items()
+    }

@@ -108,6 +108,25 @@ def test_stop_gives_the_run_time_to_save(worker):
     assert worker("stop").returncode == 0
 
 
+def test_a_run_that_is_stopped_at_once_records_how_it_ended(worker):
+    # A busy machine, where the run's own process group takes a while to exist.
+    worker.program("setsid", '#!/bin/bash\nsleep 0.5\nexec /usr/bin/setsid "$@"\n')
+    path = f"{worker.folder}:/usr/bin:/bin"
+    assert worker("start", "a", PATH=path).returncode == 0
+    assert worker("stop", PATH=path).returncode == 0
+    name, state, status, _ = worker("status").stdout.split()
+    # The stand-in for Python may not have its own handler yet.
+    assert (name, state) == ("borrow_det_worker", "exited")
+    assert status in ("75", "143")
+
+
+def test_a_run_that_does_not_start_is_reported(worker):
+    worker.program("setsid", "#!/bin/bash\necho no more processes >&2\nexit 1\n")
+    started = worker("start", "a", PATH=f"{worker.folder}:/usr/bin:/bin")
+    assert started.returncode == 1
+    assert "the run did not start: no more processes" in started.stderr
+
+
 def test_a_run_killed_with_its_supervisor_has_status_137(worker):
     worker("start", "a")
     worker("stop", STOP_SECONDS="0", PATH="/usr/bin:/bin")

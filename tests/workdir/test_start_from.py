@@ -76,6 +76,22 @@ def test_heads_for_other_anchors_are_not_taken(origin, tiny_config, field, value
     assert np.all(begun.variables["params"]["head1"]["box"]["kernel"] == 7)
 
 
+@pytest.mark.parametrize(("enabled", "fresh"), [(True, {"box"}), (False, set())])
+def test_boxes_that_did_or_do_not_see_what_is_borrowed_are_not_taken(
+    origin, tiny_config, enabled, fresh
+):
+    # The origin is older than the field.
+    config = json.loads((origin / "config.json").read_text())
+    assert config["borrow"].pop("heads") == tiny_config.borrow.heads == "class"
+    config["borrow"]["enabled"] = enabled
+    (origin / "config.json").write_text(json.dumps(config))
+    begun = start(tiny_config, origin)
+    assert heads(begun) == fresh
+    assert begun.other_heads == {part: "other borrow.heads" for part in fresh}
+    tiny_config.borrow.heads = "both"
+    assert heads(start(tiny_config, origin)) == ({"box"} - fresh)
+
+
 def test_an_input_of_another_size_may_move_the_last_anchor(origin, tiny_config):
     tiny_config.input_size = (96, 96)
     assert start(tiny_config, origin).other_heads["box"].endswith("input_size")
