@@ -87,7 +87,7 @@ def _is_run(origin: str | os.PathLike) -> bool:
 def _stored_fields(origin: str | os.PathLike) -> dict[str, Any]:
     """Reads the fields of a run's config.json that are compared here."""
     fields = metadata.load_json(origin, "config.json")
-    groups = {name: Mapping for name in ("model", "borrow", "anchors")}
+    groups: dict[str, type] = dict.fromkeys(("model", "borrow", "anchors"), Mapping)
     groups |= {"task": str, "input_size": tuple}
     wrong = [n for n, kind in groups.items() if not isinstance(fields.get(n), kind)]
     if wrong:

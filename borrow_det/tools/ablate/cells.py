@@ -143,6 +143,7 @@ def is_finished(cell: Cell) -> bool:
     _check_layout(cell)
     if (cell.workdir / "config.json").exists():
         _check_same_run(cell)
+        _check_program(cell)
     step = cell.config.num_steps
     return (
         (cell.workdir / "report.md").exists()
@@ -180,6 +181,23 @@ def _check_same_run(cell: Cell) -> None:
         raise InputError(
             f"{cell.workdir} was made with {field}={old}, but this sweep has {new}: "
             "choose another --workdir, or remove that folder"
+        )
+
+
+def _check_program(cell: Cell) -> None:
+    """Checks that a run was trained by the program of its sweep."""
+    *_, command = [[], *(start["command"] for start in metadata.starts(cell.workdir))]
+    if not command:
+        return
+    ran, wanted = pathlib.PurePath(command[0]), cell.command[2]
+    if wanted == MAIN:  # Or by borrow-det, or from Python.
+        other = ran.suffix == ".py" and ran.stem not in ("main", "__main__")
+    else:
+        other = ran.stem != wanted.rpartition(".")[2]
+    if other:
+        raise InputError(
+            f"{cell.workdir} was trained by {ran.name}, and this sweep trains by "
+            f"{wanted}: choose another --workdir or --main"
         )
 
 

@@ -1,9 +1,12 @@
 """What borrowing is expected to change on photographs, from sets that were measured.
 
-The relative gains of the sets, for a share of 1 of small objects with a lender, are
-combined by a random-effects model: DerSimonian and Laird, Controlled Clinical Trials
-1986, for the variance between sets; Higgins, Thompson and Spiegelhalter, Journal of the
-Royal Statistical Society A 2009, equation 12, for the prediction interval.
+The effect on a set is the logarithm of the ratio of AP_small with borrowing to AP_small
+with context alone. Sets differ: a Bayesian random-effects model estimates the mean and
+the standard deviation of their effects, and predicts that of a further set (Röver,
+Journal of Statistical Software 2020, section 2). The mean has a flat prior. With so few
+sets the prior of the standard deviation matters: half-normal, as Röver et al. recommend
+(Research Synthesis Methods 2021), with a scale of 0.25, so that a set seldom lies more
+than a factor of exp(2 * 0.25) = 1.6 from the mean.
 """
 
 import math
@@ -11,76 +14,100 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
+
+_SCALE = 0.25  # Of the prior.
 
 
 class Measured(NamedTuple):
     """A comparison of borrowing with plain SSD and context on a set of photographs.
 
     Attributes:
-      name: the set and its split.
-      share: share of the small objects that have a lender in their image.
-      baseline: AP_small of plain SSD with context.
-      gain: AP_small of borrowing minus that.
-      error: standard error of the gain, over seeds and images.
+      name: name of the set.
+      share: share of its small objects that have a lender in their image.
+      effect: log ratio of AP_small, the mean over splits.
+      error: standard error of the effect, over seeds and images.
     """
 
     name: str
     share: float
-    baseline: float
-    gain: float
+    effect: float
     error: float
 
 
-# From results/photographs_*.json; docs/results.md has the command.
+# Of results/photographs_*.json; docs/results.md has the commands.
 MEASURED: tuple[Measured, ...] = ()
 
 
 class Expectation(NamedTuple):
-    """Relative change of AP_small, and its 95 % prediction interval for a new set."""
+    """Relative change of AP_small, such as 0.1 for 10 %: median, and 95 % interval."""
 
-    gain: float
+    median: float
     low: float
     high: float
 
 
-def expect(share: float, measured: Sequence[Measured] = MEASURED) -> Expectation:
-    """Predicts the gain of AP_small by borrowing, relative to plain SSD with context.
+def expect(measured: Sequence[Measured]) -> Expectation:
+    """Predicts the relative change of AP_small by borrowing on a further set.
 
     Args:
-      share: share of the small objects that have a lender in their image, 0 to 1.
-      measured: comparisons, at least three.
+      measured: comparisons on different sets, at least one.
 
     Returns:
-      The prediction, which is proportional to `share`.
+      The median and the central 95 % of the posterior predictive distribution.
     """
-    scale = np.array([one.baseline * one.share for one in measured])
-    gains = np.array([one.gain for one in measured]) / scale
-    variances = np.square(np.array([one.error for one in measured]) / scale)
-    between = _variance_between(gains, variances)
-    weights = 1 / (variances + between)
-    mean = float(np.average(gains, weights=weights))
-    spread = math.sqrt(between + 1 / weights.sum())
-    reach = float(stats.t.ppf(0.975, len(measured) - 2)) * spread
-    return Expectation(share * mean, share * (mean - reach), share * (mean + reach))
+    effects = np.array([one.effect for one in measured])
+    variances = np.square([one.error for one in measured])
+    spreads = np.linspace(0, 6 * _SCALE, 1201)
+    weights = 1 / (variances + np.square(spreads)[:, None])
+    means = (weights * effects).sum(axis=1) / weights.sum(axis=1)
+    deviations = np.square(effects - means[:, None])
+    log_density = (
+        0.5 * np.log(weights).sum(axis=1)
+        - 0.5 * np.log(weights.sum(axis=1))
+        - 0.5 * (weights * deviations).sum(axis=1)
+        - 0.5 * np.square(spreads / _SCALE)
+    )
+    density = np.exp(log_density - log_density.max())
+    density /= density.sum()
+    scales = np.sqrt(np.square(spreads) + 1 / weights.sum(axis=1))
+
+    def quantile(probability: float) -> float:
+        def excess(x: float) -> float:
+            return float(density @ stats.norm.cdf(x, means, scales)) - probability
+
+        return float(optimize.brentq(excess, -20, 20))
+
+    return Expectation(*(math.expm1(quantile(p)) for p in (0.5, 0.025, 0.975)))
 
 
-def _variance_between(gains: np.ndarray, variances: np.ndarray) -> float:
-    weights = 1 / variances
-    mean = np.average(gains, weights=weights)
-    excess = (weights * np.square(gains - mean)).sum() - (len(gains) - 1)
-    scale = weights.sum() - np.square(weights).sum() / weights.sum()
-    return max(0.0, float(excess / scale))
+def expect_at(share: float, measured: Sequence[Measured]) -> Expectation | None:
+    """Returns the prediction for a share of small objects with a lender.
+
+    None for a smaller share than every measured one.
+    """
+    return expect(measured) if share >= _least_share(measured) else None
 
 
-def describe(share: float) -> str:
-    """Returns what to expect for a share of small objects with a lender, in words."""
-    gains = [one.gain / one.baseline for one in MEASURED]
-    expected = expect(share)
+def _least_share(measured: Sequence[Measured]) -> float:
+    return min(one.share for one in measured)
+
+
+def describe(share: float, measured: Sequence[Measured]) -> str:
+    """Returns the prediction for a share of small objects with a lender, in words."""
+    changes = [math.expm1(one.effect) for one in measured]
+    sentence = (
+        f"On the {len(measured)} sets of photographs where it was measured, borrowing "
+        f"changed AP_small by {min(changes):+.0%} to {max(changes):+.0%}, compared "
+        "with the same detector without it"
+    )
+    found = expect_at(share, measured)
+    if found is None:
+        return (
+            f"{sentence}, but at least {_least_share(measured):.0%} of their small "
+            "objects had a lender: there is no prediction for fewer."
+        )
     return (
-        f"Where it was measured, on {len(MEASURED)} splits of photographs, borrowing "
-        f"changed AP_small by {min(gains):+.0%} to {max(gains):+.0%} of its value with "
-        f"context alone. With this share of lenders, expect {expected.gain:+.0%}; for "
-        f"a new dataset the 95% prediction interval is {expected.low:+.0%} to "
-        f"{expected.high:+.0%}."
+        f"{sentence}. On a further set, {found.median:+.0%} can be expected, with a "
+        f"95% prediction interval of {found.low:+.0%} to {found.high:+.0%}."
     )

@@ -63,7 +63,7 @@ def inspect(config: ml_collections.ConfigDict, names: Sequence[str]) -> Inspecti
       figures of `figures.measure` and, under `lenders`, those of `lenders.measure`;
       `problems` (`Problems.to_json`), `duplicates` (`duplicates.figures`); `labels`:
       `counts` and `found`, the labels that look wrong; `answer`: `answer`, `split`,
-      `sentences`, `expected` (`expectation.Expectation`, None without small objects),
+      `sentences`, `expected` (`expectation.Expectation` or None of `expect_at`),
       `suggestions` and `fragment`; `sample`: `split`, `seed`, `images` and
       `augmented` of the sheets.
 
@@ -200,13 +200,15 @@ def _answer(
 ) -> dict[str, Any]:
     """Returns the answer and the suggestions."""
     answer, sentences = suggestion.verdict(train, split, scales)
-    share = split["lenders"]["in_image"]["share"]
+    # None without small objects.
+    share = split["lenders"]["in_image"]["share"] or 0.0
+    expected = expectation.expect_at(share, expectation.MEASURED)
     found = suggestion.suggest(answer, split, objects, images, problems, config)
     return {
         "answer": answer,
         "split": train,
         "sentences": sentences,
-        "expected": None if share is None else expectation.expect(share)._asdict(),
+        "expected": expected and expected._asdict(),
         "suggestions": [
             {"reason": one.reason, "flags": one.lines(), "hint": one.hint}
             for one in found

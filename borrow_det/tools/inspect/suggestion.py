@@ -92,7 +92,7 @@ def verdict(
     ]
     if with_lender:
         sentences.append(_distance_sentence(found))
-        sentences.append(expectation.describe(share))
+        sentences.append(expectation.describe(share, expectation.MEASURED))
     reached = split["by_size"]["small"]["reached_by_anchors"]
     sentences.append(
         f"Anchors of the config reach {reached / small:.1%} of the small objects with "

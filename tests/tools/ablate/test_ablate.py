@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from borrow_det.config import command_line
 from borrow_det.configs import base
+from borrow_det.errors import InputError
 from borrow_det.tools.ablate import __main__ as ablate
 from borrow_det.tools.ablate import cells, sweeps
 from borrow_det.tools.common import cli
@@ -28,6 +29,7 @@ CONFIG = """
 import json
 from borrow_det.workdir.metadata import as_stored
 from borrow_det.configs import base
+from borrow_det.errors import InputError
 
 def get_config():
     config = base.get_config()
@@ -328,10 +330,35 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
     )
     (row,) = sweeps.load(path, parsed(argv)[0])
     (cell,) = cells.make([row], [7], tmp_path / "my W", argv[1:])
+    assert cell.command[1:3] == ("-m", "borrow_det.main")
     config, folder = parsed(["main", *shlex.split(shlex.join(cell.command[3:]))])
     assert config.to_dict() == cell.config.to_dict()
     assert config.seed == 7
     assert folder == str(cell.workdir) == str(tmp_path / "my W/a/seed_7")
+
+
+@pytest.mark.parametrize(
+    ("ran", "main", "fits"),
+    [
+        ("/a/borrow_det/main.py", "borrow_det.main", True),
+        ("/usr/bin/borrow-det", "borrow_det.main", True),
+        ("/a/benchmarks/stored_maps.py", "borrow_det.main", False),
+        ("/a/borrow_det/main.py", "benchmarks.stored_maps", False),
+        ("/a/benchmarks/stored_maps.py", "benchmarks.stored_maps", True),
+    ],
+)
+def test_runs_of_another_program_are_refused(tiny_run, tmp_path, ran, main, fits):
+    row = sweeps.SweepRow("a", {}, tiny_run.config)
+    (cell,) = cells.make([row], [0], tmp_path, [], main=main)
+    assert cell.command[1:3] == ("-m", main)
+    shutil.copytree(tiny_run.workdir, cell.workdir)
+    path = cell.workdir / "environment.json"
+    path.write_text(json.dumps({"command": [ran], "earlier": []}))
+    if fits:
+        assert cells.is_finished(cell)
+    else:
+        with pytest.raises(InputError, match="choose another --workdir or --main"):
+            cells.is_finished(cell)
 
 
 @pytest.mark.parametrize(

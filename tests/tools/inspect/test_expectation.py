@@ -4,51 +4,63 @@ import math
 
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
+from borrow_det.tools.inspect import expectation
 from borrow_det.tools.inspect.expectation import Measured, expect
 
 
-def measured(gains, errors, share=1.0, baseline=1.0):
-    scale = share * baseline
-    return [
-        Measured("set", share, baseline, scale * gain, scale * error)
-        for gain, error in zip(gains, errors, strict=True)
-    ]
+def measured(effects, errors):
+    pairs = zip(effects, errors, strict=True)
+    return [Measured("set", 0.5, effect, error) for effect, error in pairs]
 
 
-def test_sets_of_equal_precision_vary_by_their_variance_less_the_error():
-    gains, error = [0.02, 0.1, -0.06, 0.14], 0.03
-    between = np.var(gains, ddof=1) - error**2
-    spread = math.sqrt(between + (between + error**2) / 4)
-    found = expect(1.0, measured(gains, [error] * 4))
-    assert found.gain == pytest.approx(0.05)
-    # Student's quantile for two degrees of freedom.
-    assert found.high - found.gain == pytest.approx(4.302653 * spread)
-    assert found.gain - found.low == pytest.approx(4.302653 * spread)
+def test_the_prediction_is_that_of_numerical_integration_over_mean_and_spread():
+    effects, errors = [0.12, -0.05, 0.3], [0.08, 0.05, 0.2]
+
+    def joint(mean, spread):
+        prior = stats.halfnorm.pdf(spread, scale=0.25)
+        scales = np.sqrt(np.square(errors) + spread**2)
+        return prior * np.prod(stats.norm.pdf(effects, mean, scales))
+
+    def below(x):
+        def part(mean, spread):
+            return joint(mean, spread) * stats.norm.cdf(x, mean, spread)
+
+        return integrate.dblquad(part, 1e-6, 1.5, -1.5, 1.5, epsabs=1e-4)[0]
+
+    total = integrate.dblquad(joint, 1e-6, 1.5, -1.5, 1.5, epsabs=1e-4)[0]
+    found = expect(measured(effects, errors))
+    for value, probability in zip(found, (0.5, 0.025, 0.975), strict=True):
+        share = below(math.log1p(value)) / total
+        assert share == pytest.approx(probability, abs=2e-3)
 
 
-def test_sets_that_agree_within_their_errors_are_weighted_by_precision():
-    found = expect(1.0, measured([0.1, 0.12, 0.09], [0.05, 0.1, 0.1]))
-    assert found.gain == pytest.approx((4 * 0.1 + 0.12 + 0.09) / 6)
-    spread = 1 / math.sqrt(400 + 100 + 100)
-    assert found.high - found.gain == pytest.approx(12.706205 * spread)
+def test_one_set_that_is_known_exactly_leaves_the_spread_of_the_prior():
+    found = expect(measured([0.2], [1e-4]))
+    draws = np.random.default_rng(0).normal(size=(3, 200_000))
+    spreads = np.abs(0.25 * draws[0])
+    others = 0.2 - spreads * draws[1] + spreads * draws[2]
+    expected = np.expm1(np.quantile(others, [0.5, 0.025, 0.975]))
+    np.testing.assert_allclose(found, expected, rtol=0.02)
 
 
-def test_gains_are_relative_and_for_each_lender():
-    gains, errors = [0.02, 0.1, -0.06], [0.03, 0.05, 0.04]
-    found = expect(0.3, measured(gains, errors, share=0.6, baseline=0.1))
-    expected = expect(1.0, measured(gains, errors))
-    np.testing.assert_allclose(found, 0.3 * np.array(expected))
-    assert expect(0.0, measured(gains, errors)) == (0, 0, 0)
+def test_many_sets_that_agree_predict_their_mean():
+    found = expect(measured([0.1] * 40, [0.05] * 40))
+    assert found.median == pytest.approx(math.expm1(0.1), abs=1e-3)
+    assert -0.02 < found.low < found.high < 0.25
 
 
-def test_intervals_contain_a_new_set_in_about_nine_cases_of_ten():
-    rng = np.random.default_rng(0)
-    errors = np.array([0.02, 0.04, 0.03, 0.05, 0.02, 0.03])
-    inside = 0
-    for _ in range(400):
-        *gains, new = rng.normal(0.05, 0.05, 7)
-        found = expect(1.0, measured(rng.normal(gains, errors), errors))
-        inside += found.low <= new <= found.high
-    # The method's intervals are known to be somewhat short for few sets.
-    assert 0.87 <= inside / 400 <= 0.99
+def test_the_sentence_has_the_range_the_prediction_and_its_interval():
+    sets = [Measured("a", 0.4, 0.1, 0.1), Measured("b", 0.9, -0.2, 0.1)]
+    found = expect(sets)
+    sentence = expectation.describe(0.5, sets)
+    assert "On the 2 sets of photographs" in sentence
+    assert "by -18% to +11%" in sentence
+    assert f"{found.median:+.0%} can be expected" in sentence
+    assert f"{found.low:+.0%} to {found.high:+.0%}." in sentence
+    assert expectation.expect_at(0.4, sets) == found
+    assert expectation.expect_at(0.39, sets) is None
+    fewer = expectation.describe(0.3, sets)
+    assert "at least 40% of their small objects had a lender" in fewer
+    assert "no prediction for fewer" in fewer
