@@ -9,8 +9,8 @@ VERSIONS epochs, written to a folder in DIR in float16, and used by all runs of 
 images, augmentation, batches and frozen stages.
 
 A run sees fewer different images than one that augments anew in each epoch. All seeds
-go through the same batches, in orders of their own: their spread lacks that of
-augmentation. Evaluations compute the entire network.
+go through the same batches in different orders, so that their spread does not contain
+that of augmentation. Evaluations compute the entire network.
 
 `borrow-det ablate --main=benchmarks.stored_maps` compares rows in this way.
 """
@@ -146,7 +146,7 @@ def _name(run: train.Run) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time into the block, of those with the same folder."""
+    """Runs the block in one of several processes with the same folder after the other."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -68,7 +68,7 @@ def main(arguments: list[str], train_run: TrainRun | None = None) -> None:
     """Trains and evaluates; expected failures end in one line and an exit status.
 
     Args:
-      arguments: the words of the command line that are no flags.
+      arguments: the words of the command line that are not flags.
       train_run: trains in place of `train.train_and_evaluate`; see there.
     """
     if len(arguments) > 1:

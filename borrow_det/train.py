@@ -99,7 +99,7 @@ class BatchIterator(Protocol):
 
 
 class Steps(NamedTuple):
-    """What the loop repeats.
+    """The step of a run's loop and its batches.
 
     Attributes:
       step: (state, batch) -> (state, metrics); the state is donated.

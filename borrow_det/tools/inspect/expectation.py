@@ -1,4 +1,4 @@
-"""What borrowing is expected to change on photographs, from sets that were measured.
+"""Prediction of the gain by borrowing on photographs, from sets that were measured.
 
 The effect on a set is the logarithm of the ratio of AP_small with borrowing to AP_small
 with context alone. Sets differ: a Bayesian random-effects model estimates the mean and
