@@ -146,7 +146,7 @@ def _name(run: train.Run) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Runs the block in one of several processes with the same folder after the other."""
+    """Lets only one process with this folder run the block, and the others wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
