@@ -262,7 +262,8 @@ def difference(
       metric: name of the metric.
 
     Returns:
-      The fields of `interval`, the `unit` and the number of `units`; None without
+      The fields of `interval`; `log_ratio_std`, the standard deviation of the logarithm
+      of the ratio of the two means; the `unit` and the number of `units`. None without
       pairs, without this metric, with a single unit, or if a pair is not of the same
       images and groups.
     """
@@ -273,9 +274,18 @@ def difference(
     if not pairs or len(pairs[0][0].units.keys) < 2:
         return None
     units = pairs[0][0].units
-    differences = [a.values[metric] - b.values[metric] for a, b in pairs]
-    found = interval(np.mean(differences, axis=0))
-    return {**found, "unit": units.kind, "units": len(units.keys)}
+    own, others = (
+        np.array([samples.values[metric] for samples in side])
+        for side in zip(*pairs, strict=True)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = interval(np.log(own.mean(axis=0) / others.mean(axis=0)))
+    return {
+        **interval((own - others).mean(axis=0)),
+        "log_ratio_std": ratio["std"],
+        "unit": units.kind,
+        "units": len(units.keys),
+    }
 
 
 def interval(values: np.ndarray) -> dict[str, float | int | None]:

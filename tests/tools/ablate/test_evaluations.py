@@ -217,13 +217,16 @@ def test_a_row_is_compared_on_the_same_images_seed_by_seed(sweep):
     results, samples = collect(made, 300)
     records = summary.summarize(results, {}, {"ssd": "d", "full": "d"}, "ssd", samples)
     figures = records[1]["metrics"]["AP"]
-    pairs = [
-        samples["full"][seed]["val"].values["AP"]
-        - samples["ssd"][seed]["val"].values["AP"]
-        for seed in (0, 1)
-    ]
+    full, ssd = (
+        np.array([samples[name][seed]["val"].values["AP"] for seed in (0, 1)])
+        for name in ("full", "ssd")
+    )
+    pairs = full - ssd
     expected = bootstrap.interval(np.mean(pairs, axis=0))
-    assert figures["bootstrap"] == {**expected, "unit": "image", "units": 7}
+    found = dict(figures["bootstrap"])
+    ratio = np.log(full.sum(axis=0) / ssd.sum(axis=0))
+    assert found.pop("log_ratio_std") == pytest.approx(np.std(ratio, ddof=1))
+    assert found == {**expected, "unit": "image", "units": 7}
     # Averaging over seeds narrows the interval.
     assert expected["std"] < np.std(pairs[0])
     low, high = expected["low"], expected["high"]
