@@ -1,5 +1,6 @@
 """The prediction of the gain by borrowing, and the measurements that it rests on."""
 
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import integrate, stats
 
 from borrow_det.tools.inspect import expectation
 from borrow_det.tools.inspect.expectation import Measured, expect
+from tests.conftest import ROOT
 
 
 def measured(effects, errors):
@@ -64,3 +66,39 @@ def test_the_sentence_has_the_range_the_prediction_and_its_interval():
     fewer = expectation.describe(0.3, sets)
     assert "at least 40% of their small objects had a lender" in fewer
     assert "no prediction for fewer" in fewer
+
+
+def of_results(name):
+    """The comparison in the results of a set: the mean over its splits."""
+    records = json.loads((ROOT / f"results/photographs_{name}.json").read_text())
+    base, full = (
+        next(r["metrics"] for r in records if r["name"] == row)
+        for row in ("ssd + context", "full")
+    )
+    effects, of_seeds, variances, lent, small = [], [], [], 0, 0
+    for prefix in ("", "test/"):
+        if f"{prefix}AP_small" in full:
+            own, other = (m[f"{prefix}AP_small"] for m in (full, base))
+            effects.append(math.log(own["mean"] / other["mean"]))
+            of_seeds.append(np.log(np.divide(own["values"], other["values"])))
+            variances.append(own["bootstrap"]["log_ratio_std"] ** 2)
+            have, lack = (
+                full[f"{prefix}objects_small_{which}_lender"]["mean"]
+                for which in ("with", "without")
+            )
+            lent, small = lent + have, small + have + lack
+    # Splits have different images and the same trained networks.
+    over_images = sum(variances) / len(variances) ** 2
+    seeds = np.mean(of_seeds, axis=0)
+    over_seeds = np.var(seeds, ddof=1) / len(seeds)
+    error = math.sqrt(over_images + over_seeds)
+    return Measured(name, lent / small, float(np.mean(effects)), error)
+
+
+def test_the_measurements_are_those_of_the_results():
+    found = sorted(path.stem for path in (ROOT / "results").glob("photographs_*.json"))
+    names = [f"photographs_{one.name}" for one in expectation.MEASURED]
+    assert sorted(names) == found
+    for one in expectation.MEASURED:
+        expected = of_results(one.name)
+        np.testing.assert_allclose(one[1:], expected[1:], atol=6e-4)
