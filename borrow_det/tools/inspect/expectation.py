@@ -39,6 +39,7 @@ class Measured(NamedTuple):
 MEASURED = (
     Measured("aquarium", share=0.521, effect=0.0707, error=0.067),
     Measured("traffic_vehicles", share=0.536, effect=0.0394, error=0.0352),
+    Measured("atl_roads", share=0.72, effect=0.1349, error=0.0827),
 )
 
 
