@@ -16,8 +16,8 @@ vgg16_features. Images are shrunk first, into WORK/images. The results of a set 
 WORK/SET/ablation.md and .json.
 
 A set without annotations/test.json is divided into FOLDS folds of training and
-validation images, so that every image is evaluated once. Others are evaluated on their
-splits val and test.
+validation images, so that every image is evaluated once. The other sets are evaluated on
+their splits val and test.
 
   gpu  512 pixels, 400 steps of 32 images, the first two stages frozen
   cpu  256 pixels, 600 steps of 8 images, all of VGG-16's convolutions frozen
@@ -28,7 +28,7 @@ fold, and again with pasted copies.
 
 A second start resumes. With MINUTES=M, the runs are stopped after M minutes, of which
 each set gets the same share, and the finished rows are reported: a row is finished with
-a seed once all of its folds are. The reports come on top.
+a seed once all of its folds are. Reporting takes additional time.
 
 Environment: MINUTES, SEEDS (2), FOLDS (5), JOBS (1): runs at the same time, SIZE,
 STEPS, BATCH, FROZEN, ROWS: rows of the sweep, separated by semicolons (default: all),

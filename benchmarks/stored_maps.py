@@ -1,12 +1,12 @@
-"""Trains a run on stored maps of its frozen stages: a full-width trunk on a CPU.
+"""Trains with precomputed maps of the frozen stages, so a full-width trunk fits a CPU.
 
   STORED_MAPS=DIR python -m benchmarks.stored_maps --config=CONFIG --workdir=W
 
 The flags are those of borrow_det.main, and so is the work directory. With
 model.frozen=5, all stages of VGG-16's convolutions, most of a step's time goes into
 maps that never change. They are computed once for the augmented images of the first
-VERSIONS epochs, written to a folder in DIR in float16, and used by all runs of the same
-images, augmentation, batches and frozen stages.
+VERSIONS epochs, written to a folder in DIR in float16, and shared by all runs with the
+same images, augmentation, batches and frozen stages.
 
 A run sees fewer different images than one that augments anew in each epoch. All seeds
 go through the same batches in different orders, so that their spread does not contain
@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ from borrow_det.train_step import (
 )
 
 VERSIONS = 4
-_STAGES = 5  # Of VGG-16's convolutions.
+_STAGES = 5  # All convolutions of VGG-16.
 _IMAGE = "image"  # Field of a batch that its maps replace.
 
 
@@ -85,7 +86,7 @@ def make_steps(run: train.Run, poll: Callable[[], None]) -> train.Steps:
     task, config = run.task, run.config
     assert isinstance(task, DetectionTask)
     folder = pathlib.Path(os.environ["STORED_MAPS"]) / _name(run)
-    with _locked(folder):
+    with _locked(folder, poll):
         if not folder.exists():
             _store(run, task, folder, poll)
     batches = StoredBatches(folder, config.seed, int(run.state.step))
@@ -145,11 +146,17 @@ def _name(run: train.Run) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
+def _locked(folder: pathlib.Path, poll: Callable[[], None]) -> Iterator[None]:
     """Lets only one process with this folder run the block, and the others wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                poll()
+                time.sleep(0.5)
         yield
 
 
@@ -173,7 +180,7 @@ def _store(
     )
     maps = jax.jit(functools.partial(_maps, task))
     part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)  # Of a process that was stopped.
+    shutil.rmtree(part, ignore_errors=True)  # A process was stopped.
     part.mkdir()
     files: dict[str, np.memmap] = {}
     with contextlib.closing(batches):
@@ -196,20 +203,16 @@ def _files(
     folder: pathlib.Path, batch: dict[str, np.ndarray], count: int
 ) -> dict[str, np.memmap]:
     """Makes a file for each field of `count` batches like this one."""
-    needed, free = (
-        count * sum(value.nbytes for value in batch.values()),
-        shutil.disk_usage(folder).free,
-    )
-    if needed > free:
-        raise InputError(
-            f"stored maps need {needed / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f}"
+    files = {}
+    for name, value in batch.items():
+        path = folder / f"{name}.npy"
+        files[name] = np.lib.format.open_memmap(
+            path, "w+", value.dtype, (count, *value.shape)
         )
-    return {
-        name: np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", value.dtype, (count, *value.shape)
-        )
-        for name, value in batch.items()
-    }
+        # A sparse file would end the process by a signal once the disk is full.
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return files
 
 
 def _maps(

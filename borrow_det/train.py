@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -156,7 +157,10 @@ def train_and_evaluate(
       FloatingPointError: the loss is not finite; names the range of steps.
       PreemptedError: the run was told to stop, and has saved a checkpoint.
     """
-    run = prepare_run(config, workdir, profile)
+    steps = sys.modules[make_steps.__module__]
+    # A program's own module is called __main__.
+    name = steps.__spec__.name if steps.__spec__ else steps.__name__
+    run = prepare_run(config, workdir, profile, name)
     preemption = Preemption()
     try:
         return _train(run, preemption, make_steps)
@@ -166,13 +170,23 @@ def train_and_evaluate(
 
 
 def prepare_run(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: str = ""
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    profile: str = "",
+    steps: str = metadata.STEPS,
 ) -> Run:
     """Makes everything that a run needs: configuration, data, work directory, state.
 
     Whatever does not fit is refused before the work directory is made.
 
-    Args and Raises: see `train_and_evaluate`.
+    Args:
+      config: see `train_and_evaluate`.
+      workdir: see there.
+      profile: see there.
+      steps: name of the module that makes the training steps, to be recorded.
+
+    Raises:
+      InputError: see `train_and_evaluate`.
     """
     # Configuration.
     paths.check_utf8(workdir)
@@ -210,7 +224,9 @@ def prepare_run(
 
     # Work directory.
     main = processes.is_main_process()
-    workdir = metadata.prepare(workdir, config, classes, data.boxes, data.folds, main)
+    workdir = metadata.prepare(
+        workdir, config, classes, data.boxes, data.folds, main, steps
+    )
     compilation_cache.keep_in(workdir, write=main)
     log = RunLog(config, workdir, data.evaluators) if main else SilentLog()
     length = run_length.describe(config, len(data.train))

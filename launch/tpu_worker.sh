@@ -39,8 +39,8 @@ start() {
   fi
   rm -f run.status run.pid
   nohup setsid bash launch/tpu_worker.sh supervise "$@" >run.log 2>&1 </dev/null &
-  # From then on the run has its own process group, which `stop` signals, and records how
-  # it ends.
+  # Once run.pid exists, the run has its own process group, which `stop` signals, and
+  # records how it ends.
   until [[ -s run.pid ]] || ! kill -0 "$!" 2>/dev/null; do
     sleep 0.01
   done
@@ -51,11 +51,15 @@ start() {
 }
 
 supervise() {
-  local status=0
+  local status=0 told=''
   # At shutdown all processes get SIGTERM; this shell stays to record the exit status.
-  trap : TERM
+  trap 'told=1' TERM
   echo "$$" >run.pid
-  .venv/bin/python -m borrow_det.main "$@" || status=$?
+  if [[ $told ]]; then # Before there was a program to tell.
+    status=143
+  else
+    .venv/bin/python -m borrow_det.main "$@" || status=$?
+  fi
   echo "exited $status $(date +%s%N)" >run.status.part
   mv run.status.part run.status
 }

@@ -263,9 +263,9 @@ def difference(
 
     Returns:
       The fields of `interval`; `log_ratio_std`, the standard deviation of the logarithm
-      of the ratio of the two means; the `unit` and the number of `units`. None without
-      pairs, without this metric, with a single unit, or if a pair is not of the same
-      images and groups.
+      of the ratio of the two means, None if it is not finite in all resamples; the
+      `unit` and the number of `units`. None without pairs, without this metric, with a
+      single unit, or if a pair is not of the same images and groups.
     """
     pairs = list(zip(values, baseline, strict=True))
     for pair in pairs:
@@ -278,11 +278,14 @@ def difference(
         np.array([samples.values[metric] for samples in side])
         for side in zip(*pairs, strict=True)
     )
+    found = interval((own - others).mean(axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = interval(np.log(own.mean(axis=0) / others.mean(axis=0)))
+    # A resample in which one of them is zero has no finite ratio.
+    complete = ratio["samples"] == found["samples"]
     return {
-        **interval((own - others).mean(axis=0)),
-        "log_ratio_std": ratio["std"],
+        **found,
+        "log_ratio_std": ratio["std"] if complete else None,
         "unit": units.kind,
         "units": len(units.keys),
     }

@@ -76,6 +76,7 @@ _HOW = (
     "checkpoint_best",
     "report.loggers",
 )
+STEPS = "borrow_det.train"  # Module of the training steps of most runs.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 
 
@@ -93,6 +94,7 @@ def prepare(
     boxes: Mapping[str, Mapping[str, int]],
     folds: Mapping[str, Any] = types.MappingProxyType({}),
     write: bool = True,
+    steps: str = STEPS,
 ) -> paths.Path:
     """Creates a work directory, or checks that this run may resume in it.
 
@@ -107,6 +109,7 @@ def prepare(
       boxes: counts of the boxes that were clipped, dropped or cut, by split.
       folds: with dataset.folds, the folds and their images; {} without.
       write: whether to write; one process of a run does, the others only check.
+      steps: name of the module that makes the training steps.
 
     Returns:
       The work directory as a path.
@@ -132,7 +135,8 @@ def prepare(
         write_json(workdir / "dataset.json", dataset)
         if folds:
             write_json(workdir / "folds.json", folds)
-        here = {**environment(config.seed), "earlier": starts(workdir)}
+        here = {**environment(config.seed), "steps": steps}
+        here["earlier"] = starts(workdir)
         write_json(workdir / "environment.json", here)
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:

@@ -54,7 +54,7 @@ def other_heads(
         why = _other_anchors(there, here)
         found |= {part: found.get(part, why) for part in ("class", "box") if why}
         if _sees_borrowed(there) != _sees_borrowed(here):
-            found.setdefault("box", "other borrow.heads")
+            found.setdefault("box", "other borrow.heads or borrow.enabled")
     return found
 
 

@@ -14,6 +14,7 @@ from borrow_det import train
 from borrow_det.data import pipeline
 from borrow_det.errors import InputError, PreemptedError
 from borrow_det.train_step import gradient_of_rows, update
+from borrow_det.workdir import metadata
 from tests import program
 from tests.conftest import StopError, StoppingBatches
 
@@ -116,6 +117,8 @@ def test_runs_share_the_maps_and_resume_beyond_an_epoch_of_them(
             stored_maps.train_and_evaluate(config, tmp_path / "W")
     stored_maps.train_and_evaluate(config, tmp_path / "W")
     program.assert_same_run(tmp_path / "W", tmp_path / "whole")
+    steps = [start["steps"] for start in metadata.starts(tmp_path / "W")]
+    assert steps == 2 * ["benchmarks.stored_maps"]
     # A finished run needs no maps.
     monkeypatch.setattr(stored_maps, "make_steps", never)
     stored_maps.train_and_evaluate(config, tmp_path / "W")

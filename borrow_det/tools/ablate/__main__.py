@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> int:
     sweep_cells = cells.make(
         rows, seeds, folder, arguments, options.folds, options.main
     )
+    cells.check_same_program(sweep_cells)
     unfinished = []
     if options.mode != "report":
         names = [row.name for row in selected]
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
             f"{total} cells to run, {options.jobs} at once"
         )
         failed = _run(unfinished, options.jobs, folder)
+    cells.check_same_program(sweep_cells)
     try:
         report.write(sweep_cells, folder, argv, settings)
     except report.NothingFinishedError:

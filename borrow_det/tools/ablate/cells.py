@@ -143,7 +143,6 @@ def is_finished(cell: Cell) -> bool:
     _check_layout(cell)
     if (cell.workdir / "config.json").exists():
         _check_same_run(cell)
-        _check_program(cell)
     step = cell.config.num_steps
     return (
         (cell.workdir / "report.md").exists()
@@ -184,20 +183,21 @@ def _check_same_run(cell: Cell) -> None:
         )
 
 
-def _check_program(cell: Cell) -> None:
-    """Checks that a run was trained by the program of its sweep."""
-    *_, command = [[], *(start["command"] for start in metadata.starts(cell.workdir))]
-    if not command:
-        return
-    ran, wanted = pathlib.PurePath(command[0]), cell.command[2]
-    if wanted == MAIN:  # Or by borrow-det, or from Python.
-        other = ran.suffix == ".py" and ran.stem not in ("main", "__main__")
-    else:
-        other = ran.stem != wanted.rpartition(".")[2]
-    if other:
+def check_same_program(sweep_cells: Sequence[Cell]) -> None:
+    """Checks that the steps of all runs, at all of their starts, are of one program.
+
+    Raises:
+      InputError: names two programs and a work directory of each.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for cell in sweep_cells:
+        for start in metadata.starts(cell.workdir):
+            found.setdefault(start.get("steps", metadata.STEPS), cell.workdir)
+    if len(found) > 1:
+        (one, its), (other, others), *_ = found.items()
         raise InputError(
-            f"{cell.workdir} was trained by {ran.name}, and this sweep trains by "
-            f"{wanted}: choose another --workdir or --main"
+            f"{its} was trained by {one}, and {others} by {other}: choose another "
+            "--workdir or --main, or remove one of them"
         )
 
 

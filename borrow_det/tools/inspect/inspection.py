@@ -201,8 +201,11 @@ def _answer(
     """Returns the answer and the suggestions."""
     answer, sentences = suggestion.verdict(train, split, scales)
     # None without small objects.
-    share = split["lenders"]["in_image"]["share"] or 0.0
-    expected = expectation.expect_at(share, expectation.MEASURED)
+    share = split["lenders"]["in_image"]["share"]
+    expected = None
+    if share and _is_measured_kind(config):
+        sentences.append(expectation.describe(share, expectation.MEASURED))
+        expected = expectation.expect_at(share, expectation.MEASURED)
     found = suggestion.suggest(answer, split, objects, images, problems, config)
     return {
         "answer": answer,
@@ -215,3 +218,9 @@ def _answer(
         ],
         "fragment": suggestion.fragment(found),
     }
+
+
+def _is_measured_kind(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether these are photographs whose objects borrow within the image."""
+    drawn = config.dataset.name.startswith(("scale_pairs", "object_pairs"))
+    return not drawn and config.references.kind == "none"

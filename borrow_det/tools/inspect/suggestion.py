@@ -13,7 +13,6 @@ from borrow_det.errors import InputError
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.tools.design_anchors import proposal
 from borrow_det.tools.design_anchors.size_ranges import RANGES, WEIGHTS, weighted
-from borrow_det.tools.inspect import expectation
 from borrow_det.tools.inspect.objects import Image, Objects
 
 # Shares of small objects with a lender: below the first, there is too little to borrow
@@ -21,8 +20,8 @@ from borrow_det.tools.inspect.objects import Image, Objects
 _FEW, _MOST = 0.1, 0.5
 _CONCLUSIONS = {
     "no": "there is too little to borrow from",
-    "partly": "borrowing can help these, but not the others",
-    "yes": "borrowing is made for such data",
+    "partly": "these can borrow, the others cannot",
+    "yes": "most can borrow",
 }
 _LARGEST_SIDE = 1024  # Pixels of an input that is suggested.
 _SIDE_UNIT = 64
@@ -92,7 +91,6 @@ def verdict(
     ]
     if with_lender:
         sentences.append(_distance_sentence(found))
-        sentences.append(expectation.describe(share, expectation.MEASURED))
     reached = split["by_size"]["small"]["reached_by_anchors"]
     sentences.append(
         f"Anchors of the config reach {reached / small:.1%} of the small objects with "

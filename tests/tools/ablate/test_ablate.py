@@ -338,27 +338,31 @@ def test_commands_give_each_cell_its_config(files, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ran", "main", "fits"),
+    ("starts", "fits"),
     [
-        ("/a/borrow_det/main.py", "borrow_det.main", True),
-        ("/usr/bin/borrow-det", "borrow_det.main", True),
-        ("/a/benchmarks/stored_maps.py", "borrow_det.main", False),
-        ("/a/borrow_det/main.py", "benchmarks.stored_maps", False),
-        ("/a/benchmarks/stored_maps.py", "benchmarks.stored_maps", True),
+        ([["borrow_det.train"], ["borrow_det.train", None]], True),
+        ([["benchmarks.stored_maps"], ["benchmarks.stored_maps"]], True),
+        ([["borrow_det.train"], ["benchmarks.stored_maps"]], False),
+        # The second start of the second run was another program's.
+        ([[None], ["borrow_det.train", "benchmarks.stored_maps"]], False),
     ],
 )
-def test_runs_of_another_program_are_refused(tiny_run, tmp_path, ran, main, fits):
-    row = sweeps.SweepRow("a", {}, tiny_run.config)
-    (cell,) = cells.make([row], [0], tmp_path, [], main=main)
-    assert cell.command[1:3] == ("-m", main)
-    shutil.copytree(tiny_run.workdir, cell.workdir)
-    path = cell.workdir / "environment.json"
-    path.write_text(json.dumps({"command": [ran], "earlier": []}))
+def test_runs_of_different_programs_are_not_compared(tmp_path, starts, fits):
+    row = sweeps.SweepRow("a", {}, base.get_config())
+    made = cells.make([row], [0, 1], tmp_path, [], main="my.program")
+    assert made[0].command[1:3] == ("-m", "my.program")
+    for cell, programs in zip(made, starts, strict=True):
+        cell.workdir.mkdir(parents=True)
+        *earlier, last = [{"steps": p} if p else {} for p in programs]
+        environment = {**last, "earlier": earlier}
+        (cell.workdir / "environment.json").write_text(json.dumps(environment))
     if fits:
-        assert cells.is_finished(cell)
+        cells.check_same_program(made)
     else:
-        with pytest.raises(InputError, match="choose another --workdir or --main"):
-            cells.is_finished(cell)
+        with pytest.raises(
+            InputError, match=r"by borrow_det.train, .* by benchmarks\."
+        ):
+            cells.check_same_program(made)
 
 
 @pytest.mark.parametrize(

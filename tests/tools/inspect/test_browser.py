@@ -50,7 +50,7 @@ def test_the_answer_the_problems_and_the_leak_are_shown(browser, output):
     answer = browser.run("document.querySelector('.answer p').textContent")
     assert answer == (
         "1 of 2 small objects has a larger object of its class in its image: "
-        "borrowing is made for such data."
+        "most can borrow."
     )
     leak = browser.run("document.querySelector('.leak').textContent")
     assert leak.startswith("2 images in 1 group of duplicates, 1 across splits: a leak")

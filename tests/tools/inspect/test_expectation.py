@@ -59,7 +59,7 @@ def test_the_sentence_has_the_range_the_prediction_and_its_interval():
     sentence = expectation.describe(0.5, sets)
     assert "On the 2 sets of photographs" in sentence
     assert "by -18% to +11%" in sentence
-    assert f"{found.median:+.0%} can be expected" in sentence
+    assert f"the prediction is {found.median:+.0%}" in sentence
     assert f"{found.low:+.0%} to {found.high:+.0%}." in sentence
     assert expectation.expect_at(0.4, sets) == found
     assert expectation.expect_at(0.39, sets) is None
@@ -69,30 +69,29 @@ def test_the_sentence_has_the_range_the_prediction_and_its_interval():
 
 
 def of_results(name):
-    """The comparison in the results of a set: the mean over its splits."""
+    """The effect on a set and its error: the mean over splits by their precision."""
     records = json.loads((ROOT / f"results/photographs_{name}.json").read_text())
     base, full = (
         next(r["metrics"] for r in records if r["name"] == row)
         for row in ("ssd + context", "full")
     )
-    effects, of_seeds, variances, lent, small = [], [], [], 0, 0
+    effects, of_seeds, variances = [], [], []
     for prefix in ("", "test/"):
         if f"{prefix}AP_small" in full:
             own, other = (m[f"{prefix}AP_small"] for m in (full, base))
             effects.append(math.log(own["mean"] / other["mean"]))
             of_seeds.append(np.log(np.divide(own["values"], other["values"])))
-            variances.append(own["bootstrap"]["log_ratio_std"] ** 2)
-            have, lack = (
-                full[f"{prefix}objects_small_{which}_lender"]["mean"]
-                for which in ("with", "without")
-            )
-            lent, small = lent + have, small + have + lack
+            over_images = own["bootstrap"]
+            # The bootstrap divides by the number of units, which may be two.
+            few = over_images["units"] / (over_images["units"] - 1)
+            variances.append(few * over_images["log_ratio_std"] ** 2)
+    weights = 1 / np.array(variances)
+    weights /= weights.sum()
     # Splits have different images and the same trained networks.
-    over_images = sum(variances) / len(variances) ** 2
-    seeds = np.mean(of_seeds, axis=0)
+    over_images = np.square(weights) @ variances
+    seeds = weights @ np.array(of_seeds)
     over_seeds = np.var(seeds, ddof=1) / len(seeds)
-    error = math.sqrt(over_images + over_seeds)
-    return Measured(name, lent / small, float(np.mean(effects)), error)
+    return float(weights @ effects), math.sqrt(over_images + over_seeds)
 
 
 def test_the_measurements_are_those_of_the_results():
@@ -100,5 +99,5 @@ def test_the_measurements_are_those_of_the_results():
     names = [f"photographs_{one.name}" for one in expectation.MEASURED]
     assert sorted(names) == found
     for one in expectation.MEASURED:
-        expected = of_results(one.name)
-        np.testing.assert_allclose(one[1:], expected[1:], atol=6e-4)
+        found = (one.effect, one.error)
+        np.testing.assert_allclose(found, of_results(one.name), atol=6e-4)

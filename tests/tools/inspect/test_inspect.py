@@ -8,7 +8,7 @@ from borrow_det.configs import folder as folder_config
 from borrow_det.data.datasets import folder as folder_set
 from borrow_det.tools.common import cli
 from borrow_det.tools.inspect import __main__ as inspect
-from borrow_det.tools.inspect import inspection
+from borrow_det.tools.inspect import expectation, inspection
 from tests.tools.inspect.made_folder import write_split
 
 
@@ -223,7 +223,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_data_are_read(
         (
             *("aquarium", ["train", "val"], 3323, "yes"),
             "790 of 1116 small objects have a larger object of their class in their "
-            "image: borrowing is made for such data.",
+            "image: most can borrow.",
         ),
         (
             *("bccd", ["test", "train", "val"], 2800, "no"),
@@ -233,7 +233,12 @@ def test_an_output_that_cannot_be_written_is_told_before_the_data_are_read(
         (
             *("traffic_vehicles", ["test", "train", "val"], 3420, "yes"),
             "1298 of 1418 small objects have a larger object of their class in their "
-            "image: borrowing is made for such data.",
+            "image: most can borrow.",
+        ),
+        (
+            *("atl_roads", ["test", "train", "val"], 3816, "yes"),
+            "2239 of 2349 small objects have a larger object of their class in their "
+            "image: most can borrow.",
         ),
     ],
 )
@@ -251,6 +256,14 @@ def test_lenders_of_real_folders_are_those_of_their_files(
     assert report["answer"]["answer"] == answer
     assert report["answer"]["sentences"][0] == first_words
     assert report["problems"]["problems"] == []
+    shares = {one.name: one.share for one in expectation.MEASURED}
+    share = report["splits"]["train"]["small_with_lender"]["share"]
+    assert share == pytest.approx(shares.get(name, share), abs=6e-4)
+    expected = expectation.expect_at(share, expectation.MEASURED)
+    assert report["answer"]["expected"] == (expected and expected._asdict())
+    assert (expected is None) == (name == "bccd")
+    sentence = expectation.describe(share, expectation.MEASURED)
+    assert sentence in report["answer"]["sentences"]
     train = report["splits"]["train"]
     assert train["objects"] == train_objects
     coco = json.loads((folder / "annotations" / "train.json").read_text())

@@ -54,13 +54,13 @@ LARGE, SMALL = (1, 200, 200, 80, 80), (1, 10, 10, 20, 20)
             [[SMALL, LARGE]] * 3 + [[SMALL]],
             "yes",
             "3 of 4 small objects have a larger object of their class in their image: "
-            "borrowing is made for such data.",
+            "most can borrow.",
         ),
         (
             [[SMALL, LARGE]] + [[SMALL]] * 3,
             "partly",
             "1 of 4 small objects has a larger object of its class in its image: "
-            "borrowing can help these, but not the others.",
+            "these can borrow, the others cannot.",
         ),
         (
             [[SMALL, (2, 200, 200, 80, 80)]] * 2,
@@ -111,8 +111,8 @@ def figures(in_image, in_either, small=20):
 
 
 FEW = "there is too little to borrow from."
-SOME = "borrowing can help these, but not the others."
-MOST = "borrowing is made for such data."
+SOME = "these can borrow, the others cannot."
+MOST = "most can borrow."
 OFF = {"borrow.enabled": False, "loss.matching": 0.0}
 ON = {"borrow.enabled": True}
 
