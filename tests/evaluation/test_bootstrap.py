@@ -236,3 +236,21 @@ def test_the_detectable_effect_is_found_in_four_of_five_tests():
     rng = np.random.default_rng(3)
     found = np.abs(effect + rng.standard_normal(100_000)) > 1.959964
     assert found.mean() == pytest.approx(0.8, abs=0.005)
+
+
+def test_the_spread_of_a_ratio_needs_values_above_zero_in_all_resamples():
+    units = bootstrap.Units({1: 0, 2: 1}, (1, 2), "image")
+
+    def evaluations(*values):
+        return [bootstrap.Samples(units, {"AP": np.array(v)}) for v in values]
+
+    own = evaluations([0.2, 0.4, 0.3], [0.4, 0.4, 0.9])
+    other = evaluations([0.1, 0.1, 0.2], [0.2, 0.3, 0.2])
+    found = bootstrap.difference(own, other, "AP")
+    ratios = np.log([0.6 / 0.3, 0.8 / 0.4, 1.2 / 0.4])
+    assert found["log_ratio_std"] == pytest.approx(np.std(ratios, ddof=1), abs=1e-12)
+    assert found["samples"] == 3
+    other = evaluations([0.0, 0.1, 0.2], [0.0, 0.3, 0.2])
+    found = bootstrap.difference(own, other, "AP")
+    assert found["log_ratio_std"] is None
+    assert found["samples"] == 3
