@@ -275,4 +275,4 @@ def _train_step(
 
 
 if __name__ == "__main__":
-    main.run(train_and_evaluate)
+    main.run(train_and_evaluate, __doc__)

@@ -110,13 +110,21 @@ def _join() -> None:
         processes.initialize(*explicit)
 
 
-def run(train_run: TrainRun | None = None) -> None:
-    """Runs the program on `sys.argv`; see `main`."""
+def run(train_run: TrainRun | None = None, description: str = __doc__ or "") -> None:
+    """Runs the program on `sys.argv`.
+
+    Args:
+      train_run: see `main`.
+      description: what --help says before the flags.
+    """
     streams.prepare()
     # A background job of a script ignores Ctrl-C.
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
-    app.run(functools.partial(main, train_run=train_run), flags_parser=parse_flags)
+    app.run(
+        functools.partial(main, train_run=train_run),
+        flags_parser=functools.partial(parse_flags, description=description),
+    )
 
 
 def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
@@ -130,7 +138,7 @@ def _interrupted(number: int, frame: FrameType | None) -> NoReturn:
     processes.end(preemption.INTERRUPTED)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], description: str = __doc__ or "") -> list[str]:
     """Parses the command line; mistakes end in one line and exit status 2."""
     if command_line.asks_for_help(argv):
         holders: tuple[flags.FlagHolder, ...] = (
@@ -138,7 +146,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
         )
         own = [flags.FLAGS[holder.name] for holder in holders]
-        print(command_line.help_text(__doc__, own))
+        print(command_line.help_text(description, own))
         sys.exit(0)
     try:
         return command_line.parse(flags.FLAGS, argv)

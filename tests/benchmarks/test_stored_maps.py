@@ -14,7 +14,7 @@ from borrow_det import train
 from borrow_det.data import pipeline
 from borrow_det.errors import InputError, PreemptedError
 from borrow_det.train_step import gradient_of_rows, update
-from borrow_det.workdir import metadata
+from borrow_det.workdir import checkpoints, metadata
 from tests import program
 from tests.conftest import StopError, StoppingBatches
 
@@ -148,20 +148,39 @@ def test_runs_share_maps_only_if_images_boxes_and_frozen_stages_are_the_same(
     assert len(others | {name}) == 5
 
 
-def test_a_stopped_computation_begins_anew(config, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_while_maps_are_computed_resumes(
+    config, tmp_path, monkeypatch
+):
+    stored_maps.train_and_evaluate(config, tmp_path / "whole")
     monkeypatch.setenv("STORED_MAPS", str(tmp_path / "maps"))
-    run = train.prepare_run(config, tmp_path / "W")
+
+    def told_to_stop(preemption):
+        raise PreemptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Preemption, "poll", told_to_stop)
+        with pytest.raises(PreemptedError):
+            stored_maps.train_and_evaluate(config, tmp_path / "W")
+    assert not [path for path in (tmp_path / "maps").iterdir() if not path.suffix]
+    assert checkpoints.newest_step(tmp_path / "W") == 0
+    stored_maps.train_and_evaluate(config, tmp_path / "W")
+    program.assert_same_run(tmp_path / "W", tmp_path / "whole")
+
+
+def test_a_run_waits_for_maps_that_another_computes_until_it_is_told_to_stop(tmp_path):
+    folder = tmp_path / "maps" / "name"
 
     def told_to_stop():
         raise PreemptedError
 
-    with pytest.raises(PreemptedError):
-        stored_maps.make_steps(run, told_to_stop)
-    assert not [path for path in (tmp_path / "maps").iterdir() if not path.suffix]
-    steps = stored_maps.make_steps(run, lambda: None)
-    numbers = {int(next(steps.batches)["number"][0]) for _ in range(3)}
-    assert numbers == {0, 1, 2}
-    run.close()
+    with (
+        stored_maps._locked(folder, never),
+        pytest.raises(PreemptedError),
+        stored_maps._locked(folder, told_to_stop),
+    ):
+        never()
+    with stored_maps._locked(folder, never):
+        pass
 
 
 @pytest.mark.parametrize(
