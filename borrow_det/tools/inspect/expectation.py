@@ -38,9 +38,9 @@ class Measured(NamedTuple):
 # From results/photographs_*.json; docs/results.md has the commands. Shares are those
 # that inspect reports for the training splits.
 MEASURED = (
-    Measured("aquarium", share=0.708, effect=0.0707, error=0.0672),
-    Measured("traffic_vehicles", share=0.915, effect=0.0258, error=0.0434),
-    Measured("atl_roads", share=0.953, effect=0.0747, error=0.0515),
+    Measured("aquarium", share=0.7078, effect=0.0707, error=0.0672),
+    Measured("traffic_vehicles", share=0.9153, effect=0.0258, error=0.0434),
+    Measured("atl_roads", share=0.9531, effect=0.0747, error=0.0515),
 )
 
 

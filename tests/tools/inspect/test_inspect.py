@@ -258,7 +258,7 @@ def test_lenders_of_real_folders_are_those_of_their_files(
     assert report["problems"]["problems"] == []
     shares = {one.name: one.share for one in expectation.MEASURED}
     share = report["splits"]["train"]["small_with_lender"]["share"]
-    assert share == pytest.approx(shares.get(name, share), abs=6e-4)
+    assert share == pytest.approx(shares.get(name, share), abs=2e-4)
     expected = expectation.expect_at(share, expectation.MEASURED)
     assert report["answer"]["expected"] == (expected and expected._asdict())
     assert (expected is None) == (name == "bccd")
