@@ -12,7 +12,8 @@ A run sees fewer different images than one that augments anew in each epoch. All
 go through the same batches in different orders, so that their spread does not contain
 that of augmentation. Evaluations compute the entire network.
 
-`borrow-det ablate --main=benchmarks.stored_maps` compares rows in this way.
+In the checkout, `python -m borrow_det.tools.ablate --main=benchmarks.stored_maps`
+compares rows in this way.
 """
 
 import collections
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -47,7 +49,12 @@ from borrow_det.train_step import (
 )
 
 VERSIONS = 4
-_STAGES = 5  # All convolutions of VGG-16.
+_NEEDED = {
+    "task": "detection",
+    "model.frozen": 5,  # All convolutions of VGG-16.
+    "micro_batch": 0,
+    "references.kind": "none",
+}
 _IMAGE = "image"  # Field of a batch that its maps replace.
 
 
@@ -60,13 +67,8 @@ def train_and_evaluate(
       InputError: the config does not fit, STORED_MAPS is not set, or the run has
         several processes; also what a run raises.
     """
-    fits = {"task": "detection", "model.frozen": _STAGES, "micro_batch": 0}
-    fields = config.to_dict()
-    given = {
-        name: functools.reduce(lambda x, key: x[key], name.split("."), fields)
-        for name in (*fits, "references.kind")
-    }
-    for name, value in {**fits, "references.kind": "none"}.items():
+    given = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    for name, value in _NEEDED.items():
         if given[name] != value:
             raise InputError(f"stored maps need {name}={value}, not {given[name]}")
     if jax.process_count() > 1:
@@ -106,14 +108,11 @@ class StoredBatches:
 
     @staticmethod
     def _order(count: int, seed: int, start: int) -> Iterator[int]:
-        step = start
+        epoch, done = divmod(start, count)
         while True:
-            order = np.random.default_rng((seed, step // count)).permutation(count)
-            yield int(order[step % count])
-            step += 1
-
-    def __iter__(self) -> "StoredBatches":
-        return self
+            order = np.random.default_rng((seed, epoch)).permutation(count)
+            yield from order[done:].tolist()
+            epoch, done = epoch + 1, 0
 
     def __next__(self) -> dict[str, np.ndarray]:
         number = next(self._numbers)

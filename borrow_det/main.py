@@ -115,7 +115,7 @@ def run(train_run: TrainRun | None = None, description: str = __doc__ or "") -> 
 
     Args:
       train_run: see `main`.
-      description: what --help says before the flags.
+      description: text of --help before the flags.
     """
     streams.prepare()
     # A background job of a script ignores Ctrl-C.

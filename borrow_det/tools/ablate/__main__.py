@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
             f"{total} cells to run, {options.jobs} at once"
         )
         failed = _run(unfinished, options.jobs, folder)
-    cells.check_same_program(sweep_cells)
+        cells.check_same_program(sweep_cells)
     try:
         report.write(sweep_cells, folder, argv, settings)
     except report.NothingFinishedError:

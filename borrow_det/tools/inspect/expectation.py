@@ -98,15 +98,14 @@ def _least_share(measured: Sequence[Measured]) -> float:
     return min(one.share for one in measured)
 
 
-def describe(share: float, measured: Sequence[Measured]) -> str:
-    """Returns the prediction for a share of small objects with a lender, in words."""
+def describe(found: Expectation | None, measured: Sequence[Measured]) -> str:
+    """Returns a prediction of `expect_at` in words."""
     changes = [math.expm1(one.effect) for one in measured]
     sentence = (
         f"On the {len(measured)} sets of photographs where it was measured, borrowing "
         f"changed AP_small by {min(changes):+.0%} to {max(changes):+.0%} of its value "
         "with context alone"
     )
-    found = expect_at(share, measured)
     if found is None:
         return (
             f"{sentence}, but at least {_least_share(measured):.0%} of their small "

@@ -204,8 +204,8 @@ def _answer(
     share = split["lenders"]["in_image"]["share"]
     expected = None
     if share and _is_measured_kind(config):
-        sentences.append(expectation.describe(share, expectation.MEASURED))
         expected = expectation.expect_at(share, expectation.MEASURED)
+        sentences.append(expectation.describe(expected, expectation.MEASURED))
     found = suggestion.suggest(answer, split, objects, images, problems, config)
     return {
         "answer": answer,

@@ -56,14 +56,14 @@ def test_many_sets_that_agree_predict_their_mean():
 def test_the_sentence_has_the_range_the_prediction_and_its_interval():
     sets = [Measured("a", 0.4, 0.1, 0.1), Measured("b", 0.9, -0.2, 0.1)]
     found = expect(sets)
-    sentence = expectation.describe(0.5, sets)
+    sentence = expectation.describe(expectation.expect_at(0.5, sets), sets)
     assert "On the 2 sets of photographs" in sentence
     assert "by -18% to +11%" in sentence
     assert f"the prediction is {found.median:+.0%}" in sentence
     assert f"{found.low:+.0%} to {found.high:+.0%}." in sentence
     assert expectation.expect_at(0.4, sets) == found
     assert expectation.expect_at(0.39, sets) is None
-    fewer = expectation.describe(0.3, sets)
+    fewer = expectation.describe(expectation.expect_at(0.3, sets), sets)
     assert "at least 40% of their small objects had a lender" in fewer
     assert "no prediction for fewer" in fewer
 

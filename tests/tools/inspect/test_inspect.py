@@ -262,7 +262,7 @@ def test_lenders_of_real_folders_are_those_of_their_files(
     expected = expectation.expect_at(share, expectation.MEASURED)
     assert report["answer"]["expected"] == (expected and expected._asdict())
     assert (expected is None) == (name == "bccd")
-    sentence = expectation.describe(share, expectation.MEASURED)
+    sentence = expectation.describe(expected, expectation.MEASURED)
     assert sentence in report["answer"]["sentences"]
     train = report["splits"]["train"]
     assert train["objects"] == train_objects
