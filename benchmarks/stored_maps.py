@@ -6,7 +6,8 @@ The flags are those of borrow_det.main, and so is the work directory. With
 model.frozen=5, all stages of VGG-16's convolutions, most of a step's time goes into
 maps that never change. They are computed once for the augmented images of the first
 VERSIONS epochs, written to a folder in DIR in float16, and shared by all runs with the
-same images, augmentation, batches and frozen stages.
+same images, augmentation, batches and frozen stages. A computation that was stopped
+goes on where it was.
 
 A run sees fewer different images than one that augments anew in each epoch. All seeds
 go through the same batches in different orders, so that their spread does not contain
@@ -39,6 +40,7 @@ import numpy as np
 from borrow_det import main, train
 from borrow_det.data import pipeline
 from borrow_det.errors import InputError
+from borrow_det.io import paths
 from borrow_det.ops import subtrees
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.train_step import (
@@ -174,27 +176,30 @@ def _store(
     config = run.config.copy_and_resolve_references()
     count = VERSIONS * -(-len(run.train_split) // config.batch_size)
     config.seed = 0
-    batches = pipeline.train_batches(
-        run.train_split, config, make_row=task.train_row(run.train_split)
-    )
-    maps = jax.jit(functools.partial(_maps, task))
     part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)  # A process was stopped.
-    part.mkdir()
-    files: dict[str, np.memmap] = {}
+    progress = part / "batches.txt"
+    stored = int(progress.read_text()) if progress.exists() else 0
+    if not stored:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+    row = task.train_row(run.train_split)
+    batches = pipeline.train_batches(run.train_split, config, stored, make_row=row)
+    maps = jax.jit(functools.partial(_maps, task))
+    left = f"{count - stored} of {count}" if stored else f"{count}"
+    run.log.line(f"computing the maps of {left} batches in {folder} ...")
+    files = {f.stem: np.load(f, mmap_mode="r+") for f in part.glob("*.npy")}
     with contextlib.closing(batches):
-        for number in range(count):
+        for number in range(stored, count):
             fields = dict(next(batches))
             fields |= jax.device_get(maps(run.state.variables, number, fields))
             del fields[_IMAGE]
-            if not files:
-                run.log.line(f"computing the maps of {count} batches in {folder} ...")
-                files = _files(part, fields, count)
+            files = files or _files(part, fields, count)
             for name, value in fields.items():
                 files[name][number] = value
+                files[name].flush()
+            paths.write_whole(progress, str(number + 1))
             poll()
-    for file in files.values():
-        file.flush()
+    progress.unlink()
     part.rename(folder)
 
 

@@ -149,22 +149,36 @@ def test_runs_share_maps_only_if_images_boxes_and_frozen_stages_are_the_same(
 
 
 def test_a_run_that_is_stopped_while_maps_are_computed_resumes(
-    config, tmp_path, monkeypatch
+    config, maps, tmp_path, monkeypatch
 ):
     stored_maps.train_and_evaluate(config, tmp_path / "whole")
     monkeypatch.setenv("STORED_MAPS", str(tmp_path / "maps"))
+    batches, calls = pipeline.train_batches, []
+
+    def recorded(split, config, start_step=0, **arguments):
+        calls.append(start_step)
+        return batches(split, config, start_step, **arguments)
 
     def told_to_stop(preemption):
         raise PreemptedError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Preemption, "poll", told_to_stop)
-        with pytest.raises(PreemptedError):
-            stored_maps.train_and_evaluate(config, tmp_path / "W")
-    assert not [path for path in (tmp_path / "maps").iterdir() if not path.suffix]
-    assert checkpoints.newest_step(tmp_path / "W") == 0
+    monkeypatch.setattr(stored_maps.pipeline, "train_batches", recorded)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(train.Preemption, "poll", told_to_stop)
+            with pytest.raises(PreemptedError):
+                stored_maps.train_and_evaluate(config, tmp_path / "W")
+        assert not [path for path in (tmp_path / "maps").iterdir() if not path.suffix]
+        assert checkpoints.newest_step(tmp_path / "W") == 0
     stored_maps.train_and_evaluate(config, tmp_path / "W")
+    assert calls == [0, 1, 2]
     program.assert_same_run(tmp_path / "W", tmp_path / "whole")
+    (resumed,) = (path for path in (tmp_path / "maps").iterdir() if path.is_dir())
+    whole = maps / resumed.name
+    names = sorted(file.name for file in whole.iterdir())
+    assert sorted(file.name for file in resumed.iterdir()) == names
+    for name in names:
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_run_waits_for_maps_that_another_computes_until_it_is_told_to_stop(tmp_path):
