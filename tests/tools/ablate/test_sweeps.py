@@ -136,13 +136,13 @@ SWEPT = {
         for name in ("embedded_gaussian", "scaled", "cosine", "dot_product")
         for weight in ("0", "0.3", "1", "3")
     ),
+    "no_gain": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
     "object_pairs": ("ssd", "context", "pooling", "no matching loss", "the paper's"),
     "pasted_copies": tuple(
         f"{name}{pasted}"
         for name in ("ssd", "ssd + context", "pooling", "no matching loss", "full")
         for pasted in ("", ", pasted copies")
     ),
-    "photographs": ("ssd", "loss 0.3", "any size", "after", "normalised", "values"),
     "references_clips": ("ssd", "within", "pooling", "group", "no matching loss"),
     "references_photographs": ("no references", "group", "overview"),
     "references_wide": ("ssd", "within", "entire", "pooling", "overview", "no match"),
@@ -158,7 +158,7 @@ BASES = {
     "better_than_pooling": functools.partial(object_pairs.get_config, "path=anywhere"),
     "pasted_copies": functools.partial(folder.get_config, "path=anywhere"),
     "object_pairs": functools.partial(object_pairs.get_config, "path=anywhere"),
-    "photographs": functools.partial(folder_narrow.get_config, "path=anywhere"),
+    "no_gain": functools.partial(folder_narrow.get_config, "path=anywhere"),
     "references_clips": scale_pairs_clips.get_config,
     "references_photographs": functools.partial(
         folder_narrow.get_config, "path=anywhere"

@@ -1,7 +1,7 @@
 """Variants to try if borrowing does not help, as on photographs.
 
-python -m borrow_det.tools.ablate --sweep=configs/sweeps/photographs.py \
-    --config=configs/folder_narrow.py:path=DIR --workdir=runs/photographs --seeds=3
+python -m borrow_det.tools.ablate --sweep=configs/sweeps/no_gain.py \
+    --config=configs/folder_narrow.py:path=DIR --workdir=runs/no_gain --seeds=3
 
 The matching loss may impair detection (rows with other weights), or reward wrong pairs:
 it treats objects of the class with less than twice the side as background (row "sources
