@@ -6,8 +6,8 @@ The flags are those of borrow_det.main, and so is the work directory. With
 model.frozen=5, all stages of VGG-16's convolutions, most of a step's time goes into
 maps that never change. They are computed once for the augmented images of the first
 VERSIONS epochs, written to a folder in DIR in float16, and shared by all runs with the
-same images, augmentation, batches and frozen stages. A computation that was stopped
-goes on where it was.
+same images, augmentation, batches and frozen stages. A computation that was interrupted
+resumes at the batch that it had reached.
 
 A run sees fewer different images than one that augments anew in each epoch. All seeds
 go through the same batches in different orders, so that their spread does not contain
@@ -185,8 +185,8 @@ def _store(
     row = task.train_row(run.train_split)
     batches = pipeline.train_batches(run.train_split, config, stored, make_row=row)
     maps = jax.jit(functools.partial(_maps, task))
-    left = f"{count - stored} of {count}" if stored else f"{count}"
-    run.log.line(f"computing the maps of {left} batches in {folder} ...")
+    left = f"the remaining {count - stored} of " if stored else ""
+    run.log.line(f"computing the maps of {left}{count} batches in {folder} ...")
     files = {f.stem: np.load(f, mmap_mode="r+") for f in part.glob("*.npy")}
     with contextlib.closing(batches):
         for number in range(stored, count):
@@ -199,8 +199,8 @@ def _store(
                 files[name].flush()
             paths.write_whole(progress, str(number + 1))
             poll()
-    progress.unlink()
     part.rename(folder)
+    (folder / progress.name).unlink()
 
 
 def _files(
