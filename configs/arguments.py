@@ -7,6 +7,14 @@ import ml_collections
 
 from borrow_det.errors import InputError
 
+# Fields of the baselines, also for the rows of sweeps. References serve borrowing only.
+CONTEXT_ONLY = {
+    "borrow.enabled": False,
+    "loss.matching": 0.0,
+    "references.kind": "none",
+}
+PLAIN_SSD = {**CONTEXT_ONLY, "borrow.context": False}
+
 
 def parse(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
     """Parses `name=value,...`, where each value has the type of its default.
@@ -41,10 +49,7 @@ def parse(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
 
 def set_plain_ssd(config: ml_collections.ConfigDict) -> None:
     """Changes a configuration to plain SSD on the same levels: `borrow=False`."""
-    config.borrow.enabled = False
-    config.borrow.context = False
-    config.loss.matching = 0.0
-    config.references.kind = "none"  # References serve borrowing only.
+    config.update_from_flattened_dict(PLAIN_SSD)
 
 
 def _convert(name: str, text: str, default: Any) -> Any:

@@ -16,6 +16,8 @@ docs/results.md has results.
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 PAPER = {
     "borrow.similarity": "embedded_gaussian",
     "borrow.center": False,
@@ -33,10 +35,9 @@ POOLING = {
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first is the baseline."""
     no_matching = {"loss.matching": 0.0}
-    no_borrowing = {"borrow.enabled": False, "references.kind": "none", **no_matching}
     no_context = {"borrow.context": False}
-    add("ssd", {**no_borrowing, **no_context})
-    add("ssd + context", no_borrowing)
+    add("ssd", arguments.PLAIN_SSD)
+    add("ssd + context", arguments.CONTEXT_ONLY)
     add("ssd + pooling", {**POOLING, **no_matching})
     add("ssd + pooling, matching loss", POOLING)
     add("ssd + borrowing, the paper's", {**PAPER, **no_context})

@@ -12,6 +12,8 @@ command), or more steps. docs/results.md has results.
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first is the baseline."""
@@ -35,13 +37,4 @@ def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     )
     for name in ("temperature 1", "temperature 30"):
         add(f"matching loss, {name}", helps[name])
-    add(
-        "ssd, 600 steps",
-        {
-            "borrow.enabled": False,
-            "references.kind": "none",
-            "borrow.context": False,
-            "loss.matching": 0.0,
-            **helps["600 steps"],
-        },
-    )
+    add("ssd, 600 steps", {**arguments.PLAIN_SSD, **helps["600 steps"]})

@@ -7,13 +7,12 @@ python -m borrow_det.tools.ablate --sweep=configs/sweeps/levels.py \
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, with context only, is the baseline."""
-    add(
-        "none",
-        {"borrow.enabled": False, "loss.matching": 0.0, "references.kind": "none"},
-    )
+    add("none", arguments.CONTEXT_ONLY)
     for levels in ((0,), (0, 1), (0, 1, 2), (1, 2)):
         names = " and ".join(map(str, levels))
         add(f"{names} from all deeper", {"borrow.levels": levels})

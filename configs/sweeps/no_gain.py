@@ -13,18 +13,12 @@ Queries may lack context ("after context") or differ more by brightness than by 
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first is the baseline."""
-    add(
-        "ssd",
-        {
-            "borrow.enabled": False,
-            "borrow.context": False,
-            "loss.matching": 0.0,
-            "references.kind": "none",
-        },
-    )
+    add("ssd", arguments.PLAIN_SSD)
     add("full", {})
     for weight in (0.0, 0.3, 1.0):
         add(f"full, matching loss {weight:g}", {"loss.matching": weight})

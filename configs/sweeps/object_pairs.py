@@ -13,13 +13,14 @@ is borrowed, except in "full, boxes too".
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, plain SSD, is the baseline."""
     no_matching = {"loss.matching": 0.0}
-    no_borrowing = {"borrow.enabled": False, "references.kind": "none", **no_matching}
-    add("ssd", {**no_borrowing, "borrow.context": False})
-    add("ssd + context", no_borrowing)
+    add("ssd", arguments.PLAIN_SSD)
+    add("ssd + context", arguments.CONTEXT_ONLY)
     add(
         "full, pooling",
         {

@@ -13,15 +13,16 @@ every copy has a lender. benchmarks/photographs.sh runs this sweep on several se
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, plain SSD, is the baseline."""
     no_matching = {"loss.matching": 0.0}
-    no_borrowing = {"borrow.enabled": False, "references.kind": "none", **no_matching}
     pooling = {"borrow.similarity": "query_independent", "borrow.center": False}
     rows: dict[str, dict[str, Any]] = {
-        "ssd": {**no_borrowing, "borrow.context": False},
-        "ssd + context": no_borrowing,
+        "ssd": arguments.PLAIN_SSD,
+        "ssd + context": arguments.CONTEXT_ONLY,
         "full, pooling": {**pooling, **no_matching},
         "full, no matching loss": no_matching,
         "full": {},

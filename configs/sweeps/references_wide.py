@@ -10,20 +10,14 @@ every descriptor: it has the information in the overview, but cannot match.
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, plain SSD by tiles, is the baseline."""
     no_references = {"references.kind": "none"}
     no_matching = {"loss.matching": 0.0}
-    add(
-        "ssd",
-        {
-            "borrow.enabled": False,
-            "borrow.context": False,
-            **no_matching,
-            **no_references,
-        },
-    )
+    add("ssd", arguments.PLAIN_SSD)
     add("within tiles", no_references)
     add(
         "entire image, shrunk",

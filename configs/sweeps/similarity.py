@@ -11,20 +11,14 @@ probabilities; the loss uses their softmax. docs/results.md has results.
 from collections.abc import Callable
 from typing import Any
 
+from borrow_det.configs import arguments
+
 SIMILARITIES = ("embedded_gaussian", "scaled", "cosine", "dot_product")
 
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
     """Adds the rows; the first, plain SSD, is the baseline."""
-    add(
-        "ssd",
-        {
-            "borrow.enabled": False,
-            "borrow.context": False,
-            "loss.matching": 0.0,
-            "references.kind": "none",
-        },
-    )
+    add("ssd", arguments.PLAIN_SSD)
     for similarity in SIMILARITIES:
         for centered in (False, True):
             for matching in (0.0, 1.0):
