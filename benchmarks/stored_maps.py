@@ -178,7 +178,8 @@ def _store(
     config.seed = 0
     part = folder.with_suffix(".part")
     progress = part / "batches.txt"
-    stored = int(progress.read_text()) if progress.exists() else 0
+    # A crash of the machine may leave an empty file.
+    stored = int(progress.read_text() or 0) if progress.exists() else 0
     if not stored:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
