@@ -1,7 +1,6 @@
 """The optimizer and its learning-rate schedule."""
 
-import itertools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -106,7 +105,7 @@ def make_optimizer(
 
     Weight decay acts on kernels only. SGD's is the L2 term of SSD's training, added to
     the gradient before momentum; AdamW's is decoupled. Both are multiplied by the
-    learning rate, and so, in the trunk, by `optimizer.trunk_rate`.
+    learning rate, and so, in the trunk, by `optimizer.trunk_rate` and `layer_decay`.
 
     Args:
       config: the configuration of a run.
@@ -136,25 +135,43 @@ def make_optimizer(
     clip = optax.identity()  # In its place, so that checkpoints fit either way.
     if optimizer.clip_norm > 0:
         clip = optax.clip_by_global_norm(optimizer.clip_norm)
-    trunk = tuple(itertools.chain.from_iterable(stages))
-    return _with_trunk_rate(optax.chain(clip, rule), optimizer.trunk_rate, trunk)
+    rates = _stage_rates(optimizer, stages)
+    return _with_stage_rates(optax.chain(clip, rule), rates)
 
 
-def _with_trunk_rate(
-    rule: optax.GradientTransformation, factor: float, trunk: Collection[str]
-) -> optax.GradientTransformation:
-    """Multiplies a rule's updates of the trunk, and so its learning rate, by a factor.
+def _stage_rates(
+    optimizer: ml_collections.ConfigDict, stages: Iterable[Collection[str]]
+) -> dict[str, float]:
+    """Returns the factor of the learning rate of each module of the trunk.
 
-    The state is the same with every factor, so that checkpoints fit.
+    `layer_decay` is that of Bao et al., BEiT (2022), per stage.
     """
-    if factor == 1:
+    stages = tuple(stages)
+    return {
+        module: optimizer.trunk_rate * optimizer.layer_decay**deeper
+        for deeper, stage in enumerate(reversed(stages))
+        for module in stage
+    }
+
+
+def _with_stage_rates(
+    rule: optax.GradientTransformation, rates: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """Multiplies a rule's updates of modules, and so their learning rates, by factors.
+
+    The state is the same with any factors, so that checkpoints fit.
+    """
+    if all(rate == 1 for rate in rates.values()):
         return rule
 
     def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = rule.update(grads, state, params)
-        others, of_trunk = subtrees.split(updates, trunk)
-        of_trunk = jax.tree.map(lambda x: factor * x, of_trunk)
-        return subtrees.merge(others, of_trunk), state
+        for rate in set(rates.values()) - {1.0}:
+            modules = [module for module in rates if rates[module] == rate]
+            _, inside = subtrees.split(updates, modules)
+            inside = jax.tree.map(lambda x, rate=rate: rate * x, inside)
+            updates = subtrees.merge(updates, inside)
+        return updates, state
 
     return optax.GradientTransformation(rule.init, update)
 

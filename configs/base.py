@@ -27,12 +27,12 @@ def get_config() -> ml_collections.ConfigDict:
     # With model.norm="batch", the statistics are those of one pass on all devices, so
     # that results depend on the number of devices.
     config.micro_batch = 0
-    # Rematerialization: "none", or "trunk" to compute the feature maps of VGG's five
-    # stages again in the backward pass instead of storing them. "trunk" needs less
-    # memory and more time; results are equal up to rounding.
+    # Rematerialization: "none", or "trunk" to compute the feature maps of the trunk's
+    # stages (VGG) or blocks again in the backward pass instead of storing them. "trunk"
+    # needs less memory and more time; results are equal up to rounding.
     config.remat = "none"
-    # Implementation of the first stage of the trunk: "plain"; "pairs", which combines
-    # the channels of two columns for the wide matrix unit of a TPU
+    # Implementation of VGG's first stage: "plain"; "pairs", which combines the channels
+    # of two columns for the wide matrix unit of a TPU
     # (models/column_pairs.py; not with model.norm="group" or an odd width); or "auto",
     # which is "pairs" on TPUs. Results are equal up to rounding.
     config.first_stage = "auto"
@@ -148,18 +148,29 @@ def _dataset() -> ml_collections.ConfigDict:
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
     # "vgg16", the trunk with the receptive fields of the paper (models/trunks/vgg.py);
-    # or "ssd300" or "ssd512", the trunks of SSD (models/trunks/ssd.py).
+    # "ssd300" or "ssd512", the trunks of SSD; "resnet18", "resnet34", "resnet50" or
+    # "resnet101"; "convnext_tiny" or "convnext_small"; "vit_small" or "vit_base"
+    # (patches of 16 pixels, with ViTDet's pyramid).
     model.trunk = "vgg16"
     model.width = 1.0  # Factor of all channel numbers of the trunk.
-    # Number of 3x3 convolutions in each stage; these are VGG-16's.
-    model.stages = (2, 2, 3, 3, 3)
-    # Normalization layers: "none" (as published VGG-16 weights), or "batch" or "group"
-    # to train from scratch.
+    # Number of layers (VGG) or blocks in each stage; for ViT, one number of blocks. ():
+    # those of the named trunk.
+    model.stages = ()
+    # Normalization layers. VGG: "none" (as published weights), or "batch" or "group" to
+    # train from scratch. ResNet: "batch", "group", or "frozen_batch", whose statistics
+    # stay as init_from gives them. ConvNeXt and ViT: "layer".
     model.norm = "none"
     model.group_size = 16  # Channels per group with norm="group".
+    # Side of the windows of ViT's attention, in patches; 0: attention to all patches.
+    model.window = 0
+    # Number of ViT's blocks with attention to all patches, in equal distances, if
+    # model.window is set.
+    model.global_blocks = 4
     # Number of stages of the trunk, from the input on, whose parameters and batch
-    # statistics stay as init_from gives them. 1 to 5 are VGG-16's stages, 6 is fc6 and
-    # fc7. Each further one is the layers of a deeper level (not in classification).
+    # statistics stay as init_from gives them. VGG: 1 to 5 are its stages, 6 is fc6 and
+    # fc7, and each further one is the layers of a deeper level. ResNet and ConvNeXt: 1
+    # is the stem, 2 to 5 are the stages, 6 is the deepest level. ViT: 1 is the
+    # embedding of patches, then each block, then the pyramid.
     model.frozen = 0
     # Initial scale of L2 normalization of each level before neck and heads; 0: no
     # normalization. (SSD: 20 on conv4_3; S3FD: 8 on conv4_3, 5 on conv5_3.)
@@ -362,6 +373,9 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.name = "sgd"  # "sgd" or "adamw".
     optimizer.learning_rate = 1e-3
     optimizer.trunk_rate = 1.0  # Factor of rate and decay in the trunk.
+    # Further factor for every stage of the trunk (see model.frozen) but the last: that
+    # number for the one before it, its square for the next, and so on to the input.
+    optimizer.layer_decay = 1.0
     optimizer.momentum = 0.9  # For "sgd".
     optimizer.b1 = 0.9  # For "adamw".
     optimizer.b2 = 0.999  # For "adamw".

@@ -6,9 +6,11 @@ from typing import Any
 # Old name: new name.
 FIELDS = {"evaluation.source_scale": "evaluation.lender_scale"}
 # Field, by its new name: {old value: new value}.
-VALUES = {
+VALUES: dict[str, dict[Any, Any]] = {
     "dataset.name": {"coco_folder": "folder"},
     "loss.ignored": {"spared": "ignored"},
+    # Those of VGG-16 were written out when there were no other trunks.
+    "model.stages": {(2, 2, 3, 3, 3): ()},
 }
 
 

@@ -29,15 +29,15 @@ def _are_positive(count: int) -> Callable[[Sequence[float]], bool]:
 _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "log_every eval_every checkpoint_every keep_checkpoints "
-        "model.group_size borrow.context_kernel borrow.query_block "
+        "model.group_size model.global_blocks borrow.context_kernel borrow.query_block "
         "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections "
         "references.count augment.max_expand augment.paste_count augment.paste_scale",
         lambda value: value >= 1,
         "at least 1",
     ),
     (
-        "stop_after micro_batch model.frozen borrow.channels borrow.value_channels "
-        "loss.negatives_per_positive "
+        "stop_after micro_batch model.frozen model.window borrow.channels "
+        "borrow.value_channels loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "
         "dataset.crop_context dataset.max_boxes dataset.max_pixels anchors.next_size",
@@ -64,7 +64,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "at least 0 and below 1",
     ),
     (
-        "augment.min_crop evaluation.crop_share",
+        "augment.min_crop evaluation.crop_share optimizer.layer_decay",
         lambda value: 0 < value <= 1,
         "above 0 and at most 1",
     ),
@@ -130,6 +130,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "anchors.second_aspect_ratios",
         lambda value: all(ratio > 0 for ratio in value),
         "aspect ratios above 0",
+    ),
+    (
+        "model.stages",
+        lambda value: all(isinstance(v, int) and v >= 1 for v in value),
+        "numbers of layers or blocks of at least 1, or ()",
     ),
     ("dtype", lambda value: value in ("float32", "bfloat16"), "float32 or bfloat16"),
     (

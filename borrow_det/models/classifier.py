@@ -1,4 +1,4 @@
-"""VGG-16 as a classifier, for pretraining: five stages, fc6, fc7 and fc8."""
+"""Classifiers, for pretraining: VGG-16, and a linear layer on any other trunk."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import ml_collections
 from jax import Array
 
-from borrow_det.errors import InputError
+from borrow_det.errors import InputError, check_choice
 from borrow_det.models import layers
 from borrow_det.models.layers import Conv, Initializer, PixelStatistics
-from borrow_det.models.trunks import vgg
+from borrow_det.models.trunks import TRUNKS, Trunk, check_stages, vgg
 
 FC6_KERNEL = 7  # The map of pool5 is 7x7 at the paper's input of 224 pixels.
 # Ratio of channels to the detector's conv_fc6 and conv_fc7, which keep every fourth.
@@ -55,9 +55,7 @@ class Classifier(nn.Module):
 
         All six frozen leave a linear classifier to train.
         """
-        stages = self.trunk.stage_layers()
-        five = (tuple(f"trunk/{name}" for name in stage) for stage in stages)
-        return (*five, ("fc6", "fc7"))
+        return (*self.trunk.stage_modules(), ("fc6", "fc7"))
 
     @nn.compact
     def __call__(
@@ -105,6 +103,36 @@ class Classifier(nn.Module):
         )
 
 
+class LinearClassifier(nn.Module):
+    """A linear layer on the pooled features of a trunk."""
+
+    num_classes: int
+    trunk: Trunk
+    pixel_statistics: PixelStatistics
+    dropout: float = 0.5  # Before the linear layer.
+    dtype: Any = jnp.float32
+
+    @nn.nowrap
+    def stage_modules(self) -> tuple[tuple[str, ...], ...]:
+        """Returns the paths of the modules of each stage of the trunk."""
+        return self.trunk.stage_modules()
+
+    @nn.compact
+    def __call__(
+        self, image: Array, train: bool = False, dropout_keys: Array | None = None
+    ) -> Array:
+        """Computes logits, float32 [B, num_classes]; see `Classifier`."""
+        x = self.trunk(self.pixel_statistics(image), train)
+        if train and self.dropout:
+            assert dropout_keys is not None, "training needs dropout_keys"
+            x = _drop(x, dropout_keys, 0, self.dropout)
+        init = nn.initializers.normal(0.01)
+        dense = nn.Dense(
+            self.num_classes, kernel_init=init, dtype=self.dtype, name="fc"
+        )
+        return dense(x).astype(jnp.float32)
+
+
 def _drop(x: Array, keys: Array, layer: int, rate: float) -> Array:
     """Applies dropout to [B, ...], each example by its own key."""
 
@@ -115,12 +143,23 @@ def _drop(x: Array, keys: Array, layer: int, rate: float) -> Array:
     return jax.vmap(one_example)(keys, x)
 
 
-def build_classifier(config: ml_collections.ConfigDict, num_classes: int) -> Classifier:
-    """Builds the classifier that `config` (configs/base.py) describes."""
-    return Classifier(
+def build_classifier(
+    config: ml_collections.ConfigDict, num_classes: int
+) -> Classifier | LinearClassifier:
+    """Builds the classifier that `config` (configs/base.py) describes.
+
+    Raises:
+      InputError: the trunk is unknown, or fields do not fit it.
+    """
+    check_choice("model.trunk", config.model.trunk, TRUNKS)
+    trunk = TRUNKS[config.model.trunk]
+    check_stages(config)
+    fields: dict[str, Any] = dict(
         num_classes=num_classes,
-        trunk=Stages.from_config(config),
         pixel_statistics=PixelStatistics.of(config.model),
         dropout=config.model.dropout,
         dtype=jnp.dtype(config.dtype),
     )
+    if issubclass(trunk, vgg.VGGStages):
+        return Classifier(trunk=Stages.from_config(config), **fields)
+    return LinearClassifier(trunk=trunk.from_config(config, pooled=True), **fields)

@@ -15,8 +15,7 @@ from borrow_det.models.borrowing import BorrowingNeck
 from borrow_det.models.layers import Conv, L2Normalize, PixelStatistics
 from borrow_det.models.matching import Matching
 from borrow_det.models.references import ReferenceImages, ReferenceMaps, deeper_maps
-from borrow_det.models.trunks import TRUNKS
-from borrow_det.models.trunks.vgg import STAGE_CHANNELS, VGGStages
+from borrow_det.models.trunks import TRUNKS, Trunk, check_stages
 from borrow_det.ops import anchors as anchor_ops
 
 
@@ -73,7 +72,7 @@ class BorrowNet(nn.Module):
     """SSD whose levels borrow; plain SSD if the neck is switched off."""
 
     num_classes: int
-    trunk: VGGStages
+    trunk: Trunk
     neck: BorrowingNeck
     anchors_per_position: Sequence[int]
     pixel_statistics: PixelStatistics
@@ -93,8 +92,7 @@ class BorrowNet(nn.Module):
     @nn.nowrap
     def stage_modules(self) -> tuple[tuple[str, ...], ...]:
         """Returns the paths of the modules of each stage of the trunk."""
-        stages = self.trunk.stage_layers()
-        return tuple(tuple(f"trunk/{name}" for name in stage) for stage in stages)
+        return self.trunk.stage_modules()
 
     def __call__(
         self,
@@ -174,9 +172,9 @@ def build_borrow_net(config: ml_collections.ConfigDict, num_classes: int) -> Bor
 
 def _check_levels(config: ml_collections.ConfigDict) -> None:
     """Raises InputError if fields do not fit the levels of the trunk."""
+    check_stages(config)
     shapes = map_shapes(config.model.trunk, tuple(config.input_size))
     entries = {
-        "model.stages": (config.model.stages, len(STAGE_CHANNELS)),
         "model.l2_scales": (config.model.l2_scales, len(shapes)),
         "anchors.strides": (config.anchors.strides, len(shapes)),
         "anchors.sizes": (config.anchors.sizes, len(shapes)),
@@ -222,7 +220,7 @@ def map_shapes(trunk: str, input_size: tuple[int, int]) -> tuple[tuple[int, int]
       input_size: (height, width) of the input in pixels.
     """
     # Neither width nor depth changes the sizes; the narrowest trunk is traced fastest.
-    module = TRUNKS[trunk](width=0.0, stages=(1,) * len(STAGE_CHANNELS))
+    module = TRUNKS[trunk](width=0.0, stages=(1,) * len(TRUNKS[trunk].stages))
     image = jax.ShapeDtypeStruct((1, *input_size, 3), jnp.float32)
     levels, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), image)
     return tuple(level.shape[1:3] for level in levels)

@@ -76,8 +76,9 @@ class ConvBlock(nn.Module):
     stride: int = 1
     padding: int | None = None  # Zeros on each side; None: half of the kernel.
     dilation: int = 1
-    norm: str = "none"  # none, group or batch.
+    norm: str = "none"  # See `normalize`.
     group_size: int = 16
+    relu: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -102,35 +103,58 @@ class ConvBlock(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        return jax.tree.map(nn.relu, self._normalize(x, train))
+        x = normalize(x, train, self.norm, self.group_size, self.dtype)
+        return jax.tree.map(nn.relu, x) if self.relu else x
 
-    def _normalize(self, x: Map, train: bool) -> Map:
-        if self.norm == "none":
-            return x
-        if self.norm == "group":
-            groups = max(1, self.channels // self.group_size)
-            if self.channels % groups:
-                raise InputError(
-                    f"model.group_size={self.group_size} leaves a remainder of the "
-                    f"{self.channels} channels of a layer: choose it or model.width "
-                    "so that it divides them"
-                )
-            return nn.GroupNorm(groups, dtype=self.dtype, name="norm")(x)
-        if self.norm == "batch":
-            options: dict[str, Any] = dict(
-                use_running_average=not train,
-                momentum=0.9,
-                dtype=self.dtype,
-                # Statistics are those of the batch over all devices.
-                axis_name=collectives.device_axes() or None,
-                name="norm",
+
+def normalize(x: Map, train: bool, norm: str, group_size: int, dtype: Any) -> Map:
+    """Applies a new normalization layer of the calling module, named `norm`.
+
+    Args:
+      x: map [B, H, W, C].
+      train: whether BatchNorm uses the statistics of the batch.
+      norm: `none`; `batch`; `frozen_batch`, whose statistics are never updated;
+        `group`; or `layer`, over the channels of each position.
+      group_size: channels in a group.
+      dtype: type to compute in.
+
+    Raises:
+      InputError: `norm` is unknown, or its groups do not divide the channels.
+    """
+    if norm == "none":
+        return x
+    if norm == "layer":
+        return layer_norm(dtype, "norm")(x)
+    if norm == "group":
+        channels = x.channels if isinstance(x, ColumnPairs) else x.shape[-1]
+        groups = max(1, channels // group_size)
+        if channels % groups:
+            raise InputError(
+                f"model.group_size={group_size} leaves a remainder of the "
+                f"{channels} channels of a layer: choose it or model.width so that it "
+                "divides them"
             )
-            if isinstance(x, ColumnPairs):
-                return column_pairs.BatchNorm(**options)(x)
-            return nn.BatchNorm(**options)(x)
-        raise InputError(
-            f"model.norm is {self.norm!r}; it must be none, group or batch"
+        return nn.GroupNorm(groups, dtype=dtype, name="norm")(x)
+    if norm in ("batch", "frozen_batch"):
+        options: dict[str, Any] = dict(
+            use_running_average=norm == "frozen_batch" or not train,
+            momentum=0.9,
+            dtype=dtype,
+            # Statistics are those of the batch over all devices.
+            axis_name=collectives.device_axes() or None,
+            name="norm",
         )
+        if isinstance(x, ColumnPairs):
+            return column_pairs.BatchNorm(**options)(x)
+        return nn.BatchNorm(**options)(x)
+    raise InputError(
+        f"model.norm is {norm!r}; it must be none, batch, frozen_batch, group or layer"
+    )
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+    """Returns a new LayerNorm over channels, with the epsilon of ViT and ConvNeXt."""
+    return nn.LayerNorm(1e-6, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class PixelStatistics(NamedTuple):

@@ -10,6 +10,13 @@ by the names of the tensors, or set by --layout:
   keras_vgg16                 Keras' VGG16, with or without its top
   vgg16_reducedfc             the VGG-16 that SSD implementations use
   torchvision_ssd300_vgg16    torchvision's complete detector, trained on COCO
+  resnet18, resnet34, resnet50, resnet101
+                              torchvision's or timm's, with or without fc
+  torchvision_convnext_tiny, torchvision_convnext_small
+  timm_convnext_tiny, timm_convnext_small
+                              with or without the classifier
+  torchvision_vit_b_16, timm_vit_small, timm_vit_base
+                              with patches of 16 pixels, for any input size
 Files with missing, unknown or misshaped tensors are refused, with a list of them.
 
 Writes to DIR
@@ -39,6 +46,7 @@ import os
 import pathlib
 import shutil
 import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,12 +76,14 @@ class Imported(NamedTuple):
       parameters: float32 arrays by path of our parameter.
       pixel_statistics: values of the fields `init_from.PIXEL_STATISTICS`.
       dropped: names of tensors that are not used.
+      batch_stats: float32 arrays by path of our batch statistics.
     """
 
     layout: str
     parameters: dict[str, np.ndarray]
     pixel_statistics: dict[str, Any]
     dropped: list[str]
+    batch_stats: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -120,14 +130,16 @@ def read(
             name = layout or layouts.recognize(tensors)
             known = layouts.LAYOUTS[name]
             layouts.check(tensors, known)
-            parameters = layouts.convert(tensors, known)
+            converted = layouts.convert(tensors, known)
         except InputError as error:
             # Errors of the reader already name the file.
             named = str(error).startswith(str(path))
             raise error if named else InputError(f"{path}: {error}") from error
-        dropped = [tensor for tensor in tensors if not known.tensors[tensor].path]
+        used = {tensor for tensor, entry in known.tensors.items() if entry.path}
+        dropped = [tensor for tensor in tensors if tensor not in used]
     statistics = dict(pixel_statistics or known.pixel_statistics)
-    return Imported(name, parameters, statistics, dropped)
+    params, batch_stats = converted["params"], converted["batch_stats"]
+    return Imported(name, params, statistics, dropped, batch_stats)
 
 
 def as_detector(
@@ -258,7 +270,7 @@ def write(
         "parameters": {
             entry.path: name
             for name, entry in tensors.items()
-            if entry.path in imported.parameters
+            if entry.path in imported.parameters or entry.path in imported.batch_stats
         },
         "dropped": imported.dropped,
     }
@@ -268,8 +280,13 @@ def write(
         if config is not None and classes is not None:
             metadata.prepare(folder, config, classes, boxes={})
         metadata.write_json(folder / init_from.IMPORT_FILE, record)
-        nested = flax.traverse_util.unflatten_dict(imported.parameters, sep="/")
-        checkpoints.save_variables(folder, {"params": nested, "batch_stats": {}})
+        params, batch_stats = (
+            flax.traverse_util.unflatten_dict(arrays, sep="/")
+            for arrays in (imported.parameters, imported.batch_stats)
+        )
+        checkpoints.save_variables(
+            folder, {"params": params, "batch_stats": batch_stats}
+        )
 
 
 @contextlib.contextmanager

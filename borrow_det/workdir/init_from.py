@@ -8,20 +8,29 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.io import paths
-from borrow_det.ops import subtrees
+from borrow_det.ops import position_embedding, subtrees
 from borrow_det.workdir import checkpoints, metadata, origin_run
 
 SCOPES = ("all", "no_heads", "trunk")
 # The pixel statistics that weights were trained with; fields of config.model.
 PIXEL_STATISTICS = ("channel_order", "pixel_mean", "pixel_std")
-# The layers that every trunk takes from VGG-16, and their normalization layers.
-_STAGE = re.compile(
-    r"\w+/trunk/(?P<layer>conv[1-5]_\d+)/(?:conv/kernel|(?P<norm>norm/\w+))"
+# VGG-16's layers, and their normalization layers.
+_VGG_LAYER = re.compile(
+    r"\w+/trunk/(?P<layer>conv[1-5]_\d+)/(?P<part>conv/kernel|conv/bias|norm/\w+)"
 )
+# Layers of a trunk that make the levels of a detector; classifiers have none of them.
+_LEVEL_LAYER = re.compile(r"\w+/trunk/(?:conv_fc[67]|conv([6-9]|10)_\d|pyramid|level)")
+# Parameters that part of the networks of a trunk have: ViT without windows of
+# attention, and classifiers.
+_OPTIONAL = re.compile(r"\w+/trunk/(?:cls_token|pooled_norm/\w+)")
+# Most arrays that a message names.
+_NAMED = 50
 # The description of an import beside its checkpoint (tools/import_weights.py).
 IMPORT_FILE = "import.json"
 
@@ -174,7 +183,8 @@ def take(
     normalization layers (which take the place of biases). Heads and neck of another
     shape stay fresh, too: other classes, other anchors. A trunk must fit, since part of
     one is useless: its stages have the same layers, keep the normalization that they
-    were trained with, and arrays that both have are of the same shape.
+    were trained with, and arrays that both have are of the same shape. Position
+    embeddings of another grid are interpolated.
 
     Args:
       given: variables {params, batch_stats}; those of a classifier are converted.
@@ -191,6 +201,7 @@ def take(
         flax.traverse_util.flatten_dict(dict(tree), sep="/")
         for tree in (_convert(given, fresh), fresh)
     )
+    given = _with_resampled_positions(given, flat)
     _check_trunk(given, flat)
     taken = [
         path
@@ -205,6 +216,21 @@ def take(
     return Initialized(_unflatten(flat), sorted(taken), fresh_paths)
 
 
+def _with_resampled_positions(
+    given: Mapping[str, Any], fresh: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Interpolates ViT's position embeddings to the grid of the fresh ones."""
+    path = "params/trunk/pos_embed"
+    if path not in given or path not in fresh:
+        return dict(given)
+    rows, here = given[path], fresh[path].shape[0]
+    side = math.isqrt(here - 1)
+    if rows.shape[0] == here or math.isqrt(rows.shape[0] - 1) ** 2 != rows.shape[0] - 1:
+        return dict(given)
+    resampled = position_embedding.resample(jnp.asarray(rows[1:]), (side, side))
+    return {**given, path: np.concatenate([rows[:1], np.asarray(resampled)])}
+
+
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, dict]:
     """Returns {params, batch_stats} of arrays by path."""
     variables: dict[str, dict] = {"params": {}, "batch_stats": {}}
@@ -215,30 +241,39 @@ def _check_trunk(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
     normalized = _normalized(given)
 
     def must_agree(path: str) -> bool:
-        stage = _STAGE.fullmatch(path)
-        # Layers of the origin without normalization may get one.
-        if stage and (stage["norm"] is None or stage["layer"] in normalized):
+        if path in given and path in fresh:
             return True
-        return path in given and path in fresh
+        vgg = _VGG_LAYER.fullmatch(path)
+        # Layers of VGG without normalization may get one in place of their bias.
+        if vgg and vgg["part"] != "conv/kernel":
+            return vgg["layer"] in normalized and vgg["part"].startswith("norm/")
+        return not (_LEVEL_LAYER.match(path) or _OPTIONAL.fullmatch(path))
 
     problems = [
         f"{path} is {_shape(given, path)} there and {_shape(fresh, path)} here"
-        for path in sorted({*given, *fresh})
+        for path in sorted({*given, *fresh}, key=_statistics_last)
         if path.split("/")[1] == "trunk"
         and must_agree(path)
         and _shape(given, path) != _shape(fresh, path)
     ]
     if problems:
+        more = len(problems) - _NAMED
+        others = [f"and {more} more"] if more > 0 else []
         raise InputError(
-            "init_from: its trunk does not fit this network (model.width, model.stages "
-            f"and model.norm decide): {'; '.join(problems)}"
+            "init_from: its trunk does not fit this network (model.trunk, model.width, "
+            "model.stages and model.norm decide): "
+            f"{'; '.join(problems[:_NAMED] + others)}"
         )
 
 
+def _statistics_last(path: str) -> tuple[bool, str]:
+    return not path.startswith("params/"), path
+
+
 def _normalized(flat: Mapping[str, Any]) -> set[str]:
-    """Returns the stage layers of a trunk that have a normalization."""
-    stages = filter(None, map(_STAGE.fullmatch, flat))
-    return {stage["layer"] for stage in stages if stage["norm"]}
+    """Returns VGG's layers that have a normalization."""
+    layers = filter(None, map(_VGG_LAYER.fullmatch, flat))
+    return {each["layer"] for each in layers if each["part"].startswith("norm/")}
 
 
 def _shape(flat: Mapping[str, Any], path: str) -> str:
@@ -254,7 +289,7 @@ def _in_scope(path: str, scope: str) -> bool:
 def _head_part(path: str) -> str | None:
     """Returns `class` or `box` for a parameter of a prediction layer, else None."""
     _, module, part = path.split("/")[:3]
-    if module == "fc8":
+    if module in ("fc8", "fc"):
         return "class"
     return part if module.startswith("head") else None
 

@@ -34,7 +34,10 @@ _LATER = {
     "remat": "none",
     "first_stage": "plain",
     "model.frozen": 0,
+    "model.window": 0,
+    "model.global_blocks": 4,
     "optimizer.trunk_rate": 1.0,
+    "optimizer.layer_decay": 1.0,
     "loss.matching_lenders": "all",
     "loss.matching_reach": 1.0,
     "borrow.heads": "both",
@@ -204,7 +207,7 @@ def differences(
         flax.traverse_util.flatten_dict(config, sep=".")
         for config in (old.to_dict(), as_stored(new.to_dict()))
     )
-    then = renamed_fields.current(then)
+    then, now = renamed_fields.current(then), renamed_fields.current(now)
     then = {field: value for field, value in _LATER.items() if field in now} | then
     return {
         field: (then.get(field), now.get(field))

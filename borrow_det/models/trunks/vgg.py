@@ -1,74 +1,38 @@
 """The VGG-16 trunk with the receptive fields of the paper's Table 1."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
 from jax import Array
 
 from borrow_det.models.column_pairs import ColumnPairs, Map
-from borrow_det.models.layers import ConvBlock, max_pool
+from borrow_det.models.layers import max_pool
 from borrow_det.models.trunks.receptive_field import ReceptiveField
+from borrow_det.models.trunks.trunk import Trunk
 
 STAGE_CHANNELS = (64, 128, 256, 512, 512)
 FC_CHANNELS = 1024
-CONV6_CHANNELS = (256, 512)
 
 
-class VGGStages(nn.Module):
-    """The five convolution stages of VGG-16, which all trunks here start with."""
+class VGGStages(Trunk):
+    """The five convolution stages of VGG-16, which VGG16 and SSD's trunks start with.
 
-    width: float = 1.0  # Factor of every channel count.
-    stages: Sequence[int] = (2, 2, 3, 3, 3)  # Convolutions per stage.
-    norm: str = "none"
-    group_size: int = 16
-    dtype: Any = jnp.float32
-    # Recomputes the maps of a stage for its gradient instead of keeping them.
-    remat: bool = False
-    # Stages, counted from the input, whose parameters and statistics are constants.
-    frozen: int = 0
+    `stages` has the number of 3x3 convolutions in each.
+    """
+
+    stages: Sequence[int] = (2, 2, 3, 3, 3)
     # Stores the maps of the first stage as pairs of columns (column_pairs.py), if their
     # width is even and the norm is not group.
     pairs: bool = False
 
-    # Strides and names of a detection trunk's levels, in pixels of the input. Strides
-    # that depend on the input size are left out at the end.
-    strides: ClassVar[tuple[int, ...]] = ()
-    level_names: ClassVar[tuple[str, ...]] = ()
+    norms: ClassVar = ("none", "batch", "group")
 
     @classmethod
-    def from_config(cls, config: ml_collections.ConfigDict) -> Self:
-        """Builds the trunk that `config` (configs/base.py) describes."""
-        model = config.model
-        return cls(
-            width=model.width,
-            stages=tuple(model.stages),
-            norm=model.norm,
-            group_size=model.group_size,
-            dtype=jnp.dtype(config.dtype),
-            remat=config.remat == "trunk",
-            frozen=model.frozen,
-            pairs=config.first_stage == "pairs",
-        )
-
-    @classmethod
-    def receptive_fields(cls, stages: Sequence[int]) -> tuple[int, ...]:
-        """Returns the side of each level's receptive field in pixels of the input.
-
-        The 3x3 convolution of the prediction head is included.
-
-        Args:
-          stages: number of convolutions in each stage.
-        """
-        return tuple(field.after(3).size for field in cls.level_fields(stages))
-
-    @classmethod
-    def level_fields(cls, stages: Sequence[int]) -> tuple[ReceptiveField, ...]:
-        """Returns the field of each level's map."""
-        raise NotImplementedError(f"{cls.__name__} has no detection levels")
+    def own_fields(cls, config: ml_collections.ConfigDict) -> dict[str, Any]:
+        """Returns the form of the first stage."""
+        return {"pairs": config.first_stage == "pairs"}
 
     @staticmethod
     def stage_fields(stages: Sequence[int]) -> list[ReceptiveField]:
@@ -86,37 +50,6 @@ class VGGStages(nn.Module):
             tuple(f"conv{number}_{i}" for i in range(1, count + 1))
             for number, count in enumerate(self.stages, start=1)
         )
-
-    def block(
-        self,
-        x: Map,
-        train: bool,
-        name: str,
-        channels: int,
-        **options: Any,
-    ) -> Map:
-        """Applies a new `ConvBlock` named `name`.
-
-        In a frozen stage, BatchNorm uses the stored statistics, and there is no
-        gradient.
-
-        Args:
-          x: the map.
-          train: see ConvBlock.
-          name: name of the block.
-          channels: output channels at width 1.
-          **options: further fields of ConvBlock.
-        """
-        frozen = any(name in s for s in self.stage_layers()[: self.frozen])
-        x = ConvBlock(
-            max(1, round(channels * self.width)),
-            norm=self.norm,
-            group_size=self.group_size,
-            dtype=self.dtype,
-            name=name,
-            **options,
-        )(x, train and not frozen)
-        return jax.tree.map(jax.lax.stop_gradient, x) if frozen else x
 
     def conv_stages(self, image: Array, train: bool) -> list[Array]:
         """Computes the last map of each stage.
@@ -207,6 +140,4 @@ class VGG16(VGGStages):
         x = max_pool(conv5_3)
         x = self.block(x, train, "conv_fc6", FC_CHANNELS)
         conv_fc7 = self.block(x, train, "conv_fc7", FC_CHANNELS, kernel=1)
-        x = self.block(conv_fc7, train, "conv6_1", CONV6_CHANNELS[0], kernel=1)
-        conv6_2 = self.block(x, train, "conv6_2", CONV6_CHANNELS[1], stride=2)
-        return conv4_3, conv5_3, conv_fc7, conv6_2
+        return conv4_3, conv5_3, conv_fc7, self.conv6(conv_fc7, train)

@@ -124,7 +124,7 @@ def measure(
       both None without a field; `distance`, pixels of the input to the nearest lender
       of the image at 5, 50 and 95 % of those that have one; `fields`, for each level
       its receptive field in pixels and the small objects whose nearest lender's center
-      is in it.
+      is in it, [] if every field is the entire image.
     """
     total = int(small.sum())
     own = small & objects.has_lender
@@ -158,7 +158,10 @@ def measure(
 
 
 def receptive_fields(config: ml_collections.ConfigDict) -> list[tuple[str, int]]:
-    """Returns the name of each level and the side of its field in pixels."""
+    """Returns the name of each level and the side of its field in pixels.
+
+    Empty for a trunk whose positions all depend on the entire image.
+    """
     trunk = TRUNKS[config.model.trunk]
-    fields = trunk.receptive_fields(tuple(config.model.stages))
-    return list(zip(trunk.level_names, fields, strict=True))
+    fields = trunk.receptive_fields(config.model.stages)
+    return list(zip(trunk.level_names, fields, strict=True)) if fields else []

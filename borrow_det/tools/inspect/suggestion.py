@@ -123,9 +123,16 @@ def _group_sentence(found: Mapping[str, Any]) -> str:
 
 
 def _distance_sentence(found: Mapping[str, Any]) -> str:
-    first, total = found["fields"][0], found["in_image"]["objects"]
-    beyond = total - first["objects"]
+    total = found["in_image"]["objects"]
     away = f"{found['distance'][1]:.0f} pixels away"
+    if not found["fields"]:
+        median = " (median)" if total > 1 else ""
+        return (
+            f"The nearest lender is {away}{median}. Every descriptor of this trunk "
+            "depends on the entire image."
+        )
+    first = found["fields"][0]
+    beyond = total - first["objects"]
     if total == 1:
         lies = f"{away}, {'outside' if beyond else 'inside'}"
     else:

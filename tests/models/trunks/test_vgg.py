@@ -234,8 +234,8 @@ def test_batch_norm_uses_the_batch_in_training_and_averages_otherwise(activation
 
 
 def test_unknown_norm_raises_an_error():
-    with pytest.raises(InputError, match=r"model\.norm is 'layer'"):
-        init_shapes(block("layer"), np.zeros((1, 2, 2, 3), np.float32))
+    with pytest.raises(InputError, match=r"model\.norm is 'instance'"):
+        init_shapes(block("instance"), np.zeros((1, 2, 2, 3), np.float32))
 
 
 def test_l2_normalize_scales_the_direction(activations):
