@@ -5,11 +5,13 @@
 
 Arguments: path (required: the folder), train=train and val=val (splits, or slices such
 as train[:16]), held_out=0.2 (share of the training images to validate on without a
-validation split), size=512 (side of the network's input in pixels), width=0.5 (width of
-the trunk; 1 with weights), steps=10000, batch=16, borrow=True (False: plain SSD on the
-same levels, the baseline), weights="" (folder that `import-weights` has made of VGG-16,
-to start the trunk from), frozen=0 (number of its stages that stay as they are; 5: all
-that torchvision's vgg16_features has).
+validation split), size=512 (side of the network's input in pixels), trunk=vgg16 (or
+resnet18, resnet34, resnet50, resnet101, convnext_tiny, convnext_small, vit_small,
+vit_base), width=0.5 (width of the trunk; 1 with weights or another trunk than vgg16),
+steps=10000, batch=16, borrow=True (False: plain SSD on the same levels, the baseline),
+weights="" (folder that `import-weights` has made, to start the trunk from), frozen=0
+(number of its stages that stay as they are; 5: all that torchvision's vgg16_features
+has, and all of a ResNet or ConvNeXt; 13: all blocks of a ViT).
 
 The format is recognized by the files of DIR; docs/data.md describes the layouts. For
 COCO, DIR has annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each
@@ -29,7 +31,7 @@ traffic with one class. On 64 validation images it has AP 0.373, AP50 0.804, AP_
 
 import ml_collections
 
-from borrow_det.configs import arguments, base
+from borrow_det.configs import arguments, base, trunks
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -41,6 +43,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         val="val",
         held_out=0.2,
         size=512,
+        trunk="vgg16",
         width=0.0,
         steps=10_000,
         batch=16,
@@ -48,7 +51,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weights="",
         frozen=0,
     )
-    width = args.width or (1.0 if args.weights else 0.5)
+    narrow = args.trunk == "vgg16" and not args.weights
+    width = args.width or (0.5 if narrow else 1.0)
     config = base.get_config()
     config.num_steps = args.steps
     config.batch_size = args.batch
@@ -79,17 +83,19 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.schedule.warmup_steps = min(200, args.steps // 10)
 
     config.model.frozen = args.frozen
+    trunks.set_trunk(config, args.trunk)
     if args.weights:
-        _start_from(config, args.weights)
+        config.init_from = args.weights
+        config.init_scope = "trunk"
+        if args.trunk == "vgg16":
+            _fit_published_vgg(config)
     if not args.borrow:
         arguments.set_plain_ssd(config)
     return config
 
 
-def _start_from(config: ml_collections.ConfigDict, weights: str) -> None:
-    """Starts the trunk from published weights of VGG-16, which has no normalization."""
-    config.init_from = weights
-    config.init_scope = "trunk"
+def _fit_published_vgg(config: ml_collections.ConfigDict) -> None:
+    """Fits the network to published weights of VGG-16, which has no normalization."""
     config.model.norm = "none"
     # The maps of such a trunk have values of hundreds. SSD's scale makes them about 1.
     config.model.l2_scales = (20.0,) * 4

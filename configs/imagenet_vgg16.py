@@ -7,7 +7,8 @@
         --config.init_from=W --config.init_scope=trunk
 
 Arguments: norm=none (normalization of the trunk: none, as in the paper, or batch, as in
-the detector above), width=1.0 (width of the trunk). Both must be those of the detector.
+the detector above), width=1.0 (width of the trunk; both must be those of the detector),
+epochs=74, batch=256.
 
 ImageNet cannot be downloaded automatically. Register at
 https://image-net.org/download-images, download `ILSVRC2012_img_train.tar` (138 GiB) and
@@ -30,17 +31,16 @@ import ml_collections
 from borrow_det.configs import arguments, base
 
 _TRAIN_IMAGES = 1_281_167
-_EPOCHS = 74
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
-    args = arguments.parse(arg, norm="none", width=1.0)
+    args = arguments.parse(arg, norm="none", width=1.0, epochs=74, batch=256)
     config = base.get_config()
     config.task = "classification"
-    config.batch_size = 256
+    config.batch_size = args.batch
     config.eval_batch_size = 256
-    config.num_steps = _EPOCHS * _TRAIN_IMAGES // config.batch_size
+    config.num_steps = args.epochs * _TRAIN_IMAGES // config.batch_size
     config.input_size = (224, 224)
     config.log_every = 100
 

@@ -6,13 +6,14 @@
 
 The first command trains VGG-16 as a classifier. The second initializes the trunk of a
 detector with it: fc6 and fc7 become conv_fc6 and conv_fc7 by decimation while loading
-(borrow_det/workdir/init_from.py), and the run prints the parameters that it uses.
+(borrow_det/workdir/init_from.py), and the run prints the parameters that it uses. Other
+trunks are taken as they are, without the linear layer.
 
 Arguments: path="" (empty: the scenes of configs/quickstart.py; or your own folder, as
 in configs/folder.py, with a trunk of the same width), train=train, val=validation
-(splits), width=0.125 (width of the trunk; must be that of the detector), steps=120,
-flip=0.5 (probability of a flip; only for your own folder, because a mirrored stripe of
-scale_pairs has another class).
+(splits), trunk=vgg16 (or another one of configs/folder.py), width=0.125 (width of the
+trunk; both must be those of the detector), steps=120, flip=0.5 (probability of a flip;
+only for your own folder, because a mirrored stripe of scale_pairs has another class).
 
 In scale_pairs, only the large discs show their class. The small ones, below 24 pixels,
 are left out.
@@ -25,13 +26,20 @@ images are learned quickly with and without pretraining.
 
 import ml_collections
 
-from borrow_det.configs import arguments, base, quickstart
+from borrow_det.configs import arguments, base, quickstart, trunks
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
     args = arguments.parse(
-        arg, path="", train="train", val="validation", width=0.125, steps=120, flip=0.5
+        arg,
+        path="",
+        train="train",
+        val="validation",
+        trunk="vgg16",
+        width=0.125,
+        steps=120,
+        flip=0.5,
     )
     config = base.get_config()
     config.task = "classification"
@@ -54,7 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
     config.model.norm = "batch"
     config.model.width = args.width
-    if not args.path:
+    if not args.path and args.trunk == "vgg16":
         config.model.stages = scenes.model.stages
 
     config.augment.photometric = 0.0
@@ -69,4 +77,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 20
     config.report.contact_sheet = 9
+    trunks.set_trunk(config, args.trunk)
     return config

@@ -4,7 +4,8 @@
     python -m borrow_det.main --config=configs/voc.py --workdir=W
 
 Arguments: size=512 (side of the network's input in pixels), borrow=True (False: plain
-SSD on the same levels, the baseline).
+SSD on the same levels, the baseline), trunk=vgg16 (or resnet18, resnet34, resnet50,
+resnet101, convnext_tiny, convnext_small, vit_small, vit_base).
 
 The schedule is that of SSD (120,000 steps of 32 images), from scratch with BatchNorm.
 Cost and AP were not measured.
@@ -12,12 +13,12 @@ Cost and AP were not measured.
 
 import ml_collections
 
-from borrow_det.configs import arguments, base
+from borrow_det.configs import arguments, base, trunks
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     """Returns the configuration; see the module docstring."""
-    args = arguments.parse(arg, size=512, borrow=True)
+    args = arguments.parse(arg, size=512, borrow=True, trunk="vgg16")
     config = base.get_config()
     config.num_steps = 120_000
     config.input_size = (args.size, args.size)
@@ -28,6 +29,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.dataset.bad_boxes = "clip"
 
     config.model.norm = "batch"
+    trunks.set_trunk(config, args.trunk)
     config.evaluation.voc = True
     if not args.borrow:
         arguments.set_plain_ssd(config)

@@ -281,7 +281,7 @@ def write(
             metadata.prepare(folder, config, classes, boxes={})
         metadata.write_json(folder / init_from.IMPORT_FILE, record)
         params, batch_stats = (
-            flax.traverse_util.unflatten_dict(arrays, sep="/")
+            flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
             for arrays in (imported.parameters, imported.batch_stats)
         )
         checkpoints.save_variables(
