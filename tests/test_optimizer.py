@@ -9,6 +9,7 @@ import pytest
 from borrow_det import optimizer
 from borrow_det.configs import base
 from borrow_det.errors import InputError
+from borrow_det.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("optax_promotes")
 
@@ -262,3 +263,30 @@ def test_schedules_out_of_range_are_named(config, field, value, message):
     config.schedule[field] = value
     with pytest.raises(InputError, match=rf"^schedule\.{message}"):
         optimizer.make_schedule(config)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_layer_decay_is_a_factor_for_every_deeper_stage(config, name):
+    """The last stage keeps the rate of the trunk, the one before it decays once."""
+    config.optimizer.name, config.optimizer.trunk_rate = name, 0.5
+    config.optimizer.weight_decay = 0.0
+    one = updated(config)
+    config.optimizer.layer_decay = 0.7
+    decayed = updated(config)
+    for group, factor in (("conv", 0.7), ("norm", 1.0), ("fmb", 1.0)):
+        for leaf, value in PARAMS[group].items():
+            step, slower = one[group][leaf] - value, decayed[group][leaf] - value
+            np.testing.assert_allclose(slower, factor * step, rtol=1e-4, atol=1e-8)
+
+
+def test_layer_decay_of_vitdet_by_its_formula():
+    """decay ** (12 + 1 - layer), where patches are layer 0 and block i is layer i."""
+    config = base.get_config()
+    config.model.trunk, config.model.norm = "vit_base", "layer"
+    config.optimizer.layer_decay = 0.7
+    stages = TASKS["detection"](config, 3).stages
+    rates = optimizer._stage_rates(config.optimizer, stages)
+    assert rates["trunk/pos_embed"] == rates["trunk/patch_embed"]
+    for layer, module in ((0, "pos_embed"), (1, "block1"), (12, "block12")):
+        np.testing.assert_allclose(rates[f"trunk/{module}"], 0.7 ** (13 - layer))
+    assert rates["trunk/pyramid1"] == rates["trunk/conv6_2"] == 1.0

@@ -1,5 +1,6 @@
 """Depthwise convolution: every channel has a kernel of its own."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -7,8 +8,8 @@ from jax import Array, lax
 def depthwise_convolve(x: Array, kernel: Array) -> Array:
     """Convolves every channel of maps by its own kernel; stride 1, zeros around.
 
-    On CPUs it is a sum of shifted maps: XLA's grouped convolution takes 15 to 40 times
-    as long there, and its gradient 3 to 20 times.
+    On CPUs it is a sum of shifted maps, which takes a fraction of the time of XLA's
+    grouped convolution there. Only reverse-mode gradients are defined.
 
     Args:
       x: [B, H, W, C].
@@ -17,20 +18,27 @@ def depthwise_convolve(x: Array, kernel: Array) -> Array:
     Returns:
       [B, H, W, C].
     """
+    return _convolve(x, kernel)
+
+
+def _forward_pass(x: Array, kernel: Array) -> Array:
     return lax.platform_dependent(x, kernel, cpu=_shifted, default=_grouped)
 
 
-def _shifted(x: Array, kernel: Array) -> Array:
-    height, width = x.shape[1:3]
-    rows, columns = kernel.shape[:2]
-    around = ((0, 0), (rows // 2, rows // 2), (columns // 2, columns // 2), (0, 0))
-    padded = jnp.pad(x, around)
-    total = jnp.zeros_like(x)
-    for i in range(rows):
-        for j in range(columns):
-            part = padded[:, i : i + height, j : j + width]
-            total += part * kernel[i, j][None, None, None]
-    return total
+_convolve = jax.custom_vjp(_forward_pass)
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _forward_pass(x, kernel), (x, kernel)
+
+
+def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    return lax.platform_dependent(
+        *saved, gradient, cpu=_shifted_gradients, default=_grouped_gradients
+    )
+
+
+_convolve.defvjp(_forward, _backward)
 
 
 def _grouped(x: Array, kernel: Array) -> Array:
@@ -43,3 +51,50 @@ def _grouped(x: Array, kernel: Array) -> Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=channels,
     )
+
+
+def _grouped_gradients(
+    x: Array, kernel: Array, gradient: Array
+) -> tuple[Array, Array]:
+    return jax.vjp(_grouped, x, kernel)[1](gradient)
+
+
+def _padded(x: Array, kernel: Array) -> Array:
+    rows, columns = (n // 2 for n in kernel.shape[:2])
+    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
+
+
+def _shifted(x: Array, kernel: Array) -> Array:
+    """Sums maps shifted by each tap, which XLA fuses into one loop."""
+    height, width = x.shape[1:3]
+    padded = _padded(x, kernel)
+    total = jnp.zeros_like(x)
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            part = padded[:, i : i + height, j : j + width]
+            total += part * kernel[i, j][None, None, None]
+    return total
+
+
+def _shifted_gradients(
+    x: Array, kernel: Array, gradient: Array
+) -> tuple[Array, Array]:
+    height, width = x.shape[1:3]
+    padded = _padded(x, kernel)
+
+    def of_row(i: Array) -> Array:
+        part = lax.dynamic_slice_in_dim(padded, i, height, axis=1)
+        products = [
+            jnp.einsum(
+                "bhwc,bhwc->c",
+                part[:, :, j : j + width],
+                gradient,
+                preferred_element_type=jnp.float32,
+            )
+            for j in range(kernel.shape[1])
+        ]
+        return jnp.stack(products)
+
+    of_kernel = lax.map(of_row, jnp.arange(kernel.shape[0], dtype=jnp.int32))
+    of_x = _shifted(gradient, kernel[::-1, ::-1])
+    return of_x, of_kernel.astype(kernel.dtype)

@@ -203,13 +203,13 @@ class ViT(Trunk):
             1, round(self.heads * HEAD_CHANNELS * self.width / heads)
         )
         x, grid = self._embed(image, channels)
-        every = self.stages[0] // max(1, self.global_blocks)
+        every = max(1, self.stages[0] // self.global_blocks)
         for i in range(1, self.stages[0] + 1):
             name = f"block{i}"
             # A frozen block keeps no maps for a gradient.
             remat = self.remat and train and not self.is_frozen(name)
             block = nn.remat(Block, static_argnums=(2,)) if remat else Block
-            window = self.window if every == 0 or i % every else 0
+            window = self.window if i % every else 0
             x = block(heads, window, self.dtype, name=name)(x, grid)
             x = self.constant(name, x)
         x = self.constant("final_norm", layer_norm(self.dtype, "final_norm")(x))
