@@ -14,6 +14,7 @@ from borrow_det.errors import InputError, check_choice
 from borrow_det.io import paths
 from borrow_det.ops import subtrees
 from borrow_det.workdir import checkpoints, metadata, origin_run
+from borrow_det.workdir.named_weights import NamedWeights
 
 SCOPES = ("all", "no_heads", "trunk")
 # The pixel statistics that weights were trained with; fields of config.model.
@@ -52,6 +53,7 @@ class Start(NamedTuple):
       fresh: paths of the other arrays.
       other_heads: parts of the heads that were not taken, with the reason.
       pixel_statistics: those of the run.
+      named: the published weights that the origin names, if it is no folder.
     """
 
     origin: str
@@ -61,6 +63,7 @@ class Start(NamedTuple):
     fresh: list[str]
     other_heads: dict[str, str]
     pixel_statistics: dict[str, Any]
+    named: NamedWeights | None
 
     def fill(self, drawn: Mapping[str, Any]) -> dict:
         """Returns the variables, with drawn values for the fresh arrays."""
@@ -73,8 +76,10 @@ class Start(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Returns the content of the run's initialization.json."""
+        weights = {"weights": self.named.record} if self.named else {}
         return {
             "origin": self.origin,
+            **weights,
             "scope": self.scope,
             "taken": self.taken,
             "fresh": self.fresh,
@@ -85,8 +90,9 @@ class Start(NamedTuple):
     def describe(self) -> str:
         """Returns a line for the console."""
         why = "".join(f"; {part} heads: {w}" for part, w in self.other_heads.items())
+        origin = self.named.describe() if self.named else self.origin
         return (
-            f"from {self.origin}: {len(self.taken)} parameters taken: "
+            f"from {origin}: {len(self.taken)} parameters taken: "
             f"{', '.join(self.taken)}; {len(self.fresh)} fresh: "
             f"{', '.join(self.fresh) or 'none'}{why}; pixel statistics: "
             f"{self.pixel_statistics}"
@@ -97,6 +103,7 @@ def start_from(
     config: ml_collections.ConfigDict,
     classes: metadata.Classes,
     fresh: Mapping[str, Any],
+    named: NamedWeights | None = None,
 ) -> Start:
     """Reads the parameters that a run takes from `init_from`.
 
@@ -104,18 +111,24 @@ def start_from(
       config: the run's configuration, with its pixel statistics resolved.
       classes: the classes of its dataset.
       fresh: variables {params, batch_stats} of its network, or their shapes.
+      named: the published weights that `init_from` names; None if it is a folder.
 
     Raises:
       InputError: `init_from` cannot be read, its trunk does not fit, or a run of no
         steps would evaluate fresh parameters.
     """
     origin, scope = config.init_from, config.init_scope
-    try:
-        given = checkpoints.restore_variables(origin)
-    except InputError as error:
-        raise InputError(f"init_from: {error}") from error
-    origin_run.check_groups(origin, config)
-    others = origin_run.other_heads(origin, config, classes) if scope == "all" else {}
+    others: dict[str, str] = {}
+    if named:
+        given = named.variables
+    else:
+        try:
+            given = checkpoints.restore_variables(origin)
+        except InputError as error:
+            raise InputError(f"init_from: {error}") from error
+        origin_run.check_groups(origin, config)
+        if scope == "all":
+            others = origin_run.other_heads(origin, config, classes)
     variables, taken, left = take(given, fresh, scope, others)
     start = Start(
         origin=origin,
@@ -125,6 +138,7 @@ def start_from(
         fresh=left,
         other_heads=others,
         pixel_statistics={name: config.model[name] for name in PIXEL_STATISTICS},
+        named=named,
     )
     if left and not config.num_steps:
         raise InputError(
@@ -298,11 +312,19 @@ def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
 
 
 def resolve_pixel_statistics(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    named: NamedWeights | None = None,
 ) -> ml_collections.ConfigDict:
     """Returns the config with the pixel statistics of the weights it starts from.
 
     A resumed run keeps those that it began with: its origin may be gone.
+
+    Args:
+      config: the run's configuration.
+      workdir: its work directory.
+      named: the published weights that `init_from` names, for a run that does not
+        resume; None if it is a folder.
 
     Raises:
       InputError: `init_from` does not state its pixel statistics, `init_scope` is
@@ -318,7 +340,11 @@ def resolve_pixel_statistics(
         return config
     begun = metadata.has_checkpoints(workdir)
     try:
-        values = pixel_statistics(workdir if begun else config.init_from)
+        values = (
+            named.pixel_statistics
+            if named
+            else pixel_statistics(workdir if begun else config.init_from)
+        )
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
     config = copy.deepcopy(config)
