@@ -36,7 +36,7 @@ class FileServer:
     def add_repository(self, name, commit, revision="main", **files):
         """Adds a repository of the Hugging Face hub; `files` has contents by name.
 
-        Two underscores in a name stand for a dot.
+        Two underscores in a name become a dot.
         """
         files = {file.replace("__", "."): content for file, content in files.items()}
         for each in (revision, commit):

@@ -40,7 +40,7 @@ def fetch(repository: str, revision: str | None, hint: str = "") -> HubFile:
     Args:
       repository: OWNER/NAME.
       revision: branch, tag or commit; None for the main branch.
-      hint: text for the message that there is no such repository.
+      hint: addition to the message that the repository is missing.
 
     Raises:
       InputError: the package `huggingface_hub` is not installed, the hub has no such

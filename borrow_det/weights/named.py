@@ -1,6 +1,6 @@
 """Published weights by name: `torchvision/NAME`, `timm/NAME`, `hf://OWNER/NAME`.
 
-A name stands for one file, which is downloaded to the cache of its publisher's library
+A name denotes one file, which is downloaded to the cache of its publisher's library
 and read from there at every start: only the publisher's file is kept. A checkpoint in
 its place would be written by all processes of a run together, which have separate
 caches.
@@ -30,7 +30,7 @@ _REPOSITORY = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>.+))?")
 
 
 class NamedFile(NamedTuple):
-    """The file that a name stands for.
+    """The file that a name denotes.
 
     Attributes:
       path: place of the file on this machine.
@@ -52,10 +52,10 @@ def is_name(text: str) -> bool:
 
 
 def locate(text: str) -> NamedFile:
-    """Returns the file that a name stands for, downloaded if the caches lack it.
+    """Returns the file that a name denotes, downloaded if the caches lack it.
 
     Raises:
-      InputError: there is no such name, or the file cannot be downloaded.
+      InputError: the name is unknown, or the file cannot be downloaded.
     """
     if match := _NAME.fullmatch(text):
         by_publisher = {"torchvision": _torchvision, "timm": _timm}
@@ -67,7 +67,7 @@ def locate(text: str) -> NamedFile:
 
 
 def load(text: str) -> NamedWeights:
-    """Reads the weights that a name stands for.
+    """Reads the weights that a name denotes.
 
     Raises:
       InputError: see `locate`; or the file has no known layout.

@@ -10,7 +10,7 @@ class NamedWeights(NamedTuple):
       name: value of init_from, such as timm/resnet50.
       variables: {params, batch_stats}.
       pixel_statistics: values of the fields `init_from.PIXEL_STATISTICS`.
-      record: the file that the name stood for: its `file` and `sha256`, and its `url`,
+      record: the file that the name denoted: its `file` and `sha256`, and its `url`,
         or `repository` and `revision`.
     """
 
@@ -20,6 +20,6 @@ class NamedWeights(NamedTuple):
     record: dict[str, Any]
 
     def describe(self) -> str:
-        """Returns the name and the file that it stood for, in a few words."""
+        """Returns the name and the file that it denoted, in a few words."""
         details = (f"{name} {value}" for name, value in self.record.items())
         return f"{self.name} ({', '.join(details)})"

@@ -22,7 +22,7 @@ LAYOUT_MEAN = (1.0, 2.0, 3.0)  # Of the layout `two_tensors`.
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """The library with a cache of its own."""
+    """The library with an empty cache."""
     library = pytest.importorskip("huggingface_hub", reason="requirements-hub.txt")
     from huggingface_hub import constants
 
