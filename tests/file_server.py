@@ -109,7 +109,7 @@ def serve() -> Iterator[FileServer]:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as opened:
         opened.daemon_threads = True
-        threading.Thread(target=opened.serve_forever, daemon=True).start()
+        threading.Thread(target=opened.serve_forever, args=(0.01,), daemon=True).start()
         server.address = f"http://127.0.0.1:{opened.server_port}"
         yield server
         opened.shutdown()

@@ -9,7 +9,9 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import platform
 import sys
+import uuid
 from collections.abc import Iterator
 
 import tqdm
@@ -21,8 +23,7 @@ from borrow_det.io import paths, web
 def fetch(url: str, path: pathlib.Path, checksum: str) -> str:
     """Downloads a file, unless the path has it.
 
-    Of several processes on a host, one downloads while the others wait. The file is
-    also sound where locks have no effect: each writes the same bytes at the same place.
+    Of several processes on a host, one downloads while the others wait.
 
     Args:
       url: address of the file.
@@ -39,8 +40,9 @@ def fetch(url: str, path: pathlib.Path, checksum: str) -> str:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_name(f".{path.name}.lock")):
-                _download_unless_there(url, path, checksum)
+            with _own_part(path) as part:
+                if not path.exists():
+                    _download_checked(url, path, part, checksum)
         found = sha256(path)
     except OSError as error:
         raise InputError(f"{path}: {paths.reason(error)}") from error
@@ -58,19 +60,9 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download_unless_there(url: str, path: pathlib.Path, checksum: str) -> None:
-    if path.exists():
-        return
-    try:
-        _download_checked(url, path, checksum)
-    except (InputError, FileNotFoundError):
-        # Without locks, another process may have completed the file.
-        if not path.exists():
-            raise
-
-
-def _download_checked(url: str, path: pathlib.Path, checksum: str) -> None:
-    part = path.with_name(path.name + ".part")
+def _download_checked(
+    url: str, path: pathlib.Path, part: pathlib.Path, checksum: str
+) -> None:
     _download(url, part)
     found = sha256(part)
     if not found.startswith(checksum):
@@ -123,10 +115,21 @@ def _write(answer: web.Answer, url: str, part: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process has this lock, and holds it."""
-    with path.open("ab") as file:
-        # Some network file systems have no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _own_part(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the name of an incomplete file that no other process writes.
+
+    A lock excludes the processes of this host, and the name of the host those of other
+    hosts, for which locks in a common folder may have no effect.
+    """
+    host = f"{path.name}.{platform.node()}"
+    with path.with_name(f".{path.name}.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # The file system has no locks, so that nothing is resumed.
+            part = path.with_name(f"{host}.{uuid.uuid4().hex[:8]}.part")
+            try:
+                yield part
+            finally:
+                part.unlink(missing_ok=True)
+        else:
+            yield path.with_name(f"{host}.part")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import platform
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests import file_server
 
 CONTENT = np.random.default_rng(0).bytes(500_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PART = f"a.bin.{platform.node()}.part"
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_a_later_call_resumes(fetch, server, tmp_path):
     ):
         fetch()
     assert not (tmp_path / "new" / "a.bin").exists()
-    assert (tmp_path / "new" / "a.bin.part").read_bytes() == CONTENT[:100_000]
+    assert (tmp_path / "new" / PART).read_bytes() == CONTENT[:100_000]
     server.requests.clear()
     assert fetch() == SHA256
     assert server.asked("GET", "/a.bin") == ["bytes=99999-"]
@@ -75,13 +77,13 @@ def test_a_server_without_parts_sends_the_file_again(fetch, server):
 @pytest.mark.parametrize("surplus", [b"", b"more"])
 def test_a_complete_or_longer_part_is_no_obstacle(fetch, tmp_path, surplus):
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "a.bin.part").write_bytes(CONTENT + surplus)
+    (tmp_path / "new" / PART).write_bytes(CONTENT + surplus)
     assert fetch() == SHA256
 
 
 def test_a_damaged_download_is_not_kept(fetch, server, tmp_path):
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "a.bin.part").write_bytes(b"0" * 1000)
+    (tmp_path / "new" / PART).write_bytes(b"0" * 1000)
     message = (
         f"{server.address}/a.bin: the SHA-256 .*, not {SHA256[:8]}, .*; try again$"
     )
@@ -125,7 +127,7 @@ def test_one_of_several_callers_downloads(fetch, server):
     assert server.asked("GET", "/a.bin") == [None]
 
 
-def test_without_locks_the_file_is_sound_too(fetch, server, monkeypatch, tmp_path):
+def test_without_locks_each_caller_has_a_part(fetch, server, monkeypatch, tmp_path):
     def refuse(*_):
         raise OSError(95, "Operation not supported")
 
@@ -138,4 +140,14 @@ def test_without_locks_the_file_is_sound_too(fetch, server, monkeypatch, tmp_pat
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert set(pool.map(attempt, range(4))) == {SHA256}
+    assert fetch() == SHA256
+
+
+def test_a_host_leaves_the_part_of_another(server, tmp_path):
+    (tmp_path / "new").mkdir()
+    other = tmp_path / "new" / "a.bin.other-host.part"
+    other.write_bytes(b"0" * 1000)
+    path = tmp_path / "new" / "a.bin"
+    assert download.fetch(f"{server.address}/a.bin", path, SHA256) == SHA256
     assert path.read_bytes() == CONTENT
+    assert other.read_bytes() == b"0" * 1000
