@@ -75,8 +75,8 @@ def fetch(repository: str, revision: str | None, hint: str = "") -> HubFile:
             f"{name}: {WEIGHTS} is not in the cache {constants.HF_HUB_CACHE}, and "
             f"cannot be downloaded ({_reason(error)}); where there is a network, run "
             f"`{_command(repository, revision)} {WEIGHTS} config.json` and copy the "
-            "cache, or download the file and name it: borrow-det import-weights "
-            "--input=FILE"
+            "cache, or pass the file to borrow-det import-weights (--input=FILE) with "
+            "the pixel statistics of config.json"
         ) from error
     # The cache has a folder for each commit.
     return HubFile(path, repository, path.parent.name)
@@ -198,6 +198,10 @@ def _command(repository: str, revision: str | None) -> str:
 
 def _reason(error: BaseException) -> str:
     """Returns the innermost reason of an error, in one line."""
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
     while error.__cause__ is not None:
         error = error.__cause__
     return (" ".join(str(error).split()) or type(error).__name__)[:200]

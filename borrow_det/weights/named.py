@@ -124,7 +124,8 @@ def _torchvision(name: str) -> NamedFile:
         checksum = download.fetch(url, path, file.checksum)
     except InputError as error:
         raise InputError(
-            f"{error}; without a network, download {url} elsewhere and put it to {path}"
+            f"{error}; without a network, download {url} elsewhere and save it as "
+            f"{path}"
         ) from error
     record = {"file": file.name, "sha256": checksum, "url": url}
     return NamedFile(path, file.pixel_statistics.fields(), record)

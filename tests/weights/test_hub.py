@@ -173,11 +173,12 @@ def test_without_network_the_message_names_the_file_and_the_command(
     message = str(error.value)
     start = "hf://ann/two@v2: model.safetensors is not in the cache "
     assert message.startswith(
-        f"{start}{tmp_path / 'cache'}, and cannot be downloaded ("
+        f"{start}{tmp_path / 'cache'}, and cannot be downloaded "
+        "(HF_HUB_OFFLINE is set); "
     )
     command = "`hf download ann/two --revision=v2 model.safetensors config.json`"
     assert command in message
-    assert message.endswith("name it: borrow-det import-weights --input=FILE")
+    assert message.endswith("with the pixel statistics of config.json")
 
 
 def test_an_absent_server_is_named(library, two_tensors, monkeypatch):

@@ -88,7 +88,7 @@ def test_without_network_the_message_names_file_and_place(
         named.load("torchvision/two")
     assert str(error.value) == (
         f"{url} cannot be reached: Connection refused; without a network, download "
-        f"{url} elsewhere and put it to {cache / file_name}"
+        f"{url} elsewhere and save it as {cache / file_name}"
     )
 
 
