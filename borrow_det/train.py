@@ -36,6 +36,7 @@ from borrow_det.train_step import (
     shard_state,
     with_variables,
 )
+from borrow_det.weights import named
 from borrow_det.workdir import (
     compilation_cache,
     extension,
@@ -194,7 +195,8 @@ def prepare_run(
     validate.check(config, TASKS, mesh.size)
     loggers.check(config.report.loggers)
     evaluate.check_splits(tuple(config.dataset.eval_splits))
-    config = init_from.resolve_pixel_statistics(config, workdir)
+    weights = named.load_for_start(config, workdir)
+    config = init_from.resolve_pixel_statistics(config, workdir, weights)
 
     # Data.
     resumes = metadata.has_checkpoints(workdir)
@@ -218,7 +220,7 @@ def prepare_run(
     shapes = abstract_state(task, mesh)
     start = None
     if config.init_from and not resumes:
-        start = init_from.start_from(config, classes, shapes.variables)
+        start = init_from.start_from(config, classes, shapes.variables, weights)
     if not resumes:
         init_from.check_frozen(start, task.stages[: config.model.frozen])
 

@@ -40,9 +40,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Compute type of convolutions and matmuls: "float32" or "bfloat16". Parameters are
     # always float32.
     config.dtype = "float32"
-    # Work directory of a run, or of an import (tools/import_weights.py), with initial
-    # parameters. Those with the same name and shape are used. "": random
-    # initialization.
+    # Initial parameters: the work directory of a run, the folder of an import
+    # (tools/import_weights.py), or the name of published weights, which are downloaded:
+    # torchvision/NAME, timm/NAME or hf://OWNER/NAME[@REVISION]. Parameters with the
+    # same name and shape are used. "": random initialization.
     config.init_from = ""
     # Parameters to take from init_from: "all", "no_heads" (all except the prediction
     # layers) or "trunk".

@@ -6,7 +6,7 @@
 
 The first command trains VGG-16 as a classifier. The second initializes the trunk of a
 detector with it: fc6 and fc7 become conv_fc6 and conv_fc7 by decimation while loading
-(borrow_det/workdir/init_from.py), and the run prints the parameters that it uses. Other
+(workdir/trunk_conversion.py), and the run prints the parameters that it uses. Other
 trunks are taken as they are, without the linear layer.
 
 Arguments: path="" (empty: the scenes of configs/quickstart.py; or your own folder, as

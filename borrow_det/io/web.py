@@ -23,6 +23,8 @@ _SECONDS_OF_SILENCE = 20.0  # A server that sends nothing for longer is an error
 _SECONDS = 300.0  # Longest time of a download.
 _START = 64  # First bytes of an answer, which show the kind of a file.
 _BLOCK = 2**18
+# The header Content-Range: position of the first byte, and size of the entire file.
+_PART = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 # Characters with a meaning in a URL, and those that are quoted already.
 _KEPT = "%/:=&?~#+!$,;'@()*[]"
 
@@ -66,12 +68,22 @@ def check(url: str) -> None:
         raise InputError(f"{url} names no server: write {parts.scheme}://SERVER/PATH")
 
 
+class RefusedError(InputError):
+    """The answer of a server that sends no file; `code` is the status of HTTP."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
 class Answer:
     """The answer of a web server.
 
     Attributes:
-      start: the first bytes of the file.
+      start: the first bytes of the file, or of the part that was asked for.
       content_type: kind of the file as the server states it, such as "image/png".
+      offset: position of `start` in the file; 0 from a server that sends no parts.
+      size: bytes of the entire file; None if the server does not state it.
     """
 
     def __init__(self, url: str, response: http.client.HTTPResponse):
@@ -79,6 +91,29 @@ class Answer:
         self._url, self._response = shown(url), response
         self.start = response.read(_START)
         self.content_type = response.headers.get_content_type()
+        stated = response.headers.get("Content-Length", "")
+        self.offset, self.size = 0, int(stated) if stated.isdecimal() else None
+        part = _PART.fullmatch(response.headers.get("Content-Range", ""))
+        if part and response.status == http.HTTPStatus.PARTIAL_CONTENT:
+            self.offset = int(part[1])
+            self.size = int(part[2]) if part[2].isdecimal() else None
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yields the content.
+
+        Raises:
+          InputError: it ends before the end of the file.
+        """
+        done, block = self.offset, self.start
+        while block:
+            done += len(block)
+            yield block
+            block = self._response.read1(_BLOCK)
+        if self.size is not None and done < self.size:
+            raise InputError(
+                f"{self._url}: the server closed the connection after {done} of "
+                f"{self.size} bytes; try again"
+            )
 
     def save(self, path: pathlib.Path, most_bytes: int = _MOST_BYTES) -> None:
         """Downloads the file.
@@ -87,14 +122,12 @@ class Answer:
           InputError: the file has more than `most_bytes`, takes longer than five
             minutes, or ends early.
         """
-        stated = self._response.headers.get("Content-Length", "")
-        size = int(stated) if stated.isdecimal() else None
         deadline = time.monotonic() + _SECONDS
-        done, block = 0, self.start
+        done = 0
         with path.open("wb") as file:
-            while block:
+            for block in self.blocks():
                 done += len(block)
-                if max(done, size or 0) > most_bytes:
+                if max(done, self.size or 0) > most_bytes:
                     raise InputError(
                         f"{self._url}: the file is larger than "
                         f"{most_bytes / 2**20:.0f} MiB; download it, and pass its path"
@@ -105,35 +138,37 @@ class Answer:
                         "seconds; download it, and pass its path"
                     )
                 file.write(block)
-                block = self._response.read1(_BLOCK)
-        if size is not None and done < size:
-            raise InputError(
-                f"{self._url}: the server closed the connection after {done} of {size} "
-                "bytes; try again"
-            )
 
 
 @contextlib.contextmanager
-def opened(url: str) -> Iterator[Answer]:
+def opened(url: str, offset: int = 0) -> Iterator[Answer]:
     """Requests a file by http or https.
 
     User name and password of the URL are sent as HTTP's basic authentication.
 
+    Args:
+      url: address of the file.
+      offset: position of the first byte to ask for; a server may send the entire file
+        nevertheless.
+
     Raises:
-      InputError: the server cannot be reached, refuses, or is silent for 20 seconds,
-        also while its answer is read.
+      RefusedError: the server sends no file.
+      InputError: the server cannot be reached, or is silent for 20 seconds, also while
+        its answer is read.
     """
     name = shown(url)
     try:
         # The protocol has been checked: file:// does not get here.
-        with urllib.request.urlopen(_request(url), timeout=_SECONDS_OF_SILENCE) as got:
+        with urllib.request.urlopen(
+            _request(url, offset), timeout=_SECONDS_OF_SILENCE
+        ) as got:
             yield Answer(url, got)
     except InputError:
         raise
     except urllib.error.HTTPError as error:
         error.close()  # It is the answer, too.
-        raise InputError(
-            f"{name}: the server answers {error.code} {error.reason}"
+        raise RefusedError(
+            f"{name}: the server answers {error.code} {error.reason}", error.code
         ) from error
     except urllib.error.URLError as error:
         reason = error.reason
@@ -144,7 +179,7 @@ def opened(url: str) -> Iterator[Answer]:
         raise InputError(f"{name} cannot be downloaded: {text}") from error
 
 
-def _request(url: str) -> urllib.request.Request:
+def _request(url: str, offset: int) -> urllib.request.Request:
     parts = _split(url)
     who, _, server = parts.netloc.rpartition("@")
     plain = urllib.parse.quote(parts._replace(netloc=server).geturl(), safe=_KEPT)
@@ -152,6 +187,8 @@ def _request(url: str) -> urllib.request.Request:
     if who:
         token = base64.b64encode(urllib.parse.unquote(who).encode()).decode()
         headers["Authorization"] = f"Basic {token}"
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
     return urllib.request.Request(plain, headers=headers)
 
 

@@ -40,7 +40,7 @@ class Classifier(nn.Module):
     fc6 to fc8 are convolutions without normalization, and the logits of an input larger
     than 224 pixels are the mean over positions (their section 3.2). fc6 and fc7 have
     four times the channels of the detector's conv_fc6 and conv_fc7 at any width;
-    workdir/init_from.py reduces the former to the latter.
+    workdir/trunk_conversion.py reduces the former to the latter.
     """
 
     num_classes: int

@@ -53,9 +53,7 @@ def _grouped(x: Array, kernel: Array) -> Array:
     )
 
 
-def _grouped_gradients(
-    x: Array, kernel: Array, gradient: Array
-) -> tuple[Array, Array]:
+def _grouped_gradients(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
     return jax.vjp(_grouped, x, kernel)[1](gradient)
 
 
@@ -76,9 +74,7 @@ def _shifted(x: Array, kernel: Array) -> Array:
     return total
 
 
-def _shifted_gradients(
-    x: Array, kernel: Array, gradient: Array
-) -> tuple[Array, Array]:
+def _shifted_gradients(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
     height, width = x.shape[1:3]
     padded = _padded(x, kernel)
 

@@ -3,8 +3,10 @@ r"""Imports published weights into a folder that `config.init_from` can start fr
   python -m borrow_det.tools.import_weights --input=FILE --output=DIR
 
 FILE ends in .pth or .pt (PyTorch; needs torch), .safetensors, .h5 or .keras (Keras), or
-.npz (arrays with PyTorch's names). No code in it is executed. The layout is recognized
-by the names of the tensors, or set by --layout:
+.npz (arrays with PyTorch's names). No code in it is executed. torchvision/NAME,
+timm/NAME and hf://OWNER/NAME[@REVISION] are names of published weights, which are
+downloaded (borrow_det/weights/named.py). The layout is recognized by the names of the
+tensors, or set by --layout:
   torchvision_vgg16           torchvision's vgg16, complete
   torchvision_vgg16_features  the same names; the classifier is absent or NaN
   keras_vgg16                 Keras' VGG16, with or without its top
@@ -20,10 +22,10 @@ by the names of the tensors, or set by --layout:
 Files with missing, unknown or misshaped tensors are refused, with a list of them.
 
 Writes to DIR
-  import.json   file, sha256, layout, the pixel statistics that the weights expect, and
-                the parameter made from each tensor
+  import.json   file, sha256, the origin of a name, layout, the pixel statistics that
+                the weights expect, and the parameter made from each tensor
   checkpoints/  the parameters
-The pixel statistics are those of the layout's publisher. --channel_order, --pixel_mean
+The pixel statistics are those of the publisher. --channel_order, --pixel_mean
 and --pixel_std, which must be given together, override them: three numbers each, in the
 order of the channels, in units of 0..255.
 
@@ -41,14 +43,13 @@ The exit status is 2 after wrong input, with one line on stderr.
 """
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import shutil
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -59,31 +60,15 @@ from ml_collections import ConfigDict
 from borrow_det.config import command_line, packaged, path_flags, validate
 from borrow_det.data.datasets import coco_classes
 from borrow_det.errors import InputError, check_choice
+from borrow_det.io import download
 from borrow_det.ops.anchors import make_anchors
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.common import cli
-from borrow_det.weights import files, layouts
+from borrow_det.weights import layouts, named
+from borrow_det.weights.importing import Imported, read
 from borrow_det.workdir import checkpoints, init_from, metadata
 
 _DETECTOR_CONFIG = "configs/ssd300_coco.py:reference=torchvision"
-
-
-class Imported(NamedTuple):
-    """Content of a weight file.
-
-    Attributes:
-      layout: name in `layouts.LAYOUTS`.
-      parameters: float32 arrays by path of our parameter.
-      pixel_statistics: values of the fields `init_from.PIXEL_STATISTICS`.
-      dropped: names of tensors that are not used.
-      batch_stats: float32 arrays by path of our batch statistics.
-    """
-
-    layout: str
-    parameters: dict[str, np.ndarray]
-    pixel_statistics: dict[str, Any]
-    dropped: list[str]
-    batch_stats: Mapping[str, np.ndarray] = types.MappingProxyType({})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -93,7 +78,12 @@ def main(argv: Sequence[str]) -> int:
     output = cli.output_folder(options.output)
     _check_output(output)
     pixel_statistics = _given_pixel_statistics(options)
-    imported = read(options.input, options.layout, pixel_statistics)
+    source, published = pathlib.Path(options.input), {}
+    if named.is_name(options.input):
+        source, stated, record = named.locate(options.input)
+        pixel_statistics = pixel_statistics or stated
+        published = {"name": options.input, **record}
+    imported = read(source, options.layout, pixel_statistics)
     config = classes = None
     if layouts.LAYOUTS[imported.layout].trained:
         config = _config(options)
@@ -103,43 +93,9 @@ def main(argv: Sequence[str]) -> int:
             "--config and --keep_unused_classes are for complete detectors; "
             f"{options.input} is {layouts.LAYOUTS[imported.layout].about}"
         )
-    write(output, options.input, imported, config, classes)
+    write(output, source, imported, config, classes, published)
     print(_summary(imported, output))
     return 0
-
-
-def read(
-    path: str | os.PathLike,
-    layout: str | None = None,
-    pixel_statistics: Mapping[str, Any] | None = None,
-) -> Imported:
-    """Reads a weight file; see the module's docstring.
-
-    Args:
-      path: weight file.
-      layout: name in `layouts.LAYOUTS`; None to recognize it.
-      pixel_statistics: values of the fields `init_from.PIXEL_STATISTICS`; None for
-        those of the layout's publisher.
-
-    Raises:
-      InputError: the file cannot be read, or does not have the layout, or has no known
-        layout.
-    """
-    with files.open_tensors(path) as tensors:
-        try:
-            name = layout or layouts.recognize(tensors)
-            known = layouts.LAYOUTS[name]
-            layouts.check(tensors, known)
-            converted = layouts.convert(tensors, known)
-        except InputError as error:
-            # Errors of the reader already name the file.
-            named = str(error).startswith(str(path))
-            raise error if named else InputError(f"{path}: {error}") from error
-        used = {tensor for tensor, entry in known.tensors.items() if entry.path}
-        dropped = [tensor for tensor in tensors if tensor not in used]
-    statistics = dict(pixel_statistics or known.pixel_statistics)
-    params, batch_stats = converted["params"], converted["batch_stats"]
-    return Imported(name, params, statistics, dropped, batch_stats)
 
 
 def as_detector(
@@ -248,6 +204,7 @@ def write(
     imported: Imported,
     config: ConfigDict | None = None,
     classes: metadata.Classes | None = None,
+    published: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
     """Writes the output folder atomically; with a config, as a work directory.
 
@@ -257,6 +214,7 @@ def write(
       imported: its content.
       config: config of a complete detector.
       classes: classes of a complete detector.
+      published: name and origin of the file, if it was named.
 
     Raises:
       InputError: the directory cannot be written.
@@ -264,7 +222,8 @@ def write(
     tensors = layouts.LAYOUTS[imported.layout].tensors
     record: dict[str, Any] = {
         "file": pathlib.Path(source).name,
-        "sha256": _sha256(source),
+        "sha256": download.sha256(source),
+        **published,
         "layout": imported.layout,
         "normalization": imported.pixel_statistics,
         "parameters": {
@@ -280,13 +239,7 @@ def write(
         if config is not None and classes is not None:
             metadata.prepare(folder, config, classes, boxes={})
         metadata.write_json(folder / init_from.IMPORT_FILE, record)
-        params, batch_stats = (
-            flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
-            for arrays in (imported.parameters, imported.batch_stats)
-        )
-        checkpoints.save_variables(
-            folder, {"params": params, "batch_stats": batch_stats}
-        )
+        checkpoints.save_variables(folder, imported.variables())
 
 
 @contextlib.contextmanager
@@ -310,11 +263,6 @@ def _check_output(output: pathlib.Path) -> None:
         raise InputError(
             f"--output={output} exists and is not an empty folder: choose a new folder"
         )
-
-
-def _sha256(path: str | os.PathLike) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _summary(imported: Imported, output: pathlib.Path) -> str:
@@ -363,7 +311,13 @@ def _config(options: flags.FlagValues) -> ConfigDict:
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text: Any = {"flag_values": values}
-    path_flags.define_path("input", None, "Weight file.", required=True, **text)
+    path_flags.define_path(
+        "input",
+        None,
+        "Weight file, or a name of published weights.",
+        required=True,
+        **text,
+    )
     path_flags.define_path(
         "output", None, "New local folder for the weights.", required=True, **text
     )

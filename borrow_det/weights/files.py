@@ -76,6 +76,24 @@ def open_tensors(path: str | os.PathLike) -> Iterator[dict[str, Tensor]]:
         }
 
 
+def check_library(path: str | os.PathLike) -> None:
+    """Checks that the library that reads a file of this suffix is installed.
+
+    Raises:
+      InputError: the file is one of PyTorch's, and torch is not installed.
+    """
+    if _OPENERS.get(pathlib.Path(path).suffix.lower()) is not _open_torch:
+        return
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{path}: reading PyTorch's files needs torch, which is not installed: "
+            "pip install -r requirements-parity.txt, or save the weights as "
+            ".safetensors"
+        ) from error
+
+
 @contextlib.contextmanager
 def _input_errors(path: pathlib.Path) -> Iterator[None]:
     """Converts exceptions of a library for a damaged file to InputError."""
@@ -106,14 +124,9 @@ def _guarded(
 
 def _open_torch(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
     del stack
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path}: reading PyTorch's files needs torch, which is not installed: "
-            "pip install -r requirements-parity.txt, or save the weights as "
-            ".safetensors"
-        ) from error
+    check_library(path)
+    import torch
+
     try:
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(

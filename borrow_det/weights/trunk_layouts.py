@@ -202,7 +202,7 @@ def _convnext_block(
 
 
 # Positions of a square grid and of the class token, which the layouts leave open: files
-# of other input sizes have other grids (workdir/init_from.py interpolates them).
+# of other input sizes have other grids (workdir/trunk_conversion.py interpolates them).
 def _vit_embedding(
     patches: str, token: str, positions: str, channels: int
 ) -> dict[str, Entry]:

@@ -1,7 +1,7 @@
 """Layouts of VGG-16 and SSD300.
 
-Fully connected layers are convolutions (fc6 is 7x7), so that workdir/init_from.py can
-decimate them by slicing.
+Fully connected layers are convolutions (fc6 is 7x7), so that
+workdir/trunk_conversion.py can decimate them by slicing.
 """
 
 from collections.abc import Iterable

@@ -8,14 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.io import paths
-from borrow_det.ops import position_embedding, subtrees
-from borrow_det.workdir import checkpoints, metadata, origin_run
+from borrow_det.ops import subtrees
+from borrow_det.workdir import checkpoints, metadata, origin_run, trunk_conversion
+from borrow_det.workdir.named_weights import NamedWeights
 
 SCOPES = ("all", "no_heads", "trunk")
 # The pixel statistics that weights were trained with; fields of config.model.
@@ -61,6 +60,7 @@ class Start(NamedTuple):
       fresh: paths of the other arrays.
       other_heads: parts of the heads that were not taken, with the reason.
       pixel_statistics: those of the run.
+      named: the published weights that the origin names, if it is no folder.
     """
 
     origin: str
@@ -70,6 +70,7 @@ class Start(NamedTuple):
     fresh: list[str]
     other_heads: dict[str, str]
     pixel_statistics: dict[str, Any]
+    named: NamedWeights | None
 
     def fill(self, drawn: Mapping[str, Any]) -> dict:
         """Returns the variables, with drawn values for the fresh arrays."""
@@ -82,8 +83,10 @@ class Start(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Returns the content of the run's initialization.json."""
+        weights = {"weights": self.named.record} if self.named else {}
         return {
             "origin": self.origin,
+            **weights,
             "scope": self.scope,
             "taken": self.taken,
             "fresh": self.fresh,
@@ -94,8 +97,9 @@ class Start(NamedTuple):
     def describe(self) -> str:
         """Returns a line for the console."""
         why = "".join(f"; {part} heads: {w}" for part, w in self.other_heads.items())
+        origin = self.named.describe() if self.named else self.origin
         return (
-            f"from {self.origin}: {len(self.taken)} parameters taken: "
+            f"from {origin}: {len(self.taken)} parameters taken: "
             f"{', '.join(self.taken)}; {len(self.fresh)} fresh: "
             f"{', '.join(self.fresh) or 'none'}{why}; pixel statistics: "
             f"{self.pixel_statistics}"
@@ -106,6 +110,7 @@ def start_from(
     config: ml_collections.ConfigDict,
     classes: metadata.Classes,
     fresh: Mapping[str, Any],
+    named: NamedWeights | None = None,
 ) -> Start:
     """Reads the parameters that a run takes from `init_from`.
 
@@ -113,18 +118,24 @@ def start_from(
       config: the run's configuration, with its pixel statistics resolved.
       classes: the classes of its dataset.
       fresh: variables {params, batch_stats} of its network, or their shapes.
+      named: the published weights that `init_from` names; None if it is a folder.
 
     Raises:
       InputError: `init_from` cannot be read, its trunk does not fit, or a run of no
         steps would evaluate fresh parameters.
     """
     origin, scope = config.init_from, config.init_scope
-    try:
-        given = checkpoints.restore_variables(origin)
-    except InputError as error:
-        raise InputError(f"init_from: {error}") from error
-    origin_run.check_groups(origin, config)
-    others = origin_run.other_heads(origin, config, classes) if scope == "all" else {}
+    others: dict[str, str] = {}
+    if named:
+        given = named.variables
+    else:
+        try:
+            given = checkpoints.restore_variables(origin)
+        except InputError as error:
+            raise InputError(f"init_from: {error}") from error
+        origin_run.check_groups(origin, config)
+        if scope == "all":
+            others = origin_run.other_heads(origin, config, classes)
     variables, taken, left = take(given, fresh, scope, others)
     start = Start(
         origin=origin,
@@ -134,6 +145,7 @@ def start_from(
         fresh=left,
         other_heads=others,
         pixel_statistics={name: config.model[name] for name in PIXEL_STATISTICS},
+        named=named,
     )
     if left and not config.num_steps:
         raise InputError(
@@ -199,9 +211,8 @@ def take(
     check_choice("init_scope", scope, SCOPES)
     given, flat = (
         flax.traverse_util.flatten_dict(dict(tree), sep="/")
-        for tree in (_convert(given, fresh), fresh)
+        for tree in (trunk_conversion.convert(given, fresh), fresh)
     )
-    given = _with_resampled_positions(given, flat)
     _check_trunk(given, flat)
     taken = [
         path
@@ -214,21 +225,6 @@ def take(
     flat |= {path: given[path] for path in taken}
     fresh_paths = sorted(set(flat) - set(taken))
     return Initialized(_unflatten(flat), sorted(taken), fresh_paths)
-
-
-def _with_resampled_positions(
-    given: Mapping[str, Any], fresh: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Interpolates ViT's position embeddings to the grid of the fresh ones."""
-    path = "params/trunk/pos_embed"
-    if path not in given or path not in fresh:
-        return dict(given)
-    rows, here = given[path], fresh[path].shape[0]
-    side = math.isqrt(here - 1)
-    if rows.shape[0] == here or math.isqrt(rows.shape[0] - 1) ** 2 != rows.shape[0] - 1:
-        return dict(given)
-    resampled = position_embedding.resample(jnp.asarray(rows[1:]), (side, side))
-    return {**given, path: np.concatenate([rows[:1], np.asarray(resampled)])}
 
 
 def _unflatten(flat: Mapping[str, Any]) -> dict[str, dict]:
@@ -294,50 +290,20 @@ def _head_part(path: str) -> str | None:
     return part if module.startswith("head") else None
 
 
-def _convert(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Converts a classifier's fully connected layers into a detector's convolutions."""
-    if not {"fc6", "fc7"} <= given["params"].keys() or "fc6" in fresh["params"]:
-        return given
-    layers = {name: given["params"][name] for name in ("fc6", "fc7")}
-    trunk = {**given["params"]["trunk"], **decimate(layers)}
-    return {**given, "params": {"trunk": trunk}}
-
-
-def decimate(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict]:
-    """Makes conv_fc6 and conv_fc7 from VGG-16's fc6 and fc7 by subsampling.
-
-    fc6, as a 7x7 convolution, keeps rows and columns 0, 3, 6 and every fourth output;
-    fc7 keeps every fourth input (the outputs that fc6 kept) and every fourth output,
-    each beginning with the first: 7x7x512 -> 4096 becomes 3x3x512 -> 1024, and
-    4096 -> 4096 becomes 1024 -> 1024. SSD's implementations subsample in this way
-    (after DeepLab-LargeFOV). The kept taps were 3 apart, so the network must be trained
-    further.
-
-    Args:
-      layers: `fc6` {kernel [7, 7, C, F], bias [F]}, `fc7` {kernel [1, 1, F, F],
-        bias [F]}.
-
-    Returns:
-      {name: {conv: {kernel, bias}}}.
-    """
-    fc6, fc7 = layers["fc6"], layers["fc7"]
-    kernels = {
-        "conv_fc6": fc6["kernel"][::3, ::3, :, ::4],
-        "conv_fc7": fc7["kernel"][:, :, ::4, ::4],
-    }
-    biases = {"conv_fc6": fc6["bias"][::4], "conv_fc7": fc7["bias"][::4]}
-    return {
-        name: {"conv": {"kernel": kernel, "bias": biases[name]}}
-        for name, kernel in kernels.items()
-    }
-
-
 def resolve_pixel_statistics(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    named: NamedWeights | None = None,
 ) -> ml_collections.ConfigDict:
     """Returns the config with the pixel statistics of the weights it starts from.
 
     A resumed run keeps those that it began with: its origin may be gone.
+
+    Args:
+      config: the run's configuration.
+      workdir: its work directory.
+      named: the published weights that `init_from` names, for a run that does not
+        resume; None if it is a folder.
 
     Raises:
       InputError: `init_from` does not state its pixel statistics, `init_scope` is
@@ -353,7 +319,11 @@ def resolve_pixel_statistics(
         return config
     begun = metadata.has_checkpoints(workdir)
     try:
-        values = pixel_statistics(workdir if begun else config.init_from)
+        values = (
+            named.pixel_statistics
+            if named
+            else pixel_statistics(workdir if begun else config.init_from)
+        )
     except InputError as error:
         raise InputError(f"init_from: {error}") from error
     config = copy.deepcopy(config)

@@ -28,7 +28,7 @@ FIELDS = {
     for path in flax.traverse_util.flatten_dict(base.get_config().to_dict())
 }
 FORMER = {"evaluation.source_scale"}  # docs/evaluation.md lists it as such.
-FILES = (".json", ".md", ".py", ".stablehlo", ".png")
+FILES = (".json", ".md", ".py", ".stablehlo", ".png", ".safetensors")
 GROUPS = {field.split(".")[0] for field in FIELDS if "." in field}
 
 

@@ -9,7 +9,7 @@ from borrow_det.configs import base
 from borrow_det.errors import InputError
 from borrow_det.models import classifier
 from borrow_det.models import detector as detector_lib
-from borrow_det.workdir import init_from
+from borrow_det.workdir import trunk_conversion
 
 
 def shapes(num_classes, side=224, **model):
@@ -37,7 +37,7 @@ def test_its_layers_fit_a_detector_of_any_width(width):
     trunk = jax.eval_shape(detector.init, jax.random.key(0), image)["params"]["trunk"]
     given = shapes(10, width=width)
     layers = {name: given[name] for name in ("fc6", "fc7")}
-    decimated = jax.eval_shape(init_from.decimate, layers)
+    decimated = jax.eval_shape(trunk_conversion.decimate, layers)
     for name, layer in decimated.items():
         assert layer["conv"]["kernel"].shape == trunk[name]["conv"]["kernel"].shape
     for name, layer in given["trunk"].items():

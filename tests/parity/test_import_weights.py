@@ -21,7 +21,7 @@ from borrow_det.models.layers import PixelStatistics
 from borrow_det.models.trunks import vgg
 from borrow_det.tools import import_weights
 from borrow_det.tools.common import cli
-from borrow_det.workdir import checkpoints
+from borrow_det.workdir import checkpoints, trunk_conversion
 from borrow_det.workdir import init_from as init_from_lib
 
 pytestmark = pytest.mark.parity
@@ -143,7 +143,7 @@ def test_torchvisions_features_and_logits(torch_vgg, torch_import, image):
 
 def test_decimation_of_torchvisions_fc_layers_index_by_index(torch_vgg, torch_import):
     params, _ = load(torch_import)
-    made = init_from_lib.decimate({name: params[name] for name in ("fc6", "fc7")})
+    made = trunk_conversion.decimate({name: params[name] for name in ("fc6", "fc7")})
     fc6 = torch_vgg.state["classifier.0.weight"].numpy().reshape(4096, 512, 7, 7)
     fc7 = torch_vgg.state["classifier.3.weight"].numpy()
     kernel = np.asarray(made["conv_fc6"]["conv"]["kernel"])

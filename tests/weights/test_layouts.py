@@ -12,7 +12,7 @@ from borrow_det.errors import InputError
 from borrow_det.ops import anchors
 from borrow_det.weights import layouts
 from borrow_det.weights.files import Tensor
-from borrow_det.workdir import init_from
+from borrow_det.workdir import init_from, trunk_conversion
 
 PLAIN, FEATURES = "torchvision_vgg16", "torchvision_vgg16_features"
 
@@ -278,7 +278,7 @@ def test_flattening_of_torch_and_keras_give_the_same_decimated_fc6():
         ),
     }
     for layout, (first, fc6_array, second, fc7_array) in both.items():
-        made = init_from.decimate(
+        made = trunk_conversion.decimate(
             {
                 "fc6": {
                     "kernel": entry(layout, first).convert(fc6_array),

@@ -13,7 +13,7 @@ from borrow_det import train
 from borrow_det.errors import InputError
 from borrow_det.tasks import classification, detection
 from borrow_det.tools import import_weights
-from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir import checkpoints, metadata, trunk_conversion
 from borrow_det.workdir import init_from as init_from_lib
 
 CAFFE = {
@@ -166,7 +166,7 @@ def test_decimation_index_by_index():
         "fc6": {"kernel": rng.normal(size=(7, 7, 3, 16)), "bias": rng.normal(size=16)},
         "fc7": {"kernel": rng.normal(size=(1, 1, 16, 16)), "bias": rng.normal(size=16)},
     }
-    made = init_from_lib.decimate(layers)
+    made = trunk_conversion.decimate(layers)
     fc6, fc7 = made["conv_fc6"]["conv"], made["conv_fc7"]["conv"]
     assert fc6["kernel"].shape == (3, 3, 3, 4)
     assert fc7["kernel"].shape == (1, 1, 4, 4)
@@ -198,7 +198,7 @@ def test_fc7_reads_the_outputs_that_fc6_kept():
     fc6[::3, ::3, :, ::4] = rng.normal(size=(3, 3, 2, 2))
     fc7 = rng.normal(size=(1, 1, 8, 8))
     zeros = np.zeros(8)
-    made = init_from_lib.decimate(
+    made = trunk_conversion.decimate(
         {"fc6": {"kernel": fc6, "bias": zeros}, "fc7": {"kernel": fc7, "bias": zeros}}
     )
     patch = rng.normal(size=(7, 7, 2))
@@ -224,7 +224,7 @@ def test_a_classifier_gives_the_trunk_with_its_fc_layers_decimated(plain_config,
     jax.tree.map(
         np.testing.assert_array_equal,
         {name: trunk[name] for name in ("conv_fc6", "conv_fc7")},
-        init_from_lib.decimate({name: params[name] for name in ("fc6", "fc7")}),
+        trunk_conversion.decimate({name: params[name] for name in ("fc6", "fc7")}),
     )
     assert np.all(trunk["conv5_1"]["conv"]["kernel"] == 1)
     # conv6, neck and heads are no part of a classifier.

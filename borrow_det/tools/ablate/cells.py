@@ -25,6 +25,7 @@ from borrow_det.errors import InputError
 from borrow_det.evaluate import metrics_path, read_metrics
 from borrow_det.io import paths
 from borrow_det.tools.ablate.sweeps import SweepRow
+from borrow_det.weights import named
 from borrow_det.workdir import checkpoints, init_from, metadata
 
 MAIN = "borrow_det.main"  # Module that trains a run.
@@ -172,7 +173,8 @@ def _check_layout(cell: Cell) -> None:
 
 
 def _check_same_run(cell: Cell) -> None:
-    config = init_from.resolve_pixel_statistics(cell.config, cell.workdir)
+    weights = named.load_for_start(cell.config, cell.workdir)
+    config = init_from.resolve_pixel_statistics(cell.config, cell.workdir, weights)
     found = metadata.differences(metadata.load_config(cell.workdir), config)
     for field, (old, new) in found.items():
         if field in _IMMATERIAL or field.split(".")[0] in _IMMATERIAL:
