@@ -112,8 +112,8 @@ class ConvBlock(nn.Module):
             if self.channels % groups:
                 raise InputError(
                     f"model.group_size={self.group_size} leaves a remainder of the "
-                    f"{self.channels} channels of a layer: choose it or model.width "
-                    "so that it divides them"
+                    f"{self.channels} channels of a layer: choose it, model.width or "
+                    "head.channels so that it divides them"
                 )
             return nn.GroupNorm(groups, dtype=self.dtype, name="norm")(x)
         if self.norm == "batch":
