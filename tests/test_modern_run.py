@@ -1,6 +1,7 @@
-"""Runs with the heads and losses of configs/coco_modern.py, end to end on small data."""
+"""Runs with the heads and losses of configs/coco_modern.py, end to end."""
 
 import json
+import re
 import types
 
 import jax
@@ -9,10 +10,13 @@ import pytest
 
 from borrow_det import train
 from borrow_det.configs import arguments, coco_modern
+from borrow_det.errors import InputError
 from borrow_det.inference.detector import Detector
-from borrow_det.tasks import detection
+from borrow_det.tools.common import cli
+from borrow_det.tools.explain import __main__ as explain
 from borrow_det.tools.export import __main__ as export
-from borrow_det.workdir import checkpoints, metadata
+from borrow_det.workdir import checkpoints, metadata, origin_run
+from tests.tools.export.exports import assert_same, loaded
 
 # The fields of the config that are tested here; its trunk and data are too large.
 TESTED = (
@@ -20,6 +24,8 @@ TESTED = (
     *("loss.localization", "anchors.aspect_ratios", "anchors.second_aspect_ratios"),
     *("anchors.second_last", "optimizer.momentum", "optimizer.weight_decay"),
 )
+
+PLAIN = {"trunk", "head"}  # Modules without borrowing.
 
 
 def modernize(config, borrow=True):
@@ -34,7 +40,11 @@ def modernize(config, borrow=True):
     return config
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["borrow", "plain"])
+@pytest.fixture(
+    scope="module",
+    params=[True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["borrow", "plain"],
+)
 def run(request, make_tiny_config, tmp_path_factory):
     """A finished run: `workdir`, `config`, `borrow`, and `metrics`."""
     config = modernize(make_tiny_config(), request.param)
@@ -58,13 +68,18 @@ def test_a_run_trains_and_is_evaluated(run):
     assert np.isfinite(run.metrics["val"]["AP"])
     assert (run.workdir / "results.html").exists()
     params = checkpoints.restore_variables(run.workdir)["params"]
-    assert set(params) == {"trunk", "neck", "head"} - ({"neck"} - run.borrow * {"neck"})
+    assert set(params) == ({"trunk", "neck", "head"} if run.borrow else PLAIN)
+
+
+def noise():
+    """An image of noise and its size."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    return image, np.full((1, 2), 64, np.int32)
 
 
 def test_detector_answers_with_sigmoid_scores(run):
     detector = Detector.load(run.workdir)
-    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-    size = np.full((1, 2), 64, np.int32)
+    image, size = noise()
     found = detector.detect_canvases(image, size)
     task = detector.task
     predictions = jax.jit(task.forward)(detector.variables, image, size)
@@ -74,18 +89,55 @@ def test_detector_answers_with_sigmoid_scores(run):
     assert len(detector(image[0], score=0.0)) > 0
 
 
-def test_an_export_gives_the_detections_of_the_run(run):
+def test_an_export_gives_the_detections_of_the_run(run, tmp_path):
     detector = Detector.load(run.workdir)
-    content = export.to_stablehlo(detector, 1, ["cpu"])
-    assert len(content) > 10_000
-    about = export.metadata(detector, 1, 0, detector.config)
+    file = tmp_path / "model.zip"
+    file.write_bytes(export.to_stablehlo(detector, 1, ["cpu"]))
+    program, about = loaded(file)
     assert about["config"]["head"]["depth"] == 4
     assert about["config"]["loss"] == {"classification": "focal"}
+    image, size = noise()
+    assert_same(program.call(image, size), detector.detect_canvases(image, size))
 
 
-def test_a_run_resumes_and_refuses_another_head(run, tmp_path):
+@pytest.mark.onnx
+def test_an_onnx_model_gives_the_detections_of_the_run(run):
+    content, note = export.to_onnx(Detector.load(run.workdir), 1)
+    assert content
+    scores, boxes = (float(x) for x in re.findall(r"\de-\d+", note))
+    assert scores < 1e-5
+    assert boxes < 1e-4
+
+
+def test_explain_shows_the_detections_of_the_run(run, scenes, tmp_path):
+    argv = ["explain", f"--workdir={run.workdir}", f"--output={tmp_path / 'out'}"]
+    picture = scenes / "val_0.jpg"
+    assert cli.call(explain.main, [*argv, "--score=0.0", str(picture)]) == 0
+    assert (tmp_path / "out" / "index.html").exists()
+
+
+def test_another_head_does_not_resume_the_run(run):
     config = run.config.copy_and_resolve_references()
     config.head.depth = 2
     classes = metadata.load_classes(run.workdir)
-    with pytest.raises(Exception, match=r"head\.depth=4"):
+    with pytest.raises(InputError, match=r"head\.depth=4"):
         metadata.prepare(run.workdir, config, classes, {}, write=False)
+
+
+def test_a_run_starts_from_it_and_from_one_with_the_heads_of_ssd(run, make_tiny_config):
+    """Heads behind other layers stay fresh."""
+    if not run.borrow:
+        pytest.skip("the neck differs")
+    classes = metadata.load_classes(run.workdir)
+    config = modernize(make_tiny_config())
+    found = origin_run.other_heads(run.workdir, config, classes)
+    assert found == {}
+    config.head.depth = 2
+    found = origin_run.other_heads(run.workdir, config, classes)
+    parts = ("class", "box", "class_tower", "box_tower")
+    assert found == dict.fromkeys(parts, "other head.depth")
+    config.head.depth = 4
+    config.borrow.heads = "both"
+    why = "other borrow.heads or borrow.enabled"
+    found = origin_run.other_heads(run.workdir, config, classes)
+    assert found == {"box": why, "box_tower": why}
