@@ -89,9 +89,7 @@ def _localization(
         # Masked before the loss: a target that is not used must not make a NaN
         # gradient. The loss of a box with itself is zero.
         unit = jnp.array([[0.0, 0.0, 1.0, 1.0]], jnp.float32)
-        boxes, target = (
-            jnp.where(positive[:, None], x, unit) for x in (boxes, target)
-        )
+        boxes, target = (jnp.where(positive[:, None], x, unit) for x in (boxes, target))
         return jnp.sum(box_loss(boxes, target))
 
     return _sum_over_batch(image_loss, *offsets)

@@ -161,7 +161,7 @@ def test_degenerate_and_far_boxes_have_finite_gradients(name):
 
 
 def test_boxes_apart_are_drawn_together():
-    """Where IoU has no gradient, both losses have one."""
+    """Both losses have a gradient for boxes whose IoU has none."""
     box, target = jnp.array(APART, jnp.float32)
     for loss in LOSSES.values():
         gradient = jax.grad(loss)(box, target)

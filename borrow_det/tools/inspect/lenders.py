@@ -158,7 +158,15 @@ def measure(
 
 
 def receptive_fields(config: ml_collections.ConfigDict) -> list[tuple[str, int]]:
-    """Returns the name of each level and the side of its field in pixels."""
+    """Returns the name of each level and the side of its field in pixels.
+
+    The layers of the prediction head are included.
+    """
     trunk = TRUNKS[config.model.trunk]
     fields = trunk.receptive_fields(tuple(config.model.stages))
-    return list(zip(trunk.level_names, fields, strict=True))
+    # A 3x3 convolution sees one more position on each side.
+    towers = [2 * config.head.depth * stride for stride in config.anchors.strides]
+    return [
+        (name, field + tower)
+        for name, field, tower in zip(trunk.level_names, fields, towers, strict=True)
+    ]
