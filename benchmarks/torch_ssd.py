@@ -193,6 +193,9 @@ class SSD(nn.Module):
         borrow = config.borrow
         supported = (config.model.trunk, config.model.norm) == ("ssd300", "none")
         supported &= config.model.channel_order == "RGB"
+        supported &= (config.head.depth, config.head.shared) == (0, False)
+        supported &= config.loss.classification == "softmax"
+        supported &= config.loss.box == "smooth_l1"
         supported &= not borrow.enabled or (
             (borrow.similarity, borrow.center) == ("cosine", True)
             and (borrow.source, borrow.from_levels) == ("deeper", ())

@@ -73,6 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = _dataset()
     config.model = _model()
     config.borrow = _borrow()
+    config.head = _head()
     config.references = _references()
     config.anchors = _anchors()
     config.loss = _loss()
@@ -180,8 +181,9 @@ def _model() -> ml_collections.ConfigDict:
     # Pixel statistics in this order, for values in 0..255. These are ImageNet's.
     model.pixel_mean = (123.675, 116.28, 103.53)
     model.pixel_std = (58.395, 57.12, 57.375)
-    # Initial bias of the background logit. A positive value saves the first steps,
-    # which otherwise learn that most anchors are background.
+    # Initial bias of the background logit, with loss.classification="softmax". A
+    # positive value saves the first steps, which otherwise learn that most anchors are
+    # background.
     model.background_bias = 0.0
     model.dropout = 0.5  # Dropout rate after fc6 and fc7, for classification.
     return model
@@ -234,6 +236,27 @@ def _borrow() -> ml_collections.ConfigDict:
     # (classes and boxes, the paper).
     borrow.heads = "class"
     return borrow
+
+
+def _head() -> ml_collections.ConfigDict:
+    head = ml_collections.ConfigDict()
+    # Number of 3x3 convolutions, each with relu, before the 3x3 convolution that
+    # predicts: one tower for the classes and one for the boxes. 0: none (SSD); 4:
+    # RetinaNet.
+    head.depth = 0
+    # Channels of the towers and, with head.shared, of the 1x1 convolutions before them.
+    head.channels = 256
+    # One head for all levels (RetinaNet) instead of one for each (SSD). A 1x1
+    # convolution gives every level head.channels channels first. All levels need the
+    # same number of anchors per position.
+    head.shared = False
+    # Normalization layers of the towers: "none" (RetinaNet), or "group" with
+    # model.group_size channels per group.
+    head.norm = "none"
+    # Initial score of every class, with loss.classification="focal". A small value
+    # keeps the many negatives from dominating the first steps.
+    head.prior = 0.01
+    return head
 
 
 def _references() -> ml_collections.ConfigDict:
@@ -290,12 +313,23 @@ def _loss() -> ml_collections.ConfigDict:
     # negative), "negative" (as if not annotated: torchvision, Caffe on COCO) or
     # "positive" (as on other objects: Caffe on VOC).
     loss.ignored = "ignored"
-    loss.negatives_per_positive = 3.0  # Ratio of hard negative mining.
-    # Smallest number of negatives of an image. With 0 (Caffe, torchvision), images
-    # without objects do not contribute; with 3, they train the background. The loss is
-    # divided by the number of positives in the batch, at least 1.
+    # Loss of the classes. "softmax": cross-entropy over the classes and the background,
+    # with hard negative mining (SSD); or "focal": sigmoid focal loss of each class over
+    # all anchors that are not ignored (RetinaNet), divided by the number of positives
+    # in the batch. The logits have no background then, and scores are sigmoids.
+    loss.classification = "softmax"
+    loss.focal_alpha = 0.25  # Weight of positives; negatives have 1 - alpha.
+    loss.focal_gamma = 2.0  # Exponent that reduces the loss of easy anchors.
+    loss.negatives_per_positive = 3.0  # Ratio of hard negative mining, for "softmax".
+    # Smallest number of negatives of an image, for "softmax". With 0 (Caffe,
+    # torchvision), images without objects do not contribute; with 3, they train the
+    # background. The loss is divided by the number of positives in the batch, at
+    # least 1.
     loss.min_negatives = 3
-    loss.localization = 1.0  # Weight of the smooth L1 loss of boxes.
+    # Loss of the boxes of positives: "smooth_l1" of the encoded offsets (SSD), or
+    # "giou" or "ciou" of the decoded boxes, in pixels of the input.
+    loss.box = "smooth_l1"
+    loss.localization = 1.0  # Weight of the loss of boxes.
     # Weight of the matching loss; 0: no matching loss, as in the paper. A larger
     # weight makes matching easier to learn, at the expense of detection.
     loss.matching = 0.1

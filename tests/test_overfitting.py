@@ -7,13 +7,27 @@ import sys
 
 import pytest
 
+# Towers, one head for all levels, focal loss and GIoU, as in configs/coco_modern.py.
+MODERN = {
+    "head.depth": 4,
+    "head.shared": True,
+    "head.channels": 32,
+    "anchors.aspect_ratios": ((1.0, 2.0, 0.5),) * 4,
+    "loss.classification": "focal",
+    "loss.box": "giou",
+    "loss.localization": 2.0,
+}
+
 
 @pytest.mark.slow
-def test_overfits_sixteen_aquarium_images(shared, tmp_path):
+@pytest.mark.parametrize(
+    ("heads", "steps"), [({}, 200), (MODERN, 300)], ids=["ssd", "modern"]
+)
+def test_overfits_sixteen_aquarium_images(shared, tmp_path, heads, steps):
     """Takes minutes. Evaluated on the very images it was trained on."""
     config = (
         f"configs/folder.py:path={shared / 'data' / 'aquarium'},"
-        "train=train[:16],val=train[:16],size=320,width=0.125,steps=200,batch=8"
+        f"train=train[:16],val=train[:16],size=320,width=0.125,steps={steps},batch=8"
     )
     overrides = {
         "dataset.data_dir": tmp_path / "tfds",
@@ -24,7 +38,8 @@ def test_overfits_sixteen_aquarium_images(shared, tmp_path):
         "augment.enabled": False,
         "optimizer.learning_rate": 3e-3,
         "schedule.warmup_steps": 20,
-        "eval_every": 200,
+        "eval_every": steps,
+        **heads,
     }
     # A process of its own: the tests' programs are compiled without optimisation.
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -37,5 +52,5 @@ def test_overfits_sixteen_aquarium_images(shared, tmp_path):
         env=environment,
         check=True,
     )
-    [figures] = (tmp_path / "run" / "evaluations").glob("*/200.json")
+    [figures] = (tmp_path / "run" / "evaluations").glob(f"*/{steps}.json")
     assert json.loads(figures.read_text())["AP50"] >= 0.9

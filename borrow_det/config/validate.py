@@ -31,7 +31,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "log_every eval_every checkpoint_every keep_checkpoints "
         "model.group_size model.global_blocks borrow.context_kernel borrow.query_block "
         "nms.max_per_class nms.max_total augment.crop_tries evaluation.max_detections "
-        "references.count augment.max_expand augment.paste_count augment.paste_scale",
+        "references.count augment.max_expand augment.paste_count augment.paste_scale "
+        "head.channels",
         lambda value: value >= 1,
         "at least 1",
     ),
@@ -40,7 +41,8 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "borrow.value_channels loss.negatives_per_positive "
         "loss.min_negatives loss.localization loss.matching optimizer.weight_decay "
         "optimizer.clip_norm report.num_pictures report.contact_sheet "
-        "dataset.crop_context dataset.max_boxes dataset.max_pixels anchors.next_size",
+        "dataset.crop_context dataset.max_boxes dataset.max_pixels anchors.next_size "
+        "head.depth loss.focal_gamma",
         lambda value: value >= 0,
         "at least 0",
     ),
@@ -51,8 +53,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "above 0",
     ),
     ("evaluation.lender_scale", lambda value: value > 1, "above 1"),
+    ("head.prior", lambda value: 0 < value < 1, "above 0 and below 1"),
+    ("head.norm", lambda value: value in ("none", "group"), "none or group"),
     (
-        "nms.score nms.iou loss.positive_iou augment.photometric augment.expand "
+        "nms.score nms.iou loss.positive_iou loss.focal_alpha "
+        "augment.photometric augment.expand "
         "augment.flip augment.tile_objects augment.tile_whole augment.paste "
         "augment.paste_flip report.min_score",
         _is_share,

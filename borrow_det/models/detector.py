@@ -1,8 +1,8 @@
-"""The detection network: trunk {X}, borrowing neck {Y}, one head per level."""
+"""The detection network: trunk {X}, borrowing neck {Y}, heads on all levels."""
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,8 @@ from jax import Array
 
 from borrow_det.errors import InputError, check_choice
 from borrow_det.models.borrowing import BorrowingNeck
-from borrow_det.models.layers import Conv, L2Normalize, PixelStatistics
+from borrow_det.models.heads import HeadOptions, check_shared, make_heads
+from borrow_det.models.layers import L2Normalize, PixelStatistics
 from borrow_det.models.matching import Matching
 from borrow_det.models.references import ReferenceImages, ReferenceMaps, deeper_maps
 from borrow_det.models.trunks import TRUNKS, Trunk, check_stages
@@ -22,72 +23,30 @@ from borrow_det.ops import anchors as anchor_ops
 class Predictions(NamedTuple):
     """Predictions for all anchors, float32."""
 
-    logits: Array  # [B, A, 1 + C], background at index 0.
+    # [B, A, 1 + C], background at index 0; [B, A, C] with loss.classification=focal.
+    logits: Array
     offsets: Array  # [B, A, 4], in the form of `ops.boxes.encode`.
     matchings: dict[int, Matching]  # One for each level (from 0) that borrows.
-
-
-class Head(nn.Module):
-    """3x3 convolutions to the class logits and box offsets of one level's anchors."""
-
-    anchors: int  # Anchors per position.
-    num_classes: int  # Classes without background.
-    background_bias: float = 0.0  # Initial logit of the background.
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, x_boxes: Array) -> tuple[Array, Array]:
-        """Predicts from the maps of a level.
-
-        Args:
-          x: map for the classes, [B, H, W, C].
-          x_boxes: map for the boxes, [B, H, W, C]; may be `x`.
-
-        Returns:
-          Logits [B, H W k, 1 + num_classes] and offsets [B, H W k, 4], float32, where k
-          is the number of anchors per position.
-        """
-        channels = 1 + self.num_classes
-
-        def bias_init(key: Array, shape: tuple[int], dtype: Any = jnp.float32) -> Array:
-            bias = jnp.zeros((self.anchors, channels), dtype)
-            return bias.at[:, 0].set(self.background_bias).reshape(shape)
-
-        conv = functools.partial(
-            Conv,
-            kernel=3,
-            kernel_init=nn.initializers.xavier_uniform(),
-            dtype=self.dtype,
-        )
-        logits = conv(self.anchors * channels, bias_init=bias_init, name="class")(x)
-        offsets = conv(self.anchors * 4, name="box")(x_boxes)
-        batch = x.shape[0]
-        return (
-            logits.reshape(batch, -1, channels).astype(jnp.float32),
-            offsets.reshape(batch, -1, 4).astype(jnp.float32),
-        )
 
 
 class BorrowNet(nn.Module):
     """SSD whose levels borrow; plain SSD if the neck is switched off."""
 
-    num_classes: int
     trunk: Trunk
     neck: BorrowingNeck
+    head_options: HeadOptions
     anchors_per_position: Sequence[int]
     pixel_statistics: PixelStatistics
     l2_scales: Sequence[float]  # Initial scale of each level's L2Normalize; 0: none.
-    background_bias: float = 0.0
-    dtype: Any = jnp.float32
 
     def setup(self) -> None:
         """Makes the layers other than the trunk and the neck."""
         for n, scale in enumerate(self.l2_scales, start=1):
             if scale:
                 setattr(self, f"l2_{n}", L2Normalize(scale))
-        for n, k in enumerate(self.anchors_per_position, start=1):
-            head = Head(k, self.num_classes, self.background_bias, self.dtype)
-            setattr(self, f"head{n}", head)
+        heads = make_heads(self.anchors_per_position, self.head_options)
+        for name, head in heads.items():
+            setattr(self, name, head)
 
     @nn.nowrap
     def stage_modules(self) -> tuple[tuple[str, ...], ...]:
@@ -134,12 +93,15 @@ class BorrowNet(nn.Module):
     ) -> Predictions:
         """Predicts from the levels of images, and the deeper ones of references."""
         Y = self.neck(X, references)
-        heads = [
-            getattr(self, f"head{n}")(*maps)
-            for n, maps in enumerate(zip(Y.classes, Y.boxes, strict=True), start=1)
-        ]
+        if self.head_options.shared:
+            levels = self.head(Y.classes, Y.boxes)
+        else:
+            levels = [
+                getattr(self, f"head{n}")(*maps)
+                for n, maps in enumerate(zip(Y.classes, Y.boxes, strict=True), start=1)
+            ]
         logits, offsets = (
-            jnp.concatenate(parts, axis=1) for parts in zip(*heads, strict=True)
+            jnp.concatenate(parts, axis=1) for parts in zip(*levels, strict=True)
         )
         return Predictions(logits, offsets, Y.matchings)
 
@@ -157,16 +119,16 @@ def build_borrow_net(config: ml_collections.ConfigDict, num_classes: int) -> Bor
     """
     check_choice("model.trunk", config.model.trunk, TRUNKS)
     _check_levels(config)
-    dtype = jnp.dtype(config.dtype)
+    anchors_per_position = anchor_ops.anchors_per_position(config.anchors)
+    head_options = HeadOptions.from_config(config, num_classes)
+    check_shared(anchors_per_position, head_options)
     return BorrowNet(
-        num_classes=num_classes,
         trunk=TRUNKS[config.model.trunk].from_config(config),
-        neck=BorrowingNeck(**config.borrow, dtype=dtype),
-        anchors_per_position=anchor_ops.anchors_per_position(config.anchors),
+        neck=BorrowingNeck(**config.borrow, dtype=jnp.dtype(config.dtype)),
+        head_options=head_options,
+        anchors_per_position=anchors_per_position,
         pixel_statistics=PixelStatistics.of(config.model),
         l2_scales=tuple(config.model.l2_scales),
-        background_bias=config.model.background_bias,
-        dtype=dtype,
     )
 
 

@@ -131,8 +131,8 @@ def normalize(x: Map, train: bool, norm: str, group_size: int, dtype: Any) -> Ma
         if channels % groups:
             raise InputError(
                 f"model.group_size={group_size} leaves a remainder of the "
-                f"{channels} channels of a layer: choose it or model.width so that it "
-                "divides them"
+                f"{channels} channels of a layer: choose it, model.width or "
+                "head.channels so that it divides them"
             )
         return nn.GroupNorm(groups, dtype=dtype, name="norm")(x)
     if norm in ("batch", "frozen_batch"):

@@ -1,4 +1,4 @@
-"""SSD's multibox loss and the matching loss, as sums that the caller normalizes.
+"""Losses of classes, of offsets and of matching, as sums that the caller normalizes.
 
 The normalizers are counts over a batch, and a device or a micro-batch sees a part of
 it: the caller counts first and divides each sum by the total.
@@ -111,6 +111,52 @@ def classification_loss(
         jax.lax.stop_gradient(loss), ~positive & ~ignored, wanted.astype(jnp.int32)
     )
     return jnp.sum(jnp.where(positive | negative, loss, 0.0))
+
+
+def sigmoid_focal_loss(
+    logits: Array, target: Array, alpha: float, gamma: float
+) -> Array:
+    """Computes the focal loss -alpha_t (1 - p_t)^gamma log(p_t) of sigmoids in float32.
+
+    p_t is the probability of the target, and alpha_t is alpha for the target 1 and
+    1 - alpha for 0. Source: Lin et al., Focal Loss for Dense Object Detection (2017),
+    Eq. 5.
+
+    Args:
+      logits: [...].
+      target: bool [...].
+      alpha: weight of the targets 1, in [0, 1].
+      gamma: exponent, at least 0; 0 gives the weighted cross-entropy.
+
+    Returns:
+      float32 [...], in nats.
+    """
+    # p_t is the sigmoid of z. Both factors are functions of softplus, whose gradient
+    # is finite even where p_t is rounded to 1; that of (1 - p_t)^gamma is not.
+    z = jnp.where(target, 1.0, -1.0) * logits.astype(jnp.float32)
+    alpha_t = jnp.where(target, alpha, 1 - alpha)
+    return alpha_t * jnp.exp(-gamma * jax.nn.softplus(z)) * jax.nn.softplus(-z)
+
+
+def focal_classification_loss(
+    logits: Array, target: Array, ignored: Array, *, alpha: float, gamma: float
+) -> Array:
+    """Sums the focal loss over all classes of the anchors of one image.
+
+    Args:
+      logits: [A, C], without background.
+      target: int32 [A], 1 + label for positives, else 0.
+      ignored: bool [A], anchors that do not count.
+      alpha: see `sigmoid_focal_loss`.
+      gamma: see `sigmoid_focal_loss`.
+
+    Returns:
+      float32 [].
+    """
+    # The background, -1, is no class: its row is zero.
+    onehot = jax.nn.one_hot(target - 1, logits.shape[-1], dtype=jnp.bool_)
+    loss = sigmoid_focal_loss(logits, onehot, alpha, gamma)
+    return jnp.sum(jnp.where(ignored[:, None], 0.0, loss))
 
 
 def localization_loss(offsets: Array, target: Array, positive: Array) -> Array:

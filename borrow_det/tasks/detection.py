@@ -1,7 +1,7 @@
 """Detection as a task: initial variables, targets, loss and detections."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from borrow_det.models.source_levels import source_levels
 from borrow_det.ops import anchors as anchor_ops
 from borrow_det.ops import assignment, collectives, losses, nms
 from borrow_det.ops import boxes as box_ops
-from borrow_det.tasks import detection_views
+from borrow_det.tasks import detection_losses, detection_views
 from borrow_det.tasks.detection_references import AnnotatedReferences, references_of
 from borrow_det.tasks.detection_targets import DetectionExamples, TargetMaker
 from borrow_det.tasks.task import frozen_modules, init_variables
@@ -61,6 +61,12 @@ class DetectionTask:
             "loss.best_anchor", config.loss.best_anchor, assignment.BEST_ANCHOR
         )
         check_choice("loss.ignored", config.loss.ignored, assignment.IGNORED)
+        check_choice(
+            "loss.classification",
+            config.loss.classification,
+            detection_losses.CLASSIFICATION,
+        )
+        check_choice("loss.box", config.loss.box, detection_losses.BOX)
         if config.references.kind == "group":
             self.predict_fields = (*self.predict_fields, *reference_fields.FIELDS)
         if config.evaluation.tiles:
@@ -147,10 +153,10 @@ class DetectionTask:
     ) -> tuple[Array, dict[str, Array]]:
         """Returns the loss of the network's predictions, and its terms; see `loss`."""
         config = self.config.loss
-        terms = {
-            name: total / totals["positives"]
-            for name, total in self._box_losses(predictions, examples).items()
-        }
+        sums = detection_losses.anchor_losses(
+            self.config, self.anchors, predictions, examples
+        )
+        terms = {name: total / totals["positives"] for name, total in sums.items()}
         loss = terms["classification"] + config.localization * terms["localization"]
         if examples.borrow:
             total = sum(
@@ -160,31 +166,6 @@ class DetectionTask:
             terms["matching"] = total / totals["descriptors"]
             loss = loss + config.matching * terms["matching"]
         return loss, terms
-
-    def _box_losses(
-        self, predictions: detector.Predictions, examples: DetectionExamples
-    ) -> dict[str, Array]:
-        """Returns SSD's two losses, summed over anchors and images."""
-        classification = functools.partial(
-            losses.classification_loss,
-            negatives_per_positive=self.config.loss.negatives_per_positive,
-            min_negatives=self.config.loss.min_negatives,
-        )
-        return {
-            "classification": _sum_over_batch(
-                classification,
-                predictions.logits,
-                examples.target,
-                examples.positive,
-                examples.ignored,
-            ),
-            "localization": _sum_over_batch(
-                losses.localization_loss,
-                predictions.offsets,
-                examples.offsets,
-                examples.positive,
-            ),
-        }
 
     def step_metrics(self, totals: dict[str, Array]) -> dict[str, Array]:
         """Returns the mean number of positive anchors per training image."""
@@ -338,7 +319,10 @@ class DetectionTask:
         self, predictions: detector.Predictions
     ) -> tuple[Array, Array]:
         """Returns float32 boxes [B, A, 4] and scores [B, A, classes] of all anchors."""
-        scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
+        if self.config.loss.classification == "focal":
+            scores = jax.nn.sigmoid(predictions.logits)
+        else:
+            scores = jax.nn.softmax(predictions.logits, axis=-1)[..., 1:]
         anchors = jnp.asarray(self.anchors)[None]
         variances = tuple(self.config.anchors.variances)
         return box_ops.decode(predictions.offsets, anchors, variances), scores
@@ -358,7 +342,3 @@ class DetectionTask:
             [self.config.anchors.strides[m] for m in levels],
             self.input_size,
         )
-
-
-def _sum_over_batch(loss: Callable, *arrays: Array) -> Array:
-    return jnp.sum(jax.vmap(loss)(*arrays))

@@ -23,8 +23,8 @@ from borrow_det.io import json_files, paths
 # Groups and fields that a resumed run must keep: with another value a checkpoint does
 # not fit, or the run is no longer the one that began.
 FIXED = (
-    *("task", "seed", "input_size", "model", "borrow", "anchors"),
-    *("optimizer.name", "ema_decay", "evaluation.area_pixels"),
+    *("task", "seed", "input_size", "model", "borrow", "head", "anchors"),
+    *("loss.classification", "optimizer.name", "ema_decay", "evaluation.area_pixels"),
     *("dataset.folds", "dataset.fold"),
 )
 # Fields that are younger than some runs, and the values that describe those runs.
@@ -38,6 +38,15 @@ _LATER = {
     "model.global_blocks": 4,
     "optimizer.trunk_rate": 1.0,
     "optimizer.layer_decay": 1.0,
+    "head.depth": 0,
+    "head.channels": 256,
+    "head.shared": False,
+    "head.norm": "none",
+    "head.prior": 0.01,
+    "loss.classification": "softmax",
+    "loss.focal_alpha": 0.25,
+    "loss.focal_gamma": 2.0,
+    "loss.box": "smooth_l1",
     "loss.matching_lenders": "all",
     "loss.matching_reach": 1.0,
     "borrow.heads": "both",

@@ -38,7 +38,7 @@ def other_heads(
     """Finds parts of the heads with another meaning at the origin: {part: reason}.
 
     No shape shows it: class logits of other classes, boxes relative to other anchors,
-    boxes that are predicted from other maps.
+    layers behind another number of layers, boxes that are predicted from other maps.
     An import, without config and classes, has no heads.
 
     Raises:
@@ -53,9 +53,25 @@ def other_heads(
     if there["task"] == here["task"] == "detection":
         why = _other_anchors(there, here)
         found |= {part: found.get(part, why) for part in ("class", "box") if why}
+        found = _behind_other_layers(there, here) | found
         if _sees_borrowed(there) != _sees_borrowed(here):
-            found.setdefault("box", "other borrow.heads or borrow.enabled")
+            parts = ("box", "box_tower") if here["head"]["depth"] else ("box",)
+            why = "other borrow.heads or borrow.enabled"
+            found |= {part: found.get(part, why) for part in parts}
     return found
+
+
+def _behind_other_layers(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> dict[str, str]:
+    """Finds the parts of the heads whose inputs differ by the form of the towers."""
+    # Runs that are older than the fields have no towers.
+    theirs = {"depth": 0, "norm": "none", **there.get("head", {})}
+    for name in ("depth", "norm"):
+        if theirs[name] != here["head"][name]:
+            parts = ("class", "box", "class_tower", "box_tower")
+            return dict.fromkeys(parts, f"other head.{name}")
+    return {}
 
 
 def _sees_borrowed(fields: Mapping[str, Any]) -> bool:

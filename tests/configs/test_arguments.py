@@ -17,6 +17,7 @@ NAMES = [
     "folder_narrow",
     "voc",
     "coco",
+    "coco_modern",
     "wider_face",
     "kitti",
     "ssd300_coco",

@@ -22,7 +22,8 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 NAMES = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.py")
-    if path.stem not in ("__init__", "arguments", "coco_folder", "coco_folder_narrow")
+    if path.stem
+    not in ("__init__", "arguments", "trunks", "coco_folder", "coco_folder_narrow")
 )
 # Arguments that have no default.
 REQUIRED = dict.fromkeys(("folder", "folder_narrow", "object_pairs"), "path=DIR")

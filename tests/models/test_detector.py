@@ -1,4 +1,4 @@
-"""Order of heads and anchors, initial predictions, and wrong fields."""
+"""Order of the anchors, initial predictions, and wrong fields."""
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +25,6 @@ def narrow_config(input_size, **model):
 def zero_variables(module, *inputs):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def test_head_flattens_rows_columns_and_anchors_in_this_order():
-    head = detector.Head(anchors=2, num_classes=NUM_CLASSES)
-    x = np.zeros((2, 3, 4, 1), np.float32)
-    x[..., 0] = np.arange(24).reshape(2, 3, 4)
-    params = zero_variables(head, x, x)["params"]
-    # Each output is its position's number plus a bias that tells anchor and channel.
-    for name, bias in (("class", np.arange(8)), ("box", np.arange(8) + 50)):
-        params[name]["kernel"][1, 1] = 100
-        params[name]["bias"][:] = bias
-    logits, offsets = head.apply({"params": params}, x, x + 24)
-    image, row, column, anchor, channel = np.indices((2, 3, 4, 2, 4))
-    position = (image * 3 + row) * 4 + column
-    expected = (100 * position + 4 * anchor + channel).reshape(2, 24, 4)
-    np.testing.assert_array_equal(logits, expected)
-    # The map of the boxes has other numbers.
-    np.testing.assert_array_equal(offsets, expected + 50 + 100 * 24)
 
 
 @pytest.mark.parametrize("input_size", [(512, 512), (72, 130), (65, 64)])

@@ -283,7 +283,7 @@ def test_image_without_objects_has_finite_gradients(config, batch, norm):
     assert np.any(found["head1"]["class"]["bias"] != 0)
 
 
-@pytest.mark.parametrize("field", ["best_anchor", "ignored"])
+@pytest.mark.parametrize("field", ["best_anchor", "ignored", "classification", "box"])
 def test_an_unknown_rule_is_refused_before_anything_is_traced(tiny_config, field):
     tiny_config.loss[field] = "best"
     with pytest.raises(InputError, match=f"loss.{field} is 'best'; it must be one of"):

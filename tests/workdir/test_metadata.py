@@ -79,6 +79,8 @@ def test_fields_outside_the_architecture_may_change(folder):
         ("seed", 1),
         ("ema_decay", 0.5),
         ("optimizer.name", "adamw"),
+        ("head.depth", 4),
+        ("loss.classification", "focal"),
         ("dataset.folds", 5),
         ("dataset.fold", 2),
     ],

@@ -92,7 +92,7 @@ def static_cost(task: DetectionTask) -> dict[str, int]:
     """
     config = task.config.copy_and_resolve_references()
     config.borrow.attention = config.first_stage = "plain"
-    task = DetectionTask(config, task.model.num_classes)
+    task = DetectionTask(config, task.model.head_options.num_classes)
     variables = jax.eval_shape(task.init, jax.random.key(0))
     image = jax.ShapeDtypeStruct((1, *task.input_size, 3), np.float32)
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from borrow_det.data.augmentation.resampling import resize_batch
-from borrow_det.models import borrowing, context, detector
+from borrow_det.models import borrowing, context, heads
 from borrow_det.models.references import ReferenceImages
 from borrow_det.models.trunks import vgg
 from borrow_det.tasks.detection import DetectionTask
@@ -28,7 +28,7 @@ _BLOCKS = (
     borrowing.FeatureRepresentingBlock,
     borrowing.FeatureFusionBlock,
     context.Deconvolution,
-    detector.Head,
+    heads.Subnets,
 )
 # A function and its arguments.
 _Call = tuple[Callable, tuple]

@@ -59,7 +59,7 @@ FORMATS = ("stablehlo", "onnx")
 # Suffixes of --output that imply a format.
 _SUFFIXES = {".zip": "stablehlo", ".onnx": "onnx"}
 # Fields and groups of fields that define the network.
-_NETWORK = ("input_size", "dtype", "model", "borrow", "anchors", "nms")
+_NETWORK = ("input_size", "dtype", "model", "borrow", "head", "loss", "anchors", "nms")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -174,6 +174,7 @@ def metadata(
       config: config of the exported function.
     """
     fields = config.to_dict()
+    fields["loss"] = {"classification": fields["loss"]["classification"]}
     return {
         "class_names": detector.class_names,
         "category_ids": detector.category_ids,

@@ -160,8 +160,16 @@ def measure(
 def receptive_fields(config: ml_collections.ConfigDict) -> list[tuple[str, int]]:
     """Returns the name of each level and the side of its field in pixels.
 
-    Empty for a trunk whose positions all depend on the entire image.
+    The layers of the prediction head are included. Empty for a trunk whose positions
+    all depend on the entire image.
     """
     trunk = TRUNKS[config.model.trunk]
     fields = trunk.receptive_fields(config.model.stages)
-    return list(zip(trunk.level_names, fields, strict=True)) if fields else []
+    if fields is None:
+        return []
+    # A 3x3 convolution sees one more position on each side.
+    towers = [2 * config.head.depth * stride for stride in config.anchors.strides]
+    return [
+        (name, field + tower)
+        for name, field, tower in zip(trunk.level_names, fields, towers, strict=True)
+    ]

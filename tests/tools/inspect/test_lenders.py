@@ -107,9 +107,12 @@ def test_figures_count_small_objects_by_place_of_the_lender():
     ]
 
 
-def test_fields_are_those_of_the_trunk_of_the_config():
+def test_fields_are_those_of_the_trunk_and_the_heads_of_the_config():
     config = base.get_config()
     config.model.stages = (1, 1, 1, 1, 1)
     assert lenders.receptive_fields(config)[0] == ("conv4_3", 54)
+    config.head.depth = 4  # Four more convolutions at a stride of 8.
+    assert lenders.receptive_fields(config)[0] == ("conv4_3", 54 + 4 * 2 * 8)
     config.model.trunk = "ssd300"
+    config.anchors.strides = (8, 16, 32, 64, 100, 300)
     assert [name for name, _ in lenders.receptive_fields(config)][1] == "conv_fc7"
