@@ -1,8 +1,27 @@
 """Depthwise convolution: every channel has a kernel of its own."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+
+_ONE_FORM = contextvars.ContextVar("one_form", default=False)
+
+
+@contextlib.contextmanager
+def one_form() -> Iterator[None]:
+    """Uses the grouped convolution on every platform within the context.
+
+    For converters to formats that do not know JAX's platforms.
+    """
+    token = _ONE_FORM.set(True)
+    try:
+        yield
+    finally:
+        _ONE_FORM.reset(token)
 
 
 def depthwise_convolve(x: Array, kernel: Array) -> Array:
@@ -22,6 +41,8 @@ def depthwise_convolve(x: Array, kernel: Array) -> Array:
 
 
 def _forward_pass(x: Array, kernel: Array) -> Array:
+    if _ONE_FORM.get():
+        return _grouped(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=_shifted, default=_grouped)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from borrow_det.errors import InputError, absent_package
+from borrow_det.ops import depthwise
 from borrow_det.tools.export.program import Inputs
 
 _ABSENT = "--format=onnx needs {}: pip install -r requirements-export.txt"
@@ -44,7 +45,7 @@ def convert(
         import onnx
 
     outputs = sorted(jax.eval_shape(function, *inputs.values()))
-    with _quiet():
+    with _quiet(), depthwise.one_form():
         try:
             model = jax2onnx.to_onnx(
                 function,

@@ -12,8 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from borrow_det.configs import ssd300_coco
+from borrow_det.configs import base, ssd300_coco
 from borrow_det.inference.detector import Detector
+from borrow_det.models.trunks import TRUNKS
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.export import __main__ as export
 from borrow_det.tools.export import onnx_model
@@ -181,6 +182,29 @@ def test_the_trunk_of_ssd300_and_two_classes_are_converted(scenes):
     assert 0.4 < expected["scores"].max() < 0.999
     inputs = {"image": images, "image_size": sizes}
     assert_same(onnx_model.run(model, inputs), expected)
+
+
+@pytest.mark.onnx
+@pytest.mark.usefixtures("lax_types")
+@pytest.mark.parametrize("trunk", ["resnet50", "convnext_tiny", "vit_small"])
+def test_every_family_of_trunks_is_converted(scenes, trunk):
+    config = base.get_config()
+    config.model.trunk, config.model.norm = trunk, TRUNKS[trunk].norm
+    config.model.width = 1 / 24
+    config.model.stages = (2,) if trunk == "vit_small" else (1, 1, 1, 1)
+    config.input_size = config.dataset.canvas = (64, 64)
+    config.nms.max_per_class = config.nms.max_total = 20
+    classes = metadata.Classes(("a", "b"), (1, 2))
+    variables = jax.jit(DetectionTask(config, 2).init)(jax.random.key(0))
+    # ConvNeXt's blocks add next to nothing at first; and smaller parameters keep
+    # scores away from 0 and 1.
+    variables = jax.tree.map(lambda array: 0.8 * array + 0.01, variables)
+    detector = Detector(config, classes, variables, step=0)
+    model, _ = export.to_onnx(detector, 1)
+    images, sizes = (values[2:] for values in scenes_on_canvases(scenes))
+    inputs = {"image": images, "image_size": sizes}
+    expected = detector.detect_canvases(images, sizes)
+    assert_same(onnx_model.run(model, inputs), expected, rounding=1e-4)
 
 
 @pytest.fixture
