@@ -165,8 +165,8 @@ def _model() -> ml_collections.ConfigDict:
     model.group_size = 16  # Channels per group with norm="group".
     # Side of the windows of ViT's attention, in patches; 0: attention to all patches.
     model.window = 0
-    # Number of ViT's blocks with attention to all patches, in equal distances, if
-    # model.window is set.
+    # Number of ViT's blocks with attention to all patches, at equal distances, if
+    # model.window is set: a divisor of the number of blocks.
     model.global_blocks = 4
     # Number of stages of the trunk, from the input on, whose parameters and batch
     # statistics stay as init_from gives them. VGG: 1 to 5 are its stages, 6 is fc6 and
@@ -185,7 +185,9 @@ def _model() -> ml_collections.ConfigDict:
     # positive value saves the first steps, which otherwise learn that most anchors are
     # background.
     model.background_bias = 0.0
-    model.dropout = 0.5  # Dropout rate after fc6 and fc7, for classification.
+    # Dropout rate, for classification: after VGG's fc6 and fc7, or before the linear
+    # layer of other trunks.
+    model.dropout = 0.5
     return model
 
 
@@ -408,8 +410,9 @@ def _optimizer() -> ml_collections.ConfigDict:
     optimizer.name = "sgd"  # "sgd" or "adamw".
     optimizer.learning_rate = 1e-3
     optimizer.trunk_rate = 1.0  # Factor of rate and decay in the trunk.
-    # Further factor for every stage of the trunk (see model.frozen) but the last: that
-    # number for the one before it, its square for the next, and so on to the input.
+    # Further factor for every stage of the trunk (see model.frozen) but the last: this
+    # number for the stage before it, its square for the next one towards the input, and
+    # so on.
     optimizer.layer_decay = 1.0
     optimizer.momentum = 0.9  # For "sgd".
     optimizer.b1 = 0.9  # For "adamw".

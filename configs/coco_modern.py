@@ -7,9 +7,9 @@
 
 Arguments: size=512 (side of the network's input in pixels), borrow=True (False: the
 same detector without borrowing and context, the baseline), trunk=resnet50 (or another
-one, as in configs/coco.py; its optimizer takes the place of RetinaNet's).
+one of configs/coco.py, with the optimizer of configs/trunks.py).
 
-The trunk has one head on all levels, with towers of four 3x3 convolutions, sigmoid
+The detector has one head for all levels, with towers of four 3x3 convolutions, sigmoid
 focal loss and GIoU loss, and is trained by RetinaNet's schedule: SGD, 90,000 steps of
 16 images, horizontal flips only. It differs from RetinaNet in its levels (strides 8 to
 64 instead of 8 to 128, borrowing and context instead of a feature pyramid), in its

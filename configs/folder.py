@@ -9,9 +9,10 @@ validation split), size=512 (side of the network's input in pixels), trunk=vgg16
 resnet18, resnet34, resnet50, resnet101, convnext_tiny, convnext_small, vit_small,
 vit_base), width=0.5 (width of the trunk; 1 with weights or another trunk than vgg16),
 steps=10000, batch=16, borrow=True (False: plain SSD on the same levels, the baseline),
-weights="" (folder that `import-weights` has made, to start the trunk from), frozen=0
-(number of its stages that stay as they are; 5: all that torchvision's vgg16_features
-has, and all of a ResNet or ConvNeXt; 13: all blocks of a ViT).
+weights="" (weights to start the trunk from: a name such as torchvision/resnet50, a
+folder that `import-weights` has made, or a run), frozen=0 (number of its stages that
+stay as they are; 5: all that published weights of vgg16_features, ResNet and ConvNeXt
+have; 13: all blocks of a ViT).
 
 The format is recognized by the files of DIR; docs/data.md describes the layouts. For
 COCO, DIR has annotations/NAME.json, NAME/_annotations.coco.json or NAME.json for each

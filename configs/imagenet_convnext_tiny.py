@@ -8,12 +8,12 @@
 Arguments: trunk=convnext_tiny (or convnext_small), width=1.0 (width of the trunk; both
 must be those of the detector).
 
-configs/imagenet_vgg16.py says how to get ImageNet. From the recipe of Liu et al. (A
-ConvNet for the 2020s, 2022) come AdamW, weight decay 0.05, 300 epochs, a cosine after a
-warm-up of 20 epochs, label smoothing, an average of the parameters, and the learning
-rate, 4e-3 for batches of 4096, here 1e-3 for 1024. Mixup, RandAugment, random erasing
-and stochastic depth are missing, so that the accuracy of the paper cannot be expected.
-Cost and accuracy were not measured.
+configs/imagenet_vgg16.py describes how to get ImageNet. From the recipe of Liu et al.
+(A ConvNet for the 2020s, 2022) come AdamW, weight decay 0.05, 300 epochs, a cosine
+after a warm-up of 20 epochs, label smoothing, an average of the parameters, and the
+learning rate, 4e-3 for batches of 4096, here 1e-3 for 1024. Clipping of gradients at 1
+is ours. Mixup, RandAugment, random erasing and stochastic depth are missing, so that
+the accuracy of the paper cannot be expected. Cost and accuracy were not measured.
 """
 
 import ml_collections

@@ -8,12 +8,11 @@
 Arguments: trunk=resnet50 (or resnet18, resnet34, resnet101), width=1.0 (width of the
 trunk; both must be those of the detector).
 
-configs/imagenet_vgg16.py says how to get ImageNet. The recipe is that of Goyal et al.
-(Accurate, Large Minibatch SGD, 2017): batches of 256, SGD with momentum 0.9, weight
+configs/imagenet_vgg16.py describes how to get ImageNet. The recipe is that of Goyal et
+al. (Accurate, Large Minibatch SGD, 2017): batches of 256, SGD with momentum 0.9, weight
 decay 1e-4, learning rate 0.1, divided by 10 after 30, 60 and 80 of 90 epochs, a warm-up
-of five epochs, random resized crops. Label smoothing is ours. torchvision's first
-weights have top1 0.761 for ResNet-50 (metadata of its weights). Cost and accuracy were
-not measured here.
+of five epochs, random resized crops. Label smoothing is ours. torchvision states top1
+0.761 for its first weights of ResNet-50. Cost and accuracy were not measured here.
 """
 
 import ml_collections

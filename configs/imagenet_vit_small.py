@@ -8,12 +8,13 @@
 Arguments: trunk=vit_small (or vit_base), width=1.0 (width of the trunk; both must be
 those of the detector).
 
-configs/imagenet_vgg16.py says how to get ImageNet. The recipe is that of Beyer et al.
-(Better plain ViT baselines for ImageNet-1k, 2022) without mixup and RandAugment: AdamW,
-batches of 1024, learning rate 1e-3, weight decay 0.1 times the learning rate, gradients
-clipped at 1, 90 epochs, a cosine after a warm-up of 10,000 steps. With both they report
-top1 0.765 for ViT-S/16, on average pooling; here the class token is read. Cost and
-accuracy were not measured.
+configs/imagenet_vgg16.py describes how to get ImageNet. The recipe is that of Beyer et
+al. (Better plain ViT baselines for ImageNet-1k, 2022) without mixup and RandAugment:
+AdamW, batches of 1024, learning rate 1e-3, weight decay 0.1 times the learning rate,
+gradients clipped at 1, 90 epochs, a cosine after a warm-up of 10,000 steps. With both
+they report top1 0.765 for ViT-S/16, with average pooling and fixed position embeddings;
+here the class token is read, and position embeddings are learned. Cost and accuracy
+were not measured.
 """
 
 import ml_collections

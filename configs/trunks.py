@@ -1,8 +1,9 @@
-"""Fields of each trunk: its normalization, and the optimizer that its papers used.
+"""Fields of each trunk: its normalization and its optimizer, for `trunk=NAME`.
 
-The rates are those of detectors: ResNet as in RetinaNet (Lin et al., 2017: SGD, 0.01
-for 16 images), ConvNeXt and ViT as in their own papers (Liu et al., 2022; Li et al.,
-ViTDet, 2022: AdamW, 1e-4, layer-wise decay of the rate).
+The recipes are those of detectors that start from published weights: ResNet as in
+RetinaNet (Lin et al., 2017: SGD, 0.01 for 16 images), ConvNeXt and ViT as in their own
+papers (Liu et al., 2022; Li et al., ViTDet, 2022: AdamW, 1e-4, layer-wise decay of the
+rate).
 """
 
 from typing import Any
@@ -29,7 +30,7 @@ _CONVNEXT = _TRANSFORMER | {
     "optimizer.layer_decay": 0.95,
 }
 _VIT = _TRANSFORMER | {"optimizer.weight_decay": 0.1, "optimizer.layer_decay": 0.7}
-# Learning rate of SGD for an image of a batch.
+# Learning rate of SGD per image of a batch.
 _RESNET_RATE = 0.01 / 16
 
 RECIPES = {

@@ -21,7 +21,7 @@ MIN_INPUT = 32 * (FC6_KERNEL - 1) + 1
 
 
 class Stages(vgg.VGGStages):
-    """The five stages, which the classifier shares with a detector's trunk."""
+    """VGG-16's five stages, which the classifier shares with a detector's trunk."""
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:

@@ -1,4 +1,4 @@
-"""Depthwise convolution: every channel has a kernel of its own."""
+"""Depthwise convolution: a separate kernel for every channel."""
 
 import contextlib
 import contextvars
@@ -25,10 +25,10 @@ def one_form() -> Iterator[None]:
 
 
 def depthwise_convolve(x: Array, kernel: Array) -> Array:
-    """Convolves every channel of maps by its own kernel; stride 1, zeros around.
+    """Convolves every channel by its own kernel, with stride 1 and zero padding.
 
     On CPUs it is a sum of shifted maps, which takes a fraction of the time of XLA's
-    grouped convolution there. Only reverse-mode gradients are defined.
+    grouped convolution. Only reverse-mode gradients are defined.
 
     Args:
       x: [B, H, W, C].

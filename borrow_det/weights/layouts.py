@@ -20,8 +20,8 @@ def recognize(tensors: Mapping[str, Tensor]) -> str:
     """Returns the name of the layout of a file.
 
     torchvision's `vgg16` and `vgg16_features` have the same names. The classifier of
-    the latter is missing, or has no finite number. Of other layouts with the same
-    names, it is the one with most of the shapes.
+    the latter is missing, or has no finite number. Among other layouts with the same
+    names, it is the one that has most of the shapes.
 
     Raises:
       InputError: the tensors are similar to no layout; the message names the layouts.

@@ -1,9 +1,8 @@
 """Published weights by name: `torchvision/NAME`, `timm/NAME`, `hf://OWNER/NAME`.
 
-A name denotes one file, which is downloaded to the cache of its publisher's library
-and read from there at every start: only the publisher's file is kept. A checkpoint in
-its place would be written by all processes of a run together, which have separate
-caches.
+A name denotes one file. It is downloaded to the cache of its publisher's library, and
+each new run reads it from there. It is not converted to a checkpoint: all processes of
+a run write a checkpoint together, but their hosts may have separate caches.
 """
 
 import hashlib

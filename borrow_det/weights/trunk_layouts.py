@@ -201,11 +201,14 @@ def _convnext_block(
     }
 
 
-# Positions of a square grid and of the class token, which the layouts leave open: files
-# of other input sizes have other grids (workdir/trunk_conversion.py interpolates them).
 def _vit_embedding(
     patches: str, token: str, positions: str, channels: int
 ) -> dict[str, Entry]:
+    """Returns the entries of patches, class token and position embeddings.
+
+    The number of positions is open: files of other input sizes have other grids, which
+    workdir/trunk_conversion.py interpolates.
+    """
     shape = (channels, 3, 16, 16)
     rows = (1, _ANY, channels)
     return {

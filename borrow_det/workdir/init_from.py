@@ -25,8 +25,8 @@ _VGG_LAYER = re.compile(
 )
 # Layers of a trunk that make the levels of a detector; classifiers have none of them.
 _LEVEL_LAYER = re.compile(r"\w+/trunk/(?:conv_fc[67]|conv([6-9]|10)_\d|pyramid|level)")
-# Parameters that part of the networks of a trunk have: ViT without windows of
-# attention, and classifiers.
+# Parameters that only some networks of a trunk have: the class token of ViT without
+# windows, and the LayerNorm of ConvNeXt's classifier.
 _OPTIONAL = re.compile(r"\w+/trunk/(?:cls_token|pooled_norm/\w+)")
 # Most arrays that a message names.
 _NAMED = 50

@@ -1,4 +1,4 @@
-"""Conversion of an origin's trunk to the network that starts from it."""
+"""Conversion of the trunk of `init_from` to the network that starts from it."""
 
 import math
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from borrow_det.ops import position_embedding
 
 
 def convert(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Converts what has another form in the network that starts from it.
+    """Converts parameters that have another form in the network to start.
 
     A classifier's fully connected layers become a detector's convolutions, and ViT's
-    position embeddings those of the network's grid.
+    position embeddings are interpolated to the network's grid.
 
     Args:
       given: variables {params, batch_stats} of the origin.

@@ -15,8 +15,8 @@ from borrow_det.ops.depthwise import depthwise_convolve
 STAGE_CHANNELS = (96, 192, 384, 768)
 PATCH = 4  # Side of the stem's patches in pixels.
 KERNEL = 7  # Side of the depthwise kernels.
-EXPANSION = 4  # Hidden channels of a block, relative to its input.
-LAYER_SCALE = 1e-6  # Initial scale of what a block adds.
+EXPANSION = 4  # Ratio of a block's hidden channels to its input channels.
+LAYER_SCALE = 1e-6  # Initial scale of the residual of a block.
 
 
 class DepthwiseConv(nn.Module):
@@ -55,7 +55,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Downsampling(nn.Module):
-    """LayerNorm, and a convolution of windows that do not overlap."""
+    """LayerNorm, then a convolution over 2x2 windows that do not overlap."""
 
     channels: int
     dtype: Any = jnp.float32
@@ -69,7 +69,7 @@ class Downsampling(nn.Module):
 
 
 class Stem(nn.Module):
-    """Linear embedding of 4x4 patches, and LayerNorm."""
+    """Linear embedding of 4x4 patches, then LayerNorm."""
 
     channels: int
     dtype: Any = jnp.float32
@@ -82,7 +82,7 @@ class Stem(nn.Module):
 
 
 def windows(x: Array, side: int, channels: int, dtype: Any, name: str) -> Array:
-    """Convolves windows that do not overlap, by a new layer of the calling module.
+    """Applies a new convolution of the calling module to windows without overlap.
 
     The last windows are filled up with zeros.
 
@@ -103,7 +103,7 @@ def windows(x: Array, side: int, channels: int, dtype: Any, name: str) -> Array:
 
 
 def pointwise(channels: int, dtype: Any, name: str) -> nn.Dense:
-    """Returns a new linear layer over channels, initialized as transformers are."""
+    """Returns a new linear layer over channels, with the initial values of ViT."""
     init = nn.initializers.truncated_normal(0.02)
     return nn.Dense(channels, kernel_init=init, dtype=dtype, name=name)
 
@@ -112,9 +112,9 @@ class ConvNeXt(Trunk):
     """ConvNeXt's four stages and conv6; or its pooled features, for a classifier.
 
     Source: Liu et al., A ConvNet for the 2020s (2022). `stages` has the number of
-    blocks in each. Every level has a LayerNorm of its own, as in the detectors of the
-    paper, and conv6 has LayerNorm and relu. Any input size works: the last windows are
-    filled up with zeros. There is no stochastic depth.
+    blocks in each. A separate LayerNorm normalizes each level, as in the detectors of
+    the paper, and conv6 has LayerNorm and relu. Any input size works: the last windows
+    are filled up with zeros. Stochastic depth is not implemented.
     """
 
     norm: str = "layer"
@@ -137,7 +137,7 @@ class ConvNeXt(Trunk):
 
     @nn.nowrap
     def stage_layers(self) -> tuple[tuple[str, ...], ...]:
-        """Returns the names of the layers: stem, stages 1 to 4, and deeper ones.
+        """Returns the names of the layers of each stage: stem, stages 1 to 4, the rest.
 
         The last stage of a detector's trunk has conv6 and the LayerNorm of each level.
         """

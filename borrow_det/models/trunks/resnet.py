@@ -13,7 +13,7 @@ from borrow_det.models.trunks.trunk import Trunk
 
 STEM_CHANNELS = 64
 STAGE_CHANNELS = (64, 128, 256, 512)
-# Output channels of a bottleneck block, relative to its 3x3 convolution.
+# Ratio of a bottleneck's output channels to those of its 3x3 convolution.
 EXPANSION = 4
 
 
@@ -69,8 +69,8 @@ class ResNet(Trunk):
     strides of layer2 to layer4 are those of their first blocks. `stages` has the number
     of blocks of layer1 to layer4. Any input size works: sizes are rounded up.
 
-    With `norm="frozen_batch"`, conv6, which published weights do not have, is without
-    normalization.
+    With `norm="frozen_batch"`, conv6 has no normalization, because published weights
+    have no statistics for it.
     """
 
     norm: str = "batch"
@@ -97,7 +97,7 @@ class ResNet(Trunk):
 
     @nn.nowrap
     def stage_layers(self) -> tuple[tuple[str, ...], ...]:
-        """Returns the names of the layers: stem, layer1 to layer4, and conv6."""
+        """Returns the names of the layers of each stage: stem, layer1 to 4, conv6."""
         stages = (
             tuple(f"layer{number}_{i}" for i in range(1, count + 1))
             for number, count in enumerate(self.stages, start=1)

@@ -1,4 +1,4 @@
-"""What all trunks have in common: fields, levels, stages, and the extra level."""
+"""Base of all trunks: fields, levels, stages, and the level of stride 64."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
@@ -31,7 +31,7 @@ class Trunk(nn.Module):
     # Stages, counted from the input, whose parameters and statistics are constants.
     frozen: int = 0
 
-    # Strides and names of a detection trunk's levels, in pixels of the input. Strides
+    # Strides in pixels of the input, and names, of a detection trunk's levels. Strides
     # that depend on the input size are left out at the end.
     strides: ClassVar[tuple[int, ...]] = ()
     level_names: ClassVar[tuple[str, ...]] = ()

@@ -19,9 +19,9 @@ from borrow_det.ops import attention, position_embedding
 PATCH = 16  # Side of a patch in pixels.
 HEAD_CHANNELS = 64  # Channels of an attention head at width 1.
 GRID = 14  # Side of the grid of the position embeddings: 224 pixels.
-MLP_RATIO = 4  # Hidden channels of a block's MLP, relative to its input.
+MLP_RATIO = 4  # Ratio of the MLP's hidden channels to its input channels.
 PYRAMID_CHANNELS = 256
-# Most queries whose similarities are held at once.
+# Number of queries whose similarities are held at once.
 _QUERY_BLOCK = 512
 
 
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         batch, tokens, channels = x.shape
         qkv = pointwise(3 * channels, self.dtype, "qkv")(x)
         qkv = qkv.reshape(batch, tokens, 3, self.heads, channels // self.heads)
-        # Every head is an example of its own.
+        # Heads become examples: [B * heads, T, C / heads].
         q, k, v = (
             jnp.moveaxis(part, 2, 1).reshape(batch * self.heads, tokens, -1)
             for part in jnp.moveaxis(qkv, 2, 0)
@@ -84,8 +84,7 @@ class Block(nn.Module):
 def _partition(x: Array, grid: tuple[int, int], side: int) -> Array:
     """Splits tokens [B, h w, C] into those of windows, [B windows, side side, C].
 
-    The last windows are filled up with zeros, which attention does not leave out, as in
-    ViTDet.
+    The last windows are filled up with zeros. Attention includes them, as in ViTDet.
     """
     batch, _, channels = x.shape
     x = x.reshape(batch, *grid, channels)
@@ -105,7 +104,7 @@ def _join(x: Array, grid: tuple[int, int], side: int) -> Array:
 
 
 class PyramidLevel(nn.Module):
-    """1x1 and 3x3 convolutions, each with LayerNorm, of the map at another scale."""
+    """Map at another stride, then 1x1 and 3x3 convolutions, each with LayerNorm."""
 
     stride: int  # 8, 16 or 32.
     channels: int
@@ -137,9 +136,9 @@ class ViT(Trunk):
     Position embeddings are those of a 14x14 grid, interpolated bicubically to that of
     the input. Any input size works: the last patches are filled up with zeros.
 
-    With `window`, attention is within windows of that side in patches, but for
-    `global_blocks` blocks in equal distances, the last one among them; then there is no
-    class token. There is no stochastic depth.
+    With `window`, attention is limited to windows of that side in patches, except in
+    every k-th block, where k is the number of blocks divided by `global_blocks` and
+    rounded down. There is no class token then. Stochastic depth is not implemented.
     """
 
     stages: Sequence[int] = (12,)
@@ -156,7 +155,7 @@ class ViT(Trunk):
 
     @classmethod
     def own_fields(cls, config: ml_collections.ConfigDict) -> dict[str, Any]:
-        """Returns the fields of windows.
+        """Returns the fields of windowed attention.
 
         Raises:
           InputError: classification with windows, which has no class token.
@@ -176,7 +175,7 @@ class ViT(Trunk):
 
     @nn.nowrap
     def stage_layers(self) -> tuple[tuple[str, ...], ...]:
-        """Returns the names of the layers: patches, each block, and deeper ones.
+        """Returns the names of the layers of each stage: patches, each block, the rest.
 
         The last stage has the final LayerNorm, and the pyramid of a detector's trunk.
         """
@@ -226,7 +225,11 @@ class ViT(Trunk):
         return (*levels, self.conv6(levels[-1], train))
 
     def _embed(self, image: Array, channels: int) -> tuple[Array, tuple[int, int]]:
-        """Returns tokens [B, 1 + h w, channels], h w with windows, and the grid."""
+        """Returns the tokens and the grid (h, w) of patches.
+
+        The tokens are [B, 1 + h w, channels], the class token first, or with windows
+        [B, h w, channels], without it.
+        """
         x = windows(
             image.astype(self.dtype), PATCH, channels, self.dtype, "patch_embed"
         )

@@ -1,4 +1,4 @@
-"""What every trunk has in common: sizes, stages, freezing, rematerialization."""
+"""Properties of every trunk: sizes, stages, freezing, rematerialization."""
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,8 @@ def test_the_empty_stages_are_those_of_the_trunk():
 
 def test_receptive_fields_are_counted_from_the_layers():
     # Araujo et al. (Computing Receptive Fields of CNNs, 2019) have 483 for ResNet-50's
-    # and 1027 for ResNet-101's last map; the head adds 2 x 32.
+    # and 1027 for ResNet-101's last map, with strides in the 1x1 convolutions. Strides
+    # in the 3x3 ones (version 1.5) take off 56; the head adds 2 x 32.
     resnet50, resnet101 = TRUNKS["resnet50"], TRUNKS["resnet101"]
     assert resnet50.receptive_fields(())[2] == 427 + 64
     assert resnet101.receptive_fields(())[2] == 971 + 64
