@@ -223,6 +223,7 @@ def prepare_run(
         start = init_from.start_from(config, classes, shapes.variables, weights)
     if not resumes:
         init_from.check_frozen(start, task.stages[: config.model.frozen])
+        init_from.check_statistics(start, config.model.norm)
 
     # Work directory.
     main = processes.is_main_process()

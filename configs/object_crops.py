@@ -70,6 +70,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.augment.crop_tries = 10
     config.augment.flip = args.flip if args.path else 0.0
 
+    if args.trunk != "vgg16":
+        trunks.set_trunk(config, args.trunk)
+        config.model.dropout = 0.0
+    # A trunk from scratch learns at one rate.
+    config.optimizer.layer_decay = 1.0
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-3
     config.optimizer.weight_decay = 1e-4
@@ -77,5 +82,4 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.schedule.name = "cosine"
     config.schedule.warmup_steps = 20
     config.report.contact_sheet = 9
-    trunks.set_trunk(config, args.trunk)
     return config

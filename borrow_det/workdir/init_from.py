@@ -183,6 +183,27 @@ def check_frozen(start: Start | None, stages: Sequence[Collection[str]]) -> None
             )
 
 
+def check_statistics(start: Start | None, norm: str) -> None:
+    """Checks that frozen batch statistics (`model.norm`) come from `init_from`.
+
+    Raises:
+      InputError: they would stay at zero and one.
+    """
+    if norm != "frozen_batch":
+        return
+    if start is None:
+        raise InputError(
+            "model.norm is frozen_batch, and init_from is empty, so that nothing would "
+            "be normalized: set init_from, or set model.norm=batch"
+        )
+    fresh = [path for path in start.fresh if path.startswith("batch_stats/")]
+    if fresh:
+        raise InputError(
+            f"model.norm is frozen_batch, but init_from gives no {', '.join(fresh)}: "
+            "set model.norm=batch"
+        )
+
+
 def take(
     given: Mapping[str, Any],
     fresh: Mapping[str, Any],

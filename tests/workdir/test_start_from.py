@@ -200,3 +200,15 @@ def test_initialization_record_survives_a_resume(origin, tiny_config, tmp_path):
     assert "params/trunk/conv1_1/conv/kernel" in record["taken"]
     assert "params/head1/box/bias" in record["fresh"]
     assert record["normalization"]["channel_order"] == "RGB"
+
+
+def test_frozen_batch_statistics_must_come_from_the_origin(origin, tiny_config):
+    with pytest.raises(InputError, match="init_from is empty, so that nothing would"):
+        init_from_lib.check_statistics(None, "frozen_batch")
+    begun = start(tiny_config, origin)
+    init_from_lib.check_statistics(begun, "frozen_batch")
+    fresh = "batch_stats/trunk/stem/norm/mean"
+    lacking = begun._replace(fresh=[*begun.fresh, fresh])
+    with pytest.raises(InputError, match=f"gives no {fresh}: set model.norm=batch"):
+        init_from_lib.check_statistics(lacking, "frozen_batch")
+    init_from_lib.check_statistics(lacking, "batch")

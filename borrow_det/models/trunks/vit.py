@@ -158,9 +158,16 @@ class ViT(Trunk):
         """Returns the fields of windowed attention.
 
         Raises:
-          InputError: classification with windows, which has no class token.
+          InputError: global blocks that do not divide the blocks; or classification
+            with windows, which has no class token.
         """
         model = config.model
+        blocks = (tuple(model.stages) or cls.stages)[0]
+        if model.window and blocks % model.global_blocks:
+            raise InputError(
+                f"model.global_blocks is {model.global_blocks}; it must divide the "
+                f"{blocks} blocks of {model.trunk}, so that the last one is global"
+            )
         if model.window and config.task == "classification":
             raise InputError(
                 f"model.window is {model.window}; classification needs the class "

@@ -156,3 +156,11 @@ def test_windows_are_refused_for_a_classifier_that_reads_the_class_token():
     config.model.window = 14
     with pytest.raises(InputError, match=r"set model\.window=0"):
         TASKS["classification"](config, 3)
+
+
+def test_global_blocks_that_do_not_divide_the_blocks_are_refused():
+    config = base.get_config()
+    config.model.trunk, config.model.norm = "vit_small", "layer"
+    config.model.window, config.model.global_blocks = 14, 5
+    with pytest.raises(InputError, match="is 5; it must divide the 12 blocks"):
+        TASKS["detection"](config, 3)
