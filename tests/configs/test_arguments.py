@@ -1,6 +1,7 @@
 import importlib
 import re
 
+import numpy as np
 import pytest
 
 from borrow_det.config import validate
@@ -129,6 +130,50 @@ def test_folder_with_weights_is_vgg16_with_frozen_stages():
     assert config.borrow.channels == 256
     assert get_config("folder", "weights=VGG,width=0.25").model.width == 0.25
     assert get_config("folder", "").model.width == 0.5
+
+
+@pytest.mark.parametrize("name", ["folder", "coco", "voc", "coco_modern"])
+@pytest.mark.parametrize(
+    ("trunk", "norm", "optimizer", "rate", "decay"),
+    [
+        ("resnet18", "batch", "sgd", None, 1.0),
+        ("resnet101", "batch", "sgd", None, 1.0),
+        ("convnext_small", "layer", "adamw", 1e-4, 0.95),
+        ("vit_base", "layer", "adamw", 1e-4, 0.7),
+    ],
+)
+def test_another_trunk_has_its_normalization_and_optimizer(
+    name, trunk, norm, optimizer, rate, decay
+):
+    config = get_config(name, f"trunk={trunk}")
+    assert (config.model.trunk, config.model.norm) == (trunk, norm)
+    assert config.model.width == 1.0
+    assert config.optimizer.name == optimizer
+    # RetinaNet's 0.01 for 16 images.
+    expected = rate or 0.01 * config.batch_size / 16
+    np.testing.assert_allclose(config.optimizer.learning_rate, expected)
+    assert config.optimizer.layer_decay == decay
+
+
+def test_weights_of_another_trunk_leave_its_normalization_alone():
+    config = get_config("folder", "trunk=vit_small,weights=W,frozen=3")
+    assert (config.init_from, config.init_scope) == ("W", "trunk")
+    assert (config.model.norm, config.model.frozen) == ("layer", 3)
+    assert config.model.l2_scales == (0.0,) * 4
+
+
+def test_an_unknown_trunk_is_refused_with_the_known_ones():
+    with pytest.raises(InputError, match=r"trunk=resnet must be .*vgg16, resnet18"):
+        get_config("voc", "trunk=resnet")
+
+
+@pytest.mark.parametrize("trunk", ["vgg16", "resnet18", "vit_small"])
+def test_crops_pretrain_every_trunk_at_one_rate(trunk):
+    config = get_config("object_crops", f"trunk={trunk}")
+    assert (config.model.trunk, config.task) == (trunk, "classification")
+    assert config.optimizer.layer_decay == 1.0
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("adamw", 1e-3)
+    assert config.model.norm == ("layer" if trunk == "vit_small" else "batch")
 
 
 def test_anchors_of_scale_pairs_scale_with_the_images():
