@@ -41,6 +41,8 @@ from borrow_det import main, train
 from borrow_det.data import pipeline
 from borrow_det.errors import InputError
 from borrow_det.io import paths
+from borrow_det.models.trunks import TRUNKS
+from borrow_det.models.trunks.vgg import VGGStages
 from borrow_det.ops import subtrees
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.train_step import (
@@ -73,6 +75,11 @@ def train_and_evaluate(
     for name, value in _NEEDED.items():
         if given[name] != value:
             raise InputError(f"stored maps need {name}={value}, not {given[name]}")
+    if not issubclass(TRUNKS[config.model.trunk], VGGStages):
+        raise InputError(
+            f"stored maps are those of VGG-16's stages; model.trunk is "
+            f"{config.model.trunk}"
+        )
     if jax.process_count() > 1:
         raise InputError("stored maps need a single process")
     if not os.environ.get("STORED_MAPS"):

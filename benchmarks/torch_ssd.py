@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
 from borrow_det.models.trunks.ssd import SSD300
+from borrow_det.models.trunks.vgg import VGGStages
 
 Params = Mapping[str, Any]  # Tree of our parameters, NumPy.
 
@@ -43,7 +44,7 @@ class Trunk(nn.Module):
     """SSD300's trunk: image [B, 3, H, W] after pixel statistics -> six levels."""
 
     def __init__(self, params: Params, stages: Sequence[int]) -> None:
-        """Takes our trunk's parameters and `config.model.stages`."""
+        """Takes our trunk's parameters and its convolutions per stage."""
         super().__init__()
         self.stages = tuple(stages)
         options: dict[str, dict[str, Any]] = {
@@ -207,7 +208,8 @@ class SSD(nn.Module):
         for name in ("mean", "std"):
             value = torch.tensor(config.model[f"pixel_{name}"])
             self.register_buffer(name, value.reshape(1, 3, 1, 1))
-        self.trunk = Trunk(params["trunk"], config.model.stages)
+        stages = config.model.stages or VGGStages.stages
+        self.trunk = Trunk(params["trunk"], stages)
         self.scales = nn.ParameterDict(
             {
                 str(n): nn.Parameter(tensor(params[f"l2_{n + 1}"]["scale"]))

@@ -13,7 +13,7 @@ import numpy as np
 from borrow_det.data.augmentation.resampling import resize_batch
 from borrow_det.models import borrowing, context, heads
 from borrow_det.models.references import ReferenceImages
-from borrow_det.models.trunks import vgg
+from borrow_det.models.trunks import Trunk
 from borrow_det.tasks.detection import DetectionTask
 from borrow_det.tools.benchmark.programs import (
     Program,
@@ -23,7 +23,7 @@ from borrow_det.tools.benchmark.programs import (
 from borrow_det.tools.common import synthetic
 
 _BLOCKS = (
-    vgg.VGGStages,
+    Trunk,
     borrowing.FeatureMatchingBlock,
     borrowing.FeatureRepresentingBlock,
     borrowing.FeatureFusionBlock,
