@@ -160,13 +160,14 @@ def _model() -> ml_collections.ConfigDict:
     model.stages = ()
     # Normalization layers. VGG: "none" (as published weights), or "batch" or "group" to
     # train from scratch. ResNet: "batch", "group", or "frozen_batch", whose statistics
-    # stay as init_from gives them. ConvNeXt and ViT: "layer".
+    # stay as init_from gives them, while scales and biases are trained. ConvNeXt and
+    # ViT: "layer".
     model.norm = "none"
     model.group_size = 16  # Channels per group with norm="group".
     # Side of the windows of ViT's attention, in patches; 0: attention to all patches.
     model.window = 0
     # Number of ViT's blocks with attention to all patches, at equal distances, if
-    # model.window is set: a divisor of the number of blocks.
+    # model.window is set. The last block is one of them.
     model.global_blocks = 4
     # Number of stages of the trunk, from the input on, whose parameters and batch
     # statistics stay as init_from gives them. VGG: 1 to 5 are its stages, 6 is fc6 and

@@ -7,7 +7,8 @@ Arguments: size=512 (side of the network's input in pixels), borrow=True (False:
 SSD on the same levels, the baseline), trunk=vgg16 (or resnet18, resnet34, resnet50,
 resnet101, convnext_tiny, convnext_small, vit_small, vit_base).
 
-The schedule is that of SSD (240,000 steps of 32 images), from scratch with BatchNorm.
+The schedule is that of SSD (240,000 steps of 32 images). VGG-16 is trained from scratch
+with BatchNorm; the optimizer of another trunk is for published weights (init_from).
 Cost and AP were not measured.
 """
 

@@ -13,8 +13,9 @@ The detector has one head for all levels, with towers of four 3x3 convolutions, 
 focal loss and GIoU loss, and is trained by RetinaNet's schedule: SGD, 90,000 steps of
 16 images, horizontal flips only. It differs from RetinaNet in its levels (strides 8 to
 64 instead of 8 to 128, borrowing and context instead of a feature pyramid), in its
-anchors (six per position instead of nine), and in its negatives, which include anchors
-with an IoU between 0.4 and 0.5.
+anchors (six per position instead of nine), in its negatives, which include anchors
+with an IoU between 0.4 and 0.5, and in its trunk, whose first stages and statistics
+RetinaNet keeps as published (here model.frozen=2 and model.norm=frozen_batch).
 
 Cost and AP were not measured.
 """

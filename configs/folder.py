@@ -90,6 +90,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.init_scope = "trunk"
         if args.trunk == "vgg16":
             _fit_published_vgg(config)
+    else:  # A trunk from scratch learns at one rate.
+        config.optimizer.layer_decay = 1.0
     if not args.borrow:
         arguments.set_plain_ssd(config)
     return config

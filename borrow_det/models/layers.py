@@ -202,6 +202,25 @@ def max_pool(x: Array | ColumnPairs) -> Array:
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
+def max_pool_overlapping(x: Array) -> Array:
+    """Pools [B, H, W, C] by 3x3 windows with stride 2 around every second position.
+
+    Returns:
+      [B, ceil(H/2), ceil(W/2), C].
+    """
+    # Maxima of slices, as in max_pool; jax2onnx would leave out nn.max_pool's padding.
+    height, width = x.shape[1:3]
+    around = ((0, 0), (1, 1 + height % 2), (1, 1 + width % 2), (0, 0))
+    x = jnp.pad(x, around, constant_values=-jnp.inf)
+    for axis, size in ((1, height), (2, width)):
+        last = 2 * ((size + 1) // 2) - 1
+        before, at, after = (
+            jax.lax.slice_in_dim(x, i, i + last, 2, axis) for i in range(3)
+        )
+        x = jnp.maximum(jnp.maximum(before, at), after)
+    return x
+
+
 class L2Normalize(nn.Module):
     """Unit length over channels times a learned scale per channel.
 

@@ -87,12 +87,13 @@ def _shifted(x: Array, kernel: Array) -> Array:
     """Sums maps shifted by each tap, which XLA fuses into one loop."""
     height, width = x.shape[1:3]
     padded = _padded(x, kernel)
-    total = jnp.zeros_like(x)
+    total = jnp.zeros(x.shape, jnp.float32)
     for i in range(kernel.shape[0]):
         for j in range(kernel.shape[1]):
             part = padded[:, i : i + height, j : j + width]
-            total += part * kernel[i, j][None, None, None]
-    return total
+            tap = kernel[i, j].astype(jnp.float32)
+            total += part.astype(jnp.float32) * tap[None, None, None]
+    return total.astype(x.dtype)
 
 
 def _shifted_gradients(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:

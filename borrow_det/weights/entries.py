@@ -78,7 +78,3 @@ def pixel_statistics(
 ) -> dict[str, Any]:
     """Returns the fields init_from.PIXEL_STATISTICS, for values in 0..255."""
     return {"channel_order": order, "pixel_mean": mean, "pixel_std": std}
-
-
-# VGG16_Weights.IMAGENET1K_V1: ImageNet's statistics.
-IMAGENET = pixel_statistics("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

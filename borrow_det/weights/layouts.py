@@ -136,7 +136,11 @@ def _problems(tensors: Mapping[str, Tensor], layout: Layout) -> list[str]:
             if name in tensors and not _fits(tensors[name], layout.tensors[name])
         ],
     }
-    return [f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names]
+    return [
+        f"{kind} ({len(names)}): {_some(names, 20)}"
+        for kind, names in problems.items()
+        if names
+    ]
 
 
 def _fits(tensor: Tensor, entry: Entry) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from borrow_det.errors import InputError
 
 
-class PixelStatistics(NamedTuple):
+class UnitStatistics(NamedTuple):
     """Mean and deviation of each channel, for RGB values in 0..1."""
 
     mean: tuple[float, ...]
@@ -30,7 +30,7 @@ class TorchvisionFile(NamedTuple):
     """A file of torchvision; its name ends with digits of its SHA-256."""
 
     name: str
-    pixel_statistics: PixelStatistics
+    pixel_statistics: UnitStatistics
 
     @property
     def checksum(self) -> str:
@@ -38,10 +38,10 @@ class TorchvisionFile(NamedTuple):
         return self.name.rpartition("-")[2].partition(".")[0]
 
 
-IMAGENET = PixelStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF = PixelStatistics((0.5,) * 3, (0.5,) * 3)
+IMAGENET = UnitStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = UnitStatistics((0.5,) * 3, (0.5,) * 3)
 # SSD's features subtract the mean from values in 0..255, without a deviation.
-_SSD = PixelStatistics((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
+SSD_FEATURES = UnitStatistics((0.48235, 0.45882, 0.40784), (1 / 255,) * 3)
 
 
 def _files(**names: str) -> dict[str, TorchvisionFile]:
@@ -53,7 +53,7 @@ TORCHVISION: dict[str, dict[str, TorchvisionFile]] = {
     "vgg16": _files(IMAGENET1K_V1="vgg16-397923af.pth"),
     "vgg16_features": {
         "IMAGENET1K_FEATURES": TorchvisionFile(
-            "vgg16_features-amdegroot-88682ab5.pth", _SSD
+            "vgg16_features-amdegroot-88682ab5.pth", SSD_FEATURES
         )
     },
     "resnet18": _files(IMAGENET1K_V1="resnet18-f37072fd.pth"),
@@ -73,10 +73,8 @@ TORCHVISION: dict[str, dict[str, TorchvisionFile]] = {
 }
 
 
-def _tags(imagenet: str = "", half: str = "") -> dict[str, PixelStatistics]:
-    return dict.fromkeys(imagenet.split(), IMAGENET) | dict.fromkeys(
-        half.split(), _HALF
-    )
+def _tags(imagenet: str = "", half: str = "") -> dict[str, UnitStatistics]:
+    return dict.fromkeys(imagenet.split(), IMAGENET) | dict.fromkeys(half.split(), HALF)
 
 
 _RESNET = "a1_in1k a2_in1k a3_in1k gluon_in1k tv_in1k"
@@ -91,7 +89,7 @@ _CONVNEXT = (
 _AUGREG = "augreg_in21k_ft_in1k augreg_in21k augreg_in1k"
 
 # Pixel statistics by the name of the model and its tag; the first tag is the default.
-TIMM: dict[str, dict[str, PixelStatistics]] = {
+TIMM: dict[str, dict[str, UnitStatistics]] = {
     "resnet18": _tags(f"{_RESNET} fb_ssl_yfcc100m_ft_in1k fb_swsl_ig1b_ft_in1k"),
     "resnet34": _tags(f"{_RESNET} bt_in1k", "ra4_e3600_r224_in1k"),
     "resnet50": _tags(f"{_RESNET} {_RESNET_50}"),

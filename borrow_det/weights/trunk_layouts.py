@@ -9,18 +9,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from borrow_det.weights import published
 from borrow_det.weights.entries import (
-    IMAGENET,
     Entry,
     Layout,
     from_oihw,
     layer,
-    pixel_statistics,
     same,
 )
 
-# timm's ViTs that were trained with "augreg" map pixels to [-1, 1].
-_INCEPTION = pixel_statistics("RGB", (127.5,) * 3, (127.5,) * 3)
 _ANY = -1  # Any number of classes.
 
 
@@ -114,7 +111,7 @@ def _resnet(depth: int, blocks: tuple[int, ...], expansion: int) -> Layout:
     return Layout(
         f"torchvision's or timm's resnet{depth}",
         {**entries, **fc},
-        IMAGENET,
+        published.IMAGENET.fields(),
         optional=tuple(fc),
         ignored=frozenset(counters),
     )
@@ -155,7 +152,7 @@ def _convnext_torchvision(size: str, blocks: tuple[int, ...]) -> Layout:
     return Layout(
         f"torchvision's convnext_{size}",
         {**entries, **top},
-        IMAGENET,
+        published.IMAGENET.fields(),
         optional=tuple(top),
     )
 
@@ -183,7 +180,9 @@ def _convnext_timm(size: str, blocks: tuple[int, ...]) -> Layout:
         **_classifier("head.fc", last),
     }
     about = f"timm's convnext_{size}"
-    return Layout(about, {**entries, **top}, IMAGENET, optional=tuple(top))
+    return Layout(
+        about, {**entries, **top}, published.IMAGENET.fields(), optional=tuple(top)
+    )
 
 
 def _convnext_block(
@@ -238,7 +237,9 @@ def _vit_timm(size: str, channels: int) -> Layout:
     entries |= _norm("norm", channels, "trunk/final_norm")
     top = _classifier("head", channels)
     about = f"timm's vit_{size}_patch16"
-    return Layout(about, {**entries, **top}, _INCEPTION, optional=tuple(top))
+    return Layout(
+        about, {**entries, **top}, published.HALF.fields(), optional=tuple(top)
+    )
 
 
 def _vit_torchvision(letter: str, channels: int) -> Layout:
@@ -267,7 +268,9 @@ def _vit_torchvision(letter: str, channels: int) -> Layout:
     entries |= _norm("encoder.ln", channels, "trunk/final_norm")
     top = _classifier("heads.head", channels)
     about = f"torchvision's vit_{letter}_16"
-    return Layout(about, {**entries, **top}, IMAGENET, optional=tuple(top))
+    return Layout(
+        about, {**entries, **top}, published.IMAGENET.fields(), optional=tuple(top)
+    )
 
 
 TRUNK_LAYOUTS: dict[str, Layout] = {

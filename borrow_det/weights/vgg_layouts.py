@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from borrow_det.weights import keras_names
+from borrow_det.weights import keras_names, published
 from borrow_det.weights.entries import (
-    IMAGENET,
     Convert,
     Entry,
     Layout,
@@ -156,13 +155,6 @@ def _ssd300() -> dict[str, Entry]:
     return entries
 
 
-# VGG16_Weights.IMAGENET1K_FEATURES, and the detector that was trained from it: means
-# 0.48235, 0.45882, 0.40784 and a scale of 1 / 255, for values in 0..1.
-_FEATURES_STATISTICS = pixel_statistics(
-    "RGB",
-    tuple(round(255 * share, 5) for share in (0.48235, 0.45882, 0.40784)),
-    (1.0, 1.0, 1.0),
-)
 # keras.applications.imagenet_utils.preprocess_input, mode "caffe".
 _CAFFE = pixel_statistics("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0))
 # The training code of its publisher (ssd.pytorch) subtracts (104, 117, 123) from
@@ -194,12 +186,12 @@ VGG_LAYOUTS: dict[str, Layout] = {
     "torchvision_vgg16": Layout(
         "torchvision's vgg16",
         {**_torchvision_features(), **_torchvision_classifier()},
-        IMAGENET,
+        published.IMAGENET.fields(),
     ),
     "torchvision_vgg16_features": Layout(
         "torchvision's vgg16_features",
         {**_torchvision_features(), **not_imported(_torchvision_classifier())},
-        _FEATURES_STATISTICS,
+        published.SSD_FEATURES.fields(),
         optional=tuple(_torchvision_classifier()),
     ),
     "keras_vgg16": Layout(
@@ -212,7 +204,7 @@ VGG_LAYOUTS: dict[str, Layout] = {
     "torchvision_ssd300_vgg16": Layout(
         "torchvision's ssd300_vgg16",
         _ssd300(),
-        _FEATURES_STATISTICS,
+        published.SSD_FEATURES.fields(),
         trained=_SSD300,
     ),
 }

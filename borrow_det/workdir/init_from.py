@@ -216,8 +216,9 @@ def take(
     normalization layers (which take the place of biases). Heads and neck of another
     shape stay fresh, too: other classes, other anchors. A trunk must fit, since part of
     one is useless: its stages have the same layers, keep the normalization that they
-    were trained with, and arrays that both have are of the same shape. Position
-    embeddings of another grid are interpolated.
+    were trained with, and arrays that both have are of the same shape. A layer of a
+    deeper level that would lose its normalization stays fresh. Position embeddings of
+    another grid are interpolated.
 
     Args:
       given: variables {params, batch_stats}; those of a classifier are converted.
@@ -242,6 +243,7 @@ def take(
         and _head_part(path) not in other_heads
         and path in given
         and given[path].shape == value.shape
+        and not _loses_norm(path, given, flat)
     ]
     flat |= {path: given[path] for path in taken}
     fresh_paths = sorted(set(flat) - set(taken))
@@ -281,6 +283,13 @@ def _check_trunk(given: Mapping[str, Any], fresh: Mapping[str, Any]) -> None:
             "model.stages and model.norm decide): "
             f"{'; '.join(problems[:_NAMED] + others)}"
         )
+
+
+def _loses_norm(path: str, given: Mapping[str, Any], fresh: Mapping[str, Any]) -> bool:
+    """Returns whether a convolution was trained with a normalization that is gone."""
+    block, is_conv, _ = path.rpartition("/conv/")
+    scale = f"{block}/norm/scale"
+    return bool(is_conv) and scale in given and scale not in fresh
 
 
 def _statistics_last(path: str) -> tuple[bool, str]:

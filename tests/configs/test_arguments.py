@@ -152,13 +152,15 @@ def test_another_trunk_has_its_normalization_and_optimizer(
     # RetinaNet's 0.01 for 16 images.
     expected = rate or 0.01 * config.batch_size / 16
     np.testing.assert_allclose(config.optimizer.learning_rate, expected)
-    assert config.optimizer.layer_decay == decay
+    # A folder without weights is trained from scratch.
+    assert config.optimizer.layer_decay == (1.0 if name == "folder" else decay)
 
 
 def test_weights_of_another_trunk_leave_its_normalization_alone():
     config = get_config("folder", "trunk=vit_small,weights=W,frozen=3")
     assert (config.init_from, config.init_scope) == ("W", "trunk")
     assert (config.model.norm, config.model.frozen) == ("layer", 3)
+    assert config.optimizer.layer_decay == 0.7
     assert config.model.l2_scales == (0.0,) * 4
 
 

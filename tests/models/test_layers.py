@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from borrow_det.models.layers import Conv, PixelStatistics
+from borrow_det.models.layers import Conv, PixelStatistics, max_pool_overlapping
 
 IMAGE = np.float32([[[[10, 20, 30], [12, 28, 45]]]])
 
@@ -72,3 +72,10 @@ def test_conv_has_the_parameters_values_and_gradients_of_flax(ours, flax_fields)
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
     jax.tree.map(close, gradient, flax_gradient)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 2), (1, 1)])
+def test_overlapping_pooling_is_that_of_flax_with_a_border_of_one(size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+    expected = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+    np.testing.assert_array_equal(max_pool_overlapping(x), expected)

@@ -46,3 +46,12 @@ def test_both_forms_have_the_same_gradient(arrays):
     )
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_bfloat16_is_summed_in_float32(arrays):
+    x, kernel, _ = (jnp.asarray(array, jnp.bfloat16) for array in arrays)
+    exact = by_definition(*(np.asarray(array, np.float32) for array in (x, kernel)))
+    found = depthwise.depthwise_convolve(x, kernel)
+    assert found.dtype == jnp.bfloat16
+    expected = jnp.asarray(exact, jnp.bfloat16)  # Rounded once.
+    np.testing.assert_array_equal(found, expected)

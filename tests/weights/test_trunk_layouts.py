@@ -145,6 +145,18 @@ def test_another_trunk_is_refused_with_its_tensors():
         )
 
 
+def test_a_level_that_would_lose_its_normalization_stays_fresh():
+    batch, frozen = trunk_of("resnet50"), trunk_of("resnet50", norm="frozen_batch")
+    taken = init_from.take(batch, frozen, "trunk")
+    fresh = {path for path in taken.fresh if "/trunk/" in path}
+    assert fresh == {
+        f"params/trunk/conv6_{n}/conv/{leaf}"
+        for n in (1, 2)
+        for leaf in ("kernel", "bias")
+    }
+    assert "batch_stats/trunk/stem/norm/mean" in taken.taken
+
+
 def test_a_vit_with_windows_starts_from_one_with_a_class_token():
     windows = trunk_of("vit_small", window=2)
     taken = init_from.take(trunk_of("vit_small"), windows, "all")

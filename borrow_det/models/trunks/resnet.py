@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax import Array
 
-from borrow_det.models.layers import ConvBlock
+from borrow_det.models.layers import ConvBlock, max_pool_overlapping
 from borrow_det.models.trunks.receptive_field import ReceptiveField
 from borrow_det.models.trunks.trunk import Trunk
 
@@ -120,9 +120,7 @@ class ResNet(Trunk):
         """
         x = image.astype(self.dtype)
         x = self.block(x, train, "stem", STEM_CHANNELS, kernel=7, stride=2)
-        x = nn.max_pool(
-            x, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))
-        )
+        x = max_pool_overlapping(x)
         maps = []
         for number, (count, channels) in enumerate(
             zip(self.stages, STAGE_CHANNELS, strict=True), start=1

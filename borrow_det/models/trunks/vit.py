@@ -21,14 +21,14 @@ HEAD_CHANNELS = 64  # Channels of an attention head at width 1.
 GRID = 14  # Side of the grid of the position embeddings: 224 pixels.
 MLP_RATIO = 4  # Ratio of the MLP's hidden channels to its input channels.
 PYRAMID_CHANNELS = 256
-# Number of queries whose similarities are held at once.
-_QUERY_BLOCK = 512
 
 
 class Attention(nn.Module):
     """Self-attention with several heads."""
 
     heads: int
+    form: str = "auto"  # One of attention.FORMS.
+    query_block: int = 512  # Number of queries whose similarities are held at once.
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -47,7 +47,9 @@ class Attention(nn.Module):
             for part in jnp.moveaxis(qkv, 2, 0)
         )
         scale = q.shape[-1] ** -0.5
-        options: dict[str, Any] = dict(softmax=True, form="auto", block=_QUERY_BLOCK)
+        options: dict[str, Any] = dict(
+            softmax=True, form=self.form, block=self.query_block
+        )
         z = attention.weighted_sum(q, k, v, scale, **options)
         z = jnp.moveaxis(z.reshape(batch, self.heads, tokens, -1), 1, 2)
         return pointwise(channels, self.dtype, "out")(z.reshape(x.shape))
@@ -58,6 +60,8 @@ class Block(nn.Module):
 
     heads: int
     window: int = 0  # Side of the windows of attention in patches; 0: global.
+    form: str = "auto"  # See Attention.
+    query_block: int = 512
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -69,7 +73,9 @@ class Block(nn.Module):
           grid: (rows, columns) of patches.
         """
         y = layer_norm(self.dtype, "norm1")(x)
-        attend = Attention(self.heads, self.dtype, name="attention")
+        attend = Attention(
+            self.heads, self.form, self.query_block, self.dtype, name="attention"
+        )
         if self.window:
             y = _join(attend(_partition(y, grid, self.window)), grid, self.window)
         else:
@@ -137,14 +143,16 @@ class ViT(Trunk):
     the input. Any input size works: the last patches are filled up with zeros.
 
     With `window`, attention is limited to windows of that side in patches, except in
-    every k-th block, where k is the number of blocks divided by `global_blocks` and
-    rounded down. There is no class token then. Stochastic depth is not implemented.
+    `global_blocks` blocks at equal distances, the last block among them. There is no
+    class token then. Stochastic depth is not implemented.
     """
 
     stages: Sequence[int] = (12,)
     norm: str = "layer"
     window: int = 0
     global_blocks: int = 4
+    form: str = "auto"  # See Attention.
+    query_block: int = 512
     # Returns the class token, [B, C], in place of the levels.
     pooled: bool = False
 
@@ -158,22 +166,27 @@ class ViT(Trunk):
         """Returns the fields of windowed attention.
 
         Raises:
-          InputError: global blocks that do not divide the blocks; or classification
-            with windows, which has no class token.
+          InputError: more global blocks than blocks; or classification with windows,
+            which has no class token.
         """
         model = config.model
         blocks = (tuple(model.stages) or cls.stages)[0]
-        if model.window and blocks % model.global_blocks:
+        if model.window and model.global_blocks > blocks:
             raise InputError(
-                f"model.global_blocks is {model.global_blocks}; it must divide the "
-                f"{blocks} blocks of {model.trunk}, so that the last one is global"
+                f"model.global_blocks is {model.global_blocks}; {model.trunk} has "
+                f"{blocks} blocks"
             )
         if model.window and config.task == "classification":
             raise InputError(
                 f"model.window is {model.window}; classification needs the class "
                 "token, which attends to all patches: set model.window=0"
             )
-        return dict(window=model.window, global_blocks=model.global_blocks)
+        return dict(
+            window=model.window,
+            global_blocks=model.global_blocks,
+            form=config.borrow.attention,
+            query_block=config.borrow.query_block,
+        )
 
     @classmethod
     def level_fields(cls, stages: Sequence[int]) -> None:
@@ -209,14 +222,17 @@ class ViT(Trunk):
             1, round(self.heads * HEAD_CHANNELS * self.width / heads)
         )
         x, grid = self._embed(image, channels)
-        every = max(1, self.stages[0] // self.global_blocks)
-        for i in range(1, self.stages[0] + 1):
+        count = self.stages[0]
+        for i in range(1, count + 1):
             name = f"block{i}"
             # A frozen block keeps no maps for a gradient.
             remat = self.remat and train and not self.is_frozen(name)
             block = nn.remat(Block, static_argnums=(2,)) if remat else Block
-            window = self.window if i % every else 0
-            x = block(heads, window, self.dtype, name=name)(x, grid)
+            # A block is global where the share of global blocks reaches a whole one.
+            before, after = (n * self.global_blocks // count for n in (i - 1, i))
+            window = self.window if before == after else 0
+            fields = (heads, window, self.form, self.query_block, self.dtype)
+            x = block(*fields, name=name)(x, grid)
             x = self.constant(name, x)
         x = self.constant("final_norm", layer_norm(self.dtype, "final_norm")(x))
         if self.pooled:

@@ -47,13 +47,13 @@ def by_hand(params, x, heads):
     return np.concatenate(made, -1) @ params["out"]["kernel"] + params["out"]["bias"]
 
 
-def test_attention_is_that_of_each_head(tokens, monkeypatch):
+def test_attention_is_that_of_each_head(tokens):
     module = vit.Attention(heads=2)
     variables = drawn(module, tokens)
     expected = [by_hand(variables["params"], x, 2) for x in tokens]
     np.testing.assert_allclose(module.apply(variables, tokens), expected, atol=1e-4)
-    monkeypatch.setattr(vit, "_QUERY_BLOCK", 8)
-    np.testing.assert_allclose(module.apply(variables, tokens), expected, atol=1e-4)
+    in_blocks = vit.Attention(heads=2, query_block=8)
+    np.testing.assert_allclose(in_blocks.apply(variables, tokens), expected, atol=1e-4)
 
 
 def test_windows_are_apart_and_filled_up_with_zeros(tokens):
@@ -102,7 +102,7 @@ def test_a_window_of_the_entire_grid_is_global_attention():
         (12, 4, [3, 6, 9, 12]),
         (12, 12, list(range(1, 13))),
         (6, 2, [3, 6]),
-        (3, 4, [1, 2, 3]),
+        (10, 4, [3, 5, 8, 10]),
     ],
 )
 def test_global_blocks_are_in_equal_distances_and_the_last_is_one(
@@ -158,9 +158,17 @@ def test_windows_are_refused_for_a_classifier_that_reads_the_class_token():
         TASKS["classification"](config, 3)
 
 
-def test_global_blocks_that_do_not_divide_the_blocks_are_refused():
+def test_more_global_blocks_than_blocks_are_refused():
     config = base.get_config()
     config.model.trunk, config.model.norm = "vit_small", "layer"
-    config.model.window, config.model.global_blocks = 14, 5
-    with pytest.raises(InputError, match="is 5; it must divide the 12 blocks"):
+    config.model.window, config.model.global_blocks = 14, 13
+    with pytest.raises(InputError, match="is 13; vit_small has 12 blocks"):
         TASKS["detection"](config, 3)
+
+
+def test_the_form_of_attention_is_that_of_the_config():
+    config = base.get_config()
+    config.model.trunk, config.model.norm = "vit_small", "layer"
+    config.borrow.attention, config.borrow.query_block = "plain", 64
+    trunk = TASKS["detection"](config, 3).model.trunk
+    assert (trunk.form, trunk.query_block) == ("plain", 64)
