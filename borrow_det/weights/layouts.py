@@ -13,6 +13,9 @@ from borrow_det.weights.files import Tensor
 from borrow_det.weights.trunk_layouts import TRUNK_LAYOUTS
 from borrow_det.weights.vgg_layouts import COCO_CHANNELS, VGG_LAYOUTS
 
+# Most differences of a kind that a message names.
+_NAMED = 20
+
 LAYOUTS: dict[str, Layout] = {**VGG_LAYOUTS, **TRUNK_LAYOUTS}
 
 
@@ -137,7 +140,8 @@ def _problems(tensors: Mapping[str, Tensor], layout: Layout) -> list[str]:
         ],
     }
     return [
-        f"{kind} ({len(names)}): {_some(names, 20)}"
+        f"{kind}: {_some(names, _NAMED)}"
+        + (f" ({len(names)} in all)" if len(names) > _NAMED else "")
         for kind, names in problems.items()
         if names
     ]

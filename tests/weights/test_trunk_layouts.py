@@ -158,7 +158,7 @@ def test_a_level_that_would_lose_its_normalization_stays_fresh():
 
 
 def test_a_vit_with_windows_starts_from_one_with_a_class_token():
-    windows = trunk_of("vit_small", window=2)
+    windows = trunk_of("vit_small", window=2, global_blocks=1)
     taken = init_from.take(trunk_of("vit_small"), windows, "all")
     assert not taken.fresh
     assert "cls_token" not in taken.variables["params"]["trunk"]
@@ -181,3 +181,12 @@ def test_position_embeddings_of_another_grid_are_interpolated():
     expected = 2 * centers[:, None] + 3 * centers
     inner = found[1:].reshape(14, 14, channels)[3:-3, 3:-3, 0]
     np.testing.assert_allclose(inner, expected[3:-3, 3:-3], rtol=1e-4)
+
+
+def test_a_long_list_of_differences_is_counted():
+    tensors = tensors_of(TRUNK_LAYOUTS["resnet50"])
+    with pytest.raises(InputError) as error:
+        layouts.check(tensors, TRUNK_LAYOUTS["resnet101"])
+    missing = len(TRUNK_LAYOUTS["resnet101"].tensors) - len(tensors)
+    assert f"({missing} in all)" in str(error.value)
+    assert len(str(error.value)) < 1000
