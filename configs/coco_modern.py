@@ -1,7 +1,7 @@
 """COCO 2017 with the trunk, the heads and the losses of RetinaNet, and GIoU.
 
     pip install -r requirements-tf.txt  # Once, to prepare the dataset.
-    pip install -r requirements-hub.txt -r requirements-parity.txt  # For the weights.
+    pip install -r requirements-parity.txt  # PyTorch, to read its weights.
     python -m borrow_det.main --config=configs/coco_modern.py --workdir=W \
         --config.init_from=torchvision/resnet50 --config.init_scope=trunk
 
@@ -14,8 +14,9 @@ focal loss and GIoU loss, and is trained by RetinaNet's schedule: SGD, 90,000 st
 16 images, horizontal flips only. It differs from RetinaNet in its levels (strides 8 to
 64 instead of 8 to 128, borrowing and context instead of a feature pyramid), in its
 anchors (six per position instead of nine), in its negatives, which include anchors
-with an IoU between 0.4 and 0.5, and in its trunk, whose first stages and statistics
-RetinaNet keeps as published (here model.frozen=2 and model.norm=frozen_batch).
+with an IoU between 0.4 and 0.5, in its input size, and in clipping gradients at 10.
+RetinaNet also freezes the first stages and the batch statistics of its trunk, which are
+trained here; --config.model.frozen=2 --config.model.norm=frozen_batch does so.
 
 Cost and AP were not measured.
 """

@@ -11,7 +11,9 @@ trunk; both must be those of the detector).
 configs/imagenet_vgg16.py describes how to get ImageNet. The recipe is that of Goyal et
 al. (Accurate, Large Minibatch SGD, 2017): batches of 256, SGD with momentum 0.9, weight
 decay 1e-4, learning rate 0.1, divided by 10 after 30, 60 and 80 of 90 epochs, a warm-up
-of five epochs, random resized crops. Label smoothing is ours. torchvision states top1
+of five epochs, random resized crops. Ours are label smoothing,
+plain instead of Nesterov momentum, and no zero initialization of the last scale of a
+block; their warm-up is for larger batches. torchvision states top1
 0.761 for its first weights of ResNet-50. Cost and accuracy were not measured here.
 """
 

@@ -3,7 +3,7 @@
 The recipes are those of detectors that start from published weights: ResNet as in
 RetinaNet (Lin et al., 2017: SGD, 0.01 for 16 images), ConvNeXt and ViT as in their own
 papers (Liu et al., 2022; Li et al., ViTDet, 2022: AdamW, 1e-4, layer-wise decay of the
-rate).
+rate). Clipping is ours.
 """
 
 from typing import Any

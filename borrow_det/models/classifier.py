@@ -109,7 +109,7 @@ class LinearClassifier(nn.Module):
     num_classes: int
     trunk: Trunk
     pixel_statistics: PixelStatistics
-    dropout: float = 0.5  # Before the linear layer.
+    dropout: float = 0.5  # Dropout rate before the linear layer.
     dtype: Any = jnp.float32
 
     @nn.nowrap

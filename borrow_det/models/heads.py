@@ -28,7 +28,8 @@ class HeadOptions:
       classification: `softmax`, with a logit for the background at index 0, or `focal`,
         with one logit per class for a sigmoid (`config.loss.classification`).
       depth: number of 3x3 convolutions in a tower; 0 for SSD's heads.
-      channels: channels of a tower and, if shared, of the maps that all levels have.
+      channels: channels of a tower and, if shared, of the maps after the 1x1
+        convolutions.
       shared: whether all levels have the same head.
       norm: `none`, or `group` for group normalization in the towers.
       group_size: channels per group (`config.model.group_size`).
@@ -168,7 +169,7 @@ class SharedHead(Subnets):
 
     Levels differ in their numbers of channels: a 1x1 convolution per level, without
     relu, as the lateral ones of a feature pyramid, turns their maps into maps of
-    `options.channels`. The map for the classes and the one for the boxes have the same.
+    `options.channels`. Both maps of a level use the same one.
     """
 
     levels: int  # Number of levels.
@@ -222,7 +223,7 @@ def check_shared(anchors_per_position: Sequence[int], options: HeadOptions) -> N
     """Raises InputError if a shared head does not fit the anchors of the levels."""
     if options.shared and len(set(anchors_per_position)) > 1:
         raise InputError(
-            "head.shared needs equally many anchors per position on all levels, and "
-            f"they have {', '.join(map(str, anchors_per_position))}: give "
-            "anchors.aspect_ratios as many entries for each level"
+            "head.shared needs the same number of anchors per position on all levels; "
+            f"the config has {', '.join(map(str, anchors_per_position))}: set "
+            "anchors.aspect_ratios to the same number of ratios on every level"
         )

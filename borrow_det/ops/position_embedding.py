@@ -32,7 +32,7 @@ def resample(embedding: Array, grid: tuple[int, int]) -> Array:
 def _weights(given: int, wanted: int) -> np.ndarray:
     """Returns the weights [wanted, given] of cubic interpolation along an axis."""
     scale = given / wanted
-    width = max(scale, 1.0)  # Of the kernel, in given positions.
+    width = max(scale, 1.0)  # Width of the kernel, in given positions.
     centers = (np.arange(wanted) + 0.5) * scale - 0.5
     weights = _keys((np.arange(given)[None] - centers[:, None]) / width)
     return weights / weights.sum(axis=1, keepdims=True)

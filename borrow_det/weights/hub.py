@@ -17,7 +17,7 @@ _ABSENT = (
     "extra 'hub')"
 )
 WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"  # Of weights in several files.
+_INDEX = "model.safetensors.index.json"  # The index of sharded weights.
 
 
 class HubFile(NamedTuple):

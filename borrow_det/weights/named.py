@@ -110,8 +110,8 @@ def _check_same_everywhere(weights: NamedWeights) -> None:
     if (rows != rows[0]).any():
         raise InputError(
             f"init_from: the processes of this run have different files of "
-            f"{weights.describe()}: name a revision, hf://OWNER/NAME@COMMIT, or remove "
-            "the file from the caches of the hosts"
+            f"{weights.describe()}: remove the file from the "
+            "caches of the hosts, or name a revision, hf://OWNER/NAME@COMMIT"
         )
 
 

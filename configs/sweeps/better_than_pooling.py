@@ -2,7 +2,7 @@
 
 python -m borrow_det.tools.ablate --sweep=configs/sweeps/better_than_pooling.py \
     --config=configs/object_pairs.py:path=DIR --workdir=runs/better_than_pooling \
-    --seeds=3
+    --seeds=2 --against=full
 
 Each row but the first changes one thing of "full": our similarity (centered cosine),
 the matching loss, and boxes that are predicted without what is borrowed. In "full,
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def sweep(add: Callable[[str, dict[str, Any]], None]) -> None:
-    """Adds the rows; the first, global pooling, is the baseline."""
+    """Adds the rows; compare them with `--against=full`."""
     add(
         "full, pooling",
         {

@@ -25,7 +25,7 @@ class ResidualBlock(nn.Module):
     convolution where the shape changes.
     """
 
-    channels: int  # Of the 3x3 convolutions.
+    channels: int  # Channels of the 3x3 convolutions.
     made: int  # Output channels.
     stride: int
     bottleneck: bool
