@@ -186,7 +186,9 @@ def test_network_with_a_shared_head_has_it_once(borrow):
 
 def test_a_shared_head_needs_as_many_anchors_on_every_level():
     config = narrow_config({"head.shared": True})
-    with pytest.raises(InputError, match=r"head\.shared .* the config has 6, 6, 6, 4: set"):
+    with pytest.raises(
+        InputError, match=r"head\.shared .* the config has 6, 6, 6, 4: set"
+    ):
         detector.build_borrow_net(config, NUM_CLASSES)
 
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.torch
 
 from borrow_det.configs import base
 from borrow_det.models import classifier
@@ -58,6 +57,8 @@ def build(reference, library, name, **options):
 
 def import_model(model, folder):
     """Imports a model's weights; returns their variables and pixel statistics."""
+    import safetensors.torch
+
     file, output = folder / "model.safetensors", folder / "import"
     safetensors.torch.save_file(model.state_dict(), file)
     flags = [f"--input={file}", f"--output={output}"]

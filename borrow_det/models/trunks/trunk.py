@@ -70,13 +70,14 @@ class Trunk(nn.Module):
         return {}
 
     @classmethod
-    def receptive_fields(cls, stages: Sequence[int]) -> tuple[int, ...] | None:
+    def receptive_fields(
+        cls, stages: Sequence[int], head: int = 1
+    ) -> tuple[int, ...] | None:
         """Returns the side of each level's receptive field in pixels of the input.
-
-        The 3x3 convolution of the prediction head is included.
 
         Args:
           stages: as `model.stages`; () for those of the trunk.
+          head: number of 3x3 convolutions of the prediction head, which are included.
 
         Returns:
           One side a level; None if every position depends on the entire image.
@@ -84,7 +85,7 @@ class Trunk(nn.Module):
         fields = cls.level_fields(tuple(stages) or cls.stages)
         if fields is None:
             return None
-        return tuple(field.after(3).size for field in fields)
+        return tuple(field.after(3, count=head).size for field in fields)
 
     @classmethod
     def level_fields(cls, stages: Sequence[int]) -> tuple[ReceptiveField, ...] | None:

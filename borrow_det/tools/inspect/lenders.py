@@ -164,12 +164,5 @@ def receptive_fields(config: ml_collections.ConfigDict) -> list[tuple[str, int]]
     all depend on the entire image.
     """
     trunk = TRUNKS[config.model.trunk]
-    fields = trunk.receptive_fields(config.model.stages)
-    if fields is None:
-        return []
-    # A 3x3 convolution sees one more position on each side.
-    towers = [2 * config.head.depth * stride for stride in config.anchors.strides]
-    return [
-        (name, field + tower)
-        for name, field, tower in zip(trunk.level_names, fields, towers, strict=True)
-    ]
+    fields = trunk.receptive_fields(config.model.stages, config.head.depth + 1)
+    return list(zip(trunk.level_names, fields, strict=True)) if fields else []

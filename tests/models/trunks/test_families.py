@@ -109,6 +109,7 @@ def assert_close(found, expected):
         np.testing.assert_allclose(leaf, other, atol=2e-5 * scale, rtol=1e-4)
 
 
+@pytest.mark.trunks
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
