@@ -70,9 +70,10 @@ def test_a_file_of_pytorch_is_read_by_name(reference, monkeypatch, tmp_path):
     """A .pth file, as torchvision's are, in the place of its download."""
     from borrow_det.io import download
     from borrow_det.weights import layouts
+    from borrow_det.weights.entries import from_oihw
 
     shape = (4, 3, 2, 2)
-    entry = layouts.Entry(shape, "trunk/stem/kernel", layouts._from_oihw)
+    entry = layouts.Entry(shape, "trunk/stem/kernel", from_oihw)
     layout = layouts.Layout("one tensor", {"stem.weight": entry}, {})
     monkeypatch.setattr(layouts, "LAYOUTS", {"one": layout})
     kernel = reference.torch.rand(shape)
